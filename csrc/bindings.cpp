@@ -1,0 +1,157 @@
+// pybind11: checks of arguments, and nothing else.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "pyllmclf/cpu.h"
+#include "pyllmclf/data.h"
+#ifdef PYLLMCLF_WITH_CUDA
+#include "pyllmclf/cuda.h"
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+// No forcecast: a wrong dtype is refused instead of copied.
+using Int32Array = py::array_t<std::int32_t, py::array::c_style>;
+using Int64Array = py::array_t<std::int64_t, py::array::c_style>;
+
+// A numpy array over the vector's own memory.
+template <typename T>
+py::array_t<T> as_array(std::vector<T>&& values) {
+  auto owned = std::make_unique<std::vector<T>>(std::move(values));
+  auto* raw = owned.get();
+  py::capsule keep(owned.release(), [](void* p) { delete static_cast<std::vector<T>*>(p); });
+  return py::array_t<T>(static_cast<py::ssize_t>(raw->size()), raw->data(), keep);
+}
+
+void require_flat(const py::array& array, const char* name) {
+  if (array.ndim() != 1) throw py::value_error(std::string(name) + " must have one dimension");
+}
+
+void append_batch(pyllmclf::TokenStoreBuilder& builder, const std::vector<std::vector<std::int32_t>>& texts) {
+  for (const auto& text : texts) builder.append(text.data(), static_cast<std::int64_t>(text.size()));
+}
+
+std::int64_t find_invalid_text(const Int32Array& tokens, const Int64Array& offsets, std::int32_t vocab_size) {
+  require_flat(tokens, "tokens");
+  require_flat(offsets, "offsets");
+  if (offsets.size() < 1) throw py::value_error("offsets must have at least one entry");
+  return pyllmclf::find_invalid_text(tokens.data(), tokens.size(), offsets.data(), offsets.size() - 1, vocab_size);
+}
+
+py::tuple pack(const Int32Array& tokens, const Int64Array& offsets, const Int64Array& ids, std::int64_t max_length,
+               std::int64_t pad_to, std::int32_t pad_token, const std::vector<std::int32_t>& prefix,
+               const std::vector<std::int32_t>& suffix) {
+  require_flat(tokens, "tokens");
+  require_flat(offsets, "offsets");
+  require_flat(ids, "ids");
+  const std::int64_t texts = offsets.size() - 1;
+  const auto specials = static_cast<std::int64_t>(prefix.size() + suffix.size());
+  if (max_length < specials || max_length < 1)
+    throw py::value_error("max_length leaves no room for the special tokens");
+  if (pad_to != 0 && pad_to < max_length) throw py::value_error("pad_to must be 0 or at least max_length");
+  for (py::ssize_t i = 0; i < ids.size(); ++i) {
+    const std::int64_t id = ids.data()[i];
+    if (id < 0 || id >= texts) throw py::index_error("example id " + std::to_string(id) + " is not in the token store");
+    const std::int64_t begin = offsets.data()[id];
+    const std::int64_t end = offsets.data()[id + 1];
+    if (begin < 0 || end < begin || end > tokens.size()) throw py::value_error("offsets do not fit the tokens");
+  }
+  pyllmclf::RowLayout layout;
+  layout.max_length = max_length;
+  layout.pad_to = pad_to;
+  layout.pad_token = pad_token;
+  layout.prefix = prefix.data();
+  layout.prefix_count = static_cast<std::int64_t>(prefix.size());
+  layout.suffix = suffix.data();
+  layout.suffix_count = static_cast<std::int64_t>(suffix.size());
+  const auto size = pyllmclf::batch_size(offsets.data(), ids.data(), ids.size(), layout);
+  if (size.total > std::numeric_limits<std::int32_t>::max()) {
+    throw py::value_error("a batch of " + std::to_string(size.total) +
+                          " tokens is more than cu_seqlens (int32) can hold");
+  }
+  Int32Array input_ids(size.total), positions(size.total), cu_seqlens(ids.size() + 1), lengths(ids.size());
+  auto *input_ids_out = input_ids.mutable_data(), *positions_out = positions.mutable_data();
+  auto *cu_seqlens_out = cu_seqlens.mutable_data(), *lengths_out = lengths.mutable_data();
+  {
+    py::gil_scoped_release release;
+    pyllmclf::pack(tokens.data(), offsets.data(), ids.data(), ids.size(), layout, input_ids_out, positions_out,
+                   cu_seqlens_out, lengths_out);
+  }
+  return py::make_tuple(input_ids, positions, cu_seqlens, size.max_seqlen, lengths);
+}
+
+py::dict build_config() {
+  py::dict config;
+  config["version"] = PYLLMCLF_VERSION;
+#if defined(__clang__)
+  config["compiler"] = "clang " __clang_version__;
+#elif defined(__GNUC__)
+  config["compiler"] = "gcc " __VERSION__;
+#else
+  config["compiler"] = "unknown";
+#endif
+  config["simd"] = pyllmclf::simd_level();
+#ifdef PYLLMCLF_WITH_CUDA
+  config["cuda"] = PYLLMCLF_CUDA_COMPILER_VERSION;
+  config["cuda_architectures"] = PYLLMCLF_CUDA_ARCHITECTURES;
+#else
+  config["cuda"] = py::none();
+  config["cuda_architectures"] = "";
+#endif
+  return config;
+}
+
+py::tuple cuda_devices() {
+  py::list found;
+#ifdef PYLLMCLF_WITH_CUDA
+  std::string error;
+  for (const auto& device : pyllmclf::cuda::devices(error)) {
+    py::dict entry;
+    entry["name"] = device.name;
+    entry["capability"] = py::make_tuple(device.major, device.minor);
+    entry["memory"] = device.memory;
+    entry["code_version"] = device.code_version;
+    found.append(entry);
+  }
+#else
+  const std::string error = "built without a CUDA compiler";
+#endif
+  return py::make_tuple(found, error);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, module) {
+  module.doc() = "Native core of pyllmclf.";
+  module.def("build_config", &build_config, "Compiler, SIMD level and CUDA architectures of this build.");
+  module.def("cuda_devices", &cuda_devices, "(devices that the CUDA part sees, why there is none).");
+
+  py::class_<pyllmclf::TokenStoreBuilder>(module, "TokenStoreBuilder", "Collects texts into one flat token array.")
+      .def(py::init<>())
+      .def("__len__", &pyllmclf::TokenStoreBuilder::size)
+      .def("append_batch", &append_batch, py::arg("texts"), "Appends each list of token ids as one text.")
+      .def(
+          "finish",
+          [](pyllmclf::TokenStoreBuilder& builder) {
+            auto tokens = as_array(builder.take_tokens());
+            auto offsets = as_array(builder.take_offsets());
+            return py::make_tuple(tokens, offsets);
+          },
+          "Returns (tokens int32, offsets int64) and leaves the builder empty.");
+
+  module.def("find_invalid_text", &find_invalid_text, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
+             py::arg("vocab_size"),
+             "Index of the first text with an id outside [0, vocab_size) or with broken offsets, -1 if none.");
+  module.def("pack", &pack, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("ids").noconvert(),
+             py::kw_only(), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_token"), py::arg("prefix"),
+             py::arg("suffix"), "Returns (input_ids, positions, cu_seqlens, max_seqlen, lengths) of a batch.");
+}

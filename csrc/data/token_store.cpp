@@ -1,0 +1,29 @@
+#include <utility>
+
+#include "pyllmclf/data.h"
+
+namespace pyllmclf {
+
+void TokenStoreBuilder::append(const std::int32_t* tokens, std::int64_t count) {
+  tokens_.insert(tokens_.end(), tokens, tokens + count);
+  offsets_.push_back(static_cast<std::int64_t>(tokens_.size()));
+}
+
+std::vector<std::int32_t> TokenStoreBuilder::take_tokens() { return std::exchange(tokens_, {}); }
+
+std::vector<std::int64_t> TokenStoreBuilder::take_offsets() { return std::exchange(offsets_, {0}); }
+
+std::int64_t find_invalid_text(const std::int32_t* tokens, std::int64_t token_count, const std::int64_t* offsets,
+                               std::int64_t texts, std::int32_t vocab_size) {
+  for (std::int64_t i = 0; i < texts; ++i) {
+    const std::int64_t begin = offsets[i];
+    const std::int64_t end = offsets[i + 1];
+    if (begin < 0 || end < begin || end > token_count) return i;
+    for (std::int64_t j = begin; j < end; ++j) {
+      if (tokens[j] < 0 || tokens[j] >= vocab_size) return i;
+    }
+  }
+  return -1;
+}
+
+}  // namespace pyllmclf

@@ -1,0 +1,10 @@
+// What the CPU part of the native core offers. Raw pointers and sizes; no torch, no Python.
+#pragma once
+
+namespace pyllmclf {
+
+// The instruction set that the native CPU ops use on this machine:
+// "x86-64-v3" (AVX2 and FMA), or "baseline".
+const char* simd_level();
+
+}  // namespace pyllmclf

@@ -1,0 +1,86 @@
+"""Where the files of named data sets are looked up, and how they are fetched."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from ..errors import DataError
+
+TIMEOUT_SECONDS = 60
+
+
+def cache_dir() -> Path:
+    """``$PYLLMCLF_CACHE_DIR``, else ``$XDG_CACHE_HOME/pyllmclf``, else ``~/.cache/pyllmclf``."""
+    if explicit := os.environ.get("PYLLMCLF_CACHE_DIR"):
+        return Path(explicit)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "pyllmclf"
+
+
+def find_local(name: str, filename: str) -> Path | None:
+    """The file in ``$PYLLMCLF_DATA_DIR/<name>/`` or in the user cache, if it is there."""
+    roots = [Path(os.environ["PYLLMCLF_DATA_DIR"])] if os.environ.get("PYLLMCLF_DATA_DIR") else []
+    roots.append(cache_dir() / "data")
+    for root in roots:
+        if (path := root / name / filename).is_file():
+            return path
+    return None
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises :class:`DataError` if the file is not the one that was pinned."""
+    found = sha256(path)
+    if found != expected:
+        raise DataError(f"{path}: the SHA-256 is {found}, not the pinned {expected}; delete it and fetch it again.")
+
+
+def download(url: str, *, expected_sha256: str | None, hint: str) -> Path:
+    """Fetches ``url`` into a temporary file of the user cache and checks its hash.
+
+    Parameters
+    ----------
+    expected_sha256 : str or None
+        ``None`` where the caller pins what is inside an archive.
+    hint : str
+        What to do without a network, for the message.
+
+    Raises
+    ------
+    DataError
+        If the file can't be fetched or is not the pinned one.
+    """
+    folder = cache_dir() / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix="download-")
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            while block := response.read(1 << 20):
+                out.write(block)
+        if expected_sha256 is not None:
+            check_sha256(path, expected_sha256)
+    except (urllib.error.URLError, OSError) as error:
+        path.unlink(missing_ok=True)
+        raise DataError(f"{url} can't be fetched ({error}); {hint}") from error
+    except DataError:
+        path.unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,77 @@
+"""What the lengths of the texts mean for the arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .packing import Packer
+from .tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class LengthReport:
+    """Lengths of the texts of one data set, in tokens, special tokens included.
+
+    Attributes
+    ----------
+    texts, tokens : int
+        Texts, and the real tokens that the model reads.
+    mean, median, percentile_99 : float
+    longest : int
+        Longest text as the model reads it.
+    empty : int
+        Texts without any token of their own.
+    truncated : int
+        Texts that lose their end to ``max_length``.
+    padding_avoided : float
+        Share of the rows that padding every text to the longest would add and that are not computed; 0 in the
+        padded modes.
+    """
+
+    texts: int
+    tokens: int
+    mean: float
+    median: float
+    percentile_99: float
+    longest: int
+    empty: int
+    truncated: int
+    padding_avoided: float
+
+    @classmethod
+    def of(cls, packer: Packer, tokenizer: Tokenizer) -> LengthReport:
+        """Measures the texts of a packer."""
+        specials = len(tokenizer.prefix) + len(tokenizer.suffix)
+        lengths, stored = packer.real_lengths, packer.store.lengths
+        # Without special tokens an empty text is stored as one padding token, which no text encodes to.
+        empty = stored == 0
+        if specials == 0:
+            empty = (stored == 1) & (packer.store.tokens[packer.store.offsets[:-1]] == tokenizer.pad_token_id)
+        padded_rows = len(lengths) * int(lengths.max())
+        computed_rows = int(packer.row_counts.sum())
+        return cls(
+            texts=len(lengths),
+            tokens=int(lengths.sum()),
+            mean=float(lengths.mean()),
+            median=float(np.median(lengths)),
+            percentile_99=float(np.percentile(lengths, 99)),
+            longest=int(lengths.max()),
+            empty=int(empty.sum()),
+            truncated=int((stored + specials > packer.layout.max_length).sum()),
+            padding_avoided=max(0.0, 1.0 - computed_rows / padded_rows),
+        )
+
+    def __str__(self) -> str:
+        text = f"{self.texts:,} texts, {self.tokens:,} tokens (mean {self.mean:.1f}, longest {self.longest})"
+        text += f", {self.padding_avoided:.0%} of the rows of a padded batch avoided"
+        if self.truncated:
+            text += f", {self.truncated:,} texts cut to {self.longest} tokens"
+        if self.empty:
+            text += f", {self.empty:,} texts empty"
+        return text
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The figures by name."""
+        return asdict(self)

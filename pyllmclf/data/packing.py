@@ -1,0 +1,188 @@
+"""Example ids to :class:`PackedBatch` (``csrc/data/packing.cpp``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+
+from .. import _C
+from ..errors import UsageError
+from .token_store import TokenStore
+from .tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A batch of texts, one behind the other.
+
+    Attributes
+    ----------
+    input_ids : int32 tensor, shape [total]
+    positions : int32 tensor, shape [total]
+        Position of each token in its text.
+    cu_seqlens : int32 tensor, shape [n + 1]
+        Text ``i`` takes the rows ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``.
+    max_seqlen : int
+        Rows of the longest text.
+    labels : int64 tensor, shape [n], or None
+    example_ids : int64 tensor, shape [n]
+        Index of each text in its data set; dropout masks depend on it.
+    lengths : int32 tensor, shape [n]
+        Real tokens of each text: less than its rows where it is padded.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    cu_seqlens: torch.Tensor
+    max_seqlen: int
+    labels: torch.Tensor | None
+    example_ids: torch.Tensor
+    lengths: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.example_ids)
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The batch on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {k: v.to(device, non_blocking=True) for k, v in tensors.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How a text becomes rows.
+
+    Attributes
+    ----------
+    max_length : int
+        Longest row in tokens, special tokens included; a longer text loses its end.
+    pad_to : int
+        0 for packed rows; otherwise every text fills this many rows, and padding tokens are ordinary tokens.
+    """
+
+    max_length: int
+    pad_to: int = 0
+
+    @classmethod
+    def resolve(
+        cls, padding: str | int, max_length: int | None, *, positions: int, longest_train: int, specials: int
+    ) -> RowLayout:
+        """Turns the arguments of ``finetune`` into a layout.
+
+        Parameters
+        ----------
+        padding : {"none", "train_longest", "context"} or int
+        max_length : int or None
+        positions : int
+            Positions that the model has.
+        longest_train : int
+            Longest training text in tokens, special tokens included.
+        specials : int
+            Special tokens of a row.
+
+        Raises
+        ------
+        UsageError
+            If a length is more than the model's positions or leaves no room for text.
+        """
+        limit = positions if max_length is None else max_length
+        for name, value in (("max_length", max_length), ("padding", padding)):
+            if isinstance(value, int) and not specials < value <= positions:
+                raise UsageError(
+                    f"{name}={value} does not fit: the model has {positions} positions "
+                    f"and {specials} of a row are special tokens."
+                )
+        if padding == "none":
+            return cls(limit)
+        if isinstance(padding, int):
+            pad_to = padding
+        elif padding == "context":
+            pad_to = positions
+        elif padding == "train_longest":
+            pad_to = min(longest_train, limit)
+        else:
+            raise UsageError(f"padding={padding!r} is unknown; it is 'none', 'train_longest', 'context' or a number.")
+        return cls(min(limit, pad_to), pad_to)
+
+
+class Packer:
+    """Makes batches of the texts of a token store.
+
+    Parameters
+    ----------
+    store : TokenStore
+    tokenizer : Tokenizer
+        Its special tokens and padding token.
+    layout : RowLayout
+    labels : ndarray of int64, optional
+    """
+
+    def __init__(
+        self, store: TokenStore, tokenizer: Tokenizer, layout: RowLayout, labels: np.ndarray | None = None
+    ) -> None:
+        self.store = store
+        self.layout = layout
+        self.labels = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
+        self._rows = {
+            "max_length": layout.max_length,
+            "pad_to": layout.pad_to,
+            "pad_token": tokenizer.pad_token_id,
+            "prefix": list(tokenizer.prefix),
+            "suffix": list(tokenizer.suffix),
+        }
+        specials = len(tokenizer.prefix) + len(tokenizer.suffix)
+        self.real_lengths = np.minimum(store.lengths + specials, layout.max_length)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def row_counts(self) -> np.ndarray:
+        """Rows that each text takes, padding included, int64, shape [texts]."""
+        return np.full_like(self.real_lengths, self.layout.pad_to) if self.layout.pad_to else self.real_lengths
+
+    def batch(self, ids: Sequence[int] | np.ndarray) -> PackedBatch:
+        """The batch of the texts ``ids``, in that order.
+
+        Raises
+        ------
+        IndexError
+            If an id is not in the store.
+        """
+        index = np.ascontiguousarray(ids, dtype=np.int64)
+        packed = _C.pack(self.store.tokens, self.store.offsets, index, **self._rows)
+        input_ids, positions, cu_seqlens, max_seqlen, lengths = packed
+        example_ids = torch.from_numpy(index)
+        return PackedBatch(
+            input_ids=torch.from_numpy(input_ids),
+            positions=torch.from_numpy(positions),
+            cu_seqlens=torch.from_numpy(cu_seqlens),
+            max_seqlen=max_seqlen,
+            labels=None if self.labels is None else self.labels[example_ids],
+            example_ids=example_ids,
+            lengths=torch.from_numpy(lengths),
+        )
+
+
+def token_budget_batches(row_counts: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Cuts texts, sorted by length, into batches of at most ``budget`` rows (at least one text each).
+
+    Returns
+    -------
+    list of ndarray of int64
+        Example ids of each batch.
+    """
+    order = np.argsort(row_counts, kind="stable")
+    batches, start, used = [], 0, 0
+    for i, text in enumerate(order):
+        rows = int(row_counts[text])
+        if i > start and used + rows > budget:
+            batches.append(order[start:i])
+            start, used = i, 0
+        used += rows
+    batches.append(order[start:])
+    return [b for b in batches if len(b)]

@@ -1,0 +1,310 @@
+"""Files, frames and lists become :class:`TextData`; a text is never changed on the way."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, UsageError
+
+TEXT_COLUMNS = ("text", "sentence", "message", "review", "content", "document")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+FILE_TYPES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+Label = str | int
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Texts with their labels, and where each came from.
+
+    Attributes
+    ----------
+    texts : list of str
+    labels : list of str or int, or None
+        ``None`` where labels were not asked for.
+    origin : str
+        File or kind of object, for messages.
+    lines : list of int, or None
+        Line of the file on which each row begins (1-based); ``None`` for data that have no lines.
+    """
+
+    texts: list[str]
+    labels: list[Label] | None
+    origin: str
+    lines: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def where(self, row: int) -> str:
+        """Name of row ``row`` (0-based) for a message."""
+        if self.lines is not None:
+            return f"{self.origin}, line {self.lines[row]}"
+        return f"{self.origin}, row {row}"
+
+    def select(self, rows: Sequence[int]) -> TextData:
+        """The given rows, in the given order."""
+        return TextData(
+            texts=[self.texts[i] for i in rows],
+            labels=None if self.labels is None else [self.labels[i] for i in rows],
+            origin=self.origin,
+            lines=None if self.lines is None else [self.lines[i] for i in rows],
+        )
+
+
+def read_file(
+    path: str | Path, *, text_column: str | None = None, label_column: str | None = None, labelled: bool = True
+) -> TextData:
+    """Reads a CSV, TSV, JSONL (each also gzipped) or Parquet file.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ending decides the format.
+    text_column, label_column : str, optional
+        Column names; found by their usual names where not given.
+    labelled : bool
+        Whether a label column is needed. If not, labels are not read.
+
+    Raises
+    ------
+    DataError
+        If the file can't be read, is malformed, or lacks a column; with file and line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file.")
+    suffixes = [s.lower() for s in path.suffixes]
+    compressed = bool(suffixes) and suffixes[-1] == ".gz"
+    kind = suffixes[-2] if compressed and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
+    if kind == ".parquet" and not compressed:
+        return _read_parquet(path, text_column, label_column, labelled)
+    if kind not in FILE_TYPES or kind == ".parquet":
+        raise DataError(f"{path}: can't tell the format; the name must end in one of {', '.join(FILE_TYPES)}.")
+    content = _decode(path, compressed)
+    if kind == ".jsonl":
+        return _read_jsonl(path, content, text_column, label_column, labelled)
+    return _read_delimited(path, content, DELIMITERS[kind], text_column, label_column, labelled)
+
+
+def read_object(data: Any, *, text_column: str | None, label_column: str | None, labelled: bool = True) -> TextData:
+    """Reads a DataFrame, a ``datasets.Dataset``, or ``(texts, labels)``.
+
+    Where labels are not needed, a plain list of texts will do.
+
+    Raises
+    ------
+    DataError
+        If a text is not a string, a label neither string nor integer, or the counts differ.
+    UsageError
+        If the object is none of these.
+    """
+    if hasattr(data, "columns") and hasattr(data, "iloc"):
+        columns, origin = [str(c) for c in data.columns], "DataFrame"
+        by_name = dict(zip(columns, data.columns, strict=True))
+    elif hasattr(data, "column_names") and hasattr(data, "features"):
+        columns, origin = list(data.column_names), "Dataset"
+        by_name = {c: c for c in columns}
+    elif isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
+        texts, labels = list(data[0]), list(data[1])
+        if len(texts) != len(labels):
+            raise DataError(f"(texts, labels) holds {len(texts)} texts but {len(labels)} labels.")
+        return _checked(texts, labels if labelled else None, "(texts, labels)", None)
+    elif not labelled and not isinstance(data, (str, bytes, dict)) and hasattr(data, "__iter__"):
+        return _checked(list(data), None, "texts", None)
+    else:
+        raise UsageError(
+            f"can't read data of type {type(data).__name__}: give the name of a data set, the path of a file, "
+            "a DataFrame, a datasets.Dataset, or (texts, labels)."
+        )
+    text_name, label_name = pick_columns(columns, text_column, label_column, labelled, origin)
+    texts = list(data[by_name[text_name]])
+    labels = list(data[by_name[label_name]]) if label_name is not None else None
+    return _checked(texts, labels, origin, None)
+
+
+def pick_columns(
+    columns: Sequence[str], text_column: str | None, label_column: str | None, labelled: bool, origin: str
+) -> tuple[str, str | None]:
+    """Decides which columns hold the texts and the labels.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, stands there twice, or can't be told from the names.
+    """
+    repeated = sorted({c for c in columns if list(columns).count(c) > 1})
+    if repeated:
+        raise DataError(f"{origin}: the column {repeated[0]!r} stands there more than once; rename one of them.")
+    text = _pick_one(columns, text_column, TEXT_COLUMNS, "text", origin, excluded=label_column)
+    if not labelled:
+        return text, None
+    label = _pick_one(columns, label_column, LABEL_COLUMNS, "label", origin, excluded=text)
+    return text, label
+
+
+def _pick_one(
+    columns: Sequence[str], asked: str | None, usual: Sequence[str], role: str, origin: str, excluded: str | None
+) -> str:
+    if asked is not None:
+        if asked not in columns:
+            raise DataError(f"{origin}: there is no column {asked!r}; the columns are {_listed(columns)}.")
+        return asked
+    found = [c for c in columns if c.strip().lower() in usual and c != excluded]
+    if len(found) == 1:
+        return found[0]
+    problem = f"several columns could be the {role}" if found else f"no column is named like a {role}"
+    raise DataError(
+        f"{origin}: {problem} among {_listed(columns)}; say which one with {role}_column (--{role}-column)."
+    )
+
+
+def _listed(names: Sequence[str], limit: int = 8) -> str:
+    shown = ", ".join(repr(n) for n in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _decode(path: Path, compressed: bool) -> str:
+    """UTF-8, with or without a byte order mark."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: can't be read ({error}).") from error
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The offset counts behind a byte order mark that the codec took off.
+        start = error.start + (3 if raw.startswith(b"\xef\xbb\xbf") and len(error.object) < len(raw) else 0)
+        line = raw.count(b"\n", 0, start) + 1
+        raise DataError(
+            f"{path}, line {line}: byte {start} (0x{raw[start]:02x}) is not valid UTF-8; convert the file to UTF-8."
+        ) from error
+
+
+def _read_delimited(
+    path: Path, content: str, delimiter: str, text_column: str | None, label_column: str | None, labelled: bool
+) -> TextData:
+    # The csv module rather than pandas: it says on which line a row is broken, and never guesses a type.
+    previous_limit = csv.field_size_limit(sys.maxsize)
+    try:
+        reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+        header: list[str] | None = None
+        text_index, label_index = 0, None
+        texts: list[str] = []
+        labels: list[Label] = []
+        lines: list[int] = []
+        line = 1
+        try:
+            for row in reader:
+                if not row:  # an empty line
+                    line = reader.line_num + 1
+                    continue
+                if header is None:
+                    header = row
+                    text_name, label_name = pick_columns(header, text_column, label_column, labelled, str(path))
+                    text_index = header.index(text_name)
+                    label_index = None if label_name is None else header.index(label_name)
+                else:
+                    if len(row) != len(header):
+                        raise DataError(
+                            f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; "
+                            "quote fields that hold the delimiter or a line break."
+                        )
+                    texts.append(row[text_index])
+                    lines.append(line)
+                    if label_index is not None:
+                        labels.append(row[label_index])
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {line}: the quoting of the row that begins here is broken ({error}); "
+                'write a quote inside a quoted field as "".'
+            ) from error
+    finally:
+        csv.field_size_limit(previous_limit)
+    if header is None:
+        raise DataError(f"{path}: the file is empty.")
+    return _checked(texts, labels if labelled else None, str(path), lines)
+
+
+def _read_jsonl(
+    path: Path, content: str, text_column: str | None, label_column: str | None, labelled: bool
+) -> TextData:
+    texts: list[str] = []
+    labels: list[Label] = []
+    lines: list[int] = []
+    names: tuple[str, str | None] | None = None
+    # Not splitlines(): JSON strings may hold U+2028 and its like as they are.
+    for number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: not valid JSON ({error}).") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}: a line must be a JSON object, not {type(row).__name__}.")
+        if names is None:
+            names = pick_columns(list(row), text_column, label_column, labelled, f"{path}, line {number}")
+        for name in names:
+            if name is not None and name not in row:
+                raise DataError(f"{path}, line {number}: the object has no {name!r}.")
+        texts.append(row[names[0]])
+        lines.append(number)
+        if names[1] is not None:
+            labels.append(row[names[1]])
+    return _checked(texts, labels if labelled else None, str(path), lines)
+
+
+def _read_parquet(path: Path, text_column: str | None, label_column: str | None, labelled: bool) -> TextData:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        text_name, label_name = pick_columns(file.schema_arrow.names, text_column, label_column, labelled, str(path))
+        table = file.read(columns=[n for n in (text_name, label_name) if n is not None])
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
+    labels = table.column(label_name).to_pylist() if label_name is not None else None
+    return _checked(table.column(text_name).to_pylist(), labels, str(path), None)
+
+
+def _checked(texts: list[Any], labels: list[Any] | None, origin: str, lines: list[int] | None) -> TextData:
+    data = TextData(texts, labels, origin, lines)
+    if not texts:
+        raise DataError(f"{origin}: there is no row.")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"{data.where(i)}: the text is {_shown(text)}, not a string.")
+    if labels is not None:
+        for i, label in enumerate(labels):
+            labels[i] = _as_label(label, data, i)
+    return data
+
+
+def _as_label(label: Any, data: TextData, row: int) -> Label:
+    import numbers
+
+    if isinstance(label, str) and label:
+        return str(label)
+    if isinstance(label, numbers.Integral) and not isinstance(label, bool):
+        return int(label)
+    # A column of integers with a gap somewhere, or one read by pandas, arrives as floats.
+    if isinstance(label, numbers.Real) and not isinstance(label, bool) and float(label).is_integer():
+        return int(label)
+    raise DataError(f"{data.where(row)}: the label is {_shown(label)}; a label is a non-empty string or an integer.")
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

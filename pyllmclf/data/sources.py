@@ -1,0 +1,86 @@
+"""From whatever a user names as data to :class:`TextData`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, UsageError
+from .named import PARTITIONS, Parts, is_named, load_named
+from .readers import FILE_TYPES, TextData, read_file, read_object
+
+SUBSETS = ("train", "validation", "test", "all")
+
+
+def load_dataset(name: str, split: str | None = None) -> Parts:
+    """Loads a named data set.
+
+    Parameters
+    ----------
+    name : str
+        ``"sms_spam"``, ``"imdb"`` or ``"sample"``, optionally with a partition: ``"sms_spam:full"``.
+    split : str, optional
+        The partition: ``"balanced"`` (default) or ``"full"`` for ``sms_spam``, ``"official"`` (default) or
+        ``"published"`` for ``imdb``.
+
+    Returns
+    -------
+    dict of str to TextData
+        The parts that the partition has.
+    """
+    return load_named(name, split)
+
+
+def read_data(
+    data: Any,
+    *,
+    split: str | None = None,
+    default_split: str = "all",
+    text_column: str | None = None,
+    label_column: str | None = None,
+    labelled: bool = True,
+) -> TextData:
+    """Reads any supported kind of data.
+
+    Parameters
+    ----------
+    data
+        Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
+    split : str, optional
+        Part of a named data set: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
+    default_split : str
+        The part that is read where ``split`` is not given and the data set has it.
+    text_column, label_column : str, optional
+    labelled : bool
+        Whether labels are needed.
+
+    Raises
+    ------
+    DataError, UsageError
+    """
+    if is_named(data):
+        parts = load_named(data)
+        wanted = split or (default_split if default_split in parts else "all")
+        if wanted == "all" and "all" not in parts:
+            return _joined(list(parts.values()), data)
+        if wanted not in parts:
+            raise UsageError(f"{data} has no split {wanted!r}; it has {', '.join(parts)}.")
+        return parts[wanted]
+    if split is not None:
+        raise UsageError(f"a split ({split!r}) can be chosen of a named data set only, not of {_kind(data)}.")
+    if isinstance(data, (str, Path)):
+        if not Path(data).exists() and not str(data).lower().endswith((*FILE_TYPES, ".gz")):
+            raise DataError(
+                f"{data}: neither a file nor the name of a data set; the named ones are {', '.join(PARTITIONS)}."
+            )
+        return read_file(data, text_column=text_column, label_column=label_column, labelled=labelled)
+    return read_object(data, text_column=text_column, label_column=label_column, labelled=labelled)
+
+
+def _kind(data: Any) -> str:
+    return str(data) if isinstance(data, (str, Path)) else f"data of type {type(data).__name__}"
+
+
+def _joined(parts: list[TextData], origin: str) -> TextData:
+    labels = [label for part in parts for label in (part.labels or [])]
+    return TextData([text for part in parts for text in part.texts], labels, origin)

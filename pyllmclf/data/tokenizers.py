@@ -1,0 +1,307 @@
+"""Text to token ids, by the libraries that people trust for it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    import tiktoken
+    import tokenizers
+
+GPT2_END_OF_TEXT = "<|endoftext|>"
+GPT2_VOCAB_SIZE = 50257
+# The pattern of GPT-2's encoder, needed to rebuild tiktoken's encoding from a saved vocabulary.
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+class Tokenizer(Protocol):
+    """What the engine needs of a tokenizer.
+
+    Attributes
+    ----------
+    kind : str
+        ``"tiktoken"`` or ``"tokenizers"``.
+    vocab_size : int
+        One more than the largest token id.
+    pad_token_id : int
+        Used by the padded mode and written into configurations.
+    prefix, suffix : list of int
+        Special tokens before and after a text; the packer adds them.
+    """
+
+    kind: str
+    vocab_size: int
+    pad_token_id: int
+    prefix: list[int]
+    suffix: list[int]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens. Names of special tokens inside a text are plain text."""
+
+    def to_json(self) -> str:
+        """Content of a ``tokenizer.json``."""
+
+    def files(self, max_length: int) -> dict[str, str]:
+        """Files that ``transformers.AutoTokenizer`` opens, name to content."""
+
+
+class TiktokenTokenizer:
+    """GPT-2's byte-pair encoding by tiktoken."""
+
+    kind = "tiktoken"
+
+    def __init__(self, encoding: tiktoken.Encoding) -> None:
+        self._encoding = encoding
+        self.vocab_size = GPT2_VOCAB_SIZE
+        self.pad_token_id = GPT2_VOCAB_SIZE - 1
+        self.prefix: list[int] = []
+        self.suffix: list[int] = []
+
+    @classmethod
+    def gpt2(cls) -> TiktokenTokenizer:
+        """The published encoding, from tiktoken's cache or its public home.
+
+        Raises
+        ------
+        ModelError
+            If it is neither cached nor to be fetched.
+        """
+        import tiktoken
+
+        try:
+            return cls(tiktoken.get_encoding("gpt2"))
+        except Exception as error:  # requests' and tiktoken's own errors have no common base
+            raise ModelError(
+                f"GPT-2's vocabulary can't be loaded ({type(error).__name__}: {error}); "
+                "connect to a network once, or point TIKTOKEN_CACHE_DIR at tiktoken's cache."
+            ) from error
+
+    @classmethod
+    def from_json(cls, content: str) -> TiktokenTokenizer:
+        """Rebuilds the encoding from the ``tokenizer.json`` of a checkpoint: a token's id is its rank."""
+        import tiktoken
+
+        to_byte = {char: byte for byte, char in byte_alphabet().items()}
+        vocab = json.loads(content)["model"]["vocab"]
+        ranks = {bytes(to_byte[c] for c in token): rank for token, rank in vocab.items() if token != GPT2_END_OF_TEXT}
+        return cls(tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={}))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        empty = [self.pad_token_id]  # a text without a token is read as the end-of-text token alone
+        return [ids or empty for ids in self._encoding.encode_ordinary_batch(list(texts), num_threads=_threads())]
+
+    def to_json(self) -> str:
+        tokens = [self._encoding.decode_single_token_bytes(i) for i in range(GPT2_VOCAB_SIZE - 1)]
+        return byte_level_json(tokens)
+
+    def files(self, max_length: int) -> dict[str, str]:
+        return tokenizer_files(self.to_json(), "GPT2TokenizerFast", GPT2_END_OF_TEXT, max_length)
+
+
+class LibraryTokenizer:
+    """Any tokenizer that Hugging Face's ``tokenizers`` reads: WordPiece from vocab.txt, or a tokenizer.json."""
+
+    kind = "tokenizers"
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, config: dict[str, Any], origin: str) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+        self._config = config
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        if not vocab:
+            raise ModelError(f"{origin}: the tokenizer's vocabulary is empty.")
+        self.vocab_size = max(vocab.values()) + 1
+        pad = _token_text(config.get("pad_token")) or next(
+            (t for t in ("[PAD]", "<pad>", GPT2_END_OF_TEXT) if t in vocab), None
+        )
+        if pad is None or pad not in vocab:
+            raise ModelError(f"{origin}: the tokenizer has no padding token; name one in tokenizer_config.json.")
+        self.pad_token = pad
+        self.pad_token_id = vocab[pad]
+        probe = tokenizer.encode("a")
+        content = [i for i, special in enumerate(probe.special_tokens_mask) if not special]
+        if not content:
+            raise ModelError(f"{origin}: the tokenizer can't encode the letter 'a'.")
+        self.prefix = probe.ids[: content[0]]
+        self.suffix = probe.ids[content[-1] + 1 :]
+
+    @classmethod
+    def from_file(cls, path: str | Path, config: dict[str, Any] | None = None) -> LibraryTokenizer:
+        """Reads a ``tokenizer.json``."""
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"), config, str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: can't be read ({error}).") from error
+
+    @classmethod
+    def from_json(cls, content: str, config: dict[str, Any] | None = None, origin: str = "") -> LibraryTokenizer:
+        """Reads the content of a ``tokenizer.json``."""
+        import tokenizers
+
+        try:
+            return cls(tokenizers.Tokenizer.from_str(content), config or {}, origin)
+        except ModelError:
+            raise
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"{origin}: not a tokenizer that the tokenizers library reads ({error}).") from error
+
+    @classmethod
+    def from_wordpiece_vocab(cls, path: str | Path, config: dict[str, Any] | None = None) -> LibraryTokenizer:
+        """BERT's WordPiece from a vocab.txt; ``do_lower_case`` of the configuration decides about case (default yes).
+
+        Raises
+        ------
+        ModelError
+            If the file can't be read or lacks one of BERT's special tokens.
+        """
+        import tokenizers
+        from tokenizers import BertWordPieceTokenizer
+
+        config = config or {}
+        try:
+            vocab = tokenizers.models.WordPiece.read_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"{path}: not a WordPiece vocabulary ({error}).") from error
+        for token in ("[UNK]", "[SEP]", "[CLS]", "[PAD]"):
+            if token not in vocab:
+                raise ModelError(f"{path}: the vocabulary lacks {token}.")
+        built = BertWordPieceTokenizer(
+            vocab=vocab,
+            lowercase=config.get("do_lower_case", True),
+            strip_accents=config.get("strip_accents"),
+            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+        )
+        return cls(tokenizers.Tokenizer.from_str(built.to_str()), config, str(path))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        try:
+            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        except UnicodeEncodeError as error:
+            raise DataError(f"a text holds a lone surrogate, which is no Unicode text ({error}).") from error
+        empty = [] if self.prefix or self.suffix else [self.pad_token_id]
+        return [e.ids or empty for e in encoded]
+
+    def to_json(self) -> str:
+        return self._tokenizer.to_str()
+
+    def files(self, max_length: int) -> dict[str, str]:
+        name = "BertTokenizerFast" if "[CLS]" in self._tokenizer.get_vocab() else "GPT2TokenizerFast"
+        return tokenizer_files(self.to_json(), name, self.pad_token, max_length)
+
+
+def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
+    """The tokenizer of a Hugging Face model folder.
+
+    Raises
+    ------
+    ModelError
+        If the folder has neither tokenizer.json nor (BERT) vocab.txt nor (GPT-2) vocab.json with merges.txt.
+    """
+    config: dict[str, Any] = {}
+    if (path := folder / "tokenizer_config.json").is_file():
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path}: not valid JSON ({error}).") from error
+    if (path := folder / "tokenizer.json").is_file():
+        return LibraryTokenizer.from_file(path, config)
+    if model_type == "bert" and (path := folder / "vocab.txt").is_file():
+        return LibraryTokenizer.from_wordpiece_vocab(path, config)
+    vocab, merges = folder / "vocab.json", folder / "merges.txt"
+    if model_type == "gpt2" and vocab.is_file() and merges.is_file():
+        from tokenizers import AddedToken, ByteLevelBPETokenizer
+
+        built = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
+        built.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
+        return LibraryTokenizer.from_json(built.to_str(), config, str(folder))
+    wanted = "tokenizer.json or vocab.txt" if model_type == "bert" else "tokenizer.json, or vocab.json with merges.txt"
+    raise ModelError(f"{folder}: there is no tokenizer; {wanted} is needed.")
+
+
+def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: str) -> Tokenizer:
+    """The tokenizer that a checkpoint was made with."""
+    if kind == "tiktoken":
+        return TiktokenTokenizer.from_json(content)
+    if kind == "tokenizers":
+        return LibraryTokenizer.from_json(content, config, origin)
+    raise ModelError(f"{origin}: the tokenizer kind {kind!r} is unknown.")
+
+
+def byte_alphabet() -> dict[int, str]:
+    """GPT-2's printable stand-ins for the 256 bytes: itself where printable, else the next free one from U+0100."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    alphabet = {byte: chr(byte) for byte in printable}
+    others = [byte for byte in range(256) if byte not in alphabet]
+    alphabet.update({byte: chr(256 + i) for i, byte in enumerate(others)})
+    return alphabet
+
+
+def byte_level_json(tokens: list[bytes]) -> str:
+    """A ``tokenizer.json`` with the same ids as a byte-pair encoding given by its tokens in order of rank.
+
+    The merge that made a token is found by encoding it with the lower ranks alone: two parts are left.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+    alphabet = byte_alphabet()
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    names = ["".join(alphabet[byte] for byte in token) for token in tokens]
+    merges = []
+    for rank, token in enumerate(tokens):
+        if len(token) > 1:
+            left, right = _split_by_lower_ranks(token, rank, ranks)
+            merges.append((names[ranks[left]], names[ranks[right]]))
+    vocab = {name: rank for rank, name in enumerate(names)}
+    vocab[GPT2_END_OF_TEXT] = len(vocab)
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
+    return tokenizer.to_str()
+
+
+def _split_by_lower_ranks(token: bytes, limit: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    parts = [token[i : i + 1] for i in range(len(token))]
+    while len(parts) > 2:
+        pairs = [ranks.get(a + b, limit) for a, b in itertools.pairwise(parts)]
+        best = min(range(len(pairs)), key=pairs.__getitem__)
+        if pairs[best] >= limit:
+            raise ModelError(f"the encoding has no merge for its token {token!r}.")
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts[0], parts[1]
+
+
+def tokenizer_files(tokenizer_json: str, class_name: str, pad_token: str, max_length: int) -> dict[str, str]:
+    """``tokenizer.json`` and the configuration that makes ``AutoTokenizer`` read it as it stands."""
+    config: dict[str, Any] = {
+        "tokenizer_class": class_name,
+        "model_max_length": max_length,
+        "pad_token": pad_token,
+        "clean_up_tokenization_spaces": False,
+    }
+    if class_name == "BertTokenizerFast":
+        config |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+        normalizer = json.loads(tokenizer_json).get("normalizer") or {}
+        config["do_lower_case"] = bool(normalizer.get("lowercase", False))
+    else:
+        config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), pad_token) | {"add_prefix_space": False}
+    return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": json.dumps(config, indent=2)}
+
+
+def _token_text(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def _threads() -> int:
+    import os
+
+    return os.cpu_count() or 1

@@ -1,0 +1,138 @@
+"""BERT (Devlin et al. 2018) on packed rows.
+
+One layer, with x of shape [total, width]:
+
+    x = norm(x + dense(attention(query(x), key(x), value(x))))
+    x = norm(x + dense(gelu(dense(x))))
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .. import ops
+from ..ops.dropout import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
+from .config import ModelConfig
+from .layers import Context, Embedding, LayerNorm, Linear, self_attention
+
+
+class BertEmbeddings(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.word_embeddings = Embedding(config.vocab_size, config.width)
+        self.position_embeddings = Embedding(config.n_positions, config.width)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, config.width)
+        self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
+
+    def forward(self, context: Context) -> Tensor:
+        x = ops.embedding(
+            context.batch.input_ids,
+            context.batch.positions,
+            self.word_embeddings.weight,
+            self.position_embeddings.weight,
+            self.token_type_embeddings.weight,
+        )
+        return context.drop(self.LayerNorm(x), context.rates.embedding, 0, EMBEDDING)
+
+
+class BertSelfAttention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.query = Linear(config.width, config.width, layer=layer, site=LORA)
+        self.key = Linear(config.width, config.width, layer=layer, site=LORA + 1)
+        self.value = Linear(config.width, config.width, layer=layer, site=LORA + 2)
+        self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.query(x, context), self.key(x, context), self.value(x, context)
+        return self_attention(q, k, v, context, heads=self.heads, scale=self.scale, layer=self.layer)
+
+
+class BertOutput(nn.Module):
+    """norm(residual + drop(dense(x)))."""
+
+    def __init__(self, config: ModelConfig, inputs: int, layer: int, lora_site: int, dropout_site: int) -> None:
+        super().__init__()
+        self.dense = Linear(inputs, config.width, layer=layer, site=lora_site)
+        self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
+        self.layer, self.dropout_site = layer, dropout_site
+
+    def forward(self, x: Tensor, residual: Tensor, context: Context) -> Tensor:
+        out = context.drop(self.dense(x, context), context.rates.hidden, self.layer, self.dropout_site)
+        return self.LayerNorm.add(out, residual)[0]
+
+
+class BertAttention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.self = BertSelfAttention(config, layer)
+        self.output = BertOutput(config, config.width, layer, LORA + 3, ATTENTION_OUTPUT)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.output(self.self(x, context), x, context)
+
+
+class BertIntermediate(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.dense = Linear(config.width, config.inner_width, layer=layer, site=LORA + 4)
+        self.gelu = config.gelu
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return ops.gelu(self.dense(x, context), approximate=self.gelu)
+
+
+class BertLayer(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = BertAttention(config, layer)
+        self.intermediate = BertIntermediate(config, layer)
+        self.output = BertOutput(config, config.inner_width, layer, LORA + 5, MLP_OUTPUT)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = self.attention(x, context)
+        return self.output(self.intermediate(x, context), x, context)
+
+
+class BertEncoder(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(BertLayer(config, layer) for layer in range(config.n_layers))
+
+
+class BertPooler(nn.Module):
+    """tanh(dense(x)) of the pooled rows."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        # The layer number behind the last block gives its dropout mask a stream of its own.
+        self.dense = Linear(config.width, config.width, layer=config.n_layers, site=LORA)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.dense(x, context).tanh()
+
+
+class Bert(nn.Module):
+    """Embeddings, layers, pooler; :meth:`embed`, :attr:`blocks`, :meth:`finish`, :meth:`pooled` in that order."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embeddings = BertEmbeddings(config)
+        self.encoder = BertEncoder(config)
+        self.pooler = BertPooler(config)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.encoder.layer
+
+    def embed(self, context: Context) -> Tensor:
+        """Rows before the first layer, shape [total, width]."""
+        return self.embeddings(context)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the last layer for each row: nothing, the norm is inside the layer."""
+        return x
+
+    def pooled(self, x: Tensor, context: Context) -> Tensor:
+        """What follows pooling, shape [texts, width]."""
+        return self.pooler(x, context)

@@ -1,0 +1,210 @@
+"""Model configurations: those that Hugging Face writes, and built-in ones by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ModelError
+
+SUPPORTED = "GPT-2 (model_type gpt2) and BERT (model_type bert)"
+# Name in Hugging Face's configurations -> the approximation of GELU.
+ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh", "gelu": "none"}
+
+
+def _gpt2(width: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": width,
+        "n_layer": layers,
+        "n_head": heads,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "resid_pdrop": 0.1,
+    }
+
+
+def _bert(width: int, layers: int, heads: int, vocab_size: int) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "vocab_size": vocab_size,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "initializer_range": 0.02,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+    }
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A built-in configuration and where its pretrained weights are.
+
+    Attributes
+    ----------
+    config : dict
+        As in a Hugging Face config.json.
+    hub_id : str or None
+        ``None`` where there are no pretrained weights.
+    """
+
+    config: dict[str, Any]
+    hub_id: str | None
+
+
+PRESETS: dict[str, Preset] = {
+    "gpt2": Preset(_gpt2(768, 12, 12), "openai-community/gpt2"),
+    "gpt2-medium": Preset(_gpt2(1024, 24, 16), "openai-community/gpt2-medium"),
+    "gpt2-large": Preset(_gpt2(1280, 36, 20), "openai-community/gpt2-large"),
+    "gpt2-xl": Preset(_gpt2(1600, 48, 25), "openai-community/gpt2-xl"),
+    "bert-base-uncased": Preset(_bert(768, 12, 12, 30522), "google-bert/bert-base-uncased"),
+    "bert-base-cased": Preset(_bert(768, 12, 12, 28996), "google-bert/bert-base-cased"),
+    "bert-large-uncased": Preset(_bert(1024, 24, 16, 30522), "google-bert/bert-large-uncased"),
+    "bert-large-cased": Preset(_bert(1024, 24, 16, 28996), "google-bert/bert-large-cased"),
+    # For tests and the demo; its tokenizer ships with the package.
+    "gpt2-nano": Preset(_gpt2(64, 2, 4) | {"vocab_size": 1536, "n_positions": 128}, None),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the engine needs to know of an architecture.
+
+    Attributes
+    ----------
+    model_type : {"gpt2", "bert"}
+    vocab_size, n_positions, width, n_layers, n_heads, inner_width : int
+    type_vocab_size : int
+        0 for GPT-2.
+    gelu : {"tanh", "none"}
+    layer_norm_eps, initializer_range : float
+    embedding_dropout, attention_dropout, hidden_dropout, head_dropout : float
+        As the configuration states them.
+    scale_attention : bool
+        Whether scores are divided by sqrt(head_dim).
+    scale_attention_by_layer : bool
+        Whether scores of block ``i`` are divided by ``i + 1`` too.
+    raw : dict
+        The configuration as it was read, to be written again.
+    """
+
+    model_type: str
+    vocab_size: int
+    n_positions: int
+    width: int
+    n_layers: int
+    n_heads: int
+    inner_width: int
+    type_vocab_size: int
+    gelu: str
+    layer_norm_eps: float
+    initializer_range: float
+    embedding_dropout: float
+    attention_dropout: float
+    hidden_dropout: float
+    head_dropout: float
+    scale_attention: bool = True
+    scale_attention_by_layer: bool = False
+    raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.n_heads
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], origin: str) -> ModelConfig:
+        """Reads a Hugging Face configuration.
+
+        Raises
+        ------
+        ModelError
+            For another architecture, or a variant whose arithmetic differs.
+        """
+        model_type = raw.get("model_type")
+        if model_type == "pyllmclf":  # a classifier that transformers has no class for
+            model_type = raw.get("pyllmclf_base_model_type")
+        try:
+            if model_type == "gpt2":
+                config = cls._from_gpt2(raw, origin)
+            elif model_type == "bert":
+                config = cls._from_bert(raw, origin)
+            else:
+                raise ModelError(f"{origin}: the architecture {model_type!r} is not supported; {SUPPORTED} are.")
+        except KeyError as error:
+            raise ModelError(f"{origin}: the configuration lacks {error}.") from error
+        for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
+            if not isinstance(value := getattr(config, name), int) or value < 1:
+                raise ModelError(f"{origin}: {name} is {value!r}, not a positive integer.")
+        if config.width % config.n_heads:
+            raise ModelError(f"{origin}: the width {config.width} is not a multiple of {config.n_heads} heads.")
+        return config
+
+    @classmethod
+    def _from_gpt2(cls, raw: dict[str, Any], origin: str) -> ModelConfig:
+        if raw.get("add_cross_attention"):
+            raise ModelError(f"{origin}: GPT-2 with cross-attention is not supported.")
+        residual = raw.get("resid_pdrop", 0.1)
+        return cls(
+            model_type="gpt2",
+            vocab_size=raw["vocab_size"],
+            n_positions=raw.get("n_positions", raw.get("n_ctx", 1024)),
+            width=raw["n_embd"],
+            n_layers=raw["n_layer"],
+            n_heads=raw["n_head"],
+            inner_width=raw.get("n_inner") or 4 * raw["n_embd"],
+            type_vocab_size=0,
+            gelu=_activation(raw.get("activation_function", "gelu_new"), origin),
+            layer_norm_eps=raw.get("layer_norm_epsilon", 1e-5),
+            initializer_range=raw.get("initializer_range", 0.02),
+            embedding_dropout=raw.get("embd_pdrop", 0.1),
+            attention_dropout=raw.get("attn_pdrop", 0.1),
+            hidden_dropout=residual,
+            head_dropout=0.0,  # as GPT2ForSequenceClassification
+            scale_attention=raw.get("scale_attn_weights", True),
+            scale_attention_by_layer=raw.get("scale_attn_by_inverse_layer_idx", False),
+            raw=raw,
+        )
+
+    @classmethod
+    def _from_bert(cls, raw: dict[str, Any], origin: str) -> ModelConfig:
+        if raw.get("position_embedding_type", "absolute") != "absolute":
+            raise ModelError(f"{origin}: BERT with {raw['position_embedding_type']} positions is not supported.")
+        if raw.get("is_decoder") or raw.get("add_cross_attention"):
+            raise ModelError(f"{origin}: BERT as a decoder is not supported.")
+        hidden = raw.get("hidden_dropout_prob", 0.1)
+        head = raw.get("classifier_dropout")
+        return cls(
+            model_type="bert",
+            vocab_size=raw["vocab_size"],
+            n_positions=raw.get("max_position_embeddings", 512),
+            width=raw["hidden_size"],
+            n_layers=raw["num_hidden_layers"],
+            n_heads=raw["num_attention_heads"],
+            inner_width=raw["intermediate_size"],
+            type_vocab_size=raw.get("type_vocab_size", 2),
+            gelu=_activation(raw.get("hidden_act", "gelu"), origin),
+            layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
+            initializer_range=raw.get("initializer_range", 0.02),
+            embedding_dropout=hidden,
+            attention_dropout=raw.get("attention_probs_dropout_prob", 0.1),
+            hidden_dropout=hidden,
+            head_dropout=hidden if head is None else head,
+            raw=raw,
+        )
+
+
+def _activation(name: str, origin: str) -> str:
+    if name not in ACTIVATIONS:
+        raise ModelError(f"{origin}: the activation {name!r} is not supported; {', '.join(ACTIVATIONS)} are.")
+    return ACTIVATIONS[name]

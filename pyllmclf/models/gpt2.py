@@ -1,0 +1,86 @@
+"""GPT-2 (Radford et al. 2019) on packed rows.
+
+One block, with x of shape [total, width]:
+
+    x = x + c_proj(attention(c_attn(ln_1(x))))
+    x = x + c_proj(gelu(c_fc(ln_2(x))))
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .. import ops
+from ..ops.dropout import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
+from .config import ModelConfig
+from .layers import Context, Embedding, LayerNorm, Linear, self_attention
+
+
+class GPT2Attention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.c_attn = Linear(config.width, 3 * config.width, layer=layer, site=LORA)
+        self.c_proj = Linear(config.width, config.width, layer=layer, site=LORA + 1)
+        self.heads, self.layer = config.n_heads, layer
+        self.scale = config.head_dim**-0.5 if config.scale_attention else 1.0
+        if config.scale_attention_by_layer:
+            self.scale /= layer + 1
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.c_attn(x, context).chunk(3, dim=1)
+        out = self_attention(q, k, v, context, heads=self.heads, scale=self.scale, layer=self.layer)
+        return context.drop(self.c_proj(out, context), context.rates.hidden, self.layer, ATTENTION_OUTPUT)
+
+
+class GPT2MLP(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.c_fc = Linear(config.width, config.inner_width, layer=layer, site=LORA + 2)
+        self.c_proj = Linear(config.inner_width, config.width, layer=layer, site=LORA + 3)
+        self.gelu, self.layer = config.gelu, layer
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        hidden = ops.gelu(self.c_fc(x, context), approximate=self.gelu)
+        return context.drop(self.c_proj(hidden, context), context.rates.hidden, self.layer, MLP_OUTPUT)
+
+
+class GPT2Block(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.width, config.layer_norm_eps)
+        self.attn = GPT2Attention(config, layer)
+        self.ln_2 = LayerNorm(config.width, config.layer_norm_eps)
+        self.mlp = GPT2MLP(config, layer)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        normed, x = self.ln_2.add(self.attn(self.ln_1(x), context), x)
+        return x + self.mlp(normed, context)
+
+
+class GPT2(nn.Module):
+    """Embeddings, blocks, final norm; :meth:`embed`, :attr:`blocks`, :meth:`finish` in that order."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.wte = Embedding(config.vocab_size, config.width)
+        self.wpe = Embedding(config.n_positions, config.width)
+        self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layers))
+        self.ln_f = LayerNorm(config.width, config.layer_norm_eps)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.h
+
+    def embed(self, context: Context) -> Tensor:
+        """Rows before the first block, shape [total, width]."""
+        batch = context.batch
+        x = ops.embedding(batch.input_ids, batch.positions, self.wte.weight, self.wpe.weight)
+        return context.drop(x, context.rates.embedding, 0, EMBEDDING)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the last block for each row."""
+        return self.ln_f(x)
+
+    def pooled(self, x: Tensor, context: Context) -> Tensor:
+        """What follows pooling, shape [texts, width]."""
+        return x

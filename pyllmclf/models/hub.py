@@ -1,0 +1,182 @@
+"""From a model's name to a folder with its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
+from ..errors import ModelError, UsageError
+from .config import PRESETS, ModelConfig
+from .weights import WEIGHTS_FILE, WEIGHTS_INDEX
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+SAMPLE_TOKENIZER = Path(__file__).parent.parent / "data" / "sample" / "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that was found.
+
+    Attributes
+    ----------
+    name : str
+        As the user gave it.
+    config : ModelConfig
+    tokenizer : Tokenizer
+    folder : Path or None
+        Where its weights are; ``None`` where random ones are asked for.
+    hub_id, revision : str or None
+        Repository and commit, if it came from the hub.
+    """
+
+    name: str
+    config: ModelConfig
+    tokenizer: Tokenizer
+    folder: Path | None
+    hub_id: str | None = None
+    revision: str | None = None
+
+
+def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
+    """Finds a model by folder, preset or hub id; the hub's cache comes before the network.
+
+    Parameters
+    ----------
+    name : str or path
+    weights : {"pretrained", "random"}
+
+    Raises
+    ------
+    ModelError
+        If it is not to be found, not supported, or lacks a file.
+    UsageError
+        For pretrained weights of a preset that has none.
+    """
+    name = os.fspath(name)
+    if weights not in ("pretrained", "random"):
+        raise UsageError(f"weights={weights!r} is unknown; it is 'pretrained' or 'random'.")
+    if Path(name).is_dir():
+        folder = Path(name)
+        config = read_config(folder)
+        return _checked(ModelSource(name, config, load_tokenizer(folder, config.model_type), folder))
+    preset = PRESETS.get(name)
+    if preset is not None and preset.hub_id is None:
+        if weights == "pretrained":
+            raise UsageError(f"{name} has no pretrained weights; say weights='random' (--weights random).")
+        tokenizer = LibraryTokenizer.from_file(SAMPLE_TOKENIZER)
+        return _checked(ModelSource(name, ModelConfig.from_dict(preset.config, name), tokenizer, None))
+    if preset is not None and weights == "random" and preset.config["model_type"] == "gpt2":
+        # Nothing of the hub is needed.
+        return _checked(ModelSource(name, ModelConfig.from_dict(preset.config, name), TiktokenTokenizer.gpt2(), None))
+    hub_id = preset.hub_id if preset is not None else name
+    assert hub_id is not None
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+        raise ModelError(f"{name}: there is no such folder.")
+    return _checked(_from_hub(name, hub_id, weights, preset is not None))
+
+
+def fetch_revision(hub_id: str, revision: str | None) -> Path:
+    """Folder with configuration and weights of a hub repository at a commit."""
+    files = _HubFiles(hub_id, revision)
+    config = files.get("config.json", required=True)
+    assert config is not None
+    files.get_weights()
+    return config.parent
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of a Hugging Face model folder."""
+    return ModelConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or :class:`ModelError`."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(f"{path.parent}: there is no {path.name}; it is not a model folder.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: can't be read ({error}).") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: not a JSON object.")
+    return content
+
+
+def _from_hub(name: str, hub_id: str, weights: str, preset: bool) -> ModelSource:
+    files = _HubFiles(hub_id)
+    config_path = files.get("config.json", required=True)
+    assert config_path is not None
+    folder = config_path.parent
+    config = read_config(folder)
+    if weights == "pretrained":
+        files.get_weights()
+    tokenizer: Tokenizer
+    if preset and config.model_type == "gpt2":
+        tokenizer = TiktokenTokenizer.gpt2()
+    else:
+        for file in TOKENIZER_FILES:
+            files.get(file)
+        tokenizer = load_tokenizer(folder, config.model_type)
+    revision = folder.name if folder.parent.name == "snapshots" else None
+    return ModelSource(name, config, tokenizer, folder, hub_id, revision)
+
+
+class _HubFiles:
+    """Files of a hub repository: from the cache if they are there, else from the network unless offline."""
+
+    def __init__(self, hub_id: str, revision: str | None = None) -> None:
+        self.hub_id, self.revision = hub_id, revision
+
+    def get(self, filename: str, *, required: bool = False) -> Path | None:
+        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+
+        try:
+            cached = try_to_load_from_cache(self.hub_id, filename, revision=self.revision)
+            if isinstance(cached, str):
+                return Path(cached)
+            known_absent = cached is not None
+            if not required and (known_absent or constants.HF_HUB_OFFLINE):
+                return None
+            return Path(hf_hub_download(self.hub_id, filename, revision=self.revision))
+        except HFValidationError as error:
+            raise ModelError(f"{self.hub_id}: neither a folder, a preset nor a valid hub id.") from error
+        except LocalEntryNotFoundError as error:
+            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub can't be reached"
+            raise ModelError(
+                f"{self.hub_id}: {filename} is not in the local cache and {why}; "
+                "give the path of a model folder, or connect once."
+            ) from error
+        except EntryNotFoundError as error:
+            if required:
+                raise ModelError(f"{self.hub_id}: the repository has no {filename}.") from error
+            return None
+        except (HfHubHTTPError, OSError) as error:
+            raise ModelError(f"{self.hub_id}: {filename} can't be fetched from the hub ({error}).") from error
+
+    def get_weights(self) -> None:
+        if self.get(WEIGHTS_FILE) is not None:
+            return
+        index = self.get(WEIGHTS_INDEX)
+        if index is None:
+            raise ModelError(f"{self.hub_id}: no {WEIGHTS_FILE} is to be had; only safetensors files are read.")
+        for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+            self.get(shard, required=True)
+
+
+def _checked(source: ModelSource) -> ModelSource:
+    if source.tokenizer.vocab_size > source.config.vocab_size:
+        raise ModelError(
+            f"{source.name}: the tokenizer has {source.tokenizer.vocab_size} tokens, "
+            f"but the model's embedding only {source.config.vocab_size}."
+        )
+    return source

@@ -1,0 +1,173 @@
+"""The layers that both architectures are made of. Parameters carry Hugging Face's names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..data.packing import PackedBatch
+from ..ops.dropout import ATTENTION, DropoutKey
+
+
+@dataclass(frozen=True)
+class DropoutRates:
+    """Share of elements dropped at each site in training; ``lora`` is the input of low-rank layers."""
+
+    embedding: float = 0.0
+    attention: float = 0.0
+    hidden: float = 0.0
+    head: float = 0.0
+    lora: float = 0.0
+
+    @property
+    def any(self) -> bool:
+        return any((self.embedding, self.attention, self.hidden, self.head, self.lora))
+
+
+@dataclass(frozen=True)
+class DropoutState:
+    """Makes dropout active: rates and the numbers that masks are a function of."""
+
+    rates: DropoutRates
+    seed: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """One forward pass: the batch, whether attention is causal, and dropout in training."""
+
+    batch: PackedBatch
+    causal: bool
+    dropout: DropoutState | None = None
+
+    @property
+    def rates(self) -> DropoutRates:
+        return self.dropout.rates if self.dropout is not None else DropoutRates()
+
+    @cached_property
+    def row_example_ids(self) -> Tensor:
+        """Example of each row, int64, shape [total]."""
+        sizes = self.batch.cu_seqlens.diff().long()
+        return self.batch.example_ids.repeat_interleave(sizes, output_size=len(self.batch.positions))
+
+    def key(self, layer: int, site: int) -> DropoutKey:
+        """Key of the dropout mask at a site."""
+        assert self.dropout is not None
+        return DropoutKey(
+            seed=self.dropout.seed,
+            step=self.dropout.step,
+            layer=layer,
+            site=site,
+            example_ids=self.batch.example_ids,
+            row_example_ids=self.row_example_ids,
+            row_positions=self.batch.positions,
+        )
+
+    def drop(self, x: Tensor, p: float, layer: int, site: int) -> Tensor:
+        """Dropout of packed rows [total, channels]."""
+        return x if p == 0.0 else ops.dropout(x, p, self.key(layer, site))
+
+
+class Linear(nn.Module):
+    """y = x Wᵀ + b, with a low-rank addition once :meth:`add_lora` was called.
+
+    The weight has shape [out, in], for GPT-2 too; uninitialised until weights are loaded or drawn.
+    """
+
+    lora_a: nn.Parameter | None
+    lora_b: nn.Parameter | None
+
+    def __init__(self, inputs: int, outputs: int, *, layer: int = 0, site: int = 0, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.layer, self.site = layer, site  # of the dropout mask before lora_a
+        self.register_parameter("lora_a", None)
+        self.register_parameter("lora_b", None)
+        self.scaling = 0.0
+
+    def add_lora(self, rank: int, scaling: float, generator: torch.Generator) -> None:
+        """Adds A [rank, in], drawn as PEFT draws it (Kaiming uniform, a = sqrt 5), and B [out, rank], zero."""
+        outputs, inputs = self.weight.shape
+        a = torch.empty(rank, inputs)
+        nn.init.kaiming_uniform_(a, a=5**0.5, generator=generator)
+        device = self.weight.device
+        self.lora_a = nn.Parameter(a.to(device))
+        self.lora_b = nn.Parameter(torch.zeros(outputs, rank, device=device))
+        self.scaling = scaling
+
+    def merge_lora(self) -> None:
+        """Adds s B A to the weight and removes A and B."""
+        if self.lora_a is None or self.lora_b is None:
+            return
+        with torch.no_grad():
+            self.weight.add_(self.lora_b @ self.lora_a, alpha=self.scaling)
+        self.lora_a = self.lora_b = None
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        if self.lora_a is None or self.lora_b is None:
+            return nn.functional.linear(x, self.weight, self.bias)
+        p = context.rates.lora
+        return ops.lora_linear(
+            x,
+            self.weight,
+            self.bias,
+            self.lora_a,
+            self.lora_b,
+            scaling=self.scaling,
+            dropout_p=p,
+            dropout_key=context.key(self.layer, self.site) if p > 0.0 else None,
+        )
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation with weight and bias."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of x + residual, x + residual)."""
+        return ops.layer_norm(x, self.weight, self.bias, self.eps, residual)
+
+
+class Embedding(nn.Module):
+    """A table of vectors; :func:`pyllmclf.ops.embedding` reads it."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+
+def self_attention(
+    q: Tensor, k: Tensor, v: Tensor, context: Context, *, heads: int, scale: float, layer: int
+) -> Tensor:
+    """Attention of all rows; q, k, v and the result have shape [total, width]."""
+    batch = context.batch
+    q, k, v = (t.unflatten(1, (heads, -1)) for t in (q, k, v))
+    p = context.rates.attention
+    out = ops.attention(
+        q,
+        k,
+        v,
+        batch.cu_seqlens,
+        batch.cu_seqlens,
+        batch.max_seqlen,
+        batch.max_seqlen,
+        causal=context.causal,
+        scale=scale,
+        dropout_p=p,
+        dropout_key=context.key(layer, ATTENTION) if p > 0.0 else None,
+    )
+    return out.flatten(1)

@@ -1,0 +1,69 @@
+"""Dropout whose mask does not depend on how texts are batched.
+
+The mask is a function of (seed, step, layer, site, example, position, channel or key) by the counter-based generator
+Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The 64-bit key is
+(seed, step); the counter of a row's channels ``4 i .. 4 i + 3`` is (i, position, example, layer and site), and for
+attention probabilities, channels are key positions and the head stands in the upper half of the last word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from . import reference
+
+# Sites of a block at which something is dropped; each has its own mask.
+EMBEDDING, ATTENTION, ATTENTION_OUTPUT, MLP_OUTPUT, HEAD, LORA = range(6)
+SITES_PER_LAYER = 16  # LORA .. 15: one for each linear layer of a block
+
+
+@dataclass(frozen=True)
+class DropoutKey:
+    """What a dropout mask is a function of.
+
+    Attributes
+    ----------
+    seed, step : int
+        32 bits each.
+    layer, site : int
+        Less than 4096 and 16.
+    example_ids : int64 tensor, shape [texts]
+    row_example_ids : int64 tensor, shape [rows]
+        Example of each row.
+    row_positions : int tensor, shape [rows]
+        Position of each row in its text.
+    """
+
+    seed: int
+    step: int
+    layer: int
+    site: int
+    example_ids: torch.Tensor
+    row_example_ids: torch.Tensor
+    row_positions: torch.Tensor
+
+    @property
+    def stream(self) -> int:
+        """Layer and site in one number of 16 bits."""
+        return self.layer * SITES_PER_LAYER + self.site
+
+
+def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
+    """Sets each element to zero with probability ``p`` and scales the others by ``1 / (1 - p)``.
+
+    Parameters
+    ----------
+    x : tensor, shape [rows, channels]
+    p : float
+        In [0, 1).
+    key : DropoutKey
+
+    Returns
+    -------
+    tensor, shape [rows, channels]
+    """
+    if p == 0.0:
+        return x
+    return reference.dropout(x, p, key)

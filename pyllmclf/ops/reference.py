@@ -1,0 +1,175 @@
+"""Every op in plain torch: the oracle of the tests and the fallback of every backend.
+
+Half-precision inputs are computed in fp32 and rounded once at the end; fp32 and float64 stay what they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .dropout import DropoutKey
+
+_WORD = 0xFFFFFFFF
+_PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_PHILOX_ROUNDS = 10
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    *,
+    causal: bool,
+    query_positions: Tensor | None,
+    scale: float,
+    window: tuple[int, int] | None,
+    dropout_p: float,
+    dropout_key: DropoutKey | None,
+) -> Tensor:
+    """softmax(scale q kᵀ + mask) v, text by text; see :func:`pyllmclf.ops.attention`."""
+    starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    out = []
+    for i in range(len(starts_q) - 1):
+        rows_q, rows_k = slice(*starts_q[i : i + 2]), slice(*starts_k[i : i + 2])
+        # [heads, rows, head_dim]
+        qi, ki, vi = (_wide(t[rows]).transpose(0, 1) for t, rows in ((q, rows_q), (k, rows_k), (v, rows_k)))
+        scores = scale * (qi @ ki.transpose(1, 2))
+        every_row = torch.arange(qi.shape[1], device=q.device)
+        at = every_row if query_positions is None else query_positions[rows_q].long()
+        distance = torch.arange(ki.shape[1], device=q.device) - at[:, None]
+        if causal:
+            scores = scores.masked_fill(distance > 0, float("-inf"))
+        if window is not None:
+            scores = scores.masked_fill((distance < -window[0]) | (distance > window[1]), float("-inf"))
+        probabilities = scores.softmax(dim=-1)
+        if dropout_p > 0.0:
+            assert dropout_key is not None
+            keep = attention_mask(dropout_key, i, at, qi.shape[0], ki.shape[1], dropout_p)
+            probabilities = probabilities * keep / (1.0 - dropout_p)
+        out.append((probabilities @ vi).transpose(0, 1))
+    return torch.cat(out).to(q.dtype) if out else torch.empty_like(q)
+
+
+def lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lora_a: Tensor,
+    lora_b: Tensor,
+    *,
+    scaling: float,
+    dropout_p: float,
+    dropout_key: DropoutKey | None,
+) -> Tensor:
+    """x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ."""
+    thin = x
+    if dropout_p > 0.0:
+        assert dropout_key is not None
+        thin = dropout(x, dropout_p, dropout_key)
+    return F.linear(x, weight, bias) + scaling * F.linear(F.linear(thin, lora_a), lora_b)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
+    return F.layer_norm(_wide(x), x.shape[-1:], _wide(weight), _wide(bias), eps).to(x.dtype)
+
+
+def gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
+    """GELU(x + bias)."""
+    wide = _wide(x) if bias is None else _wide(x) + _wide(bias)
+    return F.gelu(wide, approximate=approximate).to(x.dtype)
+
+
+def embedding(
+    input_ids: Tensor, positions: Tensor, token_weight: Tensor, position_weight: Tensor, type_weight: Tensor | None
+) -> Tensor:
+    """Token plus position embedding, plus the embedding of type 0 where there are types."""
+    summed = F.embedding(input_ids, token_weight) + F.embedding(positions, position_weight)
+    return summed if type_weight is None else summed + type_weight[0]
+
+
+def pool(x: Tensor, cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor:
+    """One row per text."""
+    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+    if pooling == "mean":
+        return torch.segment_reduce(_wide(x), "mean", lengths=ends - starts).to(x.dtype)
+    return x[{"first": starts, "last": starts + lengths.long() - 1, "last_position": ends - 1}[pooling]]
+
+
+def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:
+    """x * mask / (1 - p)."""
+    keep = row_mask(key, x.shape[-1], p)
+    return x * keep.to(x.dtype) / (1.0 - p)
+
+
+def row_mask(key: DropoutKey, channels: int, p: float) -> Tensor:
+    """True where an element is kept, shape [rows, channels]."""
+    device = key.row_positions.device
+    blocks = torch.arange(-(-channels // 4), device=device)
+    words = philox(
+        (
+            blocks[None, :],
+            key.row_positions.long()[:, None],
+            key.row_example_ids.long()[:, None],
+            torch.tensor([[key.stream]], device=device),
+        ),
+        (key.seed, key.step),
+    )
+    return (torch.stack(words, dim=-1).flatten(1) >= _threshold(p))[:, :channels]
+
+
+def attention_mask(key: DropoutKey, text: int, query_positions: Tensor, heads: int, keys: int, p: float) -> Tensor:
+    """True where a probability of text ``text`` is kept, shape [heads, queries, keys]."""
+    device = query_positions.device
+    blocks = torch.arange(-(-keys // 4), device=device)
+    head_streams = (torch.arange(heads, device=device) << 16) | key.stream
+    example = key.example_ids[text].long().reshape(1, 1, 1)
+    words = philox(
+        (blocks[None, None, :], query_positions.long()[None, :, None], example, head_streams[:, None, None]),
+        (key.seed, key.step),
+    )
+    return (torch.stack(words, dim=-1).flatten(2) >= _threshold(p))[:, :, :keys]
+
+
+def _threshold(p: float) -> int:
+    return round(p * 2**32)
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox 4x32-10 on int64 tensors that hold 32-bit words.
+
+    Parameters
+    ----------
+    counter : four int64 tensors
+        Broadcast against each other.
+    key : (int, int)
+
+    Returns
+    -------
+    four int64 tensors with values in [0, 2**32)
+    """
+    c0, c1, c2, c3 = torch.broadcast_tensors(*(c & _WORD for c in counter))
+    k0, k1 = key[0] & _WORD, key[1] & _WORD
+    for _ in range(_PHILOX_ROUNDS):
+        # The product wraps at 64 bits with the right bits; the arithmetic shift is masked back.
+        low, high = c0 * _PHILOX_MULTIPLIERS[0], c2 * _PHILOX_MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((high >> 32) & _WORD) ^ c1 ^ k0,
+            high & _WORD,
+            ((low >> 32) & _WORD) ^ c3 ^ k1,
+            low & _WORD,
+        )
+        k0, k1 = (k0 + _PHILOX_KEY_STEPS[0]) & _WORD, (k1 + _PHILOX_KEY_STEPS[1]) & _WORD
+    return c0, c1, c2, c3

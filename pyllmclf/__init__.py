@@ -1,0 +1,70 @@
+"""Fine-tune GPT-2 and BERT into text classifiers, doing only the arithmetic that the result needs.
+
+``finetune`` trains, ``load`` opens a checkpoint, ``evaluate`` measures it, ``show_config`` tells what this
+installation can do.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import DataError, ModelError, NonFiniteError, PyllmclfError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from .api import FinetuneResult, finetune
+    from .classifier import Classifier, evaluate, load
+    from .data.lengths import LengthReport
+    from .data.sources import load_dataset
+    from .environment import show_config
+    from .evaluation.metrics import EvaluationResult
+    from .models.lora import LoRAConfig
+
+__version__ = "0.1.0"
+
+# Loaded at first use: torch alone takes two seconds, and `--help` needs none of it.
+_LAZY = {
+    "Classifier": "classifier",
+    "EvaluationResult": "evaluation.metrics",
+    "FinetuneResult": "api",
+    "LengthReport": "data.lengths",
+    "LoRAConfig": "models.lora",
+    "evaluate": "classifier",
+    "finetune": "api",
+    "load": "classifier",
+    "load_dataset": "data.sources",
+    "show_config": "environment",
+}
+
+__all__ = [
+    "Classifier",
+    "DataError",
+    "EvaluationResult",
+    "FinetuneResult",
+    "LengthReport",
+    "LoRAConfig",
+    "ModelError",
+    "NonFiniteError",
+    "PyllmclfError",
+    "ResourceError",
+    "UsageError",
+    "evaluate",
+    "finetune",
+    "load",
+    "load_dataset",
+    "show_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # torch comes before the native core, so that both share its OpenMP runtime.
+    importlib.import_module("torch")
+    value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

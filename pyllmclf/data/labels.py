@@ -38,7 +38,7 @@ class LabelEncoder:
         distinct = set(data.labels)
         classes: tuple[Label, ...]
         if all(isinstance(label, int) for label in distinct):
-            classes = tuple(sorted(distinct))  # type: ignore[type-var]
+            classes = tuple(sorted(distinct))
         else:
             classes = tuple(sorted({str(label) for label in distinct}))
         if len(classes) < 2:

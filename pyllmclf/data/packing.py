@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,9 @@ class PackedBatch:
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on another device."""
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {k: v.to(device, non_blocking=True) for k, v in tensors.items() if isinstance(v, torch.Tensor)}
+        moved: dict[str, Any] = {
+            k: v.to(device, non_blocking=True) for k, v in tensors.items() if isinstance(v, torch.Tensor)
+        }
         return replace(self, **moved)
 
 
@@ -127,7 +130,7 @@ class Packer:
         self.store = store
         self.layout = layout
         self.labels = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
-        self._rows = {
+        self._rows: dict[str, Any] = {
             "max_length": layout.max_length,
             "pad_to": layout.pad_to,
             "pad_token": tokenizer.pad_token_id,

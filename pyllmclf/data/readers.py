@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import numbers
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -128,8 +129,7 @@ def read_object(data: Any, *, text_column: str | None, label_column: str | None,
         )
     text_name, label_name = pick_columns(columns, text_column, label_column, labelled, origin)
     texts = list(data[by_name[text_name]])
-    labels = list(data[by_name[label_name]]) if label_name is not None else None
-    return _checked(texts, labels, origin, None)
+    return _checked(texts, list(data[by_name[label_name]]) if label_name is not None else None, origin, None)
 
 
 def pick_columns(
@@ -293,15 +293,13 @@ def _checked(texts: list[Any], labels: list[Any] | None, origin: str, lines: lis
 
 
 def _as_label(label: Any, data: TextData, row: int) -> Label:
-    import numbers
-
     if isinstance(label, str) and label:
         return str(label)
     if isinstance(label, numbers.Integral) and not isinstance(label, bool):
         return int(label)
     # A column of integers with a gap somewhere, or one read by pandas, arrives as floats.
     if isinstance(label, numbers.Real) and not isinstance(label, bool) and float(label).is_integer():
-        return int(label)
+        return int(float(label))
     raise DataError(f"{data.where(row)}: the label is {_shown(label)}; a label is a non-empty string or an integer.")
 
 

@@ -17,7 +17,7 @@ from .config import ModelConfig
 from .gpt2 import GPT2
 from .layers import Context, DropoutState, Linear
 
-BACKBONES = {"gpt2": GPT2, "bert": Bert}
+BACKBONES: dict[str, type[GPT2] | type[Bert]] = {"gpt2": GPT2, "bert": Bert}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class SequenceClassifier(nn.Module):
     def __init__(self, config: ModelConfig, n_classes: int, head: HeadSpec) -> None:
         super().__init__()
         self.config, self.spec = config, head
-        self.backbone = BACKBONES[config.model_type](config)
+        self.backbone: GPT2 | Bert = BACKBONES[config.model_type](config)
         self.head = Linear(config.width, n_classes, bias=head.bias)
 
     def hidden_states(self, batch: PackedBatch, dropout: DropoutState | None = None) -> Tensor:

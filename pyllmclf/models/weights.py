@@ -27,8 +27,8 @@ KNOWN_EXTRAS = {
 TRANSPOSED = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 
 
-def read_safetensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a model folder, sharded or not.
+def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a model folder, sharded or not, whose names begin with ``prefix``.
 
     Raises
     ------
@@ -54,7 +54,8 @@ def read_safetensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         try:
             with safe_open(folder / name, framework="pt") as opened:
                 for key in opened.keys():  # noqa: SIM118 - not a dict
-                    yield key, opened.get_tensor(key)
+                    if key.startswith(prefix):
+                        yield key, opened.get_tensor(key)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{folder / name}: damaged or unreadable ({error}).") from error
 

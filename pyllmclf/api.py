@@ -1,0 +1,368 @@
+"""``finetune``: from data and a model's name to a classifier."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .classifier import Classifier
+from .data.labels import LabelEncoder
+from .data.lengths import LengthReport
+from .data.named import is_named, load_named
+from .data.packing import Packer, RowLayout
+from .data.readers import TextData
+from .data.sources import read_data
+from .data.splits import stratified_split
+from .data.token_store import TokenStore
+from .device import resolve_device, resolve_dtype
+from .errors import UsageError
+from .models.config import ModelConfig
+from .models.hub import ModelSource, find_model
+from .models.layers import DropoutRates
+from .models.lora import LoRAConfig
+from .models.sequence_classifier import HeadSpec, SequenceClassifier
+from .models.weights import init_head, init_weights, load_weights
+from .ops.dispatch import check_backend
+from .training.checkpoint import ClassifierState, saved_head
+from .training.run_folder import RunFolder
+from .training.settings import TrainingSettings
+from .training.trainable import set_trainable
+from .training.trainer import EpochRecord, Trainer
+
+
+@dataclass(frozen=True)
+class FinetuneResult:
+    """What a run gave.
+
+    Attributes
+    ----------
+    classifier : Classifier
+        With the weights of the last step.
+    history : list of EpochRecord
+    metrics : dict
+        ``"validation"`` and ``"test"``, where there are such data: figures of the classifier by name.
+    timing : dict
+        Seconds of preparing, training, evaluating and saving, optimizer steps, real tokens per second of training.
+    output_dir : Path or None
+    lengths : LengthReport
+        Of the training texts.
+    """
+
+    classifier: Classifier
+    history: list[EpochRecord]
+    metrics: dict[str, dict[str, Any]]
+    timing: dict[str, float]
+    output_dir: Path | None
+    lengths: LengthReport
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the classifier, as JSON can hold it."""
+        return {
+            "output_dir": None if self.output_dir is None else str(self.output_dir),
+            "classes": self.classifier.classes_,
+            "metrics": self.metrics,
+            "history": [record.to_dict() for record in self.history],
+            "timing": self.timing,
+            "lengths": self.lengths.to_dict(),
+        }
+
+
+def finetune(
+    model: str | os.PathLike[str] = "gpt2",
+    train: Any = None,
+    *,
+    validation: Any = None,
+    test: Any = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    weights: str = "pretrained",
+    trainable: str = "last_block",
+    lora: LoRAConfig | dict[str, Any] | None = None,
+    pooling: str | None = None,
+    causal: bool | None = None,
+    padding: str | int = "none",
+    head_bias: bool | None = None,
+    dropout: float | str = 0.0,
+    max_length: int | None = None,
+    epochs: int = 5,
+    batch_size: int = 8,
+    gradient_accumulation_steps: int = 1,
+    learning_rate: float = 5e-5,
+    weight_decay: float = 0.1,
+    warmup_ratio: float = 0.0,
+    scheduler: str = "constant",
+    max_grad_norm: float | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    backend: str = "auto",
+    seed: int = 123,
+    output_dir: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> FinetuneResult:
+    """Fine-tunes GPT-2 or BERT into a text classifier.
+
+    Parameters
+    ----------
+    model : str or path
+        ``"gpt2"``, ``"gpt2-medium"``, ``"gpt2-large"``, ``"gpt2-xl"``, ``"bert-base-uncased"``, ...; the folder or hub
+        id of a Hugging Face GPT-2 or BERT; or ``"gpt2-nano"``, a tiny one without pretrained weights. A folder whose
+        classification head was trained on the same classes keeps it.
+    train
+        Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a CSV, TSV, JSONL or Parquet file,
+        DataFrame, ``datasets.Dataset``, or ``(texts, labels)``.
+    validation, test
+        Likewise; ``validation`` may be a fraction of the training data, taken in the classes' proportions. ``None``
+        means the part that a named data set has, ``False`` none at all.
+    text_column, label_column : str, optional
+        Found by their usual names where not given.
+    weights : {"pretrained", "random"}
+    trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}
+    lora : LoRAConfig or dict, optional
+        With ``trainable="lora"`` only.
+    pooling : {"last", "last_position", "first", "mean"}, optional
+        Which row is read: the last real token, the last row (padding, if there is any), the first, or the mean.
+    causal : bool, optional
+        Whether a token sees only what stands before it.
+    padding : {"none", "train_longest", "context"} or int
+        ``"none"`` computes real tokens only. The others are experiments: texts are padded to the longest training
+        text, to the model's positions, or to a number of tokens, and padding tokens are ordinary tokens.
+    head_bias : bool, optional
+        ``pooling``, ``causal`` and ``head_bias`` default to the architecture's own convention (GPT-2: last real token,
+        causal, no bias; BERT: first token through the pooler, bidirectional, bias).
+    dropout : float or "config"
+        One rate for every site, or the rates of the model's configuration.
+    max_length : int, optional
+        Tokens that are read of a text; the model's positions by default.
+    epochs, batch_size, gradient_accumulation_steps : int
+        An optimizer step sees ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may see fewer.
+    learning_rate, weight_decay : float
+        Of AdamW; the decay is applied to every trained parameter.
+    warmup_ratio : float
+        Share of the steps over which the learning rate rises linearly.
+    scheduler : {"constant", "linear", "cosine"}
+    max_grad_norm : float, optional
+        Gradients are scaled down to this norm.
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+        Of the matmuls. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute it.
+    device : str
+        ``"auto"`` is a CUDA device if there is one.
+    backend : {"auto", "reference"}
+        Implementation of the ops.
+    seed : int
+        Decides new weights, shuffling, dropout and the validation fraction.
+    output_dir : path, optional
+        Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
+        the best validation accuracy.
+    progress : bool
+        Whether a bar and a line per epoch are shown on standard error.
+
+    Returns
+    -------
+    FinetuneResult
+
+    Raises
+    ------
+    UsageError, DataError, ModelError, ResourceError, NonFiniteError
+    """
+    started = time.perf_counter()
+    if train is None:
+        raise UsageError("train is missing: give the name of a data set, a file, a DataFrame or (texts, labels).")
+    arguments = {name: value for name, value in locals().items() if name not in ("started", "progress")}
+    settings = TrainingSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_ratio=warmup_ratio,
+        scheduler=scheduler,
+        max_grad_norm=max_grad_norm,
+        seed=seed,
+    )
+    if lora is not None and trainable != "lora":
+        raise UsageError(f"lora is given, but trainable is {trainable!r}; say trainable='lora'.")
+    lora_config = LoRAConfig.coerce(lora) if trainable == "lora" else None
+    torch_device = resolve_device(device)
+    torch_dtype = resolve_dtype(dtype, torch_device)
+    check_backend(backend)
+    run = None if output_dir is None else RunFolder(Path(output_dir))
+
+    columns = {"text_column": text_column, "label_column": label_column}
+    train_data, validation_data, test_data = _read_parts(train, validation, test, columns, seed)
+    encoder = LabelEncoder.fit(train_data)
+    source = find_model(model, weights)
+    head = HeadSpec.resolve(source.config.model_type, pooling, causal, head_bias)
+    rates = _dropout_rates(dropout, source.config, lora_config)
+
+    store = TokenStore.from_texts(train_data.texts, source.tokenizer)
+    store.check(source.config.vocab_size)
+    specials = len(source.tokenizer.prefix) + len(source.tokenizer.suffix)
+    layout = RowLayout.resolve(
+        padding,
+        max_length,
+        positions=source.config.n_positions,
+        longest_train=int(store.lengths.max()) + specials,
+        specials=specials,
+    )
+    pretrained = weights == "pretrained"
+    state = ClassifierState(
+        model=_build_model(source, len(encoder.classes), head, encoder, pretrained, seed),
+        tokenizer=source.tokenizer,
+        encoder=encoder,
+        layout=layout,
+        lora=lora_config,
+        hub_id=source.hub_id if pretrained else None,
+        revision=source.revision if pretrained else None,
+        settings=_recorded(arguments),
+    )
+    classifier = Classifier(state, device=str(torch_device), dtype=dtype, backend=backend)
+    set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
+    packer = Packer(store, source.tokenizer, layout, encoder.encode(train_data))
+    parts = {
+        name: classifier.packer(data.texts, encoder.encode(data))
+        for name, data in (("validation", validation_data), ("test", test_data))
+        if data is not None
+    }
+    trainer = Trainer(
+        state.model,
+        packer,
+        settings,
+        rates=rates,
+        device=torch_device,
+        dtype=torch_dtype,
+        backend=backend,
+        progress=progress,
+    )
+    lengths = LengthReport.of(packer, source.tokenizer)
+    _say(f"train: {lengths}", progress)
+    seconds = {"prepare": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
+
+    best: tuple[float, float] | None = None
+    records: list[EpochRecord] = []
+
+    def validate() -> tuple[float, float]:
+        begun = time.perf_counter()
+        result = classifier.evaluate_packed(parts["validation"])
+        seconds["evaluate"] += time.perf_counter() - begun
+        return result.log_loss, result.accuracy
+
+    def on_epoch(record: EpochRecord) -> None:
+        nonlocal best
+        records.append(record)
+        seconds["train"] += record.seconds
+        _say(_epoch_line(record, epochs), progress)
+        is_best = False
+        if record.validation_accuracy is not None and record.validation_loss is not None:
+            score = (record.validation_accuracy, -record.validation_loss)
+            is_best = best is None or score > best
+            best = score if is_best else best
+        if run is not None:
+            begun = time.perf_counter()
+            training_state = {
+                "epoch": record.epoch,
+                "history": [r.to_dict() for r in records],
+                "best": None if best is None else {"accuracy": best[0], "loss": -best[1]},
+            }
+            run.save(state, record.step, training_state, is_best=is_best)
+            seconds["save"] += time.perf_counter() - begun
+
+    history = trainer.fit(validate if "validation" in parts else None, on_epoch)
+    state.model.requires_grad_(False)
+    begun = time.perf_counter()
+    metrics = {name: classifier.evaluate_packed(part).to_dict() for name, part in parts.items()}
+    seconds["evaluate"] += time.perf_counter() - begun
+    timing = {f"{name}_seconds": value for name, value in seconds.items()}
+    timing["total_seconds"] = time.perf_counter() - started
+    timing["steps"] = float(trainer.step)
+    timing["tokens_per_second"] = lengths.tokens * epochs / seconds["train"]
+    return FinetuneResult(classifier, history, metrics, timing, None if run is None else run.path, lengths)
+
+
+def _read_parts(
+    train: Any, validation: Any, test: Any, columns: dict[str, str | None], seed: int
+) -> tuple[TextData, TextData | None, TextData | None]:
+    own = load_named(train) if is_named(train) else {}
+    train_data = (own.get("train") or own["all"]) if own else read_data(train, default_split="train", **columns)  # type: ignore[arg-type]
+
+    def part(value: Any, name: str) -> TextData | None:
+        if value is False:
+            return None
+        if value is None:
+            return own.get(name)
+        return read_data(value, default_split=name, **columns)  # type: ignore[arg-type]
+
+    test_data = part(test, "test")
+    if isinstance(validation, (int, float)) and not isinstance(validation, bool):
+        train_data, taken = stratified_split(train_data, float(validation), seed)
+        return train_data, taken, test_data
+    return train_data, part(validation, "validation"), test_data
+
+
+def _build_model(
+    source: ModelSource, n_classes: int, head: HeadSpec, encoder: LabelEncoder, pretrained: bool, seed: int
+) -> SequenceClassifier:
+    model = SequenceClassifier(source.config, n_classes, head)
+    generator = torch.Generator().manual_seed(seed)
+    if not pretrained:
+        init_weights(model, generator)
+        return model
+    assert source.folder is not None
+    load_weights(model, source.folder, head=False)
+    init_head(model, generator)
+    kept = saved_head(source.folder, source.config, encoder.names)
+    shapes = {name.rpartition(".")[2]: value for name, value in (kept or {}).items()}
+    wanted = dict(model.head.named_parameters())
+    if shapes.keys() == wanted.keys() and all(shapes[n].shape == p.shape for n, p in wanted.items()):
+        with torch.no_grad():
+            for name, parameter in wanted.items():
+                parameter.copy_(shapes[name])
+    return model
+
+
+def _dropout_rates(dropout: float | str, config: ModelConfig, lora: LoRAConfig | None) -> DropoutRates:
+    lora_rate = 0.0 if lora is None else lora.dropout
+    if dropout == "config":
+        return DropoutRates(
+            embedding=config.embedding_dropout,
+            attention=config.attention_dropout,
+            hidden=config.hidden_dropout,
+            head=config.head_dropout,
+            lora=lora_rate,
+        )
+    if isinstance(dropout, str) or not 0.0 <= dropout < 1.0:
+        raise UsageError(f"dropout={dropout!r} must be a number in [0, 1) or 'config'.")
+    return DropoutRates(dropout, dropout, dropout, dropout, lora_rate)
+
+
+def _recorded(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a run as JSON can hold them."""
+    plain = (str, int, float, bool, type(None))
+
+    def shown(value: Any) -> Any:
+        if isinstance(value, LoRAConfig):
+            return asdict(value)
+        if isinstance(value, plain) or (isinstance(value, dict) and all(isinstance(v, plain) for v in value.values())):
+            return value
+        return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"
+
+    return {name: shown(value) for name, value in arguments.items()}
+
+
+def _epoch_line(record: EpochRecord, epochs: int) -> str:
+    line = f"epoch {record.epoch}/{epochs}: loss {record.train_loss:.4f}, accuracy {record.train_accuracy:.2%}"
+    if record.validation_accuracy is not None:
+        line += f", validation loss {record.validation_loss:.4f}, accuracy {record.validation_accuracy:.2%}"
+    return f"{line}, {record.seconds:.1f} s, {record.tokens_per_second:,.0f} tokens/s"
+
+
+def _say(line: str, progress: bool) -> None:
+    if progress:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stderr)

@@ -1,0 +1,227 @@
+"""A trained classifier."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .data.lengths import LengthReport
+from .data.packing import Packer
+from .data.readers import Label, TextData, read_object
+from .data.sources import read_data
+from .data.token_store import TokenStore
+from .device import resolve_device, resolve_dtype
+from .errors import UsageError
+from .evaluation.inference import predict_logits
+from .evaluation.metrics import EvaluationResult, evaluate_logits, softmax
+from .models.lora import merge_lora
+from .ops.dispatch import check_backend
+from .training.atomic_folder import write_folder
+from .training.checkpoint import ClassifierState, load_checkpoint, model_files, save_checkpoint, why_not_transformers
+
+EXPORT_FORMATS = ("huggingface", "peft")
+
+
+class Classifier:
+    """Predicts the classes of texts; made by :func:`pyllmclf.finetune` and :func:`pyllmclf.load`.
+
+    Attributes
+    ----------
+    classes_ : list of str or int
+        Labels, in the order of the columns of :meth:`predict_proba`.
+    state : ClassifierState
+        Model, tokenizer and what else makes the classifier.
+    """
+
+    def __init__(
+        self, state: ClassifierState, *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+    ) -> None:
+        self.state = state
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        self.backend = check_backend(backend)
+        state.model.to(self.device)
+
+    @property
+    def classes_(self) -> list[Label]:
+        return list(self.state.encoder.classes)
+
+    def __repr__(self) -> str:
+        config, spec = self.state.model.config, self.state.model.spec
+        return (
+            f"Classifier({config.model_type}, {config.n_layers} layers of {config.width}, "
+            f"pooling={spec.pooling!r}, causal={spec.causal}, classes={self.state.encoder.names})"
+        )
+
+    def packer(self, texts: list[str], labels: np.ndarray | None = None) -> Packer:
+        """Tokenizes texts and makes a packer for them."""
+        store = TokenStore.from_texts(texts, self.state.tokenizer)
+        store.check(self.state.model.config.vocab_size)
+        return Packer(store, self.state.tokenizer, self.state.layout, labels)
+
+    def logits(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
+        """Logits, float32, shape [texts, classes].
+
+        Raises
+        ------
+        DataError
+            If there is no text, or one is not a string.
+        UsageError
+            For a single string instead of a sequence of them.
+        """
+        if isinstance(texts, (str, bytes)):
+            raise UsageError("predict takes a sequence of texts; put the single text into a list.")
+        data = read_object(texts, text_column=None, label_column=None, labelled=False)
+        return self._logits(self.packer(data.texts), progress)
+
+    def predict_proba(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
+        """Probabilities, float64, shape [texts, classes]."""
+        return softmax(self.logits(texts, progress=progress))
+
+    def predict(self, texts: Iterable[str], *, progress: bool = False) -> list[Label]:
+        """The most probable label of each text."""
+        return self.state.encoder.decode(self.logits(texts, progress=progress).argmax(axis=1))
+
+    def evaluate(
+        self,
+        data: Any,
+        *,
+        split: str | None = None,
+        text_column: str | None = None,
+        label_column: str | None = None,
+        progress: bool = False,
+    ) -> EvaluationResult:
+        """Metrics on labelled data.
+
+        Parameters
+        ----------
+        data
+            Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
+        split : {"train", "validation", "test", "all"}, optional
+            Part of a named data set; its test part by default.
+        text_column, label_column : str, optional
+        progress : bool
+
+        Raises
+        ------
+        DataError
+            If the data can't be read, or a label is none of the classes.
+        """
+        read = read_data(data, split=split, default_split="test", text_column=text_column, label_column=label_column)
+        return self.evaluate_texts(read, progress=progress)
+
+    def evaluate_texts(self, data: TextData, *, progress: bool = False) -> EvaluationResult:
+        """Metrics on data that were read already."""
+        labels = self.state.encoder.encode(data)
+        started = time.perf_counter()
+        packer = self.packer(data.texts, labels)
+        return self.evaluate_packed(packer, started=started, progress=progress)
+
+    def evaluate_packed(
+        self, packer: Packer, *, started: float | None = None, progress: bool = False
+    ) -> EvaluationResult:
+        """Metrics on texts that were tokenized already."""
+        assert packer.labels is not None
+        started = time.perf_counter() if started is None else started
+        logits = self._logits(packer, progress)
+        return evaluate_logits(
+            logits,
+            packer.labels.numpy(),
+            self.state.encoder.names,
+            seconds=time.perf_counter() - started,
+            lengths=LengthReport.of(packer, self.state.tokenizer).to_dict(),
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes a checkpoint that :func:`pyllmclf.load` opens; complete, or absent.
+
+        Raises
+        ------
+        UsageError
+            If the folder exists and is no checkpoint.
+        ResourceError
+            If it can't be written.
+        """
+        save_checkpoint(Path(path), self.state)
+
+    def export(self, path: str | os.PathLike[str], format: str = "huggingface") -> None:
+        """Writes a folder for other tools, without anything of pyllmclf's own.
+
+        Parameters
+        ----------
+        path : path
+        format : {"huggingface", "peft"}
+            ``"huggingface"``: opens with ``AutoModelForSequenceClassification``; LoRA is merged into the weights.
+            ``"peft"``: the adapter of a classifier that was trained with LoRA.
+
+        Raises
+        ------
+        UsageError
+            If that format can't express the classifier.
+        """
+        if format not in EXPORT_FORMATS:
+            raise UsageError(f"format={format!r} is unknown; it is one of {', '.join(EXPORT_FORMATS)}.")
+        if (why := why_not_transformers(self.state)) is not None:
+            raise UsageError(f"the classifier can't be exported: {why}; save() keeps it as it is.")
+        state = self.state
+        if format == "peft" and state.lora is None:
+            raise UsageError("the classifier was not trained with LoRA, so that there is no adapter to export.")
+        if format == "huggingface" and state.lora is not None:
+            state = deepcopy(state)
+            merge_lora(state.model)
+            state.lora = None
+        write_folder(Path(path), model_files(state))
+
+    def _logits(self, packer: Packer, progress: bool) -> np.ndarray:
+        return predict_logits(
+            self.state.model,
+            packer,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            progress=progress,
+        )
+
+
+def load(
+    path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+) -> Classifier:
+    """Opens a checkpoint, or the newest one in the folder of a run.
+
+    Parameters
+    ----------
+    path : path
+    device : str
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+    backend : {"auto", "reference"}
+
+    Raises
+    ------
+    ModelError
+        If there is no complete, undamaged checkpoint.
+    """
+    return Classifier(load_checkpoint(Path(path)), device=device, dtype=dtype, backend=backend)
+
+
+def evaluate(
+    checkpoint: str | os.PathLike[str] | Classifier,
+    data: Any,
+    *,
+    split: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    progress: bool = False,
+) -> EvaluationResult:
+    """Metrics of a checkpoint on labelled data; see :meth:`Classifier.evaluate`."""
+    if not isinstance(checkpoint, Classifier):
+        checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
+    return checkpoint.evaluate(data, split=split, text_column=text_column, label_column=label_column, progress=progress)

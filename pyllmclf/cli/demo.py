@@ -1,0 +1,61 @@
+"""``pyllmclf demo``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Debug, Json, Progress, print_json
+from .tables import print_evaluation
+
+# Found on the validation part; a random tiny model reads keywords best from the mean of all tokens.
+SETTINGS: dict[str, Any] = {
+    "weights": "random",
+    "trainable": "all",
+    "pooling": "mean",
+    "causal": False,
+    "dropout": 0.2,
+    "epochs": 12,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "scheduler": "linear",
+}
+TEXTS = (
+    "My parcel was supposed to arrive on Monday and the tracking page still shows nothing.",
+    "I can't log in any more, the password reset mail never comes.",
+    "Why was my card charged twice for the same invoice?",
+    "Does the lid of the small pot fit the large one as well?",
+)
+
+
+def demo(
+    output_dir: Annotated[Path | None, typer.Option(help="Keep the checkpoints in this folder.")] = None,
+    seed: int = 123,
+    progress: Progress = True,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune, evaluate and predict, without network or data: a tiny model on the messages that the package ships."""
+    from ..api import finetune
+    from ..data.named import load_named
+
+    result = finetune("gpt2-nano", "sample", seed=seed, output_dir=output_dir, progress=progress, **SETTINGS)
+    labels = load_named("sample")["test"].labels or []
+    majority = max(labels.count(label) for label in set(labels)) / len(labels)
+    predictions = [
+        {"text": text, "label": label, "probability": float(row.max())}
+        for text, label, row in zip(
+            TEXTS, result.classifier.predict(TEXTS), result.classifier.predict_proba(TEXTS), strict=True
+        )
+    ]
+    if as_json:
+        print_json(result.to_dict() | {"majority_class_accuracy": majority, "predictions": predictions})
+        return
+    print_evaluation(result.metrics["test"], title="test")
+    print(f"the majority class alone: {majority:.2%}\n")
+    for row in predictions:
+        print(f"{row['label']:<10} {row['probability']:6.1%}  {row['text']}")
+    if result.output_dir is not None:
+        print(f"\ncheckpoints in {result.output_dir}; try: pyllmclf-eval {result.output_dir} sample")

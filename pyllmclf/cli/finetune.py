@@ -1,0 +1,147 @@
+"""``pyllmclf finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import UsageError
+from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
+from .tables import print_evaluation
+
+
+def finetune(
+    train: Annotated[str, typer.Option(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
+    model: Annotated[
+        str, typer.Option(help="gpt2, gpt2-medium, bert-base-uncased, ..., a model folder or a hub id.")
+    ] = "gpt2",
+    validation: Annotated[
+        str | None, typer.Option(help="Data, a fraction of the training data, or none. Default: the data set's own.")
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="Data or none. Default: the data set's own.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
+    trainable: Annotated[str, typer.Option(help="head, last_block, last_N_blocks, all or lora.")] = "last_block",
+    lora_rank: Annotated[int | None, typer.Option(help="With --trainable lora; default 16.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="Default 16.")] = None,
+    lora_dropout: Annotated[float | None, typer.Option(help="Default 0.")] = None,
+    lora_target_modules: Annotated[
+        str | None, typer.Option(help="all-linear, or names of linear layers, separated by commas.")
+    ] = None,
+    lora_layers: Annotated[
+        str | None, typer.Option(help="Numbers of blocks, separated by commas; default all.")
+    ] = None,
+    lora_scaling: Annotated[str | None, typer.Option(help="alpha/rank (default) or alpha.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="last, last_position, first or mean.")] = None,
+    causal: Annotated[bool | None, typer.Option(help="Causal mask; default: the architecture's own.")] = None,
+    padding: Annotated[str, typer.Option(help="none, train_longest, context or a number of tokens.")] = "none",
+    head_bias: Annotated[bool | None, typer.Option(help="Bias of the head; default: the architecture's own.")] = None,
+    dropout: Annotated[str, typer.Option(help="A rate, or config for the model's own rates.")] = "0.0",
+    max_length: Annotated[
+        int | None, typer.Option(help="Tokens read of a text; default: the model's positions.")
+    ] = None,
+    epochs: int = 5,
+    batch_size: int = 8,
+    gradient_accumulation_steps: int = 1,
+    learning_rate: float = 5e-5,
+    weight_decay: float = 0.1,
+    warmup_ratio: float = 0.0,
+    scheduler: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
+    max_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm.")] = None,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    backend: Backend = "auto",
+    seed: int = 123,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
+    progress: Progress = True,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a model into a classifier."""
+    lora = _lora(
+        rank=lora_rank,
+        alpha=lora_alpha,
+        dropout=lora_dropout,
+        target_modules=None if lora_target_modules is None else _listed(lora_target_modules),
+        layers=None if lora_layers is None else _numbers(lora_layers),
+        scaling=lora_scaling,
+    )
+    from ..api import finetune as run
+
+    result = run(
+        model,
+        train,
+        validation=_part(validation, fraction=True),
+        test=_part(test, fraction=False),
+        text_column=text_column,
+        label_column=label_column,
+        weights=weights,
+        trainable=trainable,
+        lora=lora,
+        pooling=pooling,
+        causal=causal,
+        padding=int(padding) if padding.isdigit() else padding,
+        head_bias=head_bias,
+        dropout=dropout if dropout == "config" else _number("--dropout", dropout),
+        max_length=max_length,
+        epochs=epochs,
+        batch_size=batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        warmup_ratio=warmup_ratio,
+        scheduler=scheduler,
+        max_grad_norm=max_grad_norm,
+        dtype=dtype,
+        device=device,
+        backend=backend,
+        seed=seed,
+        output_dir=output_dir,
+        progress=progress,
+    )
+    if as_json:
+        print_json(result.to_dict())
+        return
+    for name, metrics in result.metrics.items():
+        print_evaluation(metrics, title=name)
+    timing = result.timing
+    print(
+        f"trained {timing['steps']:.0f} steps in {timing['train_seconds']:.1f} s: "
+        f"{timing['tokens_per_second']:,.0f} tokens/s"
+    )
+    if result.output_dir is not None:
+        print(f"checkpoints in {result.output_dir}")
+
+
+def _lora(**given: Any) -> dict[str, Any] | None:
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return chosen or None
+
+
+def _listed(value: str) -> str | tuple[str, ...]:
+    return value if value == "all-linear" else tuple(name.strip() for name in value.split(","))
+
+
+def _numbers(value: str) -> tuple[int, ...]:
+    return tuple(int(_number("--lora-layers", number)) for number in value.split(","))
+
+
+def _number(option: str, value: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise UsageError(f"{option}: {value!r} is not a number.") from error
+
+
+def _part(value: str | None, *, fraction: bool) -> Any:
+    if value == "none":
+        return False
+    if fraction and value is not None:
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

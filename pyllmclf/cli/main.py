@@ -1,0 +1,74 @@
+"""``pyllmclf`` and ``pyllmclf-eval``."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import typer
+
+from ..errors import PyllmclfError, ResourceError
+from .demo import demo
+from .evaluate import evaluate
+from .finetune import finetune
+from .info import info
+from .predict import predict
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Fine-tune GPT-2 and BERT into text classifiers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(finetune)
+app.command("eval")(evaluate)
+app.command()(predict)
+app.command()(demo)
+app.command()(info)
+
+eval_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+eval_app.command()(evaluate)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``pyllmclf``."""
+    sys.exit(run(app, "pyllmclf", arguments))
+
+
+def main_eval(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of ``pyllmclf-eval``."""
+    sys.exit(run(eval_app, "pyllmclf-eval", arguments))
+
+
+def run(command: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; an error is one sentence on standard error, and its class decides the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        command(args=given, prog_name=name)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        found = _out_of_memory(error) or error
+        if isinstance(found, PyllmclfError):
+            print(f"{name}: {found}", file=sys.stderr)
+            return found.exit_code
+        print(
+            f"{name}: unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where.", file=sys.stderr
+        )
+        return PyllmclfError.exit_code
+    return 0
+
+
+def _out_of_memory(error: Exception) -> ResourceError | None:
+    # torch's CPU allocator raises a bare RuntimeError.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
+        return ResourceError("out of memory; use a smaller --batch-size, --max-length or model.")
+    return None

@@ -1,0 +1,39 @@
+"""Tables for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def print_evaluation(metrics: dict[str, Any], title: str) -> None:
+    """Headline figures, figures per class, and the confusion matrix.
+
+    Parameters
+    ----------
+    metrics : dict
+        As :meth:`pyllmclf.EvaluationResult.to_dict` gives it.
+    title : str
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(
+        f"[bold]{escape(title)}[/bold]: accuracy {metrics['accuracy']:.2%}, macro-F1 {metrics['macro_f1']:.4f}, "
+        f"log-loss {metrics['log_loss']:.4f} ({metrics['texts']:,} texts, {metrics['seconds']:.1f} s)"
+    )
+    classes = [escape(name) for name in metrics["classes"]]
+    table = Table("class", box=None, pad_edge=False)
+    confusion = Table("true class ↓ predicted →", box=None, pad_edge=False)
+    for name in ("precision", "recall", "F1", "texts"):
+        table.add_column(name, justify="right")
+    for name in classes:
+        confusion.add_column(name, justify="right")
+    for name, figures, row in zip(classes, metrics["per_class"].values(), metrics["confusion_matrix"], strict=True):
+        scores = (f"{figures[key]:.4f}" for key in ("precision", "recall", "f1"))
+        table.add_row(name, *scores, f"{figures['support']:,}")
+        confusion.add_row(name, *(f"{count:,}" for count in row))
+    console.print(table)
+    console.print(confusion)
+    console.print()

@@ -1,0 +1,49 @@
+"""Device and compute dtype: from what the user says to what torch takes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from .errors import ResourceError, UsageError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str | torch.device) -> torch.device:
+    """``"auto"`` is the first CUDA device if there is one, else the CPU.
+
+    Raises
+    ------
+    UsageError
+        If torch knows no such device.
+    ResourceError
+        If it is not to be had on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"device={name!r} is unknown; it is 'auto', 'cpu', 'cuda' or 'cuda:N'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ResourceError(f"device={name!r}: torch sees no CUDA device here; use 'cpu' or 'auto'.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ResourceError(f"device={name!r}: there are {torch.cuda.device_count()} CUDA devices.")
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``"auto"`` is bfloat16 on CUDA devices that compute it, else float32."""
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    if name not in DTYPES:
+        raise UsageError(f"dtype={name!r} is unknown; it is 'auto', {', '.join(map(repr, DTYPES))}.")
+    return DTYPES[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Matmuls in ``dtype`` with fp32 parameters; nothing for float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

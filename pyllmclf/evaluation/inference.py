@@ -1,0 +1,46 @@
+"""Logits of many texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from .. import ops
+from ..data.packing import Packer, token_budget_batches
+from ..device import autocast
+from ..models.sequence_classifier import SequenceClassifier
+
+# Rows of a batch: enough to run matmuls at full rate, little enough for the caches and the memory.
+TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: SequenceClassifier,
+    packer: Packer,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str = "auto",
+    progress: bool = False,
+) -> np.ndarray:
+    """Logits of every text of a packer, in its order.
+
+    Texts of similar length share a batch of bounded size; a text's logits don't depend on its neighbours (but for the
+    rounding of matmuls of another shape).
+
+    Returns
+    -------
+    ndarray of float32, shape [texts, classes]
+    """
+    from tqdm import tqdm
+
+    model.eval()
+    logits = np.empty((len(packer), model.head.weight.shape[0]), dtype=np.float32)
+    batches = token_budget_batches(packer.row_counts, TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"]))
+    bar = tqdm(total=len(packer), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
+    with bar, ops.use_backend(backend), autocast(device, dtype):
+        for ids in batches:
+            logits[ids] = model(packer.batch(ids).to(device)).cpu().numpy()
+            bar.update(len(ids))
+    return logits

@@ -1,0 +1,118 @@
+"""Figures of merit of a classifier, by scikit-learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Precision, recall and F1 of one class, and how many texts it has."""
+
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What a classifier does on labelled texts.
+
+    Attributes
+    ----------
+    accuracy, macro_f1 : float
+        The mean of F1 over the classes that occur among labels or predictions.
+    log_loss : float
+        Mean negative log-probability of the true class, in nats.
+    per_class : dict of str to ClassMetrics
+    confusion_matrix : ndarray of int64, shape [classes, classes]
+        Rows: true classes. Columns: predicted ones.
+    classes : list of str
+    probabilities : ndarray of float64, shape [texts, classes]
+    labels, predictions : ndarray of int64, shape [texts]
+        Class indices.
+    seconds : float
+        Tokenizing and computing.
+    lengths : dict
+        See :class:`pyllmclf.data.lengths.LengthReport`.
+    """
+
+    accuracy: float
+    macro_f1: float
+    log_loss: float
+    per_class: dict[str, ClassMetrics]
+    confusion_matrix: np.ndarray
+    classes: list[str]
+    probabilities: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    predictions: np.ndarray = field(repr=False)
+    seconds: float = 0.0
+    lengths: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single predictions, as JSON can hold it."""
+        return {
+            "texts": len(self.labels),
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "log_loss": self.log_loss,
+            "per_class": {name: vars(m) for name, m in self.per_class.items()},
+            "classes": self.classes,
+            "confusion_matrix": self.confusion_matrix.tolist(),
+            "seconds": self.seconds,
+            "lengths": self.lengths,
+        }
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities in float64, shape [texts, classes]."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean negative log-probability of the true class, in nats; from logits, so that nothing underflows."""
+    wide = logits.astype(np.float64)
+    peak = wide.max(axis=1, keepdims=True)
+    log_sum = peak[:, 0] + np.log(np.exp(wide - peak).sum(axis=1))
+    return float((log_sum - wide[np.arange(len(labels)), labels]).mean())
+
+
+def evaluate_logits(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: list[str],
+    *,
+    seconds: float = 0.0,
+    lengths: dict[str, Any] | None = None,
+) -> EvaluationResult:
+    """Metrics of logits [texts, classes] against class indices [texts]."""
+    from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+
+    predictions = logits.argmax(axis=1)
+    indices = np.arange(len(classes))
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predictions, labels=indices, zero_division=0.0
+    )
+    per_class = {
+        name: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, name in enumerate(classes)
+    }
+    return EvaluationResult(
+        accuracy=float((predictions == labels).mean()),
+        macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0.0)),
+        log_loss=cross_entropy(logits, labels),
+        per_class=per_class,
+        confusion_matrix=confusion_matrix(labels, predictions, labels=indices).astype(np.int64),
+        classes=classes,
+        probabilities=softmax(logits),
+        labels=labels,
+        predictions=predictions,
+        seconds=seconds,
+        lengths=lengths or {},
+    )

@@ -1,0 +1,345 @@
+"""The checkpoint: a folder that Hugging Face tools open, plus what only pyllmclf knows.
+
+``config.json``, ``model.safetensors`` and tokenizer files, or for LoRA ``adapter_config.json``,
+``adapter_model.safetensors`` and, where the base is no revision on the hub, ``base/``; ``pyllmclf.json``,
+``training_state/`` and the manifest beside them. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.labels import LabelEncoder
+from ..data.packing import RowLayout
+from ..data.tokenizers import Tokenizer, restore_tokenizer
+from ..errors import ModelError
+from ..models.config import ModelConfig
+from ..models.hub import fetch_revision, read_config, read_json
+from ..models.layers import Linear
+from ..models.lora import LoRAConfig, lora_targets
+from ..models.sequence_classifier import HeadSpec, SequenceClassifier
+from ..models.weights import (
+    BACKBONE_PREFIX,
+    HEAD_NAME,
+    WEIGHTS_FILE,
+    backbone_state,
+    head_state,
+    load_weights,
+    read_safetensors,
+)
+from .atomic_folder import Writer, text_writer, verify_folder, write_folder
+
+FORMAT_VERSION = 1
+SPEC_FILE = "pyllmclf.json"
+ADAPTER_FILE = "adapter_model.safetensors"
+PEFT_PREFIX = "base_model.model."
+CLASS_NAMES = {"gpt2": "GPT2ForSequenceClassification", "bert": "BertForSequenceClassification"}
+
+
+@dataclass
+class ClassifierState:
+    """Everything that makes a classifier.
+
+    Attributes
+    ----------
+    model : SequenceClassifier
+    tokenizer : Tokenizer
+    encoder : LabelEncoder
+    layout : RowLayout
+    lora : LoRAConfig or None
+    hub_id, revision : str or None
+        Where the pretrained weights came from, if a hub revision.
+    settings : dict
+        Arguments of the run, resolved.
+    """
+
+    model: SequenceClassifier
+    tokenizer: Tokenizer
+    encoder: LabelEncoder
+    layout: RowLayout
+    lora: LoRAConfig | None = None
+    hub_id: str | None = None
+    revision: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def why_not_transformers(state: ClassifierState) -> str | None:
+    """Why transformers' own class can't express the classifier; ``None`` if it can."""
+    spec, gpt2 = state.model.spec, state.model.config.model_type == "gpt2"
+    name = CLASS_NAMES[state.model.config.model_type]
+    if state.layout.pad_to:
+        return f"{name} masks padding, and this classifier reads it"
+    if spec.causal != gpt2:
+        return f"{name} is {'causal' if gpt2 else 'bidirectional'}, and this classifier is not"
+    if spec.pooling not in (("last", "last_position") if gpt2 else ("first",)):
+        return (
+            f"{name} reads the {'last' if gpt2 else 'first'} token, and this classifier uses pooling={spec.pooling!r}"
+        )
+    if spec.bias == gpt2:
+        return f"{name} has a head {'without' if gpt2 else 'with'} bias, and this classifier has it otherwise"
+    return None
+
+
+def save_checkpoint(folder: Path, state: ClassifierState, training_state: Mapping[str, Any] | None = None) -> None:
+    """Writes a complete checkpoint, or nothing.
+
+    Raises
+    ------
+    ResourceError
+        If it can't be written.
+    """
+    files = dict(model_files(state))
+    spec = _spec(state)
+    if state.lora is not None:
+        spec["base"] = {
+            "hub_id": state.hub_id,
+            "revision": state.revision,
+            "sha256": _content_hash(backbone_state(state.model)),
+        }
+    files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
+    files["training_state/state.json"] = text_writer(json.dumps(dict(training_state or {}), indent=2))
+    write_folder(folder, files)
+
+
+def model_files(state: ClassifierState) -> dict[str, Writer]:
+    """The files that Hugging Face tools read."""
+    files = {name: text_writer(content) for name, content in state.tokenizer.files(state.layout.max_length).items()}
+    if state.lora is None:
+        files["config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
+        files[WEIGHTS_FILE] = _tensor_writer(backbone_state(state.model) | head_state(state.model))
+        return files
+    files["adapter_config.json"] = text_writer(json.dumps(_peft_config(state), indent=2))
+    files[ADAPTER_FILE] = _tensor_writer(_adapter_state(state))
+    if not _base_on_hub(state):
+        files["base/config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
+        files[f"base/{WEIGHTS_FILE}"] = _tensor_writer(backbone_state(state.model))
+    return files
+
+
+def huggingface_config(state: ClassifierState) -> dict[str, Any]:
+    """``config.json`` of the classifier."""
+    config = state.model.config
+    names = state.encoder.names
+    raw = dict(config.raw)
+    raw |= {
+        "model_type": config.model_type,
+        "architectures": [CLASS_NAMES[config.model_type]],
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": "single_label_classification",
+        "pad_token_id": state.tokenizer.pad_token_id,
+    }
+    for key in ("torch_dtype", "dtype", "_name_or_path"):
+        raw.pop(key, None)
+    raw["dtype"] = "float32"
+    if why_not_transformers(state) is not None:
+        # AutoModel refuses instead of answering wrongly.
+        raw |= {"model_type": "pyllmclf", "architectures": ["PyllmclfSequenceClassifier"]}
+        raw["pyllmclf_base_model_type"] = config.model_type
+    return raw
+
+
+def load_checkpoint(path: Path) -> ClassifierState:
+    """Reads a checkpoint, or the newest one of a run's folder.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or it is damaged or of a later format.
+    """
+    folder = find_checkpoint(path)
+    spec = read_json(folder / SPEC_FILE)
+    if (version := spec.get("format_version")) != FORMAT_VERSION:
+        raise ModelError(f"{folder}: format version {version!r} is not {FORMAT_VERSION}; update pyllmclf.")
+    try:
+        return _load(folder, spec)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ModelError(f"{folder / SPEC_FILE}: incomplete or malformed ({error!r}).") from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """``path`` itself, or its newest complete ``checkpoint-STEP`` folder; every file's hash is checked.
+
+    Raises
+    ------
+    ModelError
+        If there is none, or ``path`` is one that is damaged.
+    """
+    if (path / SPEC_FILE).is_file():
+        verify_folder(path)
+        return path
+    for _, candidate in sorted(_steps(path), reverse=True):
+        try:
+            verify_folder(candidate)
+        except ModelError:
+            continue
+        return candidate
+    raise ModelError(f"{path}: there is no complete pyllmclf checkpoint; give the folder that finetune wrote.")
+
+
+def _steps(path: Path) -> list[tuple[int, Path]]:
+    found = []
+    for candidate in path.glob("checkpoint-*"):
+        try:
+            found.append((int(json.loads((candidate / "training_state/state.json").read_text())["step"]), candidate))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
+    lora = LoRAConfig.coerce(spec["lora"]) if spec["lora"] is not None else None
+    base_folder = folder
+    if lora is not None:
+        base = spec["base"]
+        base_folder = folder / "base"
+        if not base_folder.is_dir():
+            base_folder = fetch_revision(base["hub_id"], base["revision"])
+    config = read_config(base_folder)
+    encoder = LabelEncoder(tuple(spec["classes"]))
+    head = HeadSpec(spec["pooling"], spec["causal"], spec["head_bias"])
+    model = SequenceClassifier(config, len(encoder.classes), head)
+    load_weights(model, base_folder, head=lora is None)
+    if lora is not None:
+        if _content_hash(backbone_state(model)) != spec["base"]["sha256"]:
+            raise ModelError(f"{base_folder}: the base model is not the one that the adapter was trained on.")
+        _load_adapter(model, lora, folder / ADAPTER_FILE)
+    kind, pad_token = spec["tokenizer"]["kind"], spec["tokenizer"]["pad_token"]
+    content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    tokenizer = restore_tokenizer(kind, content, {"pad_token": pad_token}, str(folder / "tokenizer.json"))
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")
+    model.requires_grad_(False)
+    return ClassifierState(
+        model=model,
+        tokenizer=tokenizer,
+        encoder=encoder,
+        layout=RowLayout(spec["max_length"], spec["pad_to"]),
+        lora=lora,
+        hub_id=(spec.get("base") or {}).get("hub_id"),
+        revision=(spec.get("base") or {}).get("revision"),
+        settings=spec["settings"],
+    )
+
+
+def _spec(state: ClassifierState) -> dict[str, Any]:
+    from .. import __version__
+
+    model_spec = state.model.spec
+    return {
+        "format_version": FORMAT_VERSION,
+        "pyllmclf_version": __version__,
+        "model_type": state.model.config.model_type,
+        "classes": list(state.encoder.classes),
+        "pooling": model_spec.pooling,
+        "causal": model_spec.causal,
+        "head_bias": model_spec.bias,
+        "max_length": state.layout.max_length,
+        "pad_to": state.layout.pad_to,
+        "tokenizer": {"kind": state.tokenizer.kind, "pad_token": getattr(state.tokenizer, "pad_token", None)},
+        "lora": None if state.lora is None else asdict(state.lora),
+        "base": None,
+        "settings": state.settings,
+    }
+
+
+def _base_on_hub(state: ClassifierState) -> bool:
+    return state.hub_id is not None and state.revision is not None
+
+
+def _tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:
+    def write(path: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+
+    return write
+
+
+def _content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and fp32 contents, in order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].float().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+# --- PEFT's format ----------------------------------------------------------------------------------------------------
+
+
+def _peft_config(state: ClassifierState) -> dict[str, Any]:
+    assert state.lora is not None
+    model_type = state.model.config.model_type
+    prefix = BACKBONE_PREFIX[model_type]
+    return {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": state.hub_id if _base_on_hub(state) else "base",
+        "revision": state.revision if _base_on_hub(state) else None,
+        "r": state.lora.rank,
+        # PEFT multiplies by lora_alpha / r.
+        "lora_alpha": state.lora.factor * state.lora.rank,
+        "lora_dropout": state.lora.dropout,
+        "target_modules": [prefix + name for name in lora_targets(state.model, state.lora)],
+        "modules_to_save": [HEAD_NAME[model_type]],
+        "fan_in_fan_out": model_type == "gpt2",
+        "bias": "none",
+        "inference_mode": True,
+    }
+
+
+def _adapter_state(state: ClassifierState) -> dict[str, Tensor]:
+    model_type = state.model.config.model_type
+    tensors = {}
+    for name, module in state.model.backbone.named_modules():
+        if isinstance(module, Linear) and module.lora_a is not None and module.lora_b is not None:
+            stem = f"{PEFT_PREFIX}{BACKBONE_PREFIX[model_type]}{name}"
+            tensors[f"{stem}.lora_A.weight"] = module.lora_a.detach().cpu().contiguous()
+            tensors[f"{stem}.lora_B.weight"] = module.lora_b.detach().cpu().contiguous()
+    return tensors | {PEFT_PREFIX + name: value for name, value in head_state(state.model).items()}
+
+
+def _load_adapter(model: SequenceClassifier, lora: LoRAConfig, path: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path}: damaged or unreadable ({error}).") from error
+    stem = PEFT_PREFIX + BACKBONE_PREFIX[model.config.model_type]
+    wanted: dict[str, torch.nn.Parameter] = {}
+    for name, module in lora_targets(model, lora).items():
+        module.add_lora(lora.rank, lora.factor, torch.Generator())
+        assert module.lora_a is not None and module.lora_b is not None
+        wanted[f"{stem}{name}.lora_A.weight"] = module.lora_a
+        wanted[f"{stem}{name}.lora_B.weight"] = module.lora_b
+    head = HEAD_NAME[model.config.model_type]
+    wanted |= {f"{PEFT_PREFIX}{head}.{name}": p for name, p in model.head.named_parameters()}
+    if wanted.keys() != tensors.keys():
+        odd = sorted(wanted.keys() ^ tensors.keys())[0]
+        raise ModelError(f"{path}: tensors are missing or unknown, {odd!r} among them.")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            if parameter.shape != tensors[name].shape:
+                raise ModelError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}.")
+            parameter.copy_(tensors[name])
+
+
+def saved_head(folder: Path, config: ModelConfig, classes: list[str]) -> dict[str, Tensor] | None:
+    """The head of a model folder that was trained on the same classes, or ``None``."""
+    labels = config.raw.get("id2label")
+    if not isinstance(labels, dict) or [labels.get(str(i)) for i in range(len(labels))] != classes:
+        return None
+    name = HEAD_NAME[config.model_type]
+    return dict(read_safetensors(folder, prefix=f"{name}.")) or None

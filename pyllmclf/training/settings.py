@@ -1,0 +1,43 @@
+"""The numbers of a training run, checked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+SCHEDULERS = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """Arguments of the training loop; see :func:`pyllmclf.finetune`."""
+
+    epochs: int = 5
+    batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.1
+    warmup_ratio: float = 0.0
+    scheduler: str = "constant"
+    max_grad_norm: float | None = None
+    seed: int = 123
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UsageError(f"{name}={value!r} must be a positive integer.")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise UsageError(f"learning_rate={self.learning_rate!r} must be positive.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise UsageError(f"weight_decay={self.weight_decay!r} must not be negative.")
+        if not 0.0 <= self.warmup_ratio <= 1.0:
+            raise UsageError(f"warmup_ratio={self.warmup_ratio!r} must lie between 0 and 1.")
+        if self.scheduler not in SCHEDULERS:
+            raise UsageError(f"scheduler={self.scheduler!r} is unknown; it is one of {', '.join(SCHEDULERS)}.")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise UsageError(f"max_grad_norm={self.max_grad_norm!r} must be positive.")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed={self.seed!r} must be an integer from 0 to 2**32 - 1.")

@@ -1,0 +1,227 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .. import ops
+from ..data.packing import Packer
+from ..device import autocast
+from ..errors import NonFiniteError
+from ..models.layers import DropoutRates, DropoutState
+from ..models.sequence_classifier import SequenceClassifier
+from .optim import make_optimizer, make_scheduler
+from .settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch gave.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Epochs and optimizer steps done.
+    train_loss, train_accuracy : float
+        Means over the epoch's texts, each seen before its own step.
+    validation_loss, validation_accuracy : float or None
+    learning_rate : float
+        Of the epoch's last step.
+    seconds : float
+        Training alone, without validation.
+    tokens_per_second : float
+        Real tokens, without padding.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    tokens_per_second: float
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """The figures by name."""
+        return asdict(self)
+
+
+class Trainer:
+    """Trains a classifier on packed batches.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+        On its device, with ``requires_grad`` set.
+    packer : Packer
+        The training texts with their labels.
+    settings : TrainingSettings
+    rates : DropoutRates
+    device : torch.device
+    dtype : torch.dtype
+        Of the matmuls; parameters stay fp32.
+    backend : str
+    progress : bool
+        Whether a progress bar is drawn on standard error (if that is a terminal).
+    """
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        packer: Packer,
+        settings: TrainingSettings,
+        *,
+        rates: DropoutRates,
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str = "auto",
+        progress: bool = False,
+    ) -> None:
+        self.model, self.packer, self.settings = model, packer, settings
+        self.rates, self.device, self.dtype = rates, device, dtype
+        self.backend, self.progress = backend, progress
+        self.step = 0
+        texts_per_step = settings.batch_size * settings.gradient_accumulation_steps
+        self.steps_per_epoch = -(-len(packer) // texts_per_step)
+        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.optimizer = make_optimizer(model.parameters(), settings)
+        self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
+        # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+
+    def fit(
+        self,
+        validate: Callable[[], tuple[float, float]] | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+    ) -> list[EpochRecord]:
+        """Trains for all epochs.
+
+        Parameters
+        ----------
+        validate : callable, optional
+            Called after each epoch; returns (loss, accuracy).
+        on_epoch : callable, optional
+            Called with each epoch's record.
+
+        Raises
+        ------
+        NonFiniteError
+            If a loss or, with clipping, a gradient is not finite.
+        """
+        history = []
+        with self._bar() as bar:
+            for epoch in range(self.settings.epochs):
+                record = self._train_epoch(epoch, bar)
+                if validate is not None:
+                    loss, accuracy = validate()
+                    record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
+                history.append(record)
+                if on_epoch is not None:
+                    on_epoch(record)
+        return history
+
+    def _train_epoch(self, epoch: int, bar) -> EpochRecord:
+        started = time.perf_counter()
+        loss_sum, correct, texts, tokens = 0.0, 0, 0, 0
+        learning_rate = self.settings.learning_rate
+        for micro_batches in self.epoch_steps(epoch):
+            learning_rate = self.optimizer.param_groups[0]["lr"]
+            step_loss, step_correct = self.train_step(micro_batches)
+            count = sum(len(ids) for ids in micro_batches)
+            loss_sum += step_loss * count
+            correct += step_correct
+            texts += count
+            tokens += int(sum(self.packer.real_lengths[ids].sum() for ids in micro_batches))
+            rate = tokens / (time.perf_counter() - started)
+            bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss_sum / texts:.4f}, {rate:,.0f} tokens/s", refresh=False)
+            bar.update()
+        seconds = time.perf_counter() - started
+        return EpochRecord(
+            epoch=epoch + 1,
+            step=self.step,
+            train_loss=loss_sum / texts,
+            train_accuracy=correct / texts,
+            validation_loss=None,
+            validation_accuracy=None,
+            learning_rate=learning_rate,
+            seconds=seconds,
+            tokens_per_second=tokens / seconds,
+        )
+
+    def epoch_steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
+        """Example ids of each optimizer step's micro-batches, in an order that (seed, epoch) decides."""
+        order = shuffled(len(self.packer), self.settings.seed, epoch)
+        size, count = self.settings.batch_size, self.settings.gradient_accumulation_steps
+        for start in range(0, len(order), size * count):
+            window = order[start : start + size * count]
+            yield [window[i : i + size] for i in range(0, len(window), size)]
+
+    def train_step(self, micro_batches: list[np.ndarray]) -> tuple[float, int]:
+        """One optimizer step over the texts of all micro-batches.
+
+        The gradient is that of the mean loss over all texts, whatever the micro-batches' sizes: losses are summed and
+        divided once.
+
+        Returns
+        -------
+        (loss, correct) : (float, int)
+            Mean loss over the texts, and how many were classified rightly.
+        """
+        total = sum(len(ids) for ids in micro_batches)
+        dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        for ids in micro_batches:
+            batch = self.packer.batch(ids).to(self.device)
+            assert batch.labels is not None
+            with ops.use_backend(self.backend), autocast(self.device, self.dtype):
+                logits = self.model(batch, dropout)
+            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+            self.scaler.scale(loss / total).backward()
+            loss_sum += loss.detach()
+            correct += (logits.argmax(dim=1) == batch.labels).sum()
+        mean_loss = float(loss_sum) / total
+        if not np.isfinite(mean_loss):
+            raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}", micro_batches))
+        self._clip(micro_batches)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+        self.step += 1
+        return mean_loss, int(correct)
+
+    def _clip(self, micro_batches: list[np.ndarray]) -> None:
+        if self.settings.max_grad_norm is None:
+            return
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        # With loss scaling a step that overflows is skipped and the scale lowered.
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise NonFiniteError(self._not_finite(f"the norm of the gradient is {float(norm)}", micro_batches))
+
+    def _not_finite(self, what: str, micro_batches: list[np.ndarray]) -> str:
+        ids = np.concatenate(micro_batches)
+        shown = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
+        return f"step {self.step + 1}: {what} (texts {shown}); lower the learning rate or look at these texts."
+
+    def _bar(self):
+        from tqdm import tqdm
+
+        return tqdm(total=self.total_steps, unit="step", disable=None if self.progress else True, dynamic_ncols=True)
+
+
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of ``count`` that depends on (seed, epoch) alone, int64."""
+    generator = torch.Generator().manual_seed(seed * 2**16 + epoch)
+    return torch.randperm(count, generator=generator).numpy()

@@ -1,4 +1,4 @@
-"""Fixtures. Tests on real data and weights are skipped where these are not to be had; .ci/run sees to it that they are."""
+"""Fixtures. Tests on real data and weights are skipped where these are missing; .ci/run sees to it that they are not."""
 
 from __future__ import annotations
 

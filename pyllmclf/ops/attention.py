@@ -88,8 +88,8 @@ def attention(
 
 
 def _attention_torch(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, causal: bool, scale: float) -> Tensor:
-    sizes = cu_seqlens.diff().tolist()
+    sizes = cu_seqlens.diff().tolist() or [0]
     # [1, heads, rows, head_dim] views of each text
     texts = zip(*(t.transpose(0, 1).unsqueeze(0).split(sizes, dim=2) for t in (q, k, v)), strict=True)
     out = [F.scaled_dot_product_attention(qi, ki, vi, is_causal=causal, scale=scale) for qi, ki, vi in texts]
-    return torch.cat(out, dim=2).squeeze(0).transpose(0, 1) if out else torch.empty_like(q)
+    return torch.cat(out, dim=2).squeeze(0).transpose(0, 1)

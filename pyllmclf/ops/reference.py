@@ -40,6 +40,8 @@ def attention(
 ) -> Tensor:
     """softmax(scale q kᵀ + mask) v, text by text; see :func:`pyllmclf.ops.attention`."""
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    if len(starts_q) == 1:  # no text: the gradients are empty, but there
+        starts_q = starts_k = [0, 0]
     out = []
     for i in range(len(starts_q) - 1):
         rows_q, rows_k = slice(*starts_q[i : i + 2]), slice(*starts_k[i : i + 2])
@@ -59,7 +61,7 @@ def attention(
             keep = attention_mask(dropout_key, i, at, qi.shape[0], ki.shape[1], dropout_p)
             probabilities = probabilities * keep / (1.0 - dropout_p)
         out.append((probabilities @ vi).transpose(0, 1))
-    return torch.cat(out).to(q.dtype) if out else torch.empty_like(q)
+    return torch.cat(out).to(q.dtype)
 
 
 def lora_linear(

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Everything that waits for a GPU, in one go: build, tests, benchmarks. Usage: bench/gpu.sh RESULTS_DIR
+# Needs torch with CUDA, nvcc, cmake, ninja, pybind11 and this package's other requirements installed; no network.
+# PYLLMCLF_DATA_DIR and TIKTOKEN_CACHE_DIR name the data sets and GPT-2's vocabulary.
+set -uo pipefail
+if [ $# -ne 1 ]; then
+  echo "usage: bench/gpu.sh RESULTS_DIR" >&2
+  exit 2
+fi
+results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
+cd "$(dirname "$0")/.." || exit 2
+python=${PYTHON:-python3}
+failed=0
+
+part() { # name, command...: runs a part, keeps its output, goes on after a failure
+  local name=$1
+  shift
+  echo "== $name"
+  if ! "$@" >"$results/$name.txt" 2>&1; then
+    failed=1
+    echo "   failed:"
+    tail -n 15 "$results/$name.txt"
+  fi
+}
+
+part build "$python" -m pip install --no-build-isolation --no-deps .
+part info "$python" -m pyllmclf info
+part info-json "$python" -m pyllmclf info --json
+# 1. correctness: the ops and whole trainings against the CPU
+part tests-gpu "$python" -m pytest -m gpu tests
+# 2. speed
+part bench-training "$python" -m pytest bench/bench_training.py --results "$results" \
+  --benchmark-json "$results/bench-training-full.json"
+echo "results in $results"
+exit $failed

@@ -1,0 +1,51 @@
+"""The case table: shapes, dtypes and tolerances of every op, shared by tests and benchmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+# Relative error max|a - b| / max|b| per tensor against a float64 computation.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+@dataclass(frozen=True)
+class AttentionCase:
+    """Rows of each text, heads, head size, mask."""
+
+    lengths: tuple[int, ...]
+    heads: int
+    head_dim: int
+    causal: bool
+
+
+ATTENTION = [
+    AttentionCase((1,), 1, 8, True),
+    AttentionCase((1, 1, 1), 2, 16, False),
+    AttentionCase((17, 1, 5), 3, 32, True),
+    AttentionCase((17, 1, 5), 3, 32, False),
+    AttentionCase((128, 3, 64, 65), 2, 64, True),
+    AttentionCase((1023,), 1, 64, True),
+    AttentionCase((33, 9), 2, 80, False),
+    AttentionCase((), 2, 16, True),
+]
+# (rows, width)
+LAYER_NORM = [(1, 8), (17, 384), (1023, 768), (5, 1600), (0, 16)]
+GELU = [(1, 1), (17, 3072), (1023, 5), (0, 8)]
+# (rows, in, out, rank)
+LORA = [(1, 8, 8, 4), (17, 384, 1152, 16), (240, 64, 256, 8), (0, 8, 8, 2)]
+
+
+def offsets(lengths: tuple[int, ...]) -> torch.Tensor:
+    """cu_seqlens of texts with these lengths."""
+    return torch.tensor([0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()], dtype=torch.int32)
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """max|found - expected| / max|expected|; 0 for empty tensors."""
+    if expected.numel() == 0:
+        assert found.shape == expected.shape
+        return 0.0
+    difference = (found.double() - expected.double()).abs().max()
+    return float(difference / expected.double().abs().max().clamp_min(1e-300))

@@ -1,0 +1,117 @@
+"""Small random Hugging Face models on disk, and batches for them."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+
+from pyllmclf.data.packing import Packer, RowLayout
+from pyllmclf.data.token_store import TokenStore
+from pyllmclf.data.tokenizers import LibraryTokenizer, byte_level_json
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+GPT2_CONFIGS = {
+    "plain": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 257},
+    "odd": {"n_embd": 30, "n_layer": 2, "n_head": 3, "n_positions": 41, "vocab_size": 301, "n_inner": 50},
+    "scaled_by_layer": {
+        "n_embd": 16,
+        "n_layer": 4,
+        "n_head": 1,
+        "n_positions": 64,
+        "vocab_size": 257,
+        "scale_attn_by_inverse_layer_idx": True,
+        "activation_function": "gelu",
+    },
+    "unscaled": {
+        "n_embd": 16,
+        "n_layer": 1,
+        "n_head": 2,
+        "n_positions": 64,
+        "vocab_size": 257,
+        "scale_attn_weights": False,
+        "layer_norm_epsilon": 1e-3,
+    },
+}
+BERT_CONFIGS = {
+    "plain": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64},
+    "odd": {
+        "hidden_size": 30,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 5,
+        "intermediate_size": 77,
+        "type_vocab_size": 1,
+        "hidden_act": "gelu_new",
+    },
+    "one_head": {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+}
+TEXTS = ["a", "hello world", "the quick brown fox jumps over the lazy dog", "x y z", "b" * 30, "fun, isn't it?"]
+LABELS = [0, 1, 2, 1, 0, 2]
+
+
+def perturb(model: torch.nn.Module, seed: int) -> None:
+    """Makes biases and norms differ from their start, so that none of them can be forgotten unnoticed."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def gpt2_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
+    """A GPT-2 classifier with a byte-level tokenizer of 257 tokens."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        **GPT2_CONFIGS[name],
+        num_labels=n_classes,
+        pad_token_id=256,
+        bos_token_id=256,
+        eos_token_id=256,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+    )
+    model = GPT2ForSequenceClassification(config)
+    perturb(model, 1)
+    model.save_pretrained(path)
+    (path / "tokenizer.json").write_text(byte_level_json([bytes([i]) for i in range(256)]), encoding="utf-8")
+    return path
+
+
+def bert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
+    """A BERT classifier with a WordPiece vocabulary of letters."""
+    torch.manual_seed(0)
+    letters = string.ascii_lowercase + string.digits + ",'?"
+    vocab = [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
+    config = BertConfig(
+        **BERT_CONFIGS[name],
+        vocab_size=len(vocab),
+        max_position_embeddings=48,
+        num_labels=n_classes,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    model = BertForSequenceClassification(config)
+    perturb(model, 1)
+    model.save_pretrained(path)
+    (path / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    return path
+
+
+def packer_of(tokenizer: LibraryTokenizer, max_length: int, texts: list[str] = TEXTS) -> Packer:
+    """Packs the texts, without padding."""
+    store = TokenStore.from_texts(texts, tokenizer)
+    return Packer(store, tokenizer, RowLayout(max_length), np.array(LABELS[: len(texts)]))
+
+
+def padded(packer: Packer, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The texts of a packer as (input_ids, attention_mask) [texts, longest]."""
+    rows = []
+    for i in range(len(packer)):
+        rows.append(packer.batch([i]).input_ids.long())
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    lengths = torch.tensor([len(r) for r in rows])
+    return ids, (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()

@@ -1,0 +1,63 @@
+"""What needs a CUDA device: the same results there as on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from cases import ATTENTION, AttentionCase, offsets, relative_error
+from models import LABELS, TEXTS, bert_folder, gpt2_folder
+
+from pyllmclf import _C, finetune, load, ops
+
+pytestmark = pytest.mark.gpu
+
+
+def test_the_cuda_part_runs_on_this_device() -> None:
+    if _C.build_config()["cuda"] is None:
+        pytest.skip("the extension was built without a CUDA compiler")
+    devices, why_none = _C.cuda_devices()
+    assert len(devices) == torch.cuda.device_count(), why_none
+    major, minor = torch.cuda.get_device_capability(0)
+    assert devices[0]["capability"] == (major, minor)
+    assert devices[0]["code_version"] > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_attention(case: AttentionCase, backend: str, dtype: torch.dtype, generator: torch.Generator) -> None:
+    """Within the tolerance in fp32; in half precision at most twice torch's own error."""
+    longest = max(case.lengths, default=0)
+    shape = (sum(case.lengths), case.heads, case.head_dim)
+    q, k, v = (torch.randn(shape, generator=generator).to("cuda", dtype) for _ in range(3))
+    cu = offsets(case.lengths).cuda()
+
+    def run(*tensors: torch.Tensor) -> torch.Tensor:
+        return ops.attention(*tensors, cu, cu, longest, longest, causal=case.causal)
+
+    with ops.use_backend("reference"):
+        exact = run(q.double(), k.double(), v.double())
+    with ops.use_backend(backend):
+        found = run(q, k, v)
+    assert relative_error(found, exact) < (1e-5 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps * 4)
+
+
+@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("trainable", ["all", "lora", "last_block"])
+def test_training_equals_the_cpu(tmp_path: Path, make, trainable: str) -> None:
+    folder = make(tmp_path)
+    arguments = {"trainable": trainable, "epochs": 4, "batch_size": 3, "progress": False, "dropout": 0.1}
+    on_cpu = finetune(folder, (TEXTS, LABELS), device="cpu", **arguments)
+    on_gpu = finetune(folder, (TEXTS, LABELS), device="cuda", dtype="float32", **arguments)
+    for one, other in zip(on_cpu.history, on_gpu.history, strict=True):
+        assert abs(one.train_loss - other.train_loss) < 1e-4
+    bf16 = finetune(folder, (TEXTS, LABELS), device="cuda", dtype="bfloat16", **arguments)
+    assert abs(bf16.history[0].train_loss - on_cpu.history[0].train_loss) < 0.05
+    fp16 = finetune(folder, (TEXTS, LABELS), device="cuda", dtype="float16", **arguments)
+    assert abs(fp16.history[0].train_loss - on_cpu.history[0].train_loss) < 0.05
+    on_gpu.classifier.save(tmp_path / "saved")
+    again = load(tmp_path / "saved", device="cpu").logits(TEXTS)
+    found = torch.from_numpy(on_gpu.classifier.logits(TEXTS))
+    assert relative_error(found, torch.from_numpy(again)) < 1e-4

@@ -1,0 +1,228 @@
+"""Whole models against transformers: hidden states, logits, loss and every gradient, packed against padded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import relative_error
+from models import BERT_CONFIGS, GPT2_CONFIGS, LABELS, TEXTS, bert_folder, gpt2_folder, packer_of, padded
+from transformers import AutoModelForSequenceClassification
+
+from pyllmclf import UsageError, ops
+from pyllmclf.models.config import PRESETS, ModelConfig
+from pyllmclf.models.hub import find_model
+from pyllmclf.models.lora import LoRAConfig, add_lora, lora_targets, merge_lora
+from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
+from pyllmclf.models.weights import BACKBONE_PREFIX, HEAD_NAME, TRANSPOSED, init_weights, load_weights
+
+TOLERANCE = 1e-5
+FAMILIES = [("gpt2", name) for name in GPT2_CONFIGS] + [("bert", name) for name in BERT_CONFIGS]
+
+
+def make_folder(path: Path, family: str, name: str) -> Path:
+    return gpt2_folder(path, name) if family == "gpt2" else bert_folder(path, name)
+
+
+def our_model(folder: Path, **changes) -> tuple[SequenceClassifier, object]:
+    source = find_model(folder, "pretrained")
+    head = HeadSpec.resolve(source.config.model_type, changes.get("pooling"), changes.get("causal"), None)
+    model = SequenceClassifier(source.config, 3, head)
+    load_weights(model, folder, head=True)
+    return model, source.tokenizer
+
+
+def their_gradient(theirs: torch.nn.Module, model: SequenceClassifier, name: str) -> torch.Tensor:
+    """Gradient of transformers' parameter that is our ``name``, in our layout."""
+    family = model.config.model_type
+    prefix, _, rest = name.partition(".")
+    other = (BACKBONE_PREFIX[family] if prefix == "backbone" else f"{HEAD_NAME[family]}.") + rest
+    gradient = dict(theirs.named_parameters())[other].grad
+    assert gradient is not None
+    return gradient.mT if family == "gpt2" and TRANSPOSED.search(other) else gradient
+
+
+@pytest.mark.parametrize(("family", "name"), FAMILIES)
+@pytest.mark.parametrize("backend", ops.BACKENDS)
+def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
+    folder = make_folder(tmp_path, family, name)
+    theirs = AutoModelForSequenceClassification.from_pretrained(folder)
+    # transformers' classification models drop nothing here: every rate of the configuration is 0.
+    theirs.train()
+    ours, tokenizer = our_model(folder)
+    packer = packer_of(tokenizer, ours.config.n_positions)
+    ids, mask = padded(packer, tokenizer.pad_token_id)
+    labels = torch.tensor(LABELS)
+
+    expected = theirs(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    F.cross_entropy(expected.logits, labels).backward()
+    batch = packer.batch(range(len(packer)))
+    with ops.use_backend(backend):
+        hidden = ours.hidden_states(batch)
+        logits = ours(batch)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+
+    assert relative_error(hidden.detach(), expected.hidden_states[-1][mask.bool()].detach()) < TOLERANCE
+    assert relative_error(logits.detach(), expected.logits.detach()) < TOLERANCE
+    compared = 0
+    gradients = {n: their_gradient(theirs, ours, n) for n, _ in ours.named_parameters()}
+    for parameter_name, parameter in ours.named_parameters():
+        assert parameter.grad is not None
+        found, other = parameter.grad, gradients[parameter_name]
+        if parameter_name.endswith("attention.self.key.bias"):
+            # It shifts every score of a query alike: no true gradient, so it is measured on the query bias's scale.
+            scale = gradients[parameter_name.replace("key", "query")].abs().max()
+            assert float((found - other).abs().max() / scale) < TOLERANCE
+        else:
+            assert relative_error(found, other) < TOLERANCE, parameter_name
+        compared += 1
+    assert compared == len(list(theirs.parameters()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+@pytest.mark.parametrize("pooling", ["last", "first", "mean", "last_position"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_logits_do_not_depend_on_the_batch(tmp_path: Path, family: str, pooling: str, causal: bool) -> None:
+    model, tokenizer = our_model(make_folder(tmp_path, family, "plain"), pooling=pooling, causal=causal)
+    packer = packer_of(tokenizer, 40)
+    with torch.no_grad():
+        together = model(packer.batch(range(len(packer))))
+        backwards = model(packer.batch(range(len(packer) - 1, -1, -1))).flip(0)
+        alone = torch.cat([model(packer.batch([i])) for i in range(len(packer))])
+    assert relative_error(backwards, together) < 1e-6
+    assert relative_error(alone, together) < 1e-6
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_causal_switch_and_pooling_change_the_result(tmp_path: Path, family: str) -> None:
+    folder = make_folder(tmp_path, family, "plain")
+    logits = {}
+    for pooling in ("first", "last", "mean"):
+        for causal in (True, False):
+            model, tokenizer = our_model(folder, pooling=pooling, causal=causal)
+            packer = packer_of(tokenizer, 40)
+            with torch.no_grad():
+                logits[pooling, causal] = model(packer.batch([2]))
+    values = list(logits.items())
+    for i, (_, one) in enumerate(values):
+        for _, other in values[i + 1 :]:
+            assert relative_error(one, other) > 1e-4
+
+
+def test_causal_first_token_sees_itself_only(tmp_path: Path) -> None:
+    model, tokenizer = our_model(gpt2_folder(tmp_path), pooling="first")
+    packer = packer_of(tokenizer, 40, ["hello there", "h"])
+    with torch.no_grad():
+        logits = model(packer.batch([0, 1]))
+    assert relative_error(logits[0], logits[1]) < 1e-6
+
+
+@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p.hub_id])
+def test_presets_count_the_published_parameters(name: str) -> None:
+    published = {
+        "gpt2": 124_439_808,
+        "gpt2-medium": 354_823_168,
+        "gpt2-large": 774_030_080,
+        "gpt2-xl": 1_557_611_200,
+        "bert-base-uncased": 109_482_240,
+        "bert-base-cased": 108_310_272,
+        "bert-large-uncased": 335_141_888,
+        "bert-large-cased": 333_579_264,
+    }
+    with torch.device("meta"):
+        config = ModelConfig.from_dict(PRESETS[name].config, name)
+        model = SequenceClassifier(config, 2, HeadSpec.resolve(config.model_type, None, None, None))
+    assert sum(p.numel() for p in model.backbone.parameters()) == published[name]
+
+
+def test_random_weights_follow_gpt2() -> None:
+    """Normal 0.02; projections into the residual stream 0.02 / sqrt(2 n_layers); biases 0; norms 1."""
+    config = ModelConfig.from_dict(PRESETS["gpt2"].config | {"n_layer": 2, "vocab_size": 500}, "test")
+    model = SequenceClassifier(config, 2, HeadSpec.resolve("gpt2", None, None, True))
+    init_weights(model, torch.Generator().manual_seed(0))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert parameter.abs().max() == 0
+        elif ".ln_" in name:
+            assert torch.equal(parameter, torch.ones_like(parameter))
+        else:
+            expected = 0.02 / 2 if name.endswith("c_proj.weight") else 0.02
+            # Four standard errors of a standard deviation.
+            assert abs(float(parameter.detach().std()) / expected - 1) < 4 / (2 * parameter.numel()) ** 0.5, name
+    again = SequenceClassifier(config, 2, HeadSpec.resolve("gpt2", None, None, True))
+    init_weights(again, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_merged_lora_gives_the_same_logits(tmp_path: Path, generator: torch.Generator) -> None:
+    model, tokenizer = our_model(gpt2_folder(tmp_path))
+    packer = packer_of(tokenizer, 40)
+    batch = packer.batch([0, 1, 2])
+    with torch.no_grad():
+        before = model(batch)
+        add_lora(model, LoRAConfig(rank=4, alpha=8), generator)
+        assert relative_error(model(batch), before) == 0.0
+        for module in lora_targets(model, LoRAConfig()).values():
+            module.lora_b.normal_(generator=generator)
+        changed = model(batch)
+        assert relative_error(changed, before) > 1e-2
+        merge_lora(model)
+        assert relative_error(model(batch), changed) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("family", "lora", "expected"),
+    [
+        ("gpt2", LoRAConfig(), 12),
+        ("gpt2", LoRAConfig(target_modules="c_attn"), 3),
+        ("gpt2", LoRAConfig(target_modules=("c_attn", "mlp.c_proj"), layers=(0, 2)), 4),
+        ("bert", LoRAConfig(), 19),
+        ("bert", LoRAConfig(target_modules=("query", "value")), 6),
+        ("bert", LoRAConfig(layers=(1,)), 6),
+    ],
+)
+def test_lora_targets(tmp_path: Path, family: str, lora: LoRAConfig, expected: int) -> None:
+    model, _ = our_model(make_folder(tmp_path, family, "plain"))
+    assert len(lora_targets(model, lora)) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank"),
+        ({"alpha": -1.0}, "alpha"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"scaling": "sqrt"}, "scaling"),
+        ({"target_modules": ("nonsense",)}, "nonsense"),
+        ({"layers": (7,)}, "layers"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_lora_refuses(tmp_path: Path, arguments: dict, message: str) -> None:
+    model, _ = our_model(gpt2_folder(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        lora_targets(model, LoRAConfig.coerce(arguments))
+
+
+def test_lora_scale() -> None:
+    assert LoRAConfig(rank=8, alpha=16).factor == 2.0
+    assert LoRAConfig(rank=8, alpha=16, scaling="alpha").factor == 16.0
+
+
+def test_real_minilm(minilm: Path) -> None:
+    """A real BERT: hidden states of real sentences."""
+    from transformers import AutoModel
+
+    source = find_model(minilm, "pretrained")
+    model = SequenceClassifier(source.config, 2, HeadSpec.resolve("bert", None, None, None))
+    load_weights(model, minilm, head=False)
+    theirs = AutoModel.from_pretrained(minilm)
+    packer = packer_of(source.tokenizer, 128, TEXTS)
+    ids, mask = padded(packer, source.tokenizer.pad_token_id)
+    with torch.no_grad():
+        expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+        found = model.hidden_states(packer.batch(range(len(packer))))
+    assert relative_error(found, expected) < TOLERANCE

@@ -1,0 +1,242 @@
+"""Every op in every backend against formulas written out in float64: outputs and gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from cases import ATTENTION, GELU, LAYER_NORM, LORA, TOLERANCE, AttentionCase, offsets, relative_error
+from torch import Tensor
+
+from pyllmclf import UsageError, ops
+from pyllmclf.ops import BACKENDS
+
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest):
+    with ops.use_backend(request.param):
+        yield request.param
+
+
+Op = Callable[..., Tensor]
+
+
+def compare(op: Op, formula: Op, inputs: list[Tensor], dtype: torch.dtype) -> None:
+    """Output and every gradient of ``op`` in ``dtype`` against ``formula`` in float64."""
+    ours = [t.detach().clone().to(dtype).requires_grad_() for t in inputs]
+    theirs = [t.detach().clone().double().requires_grad_() for t in ours]
+    found, expected = op(*ours), formula(*theirs)
+    assert found.dtype == dtype and found.shape == expected.shape
+    assert relative_error(found.detach(), expected.detach()) < TOLERANCE[dtype]
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (found * weight.to(dtype)).sum().backward()
+    (expected * weight).sum().backward()
+    gradients = [(mine.grad, other.grad) for mine, other in zip(ours, theirs, strict=True)]
+    largest = max((float(expected.abs().max()) for _, expected in gradients if expected.numel()), default=0.0)
+    for mine, other in gradients:
+        if other.numel() and float(other.abs().max()) == 0.0:
+            # No true gradient (a text of one token attends to itself alone): measured on the others' scale.
+            assert float(mine.abs().max()) <= TOLERANCE[dtype] * largest
+        else:
+            assert relative_error(mine, other) < TOLERANCE[dtype]
+
+
+def attention_formula(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], causal: bool) -> Tensor:
+    """One dense softmax over all rows of all texts; texts are kept apart by the mask."""
+    text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
+    allowed = text[:, None] == text[None, :]
+    if causal:
+        allowed = allowed & (torch.arange(len(text))[:, None] >= torch.arange(len(text))[None, :])
+    scores = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
+    scores = torch.where(allowed, scores, -torch.inf)
+    weights = (scores - scores.amax(-1, keepdim=True)).exp() if scores.numel() else scores
+    return torch.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdim=True), v)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_attention(case: AttentionCase, dtype: torch.dtype, backend: str, generator: torch.Generator) -> None:
+    cu, longest = offsets(case.lengths), max(case.lengths, default=0)
+    shape = (sum(case.lengths), case.heads, case.head_dim)
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    compare(
+        lambda q, k, v: ops.attention(q, k, v, cu, cu, longest, longest, causal=case.causal),
+        lambda q, k, v: attention_formula(q, k, v, case.lengths, case.causal),
+        inputs,
+        dtype,
+    )
+
+
+def test_attention_reads_a_fused_projection(backend: str, generator: torch.Generator) -> None:
+    """q, k and v may be views into one tensor."""
+    qkv = torch.randn(22, 3 * 32, generator=generator)
+    cu = offsets((17, 5))
+    views = [t.unflatten(1, (4, 8)) for t in qkv.chunk(3, dim=1)]
+    found = ops.attention(*views, cu, cu, 17, 17, causal=True)
+    expected = ops.attention(*(t.contiguous() for t in views), cu, cu, 17, 17, causal=True)
+    assert relative_error(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_of_some_rows(causal: bool, backend: str, generator: torch.Generator) -> None:
+    """Queries that are a subset of the rows give the rows of the full result."""
+    lengths = (17, 1, 6)
+    q, k, v = (torch.randn(24, 2, 16, generator=generator) for _ in range(3))
+    cu = offsets(lengths)
+    full = ops.attention(q, k, v, cu, cu, 17, 17, causal=causal)
+    rows = torch.tensor([3, 16, 17, 20, 23])
+    positions = torch.tensor([3, 16, 0, 2, 5], dtype=torch.int32)
+    some = ops.attention(q[rows], k, v, offsets((2, 1, 2)), cu, 2, 17, causal=causal, query_positions=positions)
+    assert relative_error(some, full[rows]) < 1e-6
+
+
+def test_attention_window(backend: str, generator: torch.Generator) -> None:
+    q, k, v = (torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    cu = offsets((9,))
+    found = ops.attention(q, k, v, cu, cu, 9, 9, causal=False, window=(2, 1))
+    distance = torch.arange(9)[None, :] - torch.arange(9)[:, None]
+    scores = torch.einsum("qhd,khd->hqk", q, k) / 2.0
+    scores = scores.masked_fill((distance < -2) | (distance > 1), -torch.inf)
+    assert relative_error(found, torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)) < 1e-12
+
+
+def test_attention_scale(backend: str, generator: torch.Generator) -> None:
+    q, k, v = (torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+    cu = offsets((9,))
+    found = ops.attention(q, k, v, cu, cu, 9, 9, causal=False, scale=1.0)
+    assert relative_error(found, attention_formula(2.0 * q, k, v, (9,), False)) < 1e-12
+
+
+def test_attention_refuses_what_does_not_fit() -> None:
+    x = torch.zeros(4, 2, 8)
+    cu = offsets((4,))
+    with pytest.raises(UsageError, match="shapes"):
+        ops.attention(x, x[:, :1], x[:, :1], cu, cu, 4, 4, causal=True)
+    with pytest.raises(UsageError, match="numbers of texts"):
+        ops.attention(x, x, x, cu, offsets((2, 2)), 4, 4, causal=True)
+    with pytest.raises(UsageError, match="query_positions"):
+        ops.attention(x[:1], x, x, offsets((1,)), cu, 1, 4, causal=True)
+    with pytest.raises(UsageError, match="dropout_key"):
+        ops.attention(x, x, x, cu, cu, 4, 4, causal=True, dropout_p=0.1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", LAYER_NORM, ids=str)
+def test_layer_norm(shape: tuple[int, int], dtype: torch.dtype, backend: str, generator: torch.Generator) -> None:
+    def formula(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+
+    x = 1.0 + torch.randn(shape, generator=generator, dtype=torch.float64)
+    weight, bias = torch.randn(2, shape[1], generator=generator, dtype=torch.float64)
+    compare(lambda *t: ops.layer_norm(*t, 1e-5), formula, [x, weight, bias], dtype)
+    residual = torch.randn(shape, generator=generator, dtype=torch.float64)
+    compare(
+        lambda x, r, w, b: torch.cat(ops.layer_norm(x, w, b, 1e-5, r)),
+        lambda x, r, w, b: torch.cat((formula(x + r, w, b), x + r)),
+        [x, residual, weight, bias],
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", GELU, ids=str)
+def test_gelu(
+    shape: tuple[int, int], dtype: torch.dtype, approximate: str, backend: str, generator: torch.Generator
+) -> None:
+    def formula(x: Tensor, bias: Tensor) -> Tensor:
+        x = x + bias
+        if approximate == "none":
+            return 0.5 * x * (1.0 + torch.erf(x / math.sqrt(2.0)))
+        return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+    x = 3.0 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    bias = torch.randn(shape[1], generator=generator, dtype=torch.float64)
+    compare(lambda x, b: ops.gelu(x, b, approximate), formula, [x, bias], dtype)
+    compare(lambda x: ops.gelu(x, approximate=approximate), lambda x: formula(x, torch.zeros_like(x)), [x], dtype)
+
+
+def test_gelu_refuses_an_unknown_formula() -> None:
+    with pytest.raises(UsageError, match="approximate"):
+        ops.gelu(torch.zeros(1), approximate="sigmoid")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", LORA, ids=str)
+def test_lora_linear(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, backend: str, generator: torch.Generator
+) -> None:
+    rows, inputs, outputs, rank = shape
+    sizes = [(rows, inputs), (outputs, inputs), (outputs,), (rank, inputs), (outputs, rank)]
+    tensors = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    compare(
+        lambda x, w, b, a, bb: ops.lora_linear(x, w, b, a, bb, scaling=0.5),
+        lambda x, w, b, a, bb: x @ (w + 0.5 * bb @ a).T + b,
+        tensors,
+        dtype,
+    )
+    with pytest.raises(UsageError, match="dropout_key"):
+        ops.lora_linear(*tensors, scaling=0.5, dropout_p=0.5)
+
+
+@pytest.mark.parametrize("types", [0, 2])
+def test_embedding(types: int, backend: str, generator: torch.Generator) -> None:
+    input_ids = torch.tensor([3, 0, 3, 6], dtype=torch.int32)
+    positions = torch.tensor([0, 1, 0, 1], dtype=torch.int32)
+    sizes = (7, 4, types) if types else (7, 4)
+    tables = [torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in sizes]
+
+    def formula(*tables: Tensor) -> Tensor:
+        one_hot = torch.eye(7, dtype=torch.float64)[input_ids.long()] @ tables[0]
+        out = one_hot + torch.eye(4, dtype=torch.float64)[positions.long()] @ tables[1]
+        return out + tables[2][:1] if types else out
+
+    compare(lambda *t: ops.embedding(input_ids, positions, *t), formula, tables, torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "rows"), [("first", (0, 4, 5)), ("last", (1, 4, 7)), ("last_position", (3, 4, 8)), ("mean", None)]
+)
+def test_pool(pooling: str, rows: tuple[int, ...] | None, backend: str, generator: torch.Generator) -> None:
+    """Texts of 2, 1 and 3 real tokens in 4, 1 and 4 rows."""
+    x = torch.randn(9, 3, generator=generator, dtype=torch.float64)
+    cu, lengths = offsets((4, 1, 4)), torch.tensor([2, 1, 3], dtype=torch.int32)
+
+    def formula(x: Tensor) -> Tensor:
+        if rows is None:
+            return torch.stack([x[:4].mean(0), x[4], x[5:].mean(0)])
+        return torch.stack([x[r] for r in rows])
+
+    compare(lambda x: ops.pool(x, cu, lengths, pooling), formula, [x], torch.float64)
+
+
+def test_pool_refuses_an_unknown_pooling() -> None:
+    with pytest.raises(UsageError, match="pooling"):
+        ops.pool(torch.zeros(1, 1), offsets((1,)), torch.ones(1), "max")
+
+
+def test_half_precision_is_computed_in_fp32(backend: str, generator: torch.Generator) -> None:
+    """The error of bf16 is at most twice that of rounding the exact result."""
+    x = torch.randn(64, 256, generator=generator).bfloat16()
+    weight, bias = torch.randn(2, 256, generator=generator).bfloat16()
+    exact = torch.nn.functional.layer_norm(x.double(), (256,), weight.double(), bias.double(), 1e-5)
+    rounding = relative_error(exact.bfloat16(), exact)
+    assert relative_error(ops.layer_norm(x, weight, bias, 1e-5), exact) <= 2 * rounding
+    exact = torch.nn.functional.gelu(x.double(), approximate="tanh")
+    assert relative_error(ops.gelu(x), exact) <= 2 * relative_error(exact.bfloat16(), exact)
+
+
+def test_backends() -> None:
+    with pytest.raises(UsageError, match="backend"), ops.use_backend("native"):
+        pass
+    from pyllmclf.ops.dispatch import TABLE, implementation
+
+    assert implementation("attention") == TABLE["attention"].implementation == "torch"
+    with ops.use_backend("reference"):
+        assert all(implementation(op) == "reference" for op in TABLE)
+    assert implementation("attention") == "torch"

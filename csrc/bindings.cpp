@@ -57,6 +57,7 @@ py::tuple pack(const Int32Array& tokens, const Int64Array& offsets, const Int64A
   const auto specials = static_cast<std::int64_t>(prefix.size() + suffix.size());
   if (max_length < specials || max_length < 1)
     throw py::value_error("max_length leaves no room for the special tokens");
+  if (pad_to > std::numeric_limits<std::int32_t>::max()) throw py::value_error("pad_to is more than int32 can hold");
   if (pad_to != 0 && pad_to < max_length) throw py::value_error("pad_to must be 0 or at least max_length");
   for (py::ssize_t i = 0; i < ids.size(); ++i) {
     const std::int64_t id = ids.data()[i];

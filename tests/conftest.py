@@ -1,4 +1,4 @@
-"""Fixtures. Tests on real data and weights are skipped where these are missing; .ci/run sees to it that they are not."""
+"""Fixtures. Tests on real data and weights are skipped where these are missing; .ci/run provides them."""
 
 from __future__ import annotations
 

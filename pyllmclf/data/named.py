@@ -23,6 +23,7 @@ import os
 import re
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -113,10 +114,12 @@ def _fetch_sms_spam() -> Path:
     try:
         with zipfile.ZipFile(archive) as opened:
             content = opened.read("SMSSpamCollection")
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (zipfile.BadZipFile, KeyError, zlib.error) as error:
         raise DataError(f"{SMS_SPAM_URL}: the archive doesn't hold SMSSpamCollection ({error}).") from error
     finally:
         archive.unlink(missing_ok=True)
+    if (found := hashlib.sha256(content).hexdigest()) != SMS_SPAM_SHA256:
+        raise DataError(f"{SMS_SPAM_URL}: the SHA-256 of the file is {found}, not the pinned {SMS_SPAM_SHA256}.")
     _write_into_place(target, content)
     return target
 
@@ -164,7 +167,7 @@ def _imdb_rows() -> list[list[str]]:
         path = _fetch_imdb()
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: can't be read ({error}).") from error
     # A file that this package made from the pinned archive carries its own hash beside it.
     made_here = path.with_name(path.name + ".sha256")

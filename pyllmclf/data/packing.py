@@ -155,8 +155,13 @@ class Packer:
         ------
         IndexError
             If an id is not in the store.
+        TypeError
+            If an id is not an integer.
         """
-        index = np.ascontiguousarray(ids, dtype=np.int64)
+        index = np.array(ids)  # a copy: the batch keeps it
+        if index.size and index.dtype.kind not in "iu":
+            raise TypeError(f"example ids must be integers, not {index.dtype}")
+        index = index.astype(np.int64)
         packed = _C.pack(self.store.tokens, self.store.offsets, index, **self._rows)
         input_ids, positions, cu_seqlens, max_seqlen, lengths = packed
         example_ids = torch.from_numpy(index)

@@ -8,6 +8,7 @@ import io
 import json
 import numbers
 import sys
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,8 @@ def read_object(data: Any, *, text_column: str | None, label_column: str | None,
         columns, origin = list(data.column_names), "Dataset"
         by_name = {c: c for c in columns}
     elif isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
+        if not all(hasattr(part, "__iter__") for part in data):
+            raise UsageError("(texts, labels) must hold two sequences.")
         texts, labels = list(data[0]), list(data[1])
         if len(texts) != len(labels):
             raise DataError(f"(texts, labels) holds {len(texts)} texts but {len(labels)} labels.")
@@ -177,7 +180,7 @@ def _decode(path: Path, compressed: bool) -> str:
     """UTF-8, with or without a byte order mark."""
     try:
         raw = gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: can't be read ({error}).") from error
     try:
         return raw.decode("utf-8-sig")
@@ -248,7 +251,7 @@ def _read_jsonl(
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not valid JSON ({error}).") from error
         if not isinstance(row, dict):
@@ -265,6 +268,14 @@ def _read_jsonl(
     return _checked(texts, labels if labelled else None, str(path), lines)
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that stands there twice would lose the first value."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands there more than once")
+    return found
+
+
 def _read_parquet(path: Path, text_column: str | None, label_column: str | None, labelled: bool) -> TextData:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -273,10 +284,11 @@ def _read_parquet(path: Path, text_column: str | None, label_column: str | None,
         file = pq.ParquetFile(path)
         text_name, label_name = pick_columns(file.schema_arrow.names, text_column, label_column, labelled, str(path))
         table = file.read(columns=[n for n in (text_name, label_name) if n is not None])
-    except (pa.ArrowException, OSError) as error:
+        texts = table.column(text_name).to_pylist()
+        labels = table.column(label_name).to_pylist() if label_name is not None else None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
-    labels = table.column(label_name).to_pylist() if label_name is not None else None
-    return _checked(table.column(text_name).to_pylist(), labels, str(path), None)
+    return _checked(texts, labels, str(path), None)
 
 
 def _checked(texts: list[Any], labels: list[Any] | None, origin: str, lines: list[int] | None) -> TextData:
@@ -286,6 +298,10 @@ def _checked(texts: list[Any], labels: list[Any] | None, origin: str, lines: lis
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{data.where(i)}: the text is {_shown(text)}, not a string.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{data.where(i)}: the text holds a lone surrogate, which is no Unicode.") from error
     if labels is not None:
         for i, label in enumerate(labels):
             labels[i] = _as_label(label, data, i)

@@ -83,13 +83,25 @@ class TiktokenTokenizer:
             ) from error
 
     @classmethod
-    def from_json(cls, content: str) -> TiktokenTokenizer:
-        """Rebuilds the encoding from the ``tokenizer.json`` of a checkpoint: a token's id is its rank."""
+    def from_json(cls, content: str, origin: str = "tokenizer.json") -> TiktokenTokenizer:
+        """Rebuilds the encoding from the ``tokenizer.json`` of a checkpoint: a token's id is its rank.
+
+        Raises
+        ------
+        ModelError
+            If the content is not such a file, or its vocabulary not GPT-2's.
+        """
         import tiktoken
 
         to_byte = {char: byte for byte, char in byte_alphabet().items()}
-        vocab = json.loads(content)["model"]["vocab"]
-        ranks = {bytes(to_byte[c] for c in token): rank for token, rank in vocab.items() if token != GPT2_END_OF_TEXT}
+        try:
+            vocab = dict(json.loads(content)["model"]["vocab"])
+            vocab.pop(GPT2_END_OF_TEXT, None)
+            ranks = {bytes(to_byte[c] for c in token): rank for token, rank in vocab.items()}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(f"{origin}: not the tokenizer of a GPT-2 checkpoint ({error!r}).") from error
+        if set(ranks.values()) != set(range(GPT2_VOCAB_SIZE - 1)) or any(bytes([b]) not in ranks for b in range(256)):
+            raise ModelError(f"{origin}: the vocabulary is not GPT-2's.")
         return cls(tiktoken.Encoding("gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={}))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -101,7 +113,7 @@ class TiktokenTokenizer:
         return byte_level_json(tokens)
 
     def files(self, max_length: int) -> dict[str, str]:
-        return tokenizer_files(self.to_json(), "GPT2TokenizerFast", GPT2_END_OF_TEXT, max_length)
+        return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length)
 
 
 class LibraryTokenizer:
@@ -184,8 +196,8 @@ class LibraryTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         try:
             encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        except UnicodeEncodeError as error:
-            raise DataError(f"a text holds a lone surrogate, which is no Unicode text ({error}).") from error
+        except (UnicodeEncodeError, TypeError) as error:
+            raise DataError(f"a text is no Unicode text: it holds a lone surrogate ({error}).") from error
         empty = [] if self.prefix or self.suffix else [self.pad_token_id]
         return [e.ids or empty for e in encoded]
 
@@ -193,8 +205,7 @@ class LibraryTokenizer:
         return self._tokenizer.to_str()
 
     def files(self, max_length: int) -> dict[str, str]:
-        name = "BertTokenizerFast" if "[CLS]" in self._tokenizer.get_vocab() else "GPT2TokenizerFast"
-        return tokenizer_files(self.to_json(), name, self.pad_token, max_length)
+        return tokenizer_files(self.to_json(), self.pad_token, max_length)
 
 
 def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
@@ -209,8 +220,10 @@ def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
     if (path := folder / "tokenizer_config.json").is_file():
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise ModelError(f"{path}: not valid JSON ({error}).") from error
+        if not isinstance(config, dict):
+            raise ModelError(f"{path}: not a JSON object.")
     if (path := folder / "tokenizer.json").is_file():
         return LibraryTokenizer.from_file(path, config)
     if model_type == "bert" and (path := folder / "vocab.txt").is_file():
@@ -219,7 +232,10 @@ def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
     if model_type == "gpt2" and vocab.is_file() and merges.is_file():
         from tokenizers import AddedToken, ByteLevelBPETokenizer
 
-        built = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
+        try:
+            built = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelError(f"{vocab}, {merges.name}: not a byte-pair vocabulary ({error}).") from error
         built.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
         return LibraryTokenizer.from_json(built.to_str(), config, str(folder))
     wanted = "tokenizer.json or vocab.txt" if model_type == "bert" else "tokenizer.json, or vocab.json with merges.txt"
@@ -229,7 +245,7 @@ def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
 def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: str) -> Tokenizer:
     """The tokenizer that a checkpoint was made with."""
     if kind == "tiktoken":
-        return TiktokenTokenizer.from_json(content)
+        return TiktokenTokenizer.from_json(content, origin)
     if kind == "tokenizers":
         return LibraryTokenizer.from_json(content, config, origin)
     raise ModelError(f"{origin}: the tokenizer kind {kind!r} is unknown.")
@@ -280,20 +296,19 @@ def _split_by_lower_ranks(token: bytes, limit: int, ranks: dict[bytes, int]) -> 
     return parts[0], parts[1]
 
 
-def tokenizer_files(tokenizer_json: str, class_name: str, pad_token: str, max_length: int) -> dict[str, str]:
+def tokenizer_files(tokenizer_json: str, pad_token: str, max_length: int) -> dict[str, str]:
     """``tokenizer.json`` and the configuration that makes ``AutoTokenizer`` read it as it stands."""
     config: dict[str, Any] = {
-        "tokenizer_class": class_name,
+        # The architectures' own classes rebuild normalizer and pre-tokenizer, and give other ids where these differ.
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
         "pad_token": pad_token,
         "clean_up_tokenization_spaces": False,
     }
-    if class_name == "BertTokenizerFast":
+    if "[CLS]" in tokenizer_json:
         config |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
-        normalizer = json.loads(tokenizer_json).get("normalizer") or {}
-        config["do_lower_case"] = bool(normalizer.get("lowercase", False))
     else:
-        config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), pad_token) | {"add_prefix_space": False}
+        config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), pad_token)
     return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": json.dumps(config, indent=2)}
 
 

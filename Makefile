@@ -1,0 +1,33 @@
+PYTHON ?= python3
+CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu')
+
+.PHONY: install develop test lint format bench dist clean
+
+install:
+	$(PYTHON) -m pip install -c constraints.txt .
+
+develop:
+	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
+
+test:
+	$(PYTHON) -m pytest
+
+lint:
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run --Werror $(CLANG_FORMAT_FILES)
+	mypy
+
+format:
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CLANG_FORMAT_FILES)
+
+bench:
+	$(PYTHON) -m pytest bench/ --results bench/results/local
+
+dist:
+	$(PYTHON) -m build
+
+clean:
+	rm -rf build dist *.egg-info pyllmclf/_C*.so

@@ -9,6 +9,7 @@ import torch
 from .errors import ResourceError, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DEVICES = "'auto', 'cpu', 'cuda' or 'cuda:N'"
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -17,7 +18,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
     Raises
     ------
     UsageError
-        If torch knows no such device.
+        If it is neither a CPU nor a CUDA device.
     ResourceError
         If it is not to be had on this machine.
     """
@@ -26,7 +27,9 @@ def resolve_device(name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"device={name!r} is unknown; it is 'auto', 'cpu', 'cuda' or 'cuda:N'.") from error
+        raise UsageError(f"device={name!r} is unknown; it is {DEVICES}.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device={name!r} is not supported; it is {DEVICES}.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ResourceError(f"device={name!r}: torch sees no CUDA device here; use 'cpu' or 'auto'.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -153,7 +153,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 def rehash(folder: Path) -> None:
     """Makes the manifest agree with the files again."""
     names = [name for name in files_in(folder) if name != "manifest.json"]
-    (folder / "manifest.json").write_text(json.dumps({"files": {name: hashed(folder / name) for name in names}}))
+    edit_json(folder / "manifest.json", files={name: hashed(folder / name) for name in names})
 
 
 def hashed(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,7 +84,7 @@ def finetune(
         lora=lora,
         pooling=pooling,
         causal=causal,
-        padding=int(padding) if padding.isdigit() else padding,
+        padding=int(padding) if re.fullmatch("[0-9]+", padding) else padding,
         head_bias=head_bias,
         dropout=dropout if dropout == "config" else _number("--dropout", dropout),
         max_length=max_length,
@@ -126,7 +127,11 @@ def _listed(value: str) -> str | tuple[str, ...]:
 
 
 def _numbers(value: str) -> tuple[int, ...]:
-    return tuple(int(_number("--lora-layers", number)) for number in value.split(","))
+    numbers = [number.strip() for number in value.split(",")]
+    for number in numbers:
+        if not re.fullmatch("[0-9]+", number):
+            raise UsageError(f"--lora-layers: {number!r} is not the number of a block.")
+    return tuple(map(int, numbers))
 
 
 def _number(option: str, value: str) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from ..errors import PyllmclfError, ResourceError
+from ..errors import PyllmclfError, ResourceError, UsageError
 from .demo import demo
 from .evaluate import evaluate
 from .finetune import finetune
@@ -19,7 +19,6 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     help="Fine-tune GPT-2 and BERT into text classifiers.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -46,17 +45,20 @@ def main_eval(arguments: Sequence[str] | None = None) -> None:
 def run(command: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
     """Runs a command; an error is one sentence on standard error, and its class decides the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given:
+        command(args=["--help"], prog_name=name, standalone_mode=False)
+        return UsageError.exit_code
     try:
-        command(args=given, prog_name=name)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
+        # Not standalone: errors of the command line arrive here, to be said in one sentence as all others.
+        code = command(args=given, prog_name=name, standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
         print(f"{name}: interrupted.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        found = _out_of_memory(error) or error
+        found = _command_line(error) or _out_of_memory(error) or error
         if isinstance(found, PyllmclfError):
             print(f"{name}: {found}", file=sys.stderr)
             return found.exit_code
@@ -64,7 +66,13 @@ def run(command: Callable[..., object], name: str, arguments: Sequence[str] | No
             f"{name}: unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where.", file=sys.stderr
         )
         return PyllmclfError.exit_code
-    return 0
+
+
+def _command_line(error: Exception) -> UsageError | None:
+    # Typer brings its own copy of Click, or uses the installed one; both format their errors alike.
+    if not hasattr(error, "format_message"):
+        return None
+    return UsageError(f"{error.format_message().rstrip('.')}; --help lists what there is.")
 
 
 def _out_of_memory(error: Exception) -> ResourceError | None:

@@ -70,6 +70,14 @@ class RowLayout:
     max_length: int
     pad_to: int = 0
 
+    def check(self, positions: int) -> None:
+        """Raises :class:`UsageError` if the numbers make no sense for a model with so many positions."""
+        whole = type(self.max_length) is int and type(self.pad_to) is int
+        if not whole or not 1 <= self.max_length <= positions:
+            raise UsageError(f"max_length={self.max_length!r} does not fit a model with {positions} positions.")
+        if self.pad_to and not self.max_length <= self.pad_to <= positions:
+            raise UsageError(f"pad_to={self.pad_to!r} does not fit a model with {positions} positions.")
+
     @classmethod
     def resolve(
         cls, padding: str | int, max_length: int | None, *, positions: int, longest_train: int, specials: int

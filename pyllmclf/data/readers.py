@@ -213,7 +213,8 @@ def _read_delimited(
                     continue
                 if header is None:
                     header = row
-                    text_name, label_name = pick_columns(header, text_column, label_column, labelled, str(path))
+                    origin = f"{path}, line {line}"
+                    text_name, label_name = pick_columns(header, text_column, label_column, labelled, origin)
                     text_index = header.index(text_name)
                     label_index = None if label_name is None else header.index(label_name)
                 else:

@@ -8,6 +8,7 @@ import torch
 from .. import ops
 from ..data.packing import Packer, token_budget_batches
 from ..device import autocast
+from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
 
 # Rows of a batch: enough to run matmuls at full rate, little enough for the caches and the memory.
@@ -32,6 +33,11 @@ def predict_logits(
     Returns
     -------
     ndarray of float32, shape [texts, classes]
+
+    Raises
+    ------
+    NonFiniteError
+        If a logit is not a finite number.
     """
     from tqdm import tqdm
 
@@ -43,4 +49,7 @@ def predict_logits(
         for ids in batches:
             logits[ids] = model(packer.batch(ids).to(device)).cpu().numpy()
             bar.update(len(ids))
+    if not np.isfinite(logits).all():
+        text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        raise NonFiniteError(f"the logits of text {text} are not finite; the model is damaged or diverged in training.")
     return logits

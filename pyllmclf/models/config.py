@@ -143,9 +143,17 @@ class ModelConfig:
                 raise ModelError(f"{origin}: the architecture {model_type!r} is not supported; {SUPPORTED} are.")
         except KeyError as error:
             raise ModelError(f"{origin}: the configuration lacks {error}.") from error
+        except TypeError as error:
+            raise ModelError(f"{origin}: the configuration holds a value of the wrong type ({error}).") from error
         for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
             if not isinstance(value := getattr(config, name), int) or value < 1:
                 raise ModelError(f"{origin}: {name} is {value!r}, not a positive integer.")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not _is_number(value := getattr(config, name)) or not value > 0:
+                raise ModelError(f"{origin}: {name} is {value!r}, not a positive number.")
+        for name in ("embedding_dropout", "attention_dropout", "hidden_dropout", "head_dropout"):
+            if not _is_number(value := getattr(config, name)) or not 0 <= value < 1:
+                raise ModelError(f"{origin}: {name} is {value!r}, not a rate in [0, 1).")
         if config.width % config.n_heads:
             raise ModelError(f"{origin}: the width {config.width} is not a multiple of {config.n_heads} heads.")
         return config
@@ -204,7 +212,11 @@ class ModelConfig:
         )
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _activation(name: str, origin: str) -> str:
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ModelError(f"{origin}: the activation {name!r} is not supported; {', '.join(ACTIVATIONS)} are.")
     return ACTIVATIONS[name]

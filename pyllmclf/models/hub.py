@@ -11,7 +11,7 @@ from typing import Any
 from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
 from ..errors import ModelError, UsageError
 from .config import PRESETS, ModelConfig
-from .weights import WEIGHTS_FILE, WEIGHTS_INDEX
+from .weights import WEIGHTS_FILE, WEIGHTS_INDEX, shard_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
 SAMPLE_TOKENIZER = Path(__file__).parent.parent / "data" / "sample" / "tokenizer.json"
@@ -169,7 +169,7 @@ class _HubFiles:
         index = self.get(WEIGHTS_INDEX)
         if index is None:
             raise ModelError(f"{self.hub_id}: no {WEIGHTS_FILE} is to be had; only safetensors files are read.")
-        for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+        for shard in shard_names(index):
             self.get(shard, required=True)
 
 

@@ -40,12 +40,7 @@ def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tens
     if (folder / WEIGHTS_FILE).is_file():
         files = [WEIGHTS_FILE]
     elif (folder / WEIGHTS_INDEX).is_file():
-        try:
-            files = sorted(set(json.loads((folder / WEIGHTS_INDEX).read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{folder / WEIGHTS_INDEX}: not a weight index ({error}).") from error
-        if any(Path(name).name != name for name in files):
-            raise ModelError(f"{folder / WEIGHTS_INDEX}: names a file outside the folder.")
+        files = shard_names(folder / WEIGHTS_INDEX)
     else:
         pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
         also = f" ({pickled[0]} is a pickle file, which is never opened; convert it)" if pickled else ""
@@ -58,6 +53,25 @@ def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tens
                         yield key, opened.get_tensor(key)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(f"{folder / name}: damaged or unreadable ({error}).") from error
+
+
+def shard_names(index: Path) -> list[str]:
+    """Files that a weight index names.
+
+    Raises
+    ------
+    ModelError
+        If it is malformed or names a file outside its folder.
+    """
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index}: not a weight index ({error!r}).") from error
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"{index}: not a weight index.")
+    if any(Path(name).name != name for name in names):
+        raise ModelError(f"{index}: names a file outside the folder.")
+    return sorted(names)
 
 
 def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ..data.fetch import sha256
 from ..errors import ModelError, ResourceError, UsageError
 
 MANIFEST = "manifest.json"
+MANIFEST_VERSION = 1
 
 Writer = Callable[[Path], object]
 
@@ -24,7 +25,8 @@ def text_writer(content: str) -> Writer:
 def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
     """Writes a folder beside its place, syncs every file, and renames it into place.
 
-    An older folder with a manifest at ``target`` is replaced; any other non-empty folder is left alone.
+    An older folder that this function wrote, and that holds nothing else, is replaced; any other non-empty folder is
+    left alone.
 
     Parameters
     ----------
@@ -39,8 +41,9 @@ def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
     ResourceError
         If it can't be written.
     """
+    target = target.resolve()
     if target.exists() and not is_replaceable(target):
-        raise UsageError(f"{target} exists and is no checkpoint; choose another folder.")
+        raise UsageError(f"{target} exists and holds more than a checkpoint; choose another folder.")
     beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,13 +55,14 @@ def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
             write(path)
             _sync(path)
         manifest = {name: {"sha256": sha256(beside / name), "bytes": (beside / name).stat().st_size} for name in files}
-        (beside / MANIFEST).write_text(json.dumps({"files": manifest}, indent=2))
+        content = {"pyllmclf_manifest": MANIFEST_VERSION, "files": manifest}
+        (beside / MANIFEST).write_text(json.dumps(content, indent=2))
         _sync(beside / MANIFEST)
         for folder in {(beside / name).parent for name in files} | {beside}:
             _sync(folder)
         _move_into_place(beside, target)
         _sync(target.parent)
-    except Exception as error:
+    except BaseException as error:  # an interrupt leaves nothing behind either
         shutil.rmtree(beside, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise ResourceError(f"{target} can't be written ({error}).") from error
@@ -66,23 +70,36 @@ def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
 
 
 def is_replaceable(folder: Path) -> bool:
-    """Whether a folder is empty or one that :func:`write_folder` made."""
-    return folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir()))
+    """Whether a folder is empty, or one that :func:`write_folder` made and that holds nothing else."""
+    if not folder.is_dir():
+        return False
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    if not present:
+        return True
+    try:
+        return present <= set(_read_manifest(folder)) | {MANIFEST}
+    except ModelError:
+        return False
 
 
-def verify_folder(folder: Path) -> None:
+def verify_folder(folder: Path, covered: Iterable[str]) -> None:
     """Checks every file against the manifest.
+
+    Parameters
+    ----------
+    folder : Path
+    covered : iterable of str
+        Names that the manifest must list if such files are there.
 
     Raises
     ------
     ModelError
-        If the manifest or a file is missing or damaged.
+        If the manifest or a file is missing or damaged, or a covered file is not listed.
     """
-    try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        expected = {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in files.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder / MANIFEST}: the checkpoint's manifest can't be read ({error}).") from error
+    expected = _read_manifest(folder)
+    for name in covered:
+        if name not in expected and (folder / name).exists():
+            raise ModelError(f"{folder / name}: the checkpoint's manifest doesn't list it.")
     for name, (digest, size) in expected.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
@@ -93,6 +110,17 @@ def verify_folder(folder: Path) -> None:
             raise ModelError(f"{path}: damaged; its content is not what the checkpoint's manifest says.")
 
 
+def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
+    """Hash and size of each file by name."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text())
+        if content["pyllmclf_manifest"] != MANIFEST_VERSION:
+            raise ValueError(f"version {content['pyllmclf_manifest']!r}")
+        return {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / MANIFEST}: the checkpoint's manifest can't be read ({error!r}).") from error
+
+
 def _move_into_place(beside: Path, target: Path) -> None:
     if not target.exists():
         beside.rename(target)
@@ -100,7 +128,11 @@ def _move_into_place(beside: Path, target: Path) -> None:
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     shutil.rmtree(old, ignore_errors=True)
     target.rename(old)
-    beside.rename(target)
+    try:
+        beside.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..data.labels import LabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer, restore_tokenizer
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..models.config import ModelConfig
 from ..models.hub import fetch_revision, read_config, read_json
 from ..models.layers import Linear
@@ -30,6 +30,7 @@ from ..models.weights import (
     BACKBONE_PREFIX,
     HEAD_NAME,
     WEIGHTS_FILE,
+    WEIGHTS_INDEX,
     backbone_state,
     head_state,
     load_weights,
@@ -41,6 +42,20 @@ FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
+# Whatever of these is there must be in the manifest.
+COVERED = (
+    SPEC_FILE,
+    "config.json",
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX,
+    "tokenizer.json",
+    "adapter_config.json",
+    ADAPTER_FILE,
+    "base/config.json",
+    f"base/{WEIGHTS_FILE}",
+    f"base/{WEIGHTS_INDEX}",
+    "training_state/state.json",
+)
 CLASS_NAMES = {"gpt2": "GPT2ForSequenceClassification", "bert": "BertForSequenceClassification"}
 
 
@@ -99,11 +114,7 @@ def save_checkpoint(folder: Path, state: ClassifierState, training_state: Mappin
     files = dict(model_files(state))
     spec = _spec(state)
     if state.lora is not None:
-        spec["base"] = {
-            "hub_id": state.hub_id,
-            "revision": state.revision,
-            "sha256": _content_hash(backbone_state(state.model)),
-        }
+        spec["base"]["sha256"] = _content_hash(backbone_state(state.model))
     files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
     files["training_state/state.json"] = text_writer(json.dumps(dict(training_state or {}), indent=2))
     write_folder(folder, files)
@@ -137,7 +148,7 @@ def huggingface_config(state: ClassifierState) -> dict[str, Any]:
         "problem_type": "single_label_classification",
         "pad_token_id": state.tokenizer.pad_token_id,
     }
-    for key in ("torch_dtype", "dtype", "_name_or_path"):
+    for key in ("torch_dtype", "dtype", "_name_or_path", "num_labels", "_num_labels"):
         raw.pop(key, None)
     raw["dtype"] = "float32"
     if why_not_transformers(state) is not None:
@@ -161,7 +172,7 @@ def load_checkpoint(path: Path) -> ClassifierState:
         raise ModelError(f"{folder}: format version {version!r} is not {FORMAT_VERSION}; update pyllmclf.")
     try:
         return _load(folder, spec)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, UsageError) as error:
         raise ModelError(f"{folder / SPEC_FILE}: incomplete or malformed ({error!r}).") from error
 
 
@@ -174,11 +185,11 @@ def find_checkpoint(path: Path) -> Path:
         If there is none, or ``path`` is one that is damaged.
     """
     if (path / SPEC_FILE).is_file():
-        verify_folder(path)
+        verify_folder(path, COVERED)
         return path
     for _, candidate in sorted(_steps(path), reverse=True):
         try:
-            verify_folder(candidate)
+            verify_folder(candidate, COVERED)
         except ModelError:
             continue
         return candidate
@@ -205,7 +216,9 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
             base_folder = fetch_revision(base["hub_id"], base["revision"])
     config = read_config(base_folder)
     encoder = LabelEncoder(tuple(spec["classes"]))
-    head = HeadSpec(spec["pooling"], spec["causal"], spec["head_bias"])
+    head = HeadSpec.resolve(config.model_type, spec["pooling"], spec["causal"], spec["head_bias"])
+    layout = RowLayout(spec["max_length"], spec["pad_to"])
+    layout.check(config.n_positions)
     model = SequenceClassifier(config, len(encoder.classes), head)
     load_weights(model, base_folder, head=lora is None)
     if lora is not None:
@@ -222,10 +235,10 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
         model=model,
         tokenizer=tokenizer,
         encoder=encoder,
-        layout=RowLayout(spec["max_length"], spec["pad_to"]),
+        layout=layout,
         lora=lora,
-        hub_id=(spec.get("base") or {}).get("hub_id"),
-        revision=(spec.get("base") or {}).get("revision"),
+        hub_id=spec["base"]["hub_id"],
+        revision=spec["base"]["revision"],
         settings=spec["settings"],
     )
 
@@ -246,7 +259,7 @@ def _spec(state: ClassifierState) -> dict[str, Any]:
         "pad_to": state.layout.pad_to,
         "tokenizer": {"kind": state.tokenizer.kind, "pad_token": getattr(state.tokenizer, "pad_token", None)},
         "lora": None if state.lora is None else asdict(state.lora),
-        "base": None,
+        "base": {"hub_id": state.hub_id, "revision": state.revision, "sha256": None},
         "settings": state.settings,
     }
 

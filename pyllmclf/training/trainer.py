@@ -115,7 +115,7 @@ class Trainer:
         Raises
         ------
         NonFiniteError
-            If a loss or, with clipping, a gradient is not finite.
+            If a loss, a parameter at the end of an epoch or, with clipping, a gradient is not finite.
         """
         history = []
         with self._bar() as bar:
@@ -144,6 +144,7 @@ class Trainer:
             rate = tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss_sum / texts:.4f}, {rate:,.0f} tokens/s", refresh=False)
             bar.update()
+        self._check_parameters()
         seconds = time.perf_counter() - started
         return EpochRecord(
             epoch=epoch + 1,
@@ -200,6 +201,12 @@ class Trainer:
         self.scheduler.step()
         self.step += 1
         return mean_loss, int(correct)
+
+    def _check_parameters(self) -> None:
+        """The last step of an epoch has no later loss that would tell."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                raise NonFiniteError(f"step {self.step}: {name} is no longer finite; lower the learning rate.")
 
     def _clip(self, micro_batches: list[np.ndarray]) -> None:
         if self.settings.max_grad_norm is None:

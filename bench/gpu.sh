@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Everything that waits for a GPU, in one go: build, tests, benchmarks. Usage: bench/gpu.sh RESULTS_DIR
+# Everything that waits for a GPU, in one go: build, tests, benchmarks.
+# Usage: bench/gpu.sh RESULTS_DIR [arguments of pytest for the benchmarks, as -k step]
 # Needs torch with CUDA, nvcc, cmake, ninja, pybind11 and this package's other requirements installed; no network.
 # PYLLMCLF_DATA_DIR and TIKTOKEN_CACHE_DIR name the data sets and GPT-2's vocabulary.
 set -uo pipefail
-if [ $# -ne 1 ]; then
-  echo "usage: bench/gpu.sh RESULTS_DIR" >&2
+if [ $# -lt 1 ]; then
+  echo "usage: bench/gpu.sh RESULTS_DIR [arguments of pytest]" >&2
   exit 2
 fi
 results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
+shift
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
 failed=0
@@ -30,6 +32,6 @@ part info-json "$python" -m pyllmclf info --json
 part tests-gpu "$python" -m pytest -m gpu tests
 # 2. speed
 part bench-training "$python" -m pytest bench/bench_training.py --results "$results" \
-  --benchmark-json "$results/bench-training-full.json"
+  --benchmark-json "$results/bench-training-full.json" "$@"
 echo "results in $results"
 exit $failed

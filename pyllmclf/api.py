@@ -17,7 +17,7 @@ from .data.lengths import LengthReport
 from .data.named import is_named, load_named
 from .data.packing import Packer, RowLayout
 from .data.readers import TextData
-from .data.sources import read_data
+from .data.sources import has_columns, read_data
 from .data.splits import stratified_split
 from .data.token_store import TokenStore
 from .device import resolve_device, resolve_dtype
@@ -287,21 +287,34 @@ def finetune(
 def _read_parts(
     train: Any, validation: Any, test: Any, columns: dict[str, str | None], seed: int
 ) -> tuple[TextData, TextData | None, TextData | None]:
+    if any(columns.values()) and not any(has_columns(data) for data in (train, validation, test) if _is_data(data)):
+        raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
     own = load_named(train) if is_named(train) else {}
-    train_data = (own.get("train") or own["all"]) if own else read_data(train, default_split="train", **columns)  # type: ignore[arg-type]
+
+    def read(data: Any, name: str) -> TextData:
+        chosen = columns if has_columns(data) else {}
+        return read_data(data, default_split=name, **chosen)  # type: ignore[arg-type]
 
     def part(value: Any, name: str) -> TextData | None:
         if value is False:
             return None
-        if value is None:
-            return own.get(name)
-        return read_data(value, default_split=name, **columns)  # type: ignore[arg-type]
+        return own.get(name) if value is None else read(value, name)
+
+    train_data = (own.get("train") or own["all"]) if own else read(train, "train")
 
     test_data = part(test, "test")
-    if isinstance(validation, (int, float)) and not isinstance(validation, bool):
+    if _is_fraction(validation):
         train_data, taken = stratified_split(train_data, float(validation), seed)
         return train_data, taken, test_data
     return train_data, part(validation, "validation"), test_data
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_data(value: Any) -> bool:
+    return value is not None and value is not False and not _is_fraction(value)
 
 
 def _build_model(

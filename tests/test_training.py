@@ -301,6 +301,16 @@ def test_backends_agree(gpt2: Path) -> None:
         run(gpt2, backend="native")
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_trains_like_fp32(gpt2: Path, dtype: str) -> None:
+    """Matmuls in half precision, parameters in fp32; fp16 with loss scaling."""
+    exact, half = run(gpt2, epochs=3), run(gpt2, epochs=3, dtype=dtype)
+    assert all(p.dtype == torch.float32 for p in half.classifier.state.model.parameters())
+    for one, other in zip(exact.history, half.history, strict=True):
+        assert one.train_loss != other.train_loss
+        assert abs(one.train_loss - other.train_loss) < 0.03
+
+
 def test_device(gpt2: Path) -> None:
     assert run(gpt2, device="cpu").classifier.device == torch.device("cpu")
     with pytest.raises(UsageError, match="device"):
@@ -321,6 +331,10 @@ def test_data_arguments(gpt2: Path, tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "data.csv", index=False)
     again = run(gpt2, train=tmp_path / "data.csv", **columns)
     assert np.array_equal(logits(again), logits(result))
+    with pytest.raises(UsageError, match="columns"):
+        run(gpt2, **columns)
+    with pytest.raises(UsageError, match="columns"):
+        result.classifier.evaluate((TEXTS, ["cat"] * len(TEXTS)), text_column="words")
     fraction = run(gpt2, train=frame, validation=1 / 3, **columns)
     assert fraction.metrics["validation"]["texts"] == 6 and fraction.lengths.texts == 12
 

@@ -31,6 +31,11 @@ def load_dataset(name: str, split: str | None = None) -> Parts:
     return load_named(name, split)
 
 
+def has_columns(data: Any) -> bool:
+    """Whether column names mean anything for this kind of data."""
+    return not is_named(data) and not isinstance(data, (tuple, list))
+
+
 def read_data(
     data: Any,
     *,
@@ -58,6 +63,8 @@ def read_data(
     ------
     DataError, UsageError
     """
+    if not has_columns(data) and (text_column is not None or label_column is not None):
+        raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
     if is_named(data):
         parts = load_named(data)
         wanted = split or (default_split if default_split in parts else "all")

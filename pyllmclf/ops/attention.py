@@ -72,19 +72,20 @@ def attention(
     plain = query_positions is None and window is None and dropout_p == 0.0
     if plain and implementation("attention") == "torch":
         return _attention_torch(q, k, v, cu_seqlens_q, causal, scale)
-    return reference.attention(
-        q,
-        k,
-        v,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        causal=causal,
-        query_positions=query_positions,
-        scale=scale,
-        window=window,
-        dropout_p=dropout_p,
-        dropout_key=dropout_key,
-    )
+    with torch.autocast(q.device.type, enabled=False):  # the reference computes half precision in fp32
+        return reference.attention(
+            q,
+            k,
+            v,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            causal=causal,
+            query_positions=query_positions,
+            scale=scale,
+            window=window,
+            dropout_p=dropout_p,
+            dropout_key=dropout_key,
+        )
 
 
 def _attention_torch(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, causal: bool, scale: float) -> Tensor:

@@ -22,6 +22,7 @@ class CMakeBuild(build_ext):
         build_dir.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
+            "--fresh",  # an isolated build's ninja is gone by the next one, and a new nvcc must be found
             f"-S{ROOT}",
             f"-B{build_dir}",
             "-GNinja",

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in one go: build, tests, benchmarks.
 # Usage: bench/gpu.sh RESULTS_DIR [arguments of pytest for the benchmarks, as -k step]
-# Needs torch with CUDA, nvcc, cmake, ninja, pybind11 and this package's other requirements installed; no network.
+# Needs torch with CUDA, nvcc, setuptools>=77, cmake, ninja, pybind11 and what the package and its extra [test] require
+# installed already; no network.
 # PYLLMCLF_DATA_DIR and TIKTOKEN_CACHE_DIR name the data sets and GPT-2's vocabulary.
 set -uo pipefail
 if [ $# -lt 1 ]; then

@@ -15,7 +15,7 @@ from .classifier import Classifier
 from .data.labels import LabelEncoder
 from .data.lengths import LengthReport
 from .data.named import is_named, load_named
-from .data.packing import Packer, RowLayout
+from .data.packing import Packer, RowLayout, check_padding
 from .data.readers import TextData
 from .data.sources import has_columns, read_data
 from .data.splits import stratified_split
@@ -26,13 +26,13 @@ from .models.config import ModelConfig
 from .models.hub import ModelSource, find_model
 from .models.layers import DropoutRates
 from .models.lora import LoRAConfig
-from .models.sequence_classifier import HeadSpec, SequenceClassifier
+from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pooling
 from .models.weights import init_head, init_weights, load_weights
 from .ops.dispatch import check_backend
 from .training.checkpoint import ClassifierState, saved_head
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
-from .training.trainable import set_trainable
+from .training.trainable import check_trainable, set_trainable
 from .training.trainer import EpochRecord, Trainer
 
 
@@ -173,7 +173,7 @@ def finetune(
     started = time.perf_counter()
     if train is None:
         raise UsageError("train is missing: give the name of a data set, a file, a DataFrame or (texts, labels).")
-    arguments = {name: value for name, value in locals().items() if name not in ("started", "progress")}
+    arguments = dict(locals())
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,
@@ -191,6 +191,10 @@ def finetune(
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
     check_backend(backend)
+    check_trainable(trainable)
+    check_padding(padding, max_length)
+    check_pooling(pooling)
+    check_dropout(dropout)
     run = None if output_dir is None else RunFolder(Path(output_dir))
 
     columns = {"text_column": text_column, "label_column": label_column}
@@ -219,7 +223,16 @@ def finetune(
         lora=lora_config,
         hub_id=source.hub_id if pretrained else None,
         revision=source.revision if pretrained else None,
-        settings=_recorded(arguments),
+        settings=_recorded(
+            arguments
+            | asdict(head)
+            | asdict(layout)
+            | {
+                "lora": None if lora_config is None else asdict(lora_config),
+                "device": str(torch_device),
+                "dtype": str(torch_dtype).removeprefix("torch."),
+            }
+        ),
     )
     classifier = Classifier(state, device=str(torch_device), dtype=dtype, backend=backend)
     set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
@@ -243,40 +256,36 @@ def finetune(
     _say(f"train: {lengths}", progress)
     seconds = {"prepare": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
 
-    best: tuple[float, float] | None = None
-    records: list[EpochRecord] = []
+    metrics: dict[str, dict[str, Any]] = {}
 
     def validate() -> tuple[float, float]:
         begun = time.perf_counter()
         result = classifier.evaluate_packed(parts["validation"])
+        metrics["validation"] = result.to_dict()
         seconds["evaluate"] += time.perf_counter() - begun
         return result.log_loss, result.accuracy
 
     def on_epoch(record: EpochRecord) -> None:
-        nonlocal best
-        records.append(record)
         seconds["train"] += record.seconds
         _say(_epoch_line(record, epochs), progress)
-        is_best = False
-        if record.validation_accuracy is not None and record.validation_loss is not None:
-            score = (record.validation_accuracy, -record.validation_loss)
-            is_best = best is None or score > best
-            best = score if is_best else best
         if run is not None:
             begun = time.perf_counter()
+            scores = [r.score for r in trainer.history if r.score is not None]
+            is_best = record.score is not None and scores.index(max(scores)) == len(scores) - 1
             training_state = {
                 "epoch": record.epoch,
-                "history": [r.to_dict() for r in records],
-                "best": None if best is None else {"accuracy": best[0], "loss": -best[1]},
+                "history": [r.to_dict() for r in trainer.history],
+                "best": {"accuracy": max(scores)[0], "loss": -max(scores)[1]} if scores else None,
             }
             run.save(state, record.step, training_state, is_best=is_best)
             seconds["save"] += time.perf_counter() - begun
 
     history = trainer.fit(validate if "validation" in parts else None, on_epoch)
     state.model.requires_grad_(False)
-    begun = time.perf_counter()
-    metrics = {name: classifier.evaluate_packed(part).to_dict() for name, part in parts.items()}
-    seconds["evaluate"] += time.perf_counter() - begun
+    if "test" in parts:
+        begun = time.perf_counter()
+        metrics["test"] = classifier.evaluate_packed(parts["test"]).to_dict()
+        seconds["evaluate"] += time.perf_counter() - begun
     timing = {f"{name}_seconds": value for name, value in seconds.items()}
     timing["total_seconds"] = time.perf_counter() - started
     timing["steps"] = float(trainer.step)
@@ -338,6 +347,12 @@ def _build_model(
     return model
 
 
+def check_dropout(dropout: float | str) -> None:
+    """Raises :class:`UsageError` unless it is a rate or ``"config"``."""
+    if dropout != "config" and (not _is_fraction(dropout) or not 0.0 <= float(dropout) < 1.0):
+        raise UsageError(f"dropout={dropout!r} must be a number in [0, 1) or 'config'.")
+
+
 def _dropout_rates(dropout: float | str, config: ModelConfig, lora: LoRAConfig | None) -> DropoutRates:
     lora_rate = 0.0 if lora is None else lora.dropout
     if dropout == "config":
@@ -348,23 +363,24 @@ def _dropout_rates(dropout: float | str, config: ModelConfig, lora: LoRAConfig |
             head=config.head_dropout,
             lora=lora_rate,
         )
-    if isinstance(dropout, str) or not 0.0 <= dropout < 1.0:
-        raise UsageError(f"dropout={dropout!r} must be a number in [0, 1) or 'config'.")
+    assert not isinstance(dropout, str)
     return DropoutRates(dropout, dropout, dropout, dropout, lora_rate)
 
 
 def _recorded(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a run as JSON can hold them."""
+    """The arguments of a run as JSON can hold them, without those that only concern its display."""
     plain = (str, int, float, bool, type(None))
 
     def shown(value: Any) -> Any:
-        if isinstance(value, LoRAConfig):
-            return asdict(value)
-        if isinstance(value, plain) or (isinstance(value, dict) and all(isinstance(v, plain) for v in value.values())):
+        if isinstance(value, plain):
             return value
+        if isinstance(value, dict):
+            return {name: shown(entry) for name, entry in value.items()}
+        if isinstance(value, (list, tuple)) and all(isinstance(entry, plain) for entry in value):
+            return list(value)
         return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"
 
-    return {name: shown(value) for name, value in arguments.items()}
+    return {name: shown(value) for name, value in arguments.items() if name not in ("started", "progress")}
 
 
 def _epoch_line(record: EpochRecord, epochs: int) -> str:

@@ -221,7 +221,13 @@ def evaluate(
     backend: str = "auto",
     progress: bool = False,
 ) -> EvaluationResult:
-    """Metrics of a checkpoint on labelled data; see :meth:`Classifier.evaluate`."""
-    if not isinstance(checkpoint, Classifier):
+    """Metrics of a checkpoint on labelled data; see :meth:`Classifier.evaluate`.
+
+    A classifier that is open already has its device, dtype and backend: naming another raises :class:`UsageError`.
+    """
+    if isinstance(checkpoint, Classifier):
+        if (device, dtype, backend) != ("auto", "auto", "auto"):
+            raise UsageError("device, dtype and backend are chosen when a classifier is loaded; give the checkpoint.")
+    else:
         checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
     return checkpoint.evaluate(data, split=split, text_column=text_column, label_column=label_column, progress=progress)

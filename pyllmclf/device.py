@@ -9,6 +9,8 @@ import torch
 from .errors import ResourceError, UsageError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Compute capability from which tensor cores take bfloat16 (Ampere).
+BF16_CAPABILITY = (8, 0)
 DEVICES = "'auto', 'cpu', 'cuda' or 'cuda:N'"
 
 
@@ -26,7 +28,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise UsageError(f"device={name!r} is unknown; it is {DEVICES}.") from error
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device={name!r} is not supported; it is {DEVICES}.")
@@ -40,7 +42,8 @@ def resolve_device(name: str | torch.device) -> torch.device:
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """``"auto"`` is bfloat16 on CUDA devices that compute it, else float32."""
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        # Not torch.cuda.is_bf16_supported(): that says yes where bfloat16 is emulated, too.
+        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
         return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
         raise UsageError(f"dtype={name!r} is unknown; it is 'auto', {', '.join(map(repr, DTYPES))}.")

@@ -613,14 +613,15 @@ def test_damaged_newest_checkpoint_falls_back(run_of_three: tuple[Path, list[np.
         path.write_bytes(content[: len(content) // 2])
     elif how == "flipped":
         path.write_bytes(content[:30] + bytes([content[30] ^ 1]) + content[31:])
-    np.testing.assert_array_equal(pyllmclf.load(folder).logits(TEXTS), older)
+    with pytest.warns(UserWarning, match="checkpoint-10.*older"):
+        np.testing.assert_array_equal(pyllmclf.load(folder).logits(TEXTS), older)
 
 
 def test_run_without_an_undamaged_checkpoint(run_of_three: tuple[Path, list[np.ndarray]]) -> None:
     folder, _ = run_of_three
     for step in (9, 10):
         (folder / f"checkpoint-{step}" / "model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match="no complete"):
+    with pytest.raises(ModelError, match="no complete"), pytest.warns(UserWarning, match="damaged"):
         pyllmclf.load(folder)
 
 
@@ -648,6 +649,13 @@ def test_folder_of_another_run_is_refused_before_training(
     with pytest.raises(UsageError, match="output_dir"):
         pyllmclf.finetune(**STEPS | GPT2 | {"train": (TEXTS, LABELS), "output_dir": folder})
     assert files_in(folder) == before
+
+
+def test_folder_of_a_saved_classifier_is_refused(tmp_path: Path) -> None:
+    """load(folder) would open the saved one instead of the run's."""
+    pyllmclf.finetune(**STEPS | GPT2 | {"train": (TEXTS, LABELS)}).classifier.save(tmp_path / "saved")
+    with pytest.raises(UsageError, match="already holds"):
+        pyllmclf.finetune(**STEPS | GPT2 | {"train": (TEXTS, LABELS), "output_dir": tmp_path / "saved"})
 
 
 def test_unwritable_output_folder_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

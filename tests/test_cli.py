@@ -619,7 +619,7 @@ def test_out_of_memory(cli: Cli, monkeypatch: pytest.MonkeyPatch, message: str) 
         raise kind(message)
 
     monkeypatch.setattr(pyllmclf.api, "finetune", fail)
-    assert_fails(cli("finetune", "--train", "sample"), 5, "out of memory", "--batch-size")
+    assert_fails(cli("finetune", "--train", "sample"), 5, "out of memory", "smaller batches")
 
 
 HUGE_STEPS = ("--trainable", "all", "--learning-rate", "1e30", "--epochs", "1")

@@ -615,3 +615,16 @@ def test_adapter_without_its_base(adapter: tuple[Path, Classifier, str, str], fi
     (snapshot_of(hub_id, commit) / file).unlink()
     with pytest.raises(ModelError, match=rf"{hub_id}.*{file}"):
         pyllmclf.load(folder)
+
+
+def test_adapter_that_transformers_would_compute_otherwise_carries_its_base(
+    publish: Publish, gpt2_folder: Path, tmp_path: Path
+) -> None:
+    """The hub's model is causal: naming it as the base of a bidirectional adapter would give other logits."""
+    publish("someone/gpt2", gpt2_folder)
+    classifier = pyllmclf.finetune("someone/gpt2", DATA, **LORA | {"causal": False}).classifier
+    classifier.save(tmp_path / "adapter")
+    assert json.loads((tmp_path / "adapter/base/config.json").read_text())["model_type"] == "pyllmclf"
+    peft = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert (peft["base_model_name_or_path"], peft["revision"]) == ("base", None)
+    np.testing.assert_array_equal(pyllmclf.load(tmp_path / "adapter").logits(TEXTS), classifier.logits(TEXTS))

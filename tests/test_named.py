@@ -24,7 +24,7 @@ from pyllmclf.data.readers import TextData
 from pyllmclf.data.sources import load_dataset, read_data
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import TiktokenTokenizer
-from pyllmclf.errors import DataError, UsageError
+from pyllmclf.errors import DataError, ResourceError, UsageError
 
 UNREACHABLE = "file:///nonexistent/archive"
 
@@ -423,3 +423,23 @@ def test_an_unreachable_address_says_what_to_do(places: tuple[Path, Path], name:
     assert str(caught.value).startswith(f"{UNREACHABLE} can't be fetched")
     assert hint in str(caught.value)
     assert files_under(places[1]) == []
+
+
+def test_a_folder_does_not_hide_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample").mkdir()
+    assert len(read_data("sample", split="test")) == 144
+
+
+def test_a_text_instead_of_a_path_is_refused() -> None:
+    with pytest.raises(DataError, match="neither a file nor the name"):
+        read_data("is this spam? " * 100)
+
+
+def test_an_unwritable_cache_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    # Below a regular file, since permissions don't bind root.
+    monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.delenv("PYLLMCLF_DATA_DIR", raising=False)
+    with pytest.raises(ResourceError, match="PYLLMCLF_CACHE_DIR"):
+        load_dataset("sms_spam")

@@ -120,6 +120,8 @@ def test_attention_refuses_what_does_not_fit() -> None:
         ops.attention(x, x, x, cu, offsets((2, 2)), 4, 4, causal=True)
     with pytest.raises(UsageError, match="query_positions"):
         ops.attention(x[:1], x, x, offsets((1,)), cu, 1, 4, causal=True)
+    with pytest.raises(UsageError, match="query_positions"):
+        ops.attention(x, x, x, offsets((1, 3)), offsets((3, 1)), 3, 3, causal=True)
     with pytest.raises(UsageError, match="dropout_key"):
         ops.attention(x, x, x, cu, cu, 4, 4, causal=True, dropout_p=0.1)
 

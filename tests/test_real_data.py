@@ -12,7 +12,7 @@ from pyllmclf.cli.main import app, run
 
 
 def test_minilm_on_sms_spam(data_dir: Path, minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One epoch of the last block is better than the bag of words' 94.7 % would be by chance, and reloads alike."""
+    """One epoch of the last block gets most texts right, and the saved classifier gives the same figures."""
     result = pyllmclf.finetune(
         minilm, "sms_spam", trainable="last_block", learning_rate=5e-4, epochs=1, output_dir=tmp_path, progress=False
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -51,14 +52,18 @@ def run(command: Callable[..., object], name: str, arguments: Sequence[str] | No
     try:
         # Not standalone: errors of the command line arrive here, to be said in one sentence as all others.
         code = command(args=given, prog_name=name, standalone_mode=False)
+        sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         print(f"{name}: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        found = _command_line(error) or _out_of_memory(error) or error
+        found = error if isinstance(error, PyllmclfError) else _command_line(error) or _out_of_memory(error) or error
         if isinstance(found, PyllmclfError):
             print(f"{name}: {found}", file=sys.stderr)
             return found.exit_code
@@ -78,5 +83,5 @@ def _command_line(error: Exception) -> UsageError | None:
 def _out_of_memory(error: Exception) -> ResourceError | None:
     # torch's CPU allocator raises a bare RuntimeError.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
-        return ResourceError("out of memory; use a smaller --batch-size, --max-length or model.")
+        return ResourceError("out of memory; use a smaller model, shorter texts (max_length) or smaller batches.")
     return None

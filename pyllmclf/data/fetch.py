@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, ResourceError
 
 TIMEOUT_SECONDS = 60
 
@@ -66,10 +66,17 @@ def download(url: str, *, expected_sha256: str | None, hint: str) -> Path:
     ------
     DataError
         If the file can't be fetched or is not the pinned one.
+    ResourceError
+        If the user cache can't be written.
     """
     folder = cache_dir() / "data"
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix="download-")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix="download-")
+    except OSError as error:
+        raise ResourceError(
+            f"{folder} can't be written ({error}); set PYLLMCLF_CACHE_DIR to another folder."
+        ) from error
     path = Path(name)
     try:
         with os.fdopen(handle, "wb") as out, urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
@@ -77,10 +84,9 @@ def download(url: str, *, expected_sha256: str | None, hint: str) -> Path:
                 out.write(block)
         if expected_sha256 is not None:
             check_sha256(path, expected_sha256)
-    except (urllib.error.URLError, OSError) as error:
+    except BaseException as error:
         path.unlink(missing_ok=True)
-        raise DataError(f"{url} can't be fetched ({error}); {hint}") from error
-    except DataError:
-        path.unlink(missing_ok=True)
+        if isinstance(error, (OSError, http.client.HTTPException)):  # URLError is an OSError
+            raise DataError(f"{url} can't be fetched ({error}); {hint}") from error
         raise
     return path

@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, ResourceError, UsageError
 from .fetch import cache_dir, check_sha256, download, find_local
 from .readers import Label, TextData, read_file
 
@@ -44,7 +44,7 @@ Parts = dict[str, TextData]
 
 def is_named(data: object) -> bool:
     """Whether ``data`` is the name of a data set (a file of that name counts first)."""
-    return isinstance(data, str) and data.partition(":")[0] in PARTITIONS and not Path(data).exists()
+    return isinstance(data, str) and data.partition(":")[0] in PARTITIONS and not Path(data).is_file()
 
 
 def load_named(name: str, partition: str | None = None) -> Parts:
@@ -169,9 +169,10 @@ def _imdb_rows() -> list[list[str]]:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: can't be read ({error}).") from error
-    # A file that this package made from the pinned archive carries its own hash beside it.
+    # In the user cache, a file that was made from the pinned archive carries its own hash beside it.
     made_here = path.with_name(path.name + ".sha256")
-    known = {IMDB_CSV_SHA256} | ({made_here.read_text().strip()} if made_here.is_file() else set())
+    trusted = path.is_relative_to(cache_dir()) and made_here.is_file()
+    known = {IMDB_CSV_SHA256} | ({made_here.read_text().strip()} if trusted else set())
     if (found := hashlib.sha256(content).hexdigest()) not in known:
         raise DataError(f"{path}: the SHA-256 of its content is {found}, not the pinned {IMDB_CSV_SHA256}; delete it.")
     return list(csv.reader(io.StringIO(content.decode("utf-8"), newline="")))[1:]
@@ -246,10 +247,14 @@ def _sample() -> Parts:
 
 
 def _write_into_place(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(content)
-    beside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise ResourceError(f"{path} can't be written ({error}).") from error
 
 
 # The first partition of each is its default.

@@ -14,6 +14,8 @@ from ..errors import UsageError
 from .token_store import TokenStore
 from .tokenizers import Tokenizer
 
+PADDINGS = ("none", "train_longest", "context")
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -100,6 +102,7 @@ class RowLayout:
         UsageError
             If a length is more than the model's positions or leaves no room for text.
         """
+        check_padding(padding, max_length)
         limit = positions if max_length is None else max_length
         for name, value in (("max_length", max_length), ("padding", padding)):
             if isinstance(value, int) and not specials < value <= positions:
@@ -113,11 +116,17 @@ class RowLayout:
             pad_to = padding
         elif padding == "context":
             pad_to = positions
-        elif padding == "train_longest":
-            pad_to = min(longest_train, limit)
         else:
-            raise UsageError(f"padding={padding!r} is unknown; it is 'none', 'train_longest', 'context' or a number.")
+            pad_to = min(longest_train, limit)
         return cls(min(limit, pad_to), pad_to)
+
+
+def check_padding(padding: str | int, max_length: int | None) -> None:
+    """Raises :class:`UsageError` if an argument is none that any model could take."""
+    if padding not in PADDINGS and type(padding) is not int:
+        raise UsageError(f"padding={padding!r} is unknown; it is {', '.join(map(repr, PADDINGS))} or a number.")
+    if max_length is not None and type(max_length) is not int:
+        raise UsageError(f"max_length={max_length!r} must be an integer.")
 
 
 class Packer:

@@ -148,6 +148,8 @@ def pick_columns(
     repeated = sorted({c for c in columns if list(columns).count(c) > 1})
     if repeated:
         raise DataError(f"{origin}: the column {repeated[0]!r} stands there more than once; rename one of them.")
+    if text_column is not None and text_column == label_column:
+        raise DataError(f"{origin}: {text_column!r} can't be both the text and the label column.")
     text = _pick_one(columns, text_column, TEXT_COLUMNS, "text", origin, excluded=label_column)
     if not labelled:
         return text, None

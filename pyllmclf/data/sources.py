@@ -76,12 +76,20 @@ def read_data(
     if split is not None:
         raise UsageError(f"a split ({split!r}) can be chosen of a named data set only, not of {_kind(data)}.")
     if isinstance(data, (str, Path)):
-        if not Path(data).exists() and not str(data).lower().endswith((*FILE_TYPES, ".gz")):
+        if not _exists(data) and not str(data).lower().endswith((*FILE_TYPES, ".gz")):
             raise DataError(
-                f"{data}: neither a file nor the name of a data set; the named ones are {', '.join(PARTITIONS)}."
+                f"{str(data)[:80]}: neither a file nor the name of a data set; "
+                f"the named ones are {', '.join(PARTITIONS)}."
             )
         return read_file(data, text_column=text_column, label_column=label_column, labelled=labelled)
     return read_object(data, text_column=text_column, label_column=label_column, labelled=labelled)
+
+
+def _exists(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it: a text, perhaps
+        return False
 
 
 def _kind(data: Any) -> str:
@@ -90,4 +98,4 @@ def _kind(data: Any) -> str:
 
 def _joined(parts: list[TextData], origin: str) -> TextData:
     labels = [label for part in parts for label in (part.labels or [])]
-    return TextData([text for part in parts for text in part.texts], labels, origin)
+    return TextData([text for part in parts for text in part.texts], labels, f"{origin} (all)")

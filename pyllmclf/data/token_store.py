@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch  # noqa: F401 - before the native core, so that both share its OpenMP runtime
 
 from .. import _C
 from ..errors import DataError

@@ -113,7 +113,7 @@ class TiktokenTokenizer:
         return byte_level_json(tokens)
 
     def files(self, max_length: int) -> dict[str, str]:
-        return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length)
+        return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length, bert=False)
 
 
 class LibraryTokenizer:
@@ -131,6 +131,7 @@ class LibraryTokenizer:
         if not vocab:
             raise ModelError(f"{origin}: the tokenizer's vocabulary is empty.")
         self.vocab_size = max(vocab.values()) + 1
+        self._bert = "[CLS]" in vocab
         pad = _token_text(config.get("pad_token")) or next(
             (t for t in ("[PAD]", "<pad>", GPT2_END_OF_TEXT) if t in vocab), None
         )
@@ -205,7 +206,7 @@ class LibraryTokenizer:
         return self._tokenizer.to_str()
 
     def files(self, max_length: int) -> dict[str, str]:
-        return tokenizer_files(self.to_json(), self.pad_token, max_length)
+        return tokenizer_files(self.to_json(), self.pad_token, max_length, bert=self._bert)
 
 
 def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
@@ -296,7 +297,7 @@ def _split_by_lower_ranks(token: bytes, limit: int, ranks: dict[bytes, int]) -> 
     return parts[0], parts[1]
 
 
-def tokenizer_files(tokenizer_json: str, pad_token: str, max_length: int) -> dict[str, str]:
+def tokenizer_files(tokenizer_json: str, pad_token: str, max_length: int, *, bert: bool) -> dict[str, str]:
     """``tokenizer.json`` and the configuration that makes ``AutoTokenizer`` read it as it stands."""
     config: dict[str, Any] = {
         # The architectures' own classes rebuild normalizer and pre-tokenizer, and give other ids where these differ.
@@ -305,7 +306,7 @@ def tokenizer_files(tokenizer_json: str, pad_token: str, max_length: int) -> dic
         "pad_token": pad_token,
         "clean_up_tokenization_spaces": False,
     }
-    if "[CLS]" in tokenizer_json:
+    if bert:
         config |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
     else:
         config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), pad_token)

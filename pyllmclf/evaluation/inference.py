@@ -41,9 +41,8 @@ def predict_logits(
     """
     from tqdm import tqdm
 
-    model.eval()
     logits = np.empty((len(packer), model.head.weight.shape[0]), dtype=np.float32)
-    batches = token_budget_batches(packer.row_counts, TOKEN_BUDGET.get(device.type, TOKEN_BUDGET["cuda"]))
+    batches = token_budget_batches(packer.row_counts, TOKEN_BUDGET[device.type])
     bar = tqdm(total=len(packer), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
     with bar, ops.use_backend(backend), autocast(device, dtype):
         for ids in batches:

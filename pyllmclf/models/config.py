@@ -148,6 +148,8 @@ class ModelConfig:
         for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
             if not isinstance(value := getattr(config, name), int) or value < 1:
                 raise ModelError(f"{origin}: {name} is {value!r}, not a positive integer.")
+        if type(config.type_vocab_size) is not int or config.type_vocab_size < (config.model_type == "bert"):
+            raise ModelError(f"{origin}: type_vocab_size is {config.type_vocab_size!r}, not a positive integer.")
         for name in ("layer_norm_eps", "initializer_range"):
             if not _is_number(value := getattr(config, name)) or not value > 0:
                 raise ModelError(f"{origin}: {name} is {value!r}, not a positive number.")

@@ -28,7 +28,7 @@ class ModelSource:
     config : ModelConfig
     tokenizer : Tokenizer
     folder : Path or None
-        Where its weights are; ``None`` where random ones are asked for.
+        Folder with its files; ``None`` where a preset needs none.
     hub_id, revision : str or None
         Repository and commit, if it came from the hub.
     """
@@ -111,6 +111,8 @@ def _from_hub(name: str, hub_id: str, weights: str, preset: bool) -> ModelSource
     config_path = files.get("config.json", required=True)
     assert config_path is not None
     folder = config_path.parent
+    revision = folder.name if folder.parent.name == "snapshots" else None
+    files.revision = revision  # every other file from the same commit
     config = read_config(folder)
     if weights == "pretrained":
         files.get_weights()
@@ -121,7 +123,6 @@ def _from_hub(name: str, hub_id: str, weights: str, preset: bool) -> ModelSource
         for file in TOKENIZER_FILES:
             files.get(file)
         tokenizer = load_tokenizer(folder, config.model_type)
-    revision = folder.name if folder.parent.name == "snapshots" else None
     return ModelSource(name, config, tokenizer, folder, hub_id, revision)
 
 
@@ -135,7 +136,6 @@ class _HubFiles:
         from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import (
             EntryNotFoundError,
-            HfHubHTTPError,
             HFValidationError,
             LocalEntryNotFoundError,
         )
@@ -160,14 +160,17 @@ class _HubFiles:
             if required:
                 raise ModelError(f"{self.hub_id}: the repository has no {filename}.") from error
             return None
-        except (HfHubHTTPError, OSError) as error:
-            raise ModelError(f"{self.hub_id}: {filename} can't be fetched from the hub ({error}).") from error
+        except Exception as error:  # the hub's client and its HTTP library have no common base
+            raise ModelError(
+                f"{self.hub_id}: {filename} can't be fetched from the hub ({type(error).__name__}: {error})."
+            ) from error
 
     def get_weights(self) -> None:
         if self.get(WEIGHTS_FILE) is not None:
             return
         index = self.get(WEIGHTS_INDEX)
         if index is None:
+            self.get(WEIGHTS_FILE, required=True)  # says whether it is absent or offline
             raise ModelError(f"{self.hub_id}: no {WEIGHTS_FILE} is to be had; only safetensors files are read.")
         for shard in shard_names(index):
             self.get(shard, required=True)

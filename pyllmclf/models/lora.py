@@ -50,6 +50,8 @@ class LoRAConfig:
             object.__setattr__(self, "layers", tuple(self.layers))
         if not isinstance(self.rank, int) or not 1 <= self.rank <= MAX_RANK:
             raise UsageError(f"LoRA: rank={self.rank!r} must be an integer from 1 to {MAX_RANK}.")
+        if not self.target_modules or self.layers == ():
+            raise UsageError("LoRA: target_modules and layers must not be empty; without them nothing is adapted.")
         if not self.alpha > 0:
             raise UsageError(f"LoRA: alpha={self.alpha!r} must be positive.")
         if not 0.0 <= self.dropout < 1.0:

@@ -42,14 +42,19 @@ class HeadSpec:
 
         GPT-2: causal, last real token, no bias. BERT: bidirectional, first token, bias.
         """
-        if pooling is not None and pooling not in POOLINGS:
-            raise UsageError(f"pooling={pooling!r} is unknown; it is one of {', '.join(POOLINGS)}.")
+        check_pooling(pooling)
         gpt2 = model_type == "gpt2"
         return cls(
             pooling=("last" if gpt2 else "first") if pooling is None else pooling,
             causal=gpt2 if causal is None else causal,
             bias=not gpt2 if head_bias is None else head_bias,
         )
+
+
+def check_pooling(pooling: str | None) -> None:
+    """Raises :class:`UsageError` if there is no such pooling."""
+    if pooling is not None and pooling not in POOLINGS:
+        raise UsageError(f"pooling={pooling!r} is unknown; it is one of {', '.join(POOLINGS)}.")
 
 
 class SequenceClassifier(nn.Module):

@@ -64,7 +64,9 @@ def attention(
         raise UsageError(f"attention: shapes {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)} don't fit.")
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise UsageError("attention: cu_seqlens_q and cu_seqlens_k count different numbers of texts.")
-    if query_positions is None and (q.shape[0] != k.shape[0] or max_seqlen_q != max_seqlen_k):
+    # The same object in the usual case: comparing the contents would wait for a GPU.
+    same_rows = cu_seqlens_q is cu_seqlens_k or torch.equal(cu_seqlens_q, cu_seqlens_k)
+    if query_positions is None and not (same_rows and q.shape[0] == k.shape[0] and max_seqlen_q == max_seqlen_k):
         raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("attention: dropout needs a dropout_key.")

@@ -1,6 +1,7 @@
 """Every op in plain torch: the oracle of the tests and the fallback of every backend.
 
-Half-precision inputs are computed in fp32 and rounded once at the end; fp32 and float64 stay what they are.
+Attention, norms, GELU and mean pooling of half-precision inputs are computed in fp32 and rounded once at the end;
+linear layers, sums of embeddings and dropout are computed in the dtype of their inputs.
 """
 
 from __future__ import annotations

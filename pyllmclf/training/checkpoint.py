@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -73,7 +74,7 @@ class ClassifierState:
     hub_id, revision : str or None
         Where the pretrained weights came from, if a hub revision.
     settings : dict
-        Arguments of the run, resolved.
+        Arguments of the run; what they left to the architecture or machine is filled in.
     """
 
     model: SequenceClassifier
@@ -179,6 +180,8 @@ def load_checkpoint(path: Path) -> ClassifierState:
 def find_checkpoint(path: Path) -> Path:
     """``path`` itself, or its newest complete ``checkpoint-STEP`` folder; every file's hash is checked.
 
+    Warns about each newer one that is damaged.
+
     Raises
     ------
     ModelError
@@ -190,7 +193,8 @@ def find_checkpoint(path: Path) -> Path:
     for _, candidate in sorted(_steps(path), reverse=True):
         try:
             verify_folder(candidate, COVERED)
-        except ModelError:
+        except ModelError as error:
+            warnings.warn(f"{error} An older checkpoint is looked for.", stacklevel=2)
             continue
         return candidate
     raise ModelError(f"{path}: there is no complete pyllmclf checkpoint; give the folder that finetune wrote.")
@@ -201,8 +205,8 @@ def _steps(path: Path) -> list[tuple[int, Path]]:
     for candidate in path.glob("checkpoint-*"):
         try:
             found.append((int(json.loads((candidate / "training_state/state.json").read_text())["step"]), candidate))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{candidate}: damaged ({error!r}). An older checkpoint is looked for.", stacklevel=3)
     return found
 
 
@@ -265,7 +269,8 @@ def _spec(state: ClassifierState) -> dict[str, Any]:
 
 
 def _base_on_hub(state: ClassifierState) -> bool:
-    return state.hub_id is not None and state.revision is not None
+    """Whether an adapter may name the hub's model as its base, which is what transformers' class would compute on."""
+    return state.hub_id is not None and state.revision is not None and why_not_transformers(state) is None
 
 
 def _tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:

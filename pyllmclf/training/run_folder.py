@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResourceError, UsageError
-from .checkpoint import ClassifierState, save_checkpoint
+from .checkpoint import SPEC_FILE, ClassifierState, save_checkpoint
 
 
 class RunFolder:
@@ -23,7 +23,7 @@ class RunFolder:
     Raises
     ------
     UsageError
-        If it holds another run's checkpoints.
+        If it holds another run's checkpoints, or a saved classifier.
     ResourceError
         If it can't be written.
     """
@@ -37,8 +37,8 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise ResourceError(f"output_dir {path} can't be written ({error}).") from error
-        if any(path.glob("checkpoint-*")):
-            raise UsageError(f"output_dir {path} already holds checkpoints; choose another folder or delete it.")
+        if any(path.glob("checkpoint-*")) or (path / SPEC_FILE).exists():
+            raise UsageError(f"output_dir {path} already holds a classifier; choose another folder or delete it.")
 
     def save(self, state: ClassifierState, step: int, training_state: Mapping[str, Any], *, is_best: bool) -> None:
         """Writes ``checkpoint-STEP``, points ``last`` (and ``best``) at it, then deletes what neither points at."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 
 from ..errors import UsageError
@@ -29,6 +30,11 @@ class TrainingSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"{name}={value!r} must be a positive integer.")
+        for name in ("learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm"):
+            value = getattr(self, name)
+            optional = name == "max_grad_norm" and value is None
+            if not optional and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
+                raise UsageError(f"{name}={value!r} must be a number.")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise UsageError(f"learning_rate={self.learning_rate!r} must be positive.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):

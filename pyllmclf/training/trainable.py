@@ -10,6 +10,8 @@ from ..errors import UsageError
 from ..models.lora import LoRAConfig, add_lora
 from ..models.sequence_classifier import SequenceClassifier
 
+LAST_BLOCKS = re.compile(r"last_([0-9]+)_blocks")
+
 
 def set_trainable(
     model: SequenceClassifier, trainable: str, lora: LoRAConfig | None, generator: torch.Generator
@@ -32,6 +34,7 @@ def set_trainable(
     UsageError
         For an unknown value, or more blocks than there are.
     """
+    check_trainable(trainable)
     model.requires_grad_(trainable == "all")
     model.head.requires_grad_(True)
     if trainable in ("head", "all"):
@@ -47,16 +50,18 @@ def set_trainable(
         block.requires_grad_(True)
 
 
-def _block_count(trainable: str, n_layers: int) -> int:
-    if trainable == "last_block":
-        return 1
-    match = re.fullmatch(r"last_(\d+)_blocks", trainable)
-    if match is None:
+def check_trainable(trainable: str) -> None:
+    """Raises :class:`UsageError` if the value is none that any model could take."""
+    if trainable not in ("head", "last_block", "all", "lora") and not LAST_BLOCKS.fullmatch(str(trainable)):
         raise UsageError(
             f"trainable={trainable!r} is unknown; it is 'head', 'last_block', 'last_N_blocks' (N a number), "
             "'all' or 'lora'."
         )
-    count = int(match[1])
+
+
+def _block_count(trainable: str, n_layers: int) -> int:
+    match = LAST_BLOCKS.fullmatch(trainable)
+    count = 1 if match is None else int(match[1])
     if not 1 <= count <= n_layers:
         raise UsageError(f"trainable={trainable!r}: the model has {n_layers} blocks.")
     return count

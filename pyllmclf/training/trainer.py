@@ -50,6 +50,13 @@ class EpochRecord:
     seconds: float
     tokens_per_second: float
 
+    @property
+    def score(self) -> tuple[float, float] | None:
+        """What the best epoch has most of: validation accuracy, then the lower loss."""
+        if self.validation_accuracy is None or self.validation_loss is None:
+            return None
+        return self.validation_accuracy, -self.validation_loss
+
     def to_dict(self) -> dict[str, float | int | None]:
         """The figures by name."""
         return asdict(self)
@@ -90,6 +97,7 @@ class Trainer:
         self.rates, self.device, self.dtype = rates, device, dtype
         self.backend, self.progress = backend, progress
         self.step = 0
+        self.history: list[EpochRecord] = []
         texts_per_step = settings.batch_size * settings.gradient_accumulation_steps
         self.steps_per_epoch = -(-len(packer) // texts_per_step)
         self.total_steps = self.steps_per_epoch * settings.epochs
@@ -117,17 +125,16 @@ class Trainer:
         NonFiniteError
             If a loss, a parameter at the end of an epoch or, with clipping, a gradient is not finite.
         """
-        history = []
         with self._bar() as bar:
             for epoch in range(self.settings.epochs):
                 record = self._train_epoch(epoch, bar)
                 if validate is not None:
                     loss, accuracy = validate()
                     record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
-                history.append(record)
+                self.history.append(record)
                 if on_epoch is not None:
                     on_epoch(record)
-        return history
+        return self.history
 
     def _train_epoch(self, epoch: int, bar) -> EpochRecord:
         started = time.perf_counter()
@@ -179,7 +186,6 @@ class Trainer:
         """
         total = sum(len(ids) for ids in micro_batches)
         dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
-        self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)

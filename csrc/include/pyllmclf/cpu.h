@@ -3,7 +3,7 @@
 
 namespace pyllmclf {
 
-// The instruction set that the native CPU ops use on this machine:
+// The best of the levels that the native core distinguishes and that this machine offers:
 // "x86-64-v3" (AVX2 and FMA), or "baseline".
 const char* simd_level();
 

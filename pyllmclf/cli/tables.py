@@ -21,7 +21,8 @@ def print_evaluation(metrics: dict[str, Any], title: str) -> None:
     console = Console(highlight=False)
     console.print(
         f"[bold]{escape(title)}[/bold]: accuracy {metrics['accuracy']:.2%}, macro-F1 {metrics['macro_f1']:.4f}, "
-        f"log-loss {metrics['log_loss']:.4f} ({metrics['texts']:,} texts, {metrics['seconds']:.1f} s)"
+        f"log-loss {metrics['log_loss']:.4f} ({metrics['texts']:,} texts, {metrics['seconds']:.1f} s)",
+        soft_wrap=True,
     )
     classes = [escape(name) for name in metrics["classes"]]
     table = Table("class", box=None, pad_edge=False)

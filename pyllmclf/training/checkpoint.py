@@ -278,6 +278,8 @@ def _tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:
         from safetensors.torch import save_file
 
         save_file(dict(tensors), path, metadata={"format": "pt"})
+        # safetensors makes it readable for the owner alone; the folder's mode carries the user's umask.
+        path.chmod(path.parent.stat().st_mode & 0o666)
 
     return write
 

@@ -10,7 +10,7 @@ develop:
 	$(PYTHON) -m pip install -c constraints.txt -e '.[dev]'
 
 test:
-	$(PYTHON) -m pytest
+	pytest
 
 lint:
 	ruff check .
@@ -24,7 +24,7 @@ format:
 	clang-format -i $(CLANG_FORMAT_FILES)
 
 bench:
-	$(PYTHON) -m pytest bench/ --results bench/results/local
+	pytest bench/ --results bench/results/local
 
 dist:
 	$(PYTHON) -m build

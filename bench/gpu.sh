@@ -13,6 +13,7 @@ results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
 shift
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
+export PYTHONSAFEPATH=1  # the installed package, not the source tree beside us, which has no extension
 failed=0
 
 part() { # name, command...: runs a part, keeps its output, goes on after a failure

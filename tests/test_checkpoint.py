@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ import pyllmclf
 from pyllmclf import Classifier, ModelError, ResourceError, UsageError
 from pyllmclf.training.atomic_folder import text_writer, write_folder
 from pyllmclf.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Of lengths that differ, so that a padded batch has padding.
 TEXTS = [
@@ -65,15 +67,6 @@ INEXPRESSIBLE = [name for name in VARIANTS if name not in EXPRESSIBLE + EXPRESSI
 
 Trained = Callable[[str], Classifier]
 Saved = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Threads that share tiny matmuls spend their time waiting for each other on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,8 @@ import pyllmclf
 import pyllmclf.api
 from pyllmclf.api import finetune
 from pyllmclf.cli.main import app, eval_app, run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ["account", "billing", "delivery", "product"]
 NANO = ("--model", "gpt2-nano", "--weights", "random", "--no-progress")
@@ -37,15 +39,6 @@ class Ran(NamedTuple):
 
 
 Cli = Callable[..., Ran]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Threads that share tiny matmuls spend their time waiting for each other on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

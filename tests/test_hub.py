@@ -28,6 +28,8 @@ import pyllmclf
 from pyllmclf import Classifier, ModelError, UsageError
 from pyllmclf.models.hub import SAMPLE_TOKENIZER, find_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Tensors = dict[str, torch.Tensor]
 
 TEXTS = ["The parcel is late.", "I was charged twice for one invoice, and nobody answers!", "Log in", "a"]
@@ -37,15 +39,6 @@ SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 2, "progress": False}
 LORA: dict[str, Any] = SHORT | {"trainable": "lora", "lora": {"rank": 2}, "learning_rate": 1e-2}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{c}" for c in LETTERS), *".,!?", "the", "parcel"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    # Threads that share tiny matmuls spend their time waiting for each other on a busy machine.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 # --- models as they lie on the hub ------------------------------------------------------------------------------------

@@ -130,6 +130,28 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> None
         raise ModelError(f"{folder}: {len(unknown)} tensors are unknown, {sorted(unknown)[0]!r} among them.")
 
 
+def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: list[str]) -> bool:
+    """Takes the head of a model folder over if it was trained on the same classes in the same order.
+
+    Returns
+    -------
+    bool
+        Whether it was. Otherwise the model is left as it is.
+    """
+    labels = model.config.raw.get("id2label")
+    if not isinstance(labels, dict) or [labels.get(str(i)) for i in range(len(labels))] != classes:
+        return False
+    prefix = f"{HEAD_NAME[model.config.model_type]}."
+    saved = {key.removeprefix(prefix): value for key, value in read_safetensors(folder, prefix)}
+    wanted = dict(model.head.named_parameters())
+    if saved.keys() != wanted.keys() or any(saved[name].shape != p.shape for name, p in wanted.items()):
+        return False
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(saved[name])
+    return True
+
+
 def init_weights(model: SequenceClassifier, generator: torch.Generator) -> None:
     """Random weights as both papers' code draws them.
 

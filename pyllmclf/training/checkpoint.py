@@ -22,7 +22,6 @@ from ..data.labels import LabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer, restore_tokenizer
 from ..errors import ModelError, UsageError
-from ..models.config import ModelConfig
 from ..models.hub import fetch_revision, read_config, read_json
 from ..models.layers import Linear
 from ..models.lora import LoRAConfig, lora_targets
@@ -35,7 +34,6 @@ from ..models.weights import (
     backbone_state,
     head_state,
     load_weights,
-    read_safetensors,
 )
 from .atomic_folder import Writer, text_writer, verify_folder, write_folder
 
@@ -354,12 +352,3 @@ def _load_adapter(model: SequenceClassifier, lora: LoRAConfig, path: Path) -> No
             if parameter.shape != tensors[name].shape:
                 raise ModelError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}.")
             parameter.copy_(tensors[name])
-
-
-def saved_head(folder: Path, config: ModelConfig, classes: list[str]) -> dict[str, Tensor] | None:
-    """The head of a model folder that was trained on the same classes, or ``None``."""
-    labels = config.raw.get("id2label")
-    if not isinstance(labels, dict) or [labels.get(str(i)) for i in range(len(labels))] != classes:
-        return None
-    name = HEAD_NAME[config.model_type]
-    return dict(read_safetensors(folder, prefix=f"{name}.")) or None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,6 +136,21 @@ class Trainer:
                 if on_epoch is not None:
                     on_epoch(record)
         return self.history
+
+    @property
+    def last_is_best(self) -> bool:
+        """Whether the newest epoch has a better validation score than every one before."""
+        scores = [record.score for record in self.history if record.score is not None]
+        return bool(scores) and self.history[-1].score is not None and scores.index(max(scores)) == len(scores) - 1
+
+    def progress_state(self) -> dict[str, Any]:
+        """How far training is, as JSON can hold it."""
+        scores = [record.score for record in self.history if record.score is not None]
+        return {
+            "epoch": len(self.history),
+            "history": [record.to_dict() for record in self.history],
+            "best": {"accuracy": max(scores)[0], "loss": -max(scores)[1]} if scores else None,
+        }
 
     def _train_epoch(self, epoch: int, bar) -> EpochRecord:
         started = time.perf_counter()

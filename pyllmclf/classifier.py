@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,8 @@ class Classifier:
         if format == "peft" and state.lora is None:
             raise UsageError("the classifier was not trained with LoRA, so that there is no adapter to export.")
         if format == "huggingface" and state.lora is not None:
-            state = deepcopy(state)
+            state = replace(state, model=deepcopy(state.model), lora=None)
             merge_lora(state.model)
-            state.lora = None
         write_folder(Path(path), model_files(state))
 
     def _logits(self, packer: Packer, progress: bool) -> np.ndarray:

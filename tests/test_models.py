@@ -57,7 +57,8 @@ def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
     labels = torch.tensor(LABELS)
 
     expected = theirs(input_ids=ids, attention_mask=mask, output_hidden_states=True)
-    F.cross_entropy(expected.logits, labels).backward()
+    expected_loss = F.cross_entropy(expected.logits, labels)
+    expected_loss.backward()
     batch = packer.batch(range(len(packer)))
     with ops.use_backend(backend):
         hidden = ours.hidden_states(batch)
@@ -67,6 +68,7 @@ def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
 
     assert relative_error(hidden.detach(), expected.hidden_states[-1][mask.bool()].detach()) < TOLERANCE
     assert relative_error(logits.detach(), expected.logits.detach()) < TOLERANCE
+    assert relative_error(loss.detach(), expected_loss.detach()) < TOLERANCE
     compared = 0
     gradients = {n: their_gradient(theirs, ours, n) for n, _ in ours.named_parameters()}
     for parameter_name, parameter in ours.named_parameters():

@@ -10,14 +10,11 @@ In the shapes below, ``batch`` is the number of texts, ``T`` the padded length a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-
-Batch = tuple[Tensor, Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -351,30 +348,6 @@ def train_step(
     loss.backward()
     optimizer.step()
     return loss.item()
-
-
-def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Iterable[Batch]) -> list[float]:
-    """Train on every batch once, in training mode.
-
-    Parameters
-    ----------
-    model : nn.Module
-    optimizer : torch.optim.Optimizer
-    batches : iterable of (input_ids [batch, T], labels [batch], positions [batch] or None)
-        Batches that lie elsewhere are moved to the model's device.
-
-    Returns
-    -------
-    list[float]
-        Loss of each batch, before its step.
-    """
-    device = next(model.parameters()).device
-    model.train()
-    losses = []
-    for input_ids, labels, positions in batches:
-        where = None if positions is None else positions.to(device)
-        losses.append(train_step(model, optimizer, input_ids.to(device), labels.to(device), where))
-    return losses
 
 
 def make_optimizer(

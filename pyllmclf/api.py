@@ -20,6 +20,7 @@ from .data.readers import TextData
 from .data.sources import has_columns, read_data
 from .data.splits import stratified_split
 from .data.token_store import TokenStore
+from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
 from .errors import UsageError
 from .models.config import ModelConfig
@@ -206,7 +207,7 @@ def finetune(
 
     store = TokenStore.from_texts(train_data.texts, source.tokenizer)
     store.check(source.config.vocab_size)
-    specials = len(source.tokenizer.prefix) + len(source.tokenizer.suffix)
+    specials = special_count(source.tokenizer)
     layout = RowLayout.resolve(
         padding,
         max_length,

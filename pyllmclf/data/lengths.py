@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .packing import Packer
-from .tokenizers import Tokenizer
+from .tokenizers import Tokenizer, special_count
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class LengthReport:
     @classmethod
     def of(cls, packer: Packer, tokenizer: Tokenizer) -> LengthReport:
         """Measures the texts of a packer."""
-        specials = len(tokenizer.prefix) + len(tokenizer.suffix)
+        specials = special_count(tokenizer)
         lengths, stored = packer.real_lengths, packer.store.lengths
         # Without special tokens an empty text is stored as one padding token, which no text encodes to.
         empty = stored == 0

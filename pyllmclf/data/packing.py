@@ -12,7 +12,7 @@ import torch
 from .. import _C
 from ..errors import UsageError
 from .token_store import TokenStore
-from .tokenizers import Tokenizer
+from .tokenizers import Tokenizer, special_count
 
 PADDINGS = ("none", "train_longest", "context")
 
@@ -154,8 +154,7 @@ class Packer:
             "prefix": list(tokenizer.prefix),
             "suffix": list(tokenizer.suffix),
         }
-        specials = len(tokenizer.prefix) + len(tokenizer.suffix)
-        self.real_lengths = np.minimum(store.lengths + specials, layout.max_length)
+        self.real_lengths = np.minimum(store.lengths + special_count(tokenizer), layout.max_length)
 
     def __len__(self) -> int:
         return len(self.store)

@@ -9,8 +9,6 @@ from ..errors import DataError, UsageError
 from .named import PARTITIONS, Parts, is_named, load_named
 from .readers import FILE_TYPES, TextData, read_file, read_object
 
-SUBSETS = ("train", "validation", "test", "all")
-
 
 def load_dataset(name: str, split: str | None = None) -> Parts:
     """Loads a named data set.

@@ -126,7 +126,6 @@ class LibraryTokenizer:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
         self._tokenizer = tokenizer
-        self._config = config
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         if not vocab:
             raise ModelError(f"{origin}: the tokenizer's vocabulary is empty.")
@@ -207,6 +206,11 @@ class LibraryTokenizer:
 
     def files(self, max_length: int) -> dict[str, str]:
         return tokenizer_files(self.to_json(), self.pad_token, max_length, bert=self._bert)
+
+
+def special_count(tokenizer: Tokenizer) -> int:
+    """How many special tokens the packer adds to a text."""
+    return len(tokenizer.prefix) + len(tokenizer.suffix)
 
 
 def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:

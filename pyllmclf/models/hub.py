@@ -170,8 +170,8 @@ class _HubFiles:
             return
         index = self.get(WEIGHTS_INDEX)
         if index is None:
-            self.get(WEIGHTS_FILE, required=True)  # says whether it is absent or offline
-            raise ModelError(f"{self.hub_id}: no {WEIGHTS_FILE} is to be had; only safetensors files are read.")
+            self.get(WEIGHTS_FILE, required=True)  # raises, and says whether it is absent or offline
+            return
         for shard in shard_names(index):
             self.get(shard, required=True)
 

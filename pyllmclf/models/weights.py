@@ -96,7 +96,7 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> None
     loaded, unknown = set(), []
     with torch.no_grad():
         for key, value in read_safetensors(folder):
-            if key in head_wanted or key.startswith(f"{head_name}."):
+            if key.startswith(f"{head_name}."):
                 if not head:
                     continue
                 parameter = head_wanted.get(key)

@@ -73,6 +73,8 @@ class ClassifierState:
         Where the pretrained weights came from, if a hub revision.
     settings : dict
         Arguments of the run; what they left to the architecture or machine is filled in.
+    base_sha256 : str or None
+        Hash of the frozen base of a LoRA classifier, once it was computed.
     """
 
     model: SequenceClassifier
@@ -83,6 +85,7 @@ class ClassifierState:
     hub_id: str | None = None
     revision: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    base_sha256: str | None = None
 
 
 def why_not_transformers(state: ClassifierState) -> str | None:
@@ -113,7 +116,9 @@ def save_checkpoint(folder: Path, state: ClassifierState, training_state: Mappin
     files = dict(model_files(state))
     spec = _spec(state)
     if state.lora is not None:
-        spec["base"]["sha256"] = _content_hash(backbone_state(state.model))
+        # LoRA leaves the base as it is: one hash serves every checkpoint of a run.
+        state.base_sha256 = state.base_sha256 or _content_hash(backbone_state(state.model))
+        spec["base"]["sha256"] = state.base_sha256
     files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
     files["training_state/state.json"] = text_writer(json.dumps(dict(training_state or {}), indent=2))
     write_folder(folder, files)
@@ -242,6 +247,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
         hub_id=spec["base"]["hub_id"],
         revision=spec["base"]["revision"],
         settings=spec["settings"],
+        base_sha256=spec["base"]["sha256"],
     )
 
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings_cpu.h"
 #include "pyllmclf/cpu.h"
 #include "pyllmclf/data.h"
 #ifdef PYLLMCLF_WITH_CUDA
@@ -155,4 +156,5 @@ PYBIND11_MODULE(_C, module) {
   module.def("pack", &pack, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("ids").noconvert(),
              py::kw_only(), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_token"), py::arg("prefix"),
              py::arg("suffix"), "Returns (input_ids, positions, cu_seqlens, max_seqlen, lengths) of a batch.");
+  pyllmclf::bind_cpu_ops(module);
 }

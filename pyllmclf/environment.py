@@ -26,7 +26,7 @@ def config() -> dict[str, Any]:
     import torch
 
     from . import _C, __version__
-    from .ops.dispatch import BACKENDS, TABLE
+    from .ops.dispatch import BACKENDS, TABLE, active_backend
 
     build = _C.build_config()
     devices, why_none = _C.cuda_devices()
@@ -50,7 +50,11 @@ def config() -> dict[str, Any]:
         "cuda_unavailable": why_none or None,
         "torch_cuda_available": torch.cuda.is_available(),
         "backends": list(BACKENDS),
-        "ops": {op: {"auto": choice.implementation, "why": choice.why} for op, choice in TABLE.items()},
+        "backend": active_backend(),
+        "ops": {
+            op: {name: {"auto": c.implementation, "why": c.why} for name, c in choices.items()}
+            for op, choices in TABLE.items()
+        },
     }
 
 
@@ -72,6 +76,7 @@ def show_config() -> None:
         lines.append(f"  device      {device['name']}, {capability}, {device['memory'] / 2**30:.0f} GiB, {runs}")
     if not found["cuda_devices"]:
         lines.append(f"  device      CPU only ({found['cuda_unavailable'] or 'no CUDA device'})")
-    lines.append(f"  backends    {', '.join(found['backends'])}; with 'auto':")
-    lines += [f"    {op:<12} {entry['auto']:<10} {entry['why']}" for op, entry in found["ops"].items()]
+    lines.append(f"  backends    {', '.join(found['backends'])}; now {found['backend']!r}; with 'auto':")
+    for op, devices in found["ops"].items():
+        lines += [f"    {op:<12} {name:<5} {c['auto']:<10} {c['why']}" for name, c in devices.items()]
     print("\n".join(lines))

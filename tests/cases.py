@@ -28,6 +28,8 @@ ATTENTION = [
     AttentionCase((128, 3, 64, 65), 2, 64, True),
     AttentionCase((1023,), 1, 64, True),
     AttentionCase((33, 9), 2, 80, False),
+    AttentionCase((65, 2), 1, 256, True),
+    AttentionCase((25, 200), 1, 7, True),
     AttentionCase((), 2, 16, True),
 ]
 # (rows, width)

@@ -11,7 +11,8 @@ from cases import ATTENTION, GELU, LAYER_NORM, LORA, TOLERANCE, AttentionCase, o
 from torch import Tensor
 
 from pyllmclf import UsageError, ops
-from pyllmclf.ops import BACKENDS
+from pyllmclf.ops import BACKENDS, native
+from pyllmclf.ops.dispatch import TABLE, active_backend, implementation
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -22,12 +23,22 @@ def backend(request: pytest.FixtureRequest):
         yield request.param
 
 
+@pytest.fixture
+def dtype_of(backend: str) -> torch.dtype:
+    """The most precise dtype that the backend computes."""
+    return torch.float32 if backend == "native" else torch.float64
+
+
 Op = Callable[..., Tensor]
 
 
 def compare(op: Op, formula: Op, inputs: list[Tensor], dtype: torch.dtype) -> None:
     """Output and every gradient of ``op`` in ``dtype`` against ``formula`` in float64."""
     ours = [t.detach().clone().to(dtype).requires_grad_() for t in inputs]
+    if active_backend() == "native" and dtype != torch.float32:
+        with pytest.raises(UsageError, match="float32 on the CPU"):
+            op(*ours)
+        return
     theirs = [t.detach().clone().double().requires_grad_() for t in ours]
     found, expected = op(*ours), formula(*theirs)
     assert found.dtype == dtype and found.shape == expected.shape
@@ -94,21 +105,79 @@ def test_attention_of_some_rows(causal: bool, backend: str, generator: torch.Gen
     assert relative_error(some, full[rows]) < 1e-6
 
 
-def test_attention_window(backend: str, generator: torch.Generator) -> None:
-    q, k, v = (torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3))
-    cu = offsets((9,))
-    found = ops.attention(q, k, v, cu, cu, 9, 9, causal=False, window=(2, 1))
-    distance = torch.arange(9)[None, :] - torch.arange(9)[:, None]
-    scores = torch.einsum("qhd,khd->hqk", q, k) / 2.0
-    scores = scores.masked_fill((distance < -2) | (distance > 1), -torch.inf)
-    assert relative_error(found, torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)) < 1e-12
+@pytest.mark.parametrize("rows", [9, 300])
+def test_attention_window(rows: int, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
+    inputs = [torch.randn(rows, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
+    cu = offsets((rows,))
+
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        distance = torch.arange(rows)[None, :] - torch.arange(rows)[:, None]
+        scores = torch.einsum("qhd,khd->hqk", q, k) / 2.0
+        scores = scores.masked_fill((distance < -2) | (distance > 1), -torch.inf)
+        return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
+
+    compare(
+        lambda q, k, v: ops.attention(q, k, v, cu, cu, rows, rows, causal=False, window=(2, 1)),
+        formula,
+        inputs,
+        dtype_of,
+    )
 
 
-def test_attention_scale(backend: str, generator: torch.Generator) -> None:
-    q, k, v = (torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3))
+def test_attention_scale(backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
+    inputs = [torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
     cu = offsets((9,))
-    found = ops.attention(q, k, v, cu, cu, 9, 9, causal=False, scale=1.0)
-    assert relative_error(found, attention_formula(2.0 * q, k, v, (9,), False)) < 1e-12
+    compare(
+        lambda q, k, v: ops.attention(q, k, v, cu, cu, 9, 9, causal=False, scale=1.0),
+        lambda q, k, v: attention_formula(2.0 * q, k, v, (9,), False),
+        inputs,
+        dtype_of,
+    )
+
+
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_attention_packed(
+    case: AttentionCase, backend: str, dtype_of: torch.dtype, generator: torch.Generator
+) -> None:
+    """A fused projection gives what its parts give, and one gradient."""
+    cu, longest, width = offsets(case.lengths), max(case.lengths, default=0), case.heads * case.head_dim
+    qkv = torch.randn(sum(case.lengths), 3 * width, generator=generator, dtype=torch.float64)
+
+    def formula(qkv: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(1, (case.heads, case.head_dim)) for t in qkv.chunk(3, dim=1))
+        return attention_formula(q, k, v, case.lengths, case.causal).flatten(1)
+
+    compare(
+        lambda qkv: ops.attention_packed(qkv, cu, longest, heads=case.heads, causal=case.causal),
+        formula,
+        [qkv],
+        dtype_of,
+    )
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_gradients_of_some_rows(
+    causal: bool, backend: str, dtype_of: torch.dtype, generator: torch.Generator
+) -> None:
+    """Texts of several blocks of keys, read by a few queries, one of them by none."""
+    lengths, counts = (700, 1, 90, 5), (3, 1, 2, 0)
+    rows = torch.tensor([0, 511, 699, 700, 701, 790])
+    positions = torch.tensor([0, 511, 699, 0, 0, 89], dtype=torch.int32)
+    q = torch.randn(6, 2, 16, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 796, 2, 16, generator=generator, dtype=torch.float64)
+
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        full = torch.zeros(796, 2, 16, dtype=torch.float64).index_copy(0, rows, q)
+        return attention_formula(full, k, v, lengths, causal)[rows]
+
+    compare(
+        lambda q, k, v: ops.attention(
+            q, k, v, offsets(counts), offsets(lengths), 3, 700, causal=causal, query_positions=positions
+        ),
+        formula,
+        [q, k, v],
+        dtype_of,
+    )
 
 
 def test_attention_refuses_what_does_not_fit() -> None:
@@ -187,7 +256,7 @@ def test_lora_linear(
 
 
 @pytest.mark.parametrize("types", [0, 2])
-def test_embedding(types: int, backend: str, generator: torch.Generator) -> None:
+def test_embedding(types: int, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
     input_ids = torch.tensor([3, 0, 3, 6], dtype=torch.int32)
     positions = torch.tensor([0, 1, 0, 1], dtype=torch.int32)
     sizes = (7, 4, types) if types else (7, 4)
@@ -198,13 +267,15 @@ def test_embedding(types: int, backend: str, generator: torch.Generator) -> None
         out = one_hot + torch.eye(4, dtype=torch.float64)[positions.long()] @ tables[1]
         return out + tables[2][:1] if types else out
 
-    compare(lambda *t: ops.embedding(input_ids, positions, *t), formula, tables, torch.float64)
+    compare(lambda *t: ops.embedding(input_ids, positions, *t), formula, tables, dtype_of)
 
 
 @pytest.mark.parametrize(
     ("pooling", "rows"), [("first", (0, 4, 5)), ("last", (1, 4, 7)), ("last_position", (3, 4, 8)), ("mean", None)]
 )
-def test_pool(pooling: str, rows: tuple[int, ...] | None, backend: str, generator: torch.Generator) -> None:
+def test_pool(
+    pooling: str, rows: tuple[int, ...] | None, backend: str, dtype_of: torch.dtype, generator: torch.Generator
+) -> None:
     """Texts of 2, 1 and 3 real tokens in 4, 1 and 4 rows."""
     x = torch.randn(9, 3, generator=generator, dtype=torch.float64)
     cu, lengths = offsets((4, 1, 4)), torch.tensor([2, 1, 3], dtype=torch.int32)
@@ -214,7 +285,7 @@ def test_pool(pooling: str, rows: tuple[int, ...] | None, backend: str, generato
             return torch.stack([x[:4].mean(0), x[4], x[5:].mean(0)])
         return torch.stack([x[r] for r in rows])
 
-    compare(lambda x: ops.pool(x, cu, lengths, pooling), formula, [x], torch.float64)
+    compare(lambda x: ops.pool(x, cu, lengths, pooling), formula, [x], dtype_of)
 
 
 def test_pool_refuses_an_unknown_pooling() -> None:
@@ -224,6 +295,10 @@ def test_pool_refuses_an_unknown_pooling() -> None:
 
 def test_half_precision_is_computed_in_fp32(backend: str, generator: torch.Generator) -> None:
     """The error of bf16 is at most twice that of rounding the exact result."""
+    if backend == "native":
+        with pytest.raises(UsageError, match="float32 on the CPU"):
+            ops.gelu(torch.zeros(1, 1, dtype=torch.bfloat16))
+        return
     x = torch.randn(64, 256, generator=generator).bfloat16()
     weight, bias = torch.randn(2, 256, generator=generator).bfloat16()
     exact = torch.nn.functional.layer_norm(x.double(), (256,), weight.double(), bias.double(), 1e-5)
@@ -233,12 +308,152 @@ def test_half_precision_is_computed_in_fp32(backend: str, generator: torch.Gener
     assert relative_error(ops.gelu(x), exact) <= 2 * relative_error(exact.bfloat16(), exact)
 
 
-def test_backends() -> None:
-    with pytest.raises(UsageError, match="backend"), ops.use_backend("native"):
-        pass
-    from pyllmclf.ops.dispatch import TABLE, implementation
+@pytest.mark.parametrize("shape", LORA, ids=str)
+def test_linear(shape: tuple[int, int, int, int], backend: str, generator: torch.Generator) -> None:
+    rows, inputs, outputs, _ = shape
+    sizes = [(rows, inputs), (outputs, inputs), (outputs,)]
+    tensors = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    for dtype in DTYPES:
+        compare(ops.linear, lambda x, w, b: x @ w.T + b, tensors, dtype)
+        compare(ops.linear, lambda x, w: x @ w.T, tensors[:2], dtype)
 
-    assert implementation("attention") == TABLE["attention"].implementation == "torch"
+
+def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="backend"), ops.use_backend("fastest"):
+        pass
+    x = torch.zeros(1, 1)
+    assert implementation("gelu", x) == "native"
+    assert implementation("gelu", x.double()) == "reference"
+    assert implementation("attention", x.double()) == "torch"
     with ops.use_backend("reference"):
-        assert all(implementation(op) == "reference" for op in TABLE)
-    assert implementation("attention") == "torch"
+        assert all(implementation(op, x) == "reference" for op in TABLE)
+    with ops.use_backend("native"):
+        assert implementation("gelu", x) == "native" and implementation("pool", x.double()) == "reference"
+    monkeypatch.setenv("PYLLMCLF_BACKEND", "reference")
+    assert implementation("gelu", x) == "reference"
+    with ops.use_backend("native"):
+        assert implementation("gelu", x) == "native"
+    monkeypatch.setenv("PYLLMCLF_BACKEND", "fastest")
+    with pytest.raises(UsageError, match="PYLLMCLF_BACKEND='fastest'"):
+        implementation("gelu", x)
+
+
+def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
+    """Outputs and gradients of every native op on this number of threads."""
+    lengths = (600, 1, 33, 90)
+    cu, rows = offsets(lengths), sum(lengths)
+    inputs = [torch.randn(size, generator=generator).requires_grad_() for size in [(rows, 96), (rows, 32), (32,), (32,)]]
+    qkv, x, weight, bias = inputs
+    tables = [torch.randn(size, generator=generator).requires_grad_() for size in [(50, 32), (700, 32), (2, 32)]]
+    ids = torch.randint(0, 50, (rows,), generator=generator)
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    key = ops.DropoutKey(1, 2, 3, 1, torch.arange(4), torch.arange(4).repeat_interleave(cu.diff()), positions)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with ops.use_backend("native"):
+            outputs = [
+                ops.attention_packed(qkv, cu, 600, heads=2, causal=True, dropout_p=0.1, dropout_key=key),
+                *ops.layer_norm(x, weight, bias, 1e-5, x),
+                ops.gelu(x, bias, "tanh"),
+                ops.gelu(x, bias, "none"),
+                ops.embedding(ids, positions, *tables),
+                ops.dropout(x, 0.1, key),
+            ]
+            factors = [torch.randn(t.shape, generator=generator) for t in outputs]
+            # Not summed into one loss: torch's sum over threads is another order.
+            torch.autograd.backward(outputs, factors)
+    finally:
+        torch.set_num_threads(before)
+    return [t.detach() for t in outputs] + [t.grad for t in (*inputs, *tables) if t.grad is not None]
+
+
+def test_native_ops_give_the_same_bits_for_any_number_of_threads() -> None:
+    one, two, three = (native_results(n, torch.Generator().manual_seed(7)) for n in (1, 2, 3))
+    assert len(one) == 14
+    for a, b, c in zip(one, two, three, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+
+
+def test_native_ops_write_every_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs that start as NaN give the same bits."""
+    expected = native_results(2, torch.Generator().manual_seed(7))
+    filled = []
+
+    def with_nan(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*args, **kwargs) -> Tensor:
+            filled.append(make(*args, **kwargs))
+            return filled[-1].fill_(math.nan) if filled[-1].is_floating_point() else filled[-1]
+
+        return made
+
+    monkeypatch.setattr(torch, "empty_like", with_nan(torch.empty_like))
+    monkeypatch.setattr(Tensor, "new_empty", with_nan(Tensor.new_empty))
+    found = native_results(2, torch.Generator().manual_seed(7))
+    assert len(filled) > 14
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_native_ops_refuse_what_does_not_fit() -> None:
+    x = torch.zeros(4, 2, 8)
+    positions = torch.zeros(4, dtype=torch.int32)
+    with ops.use_backend("native"):
+        for broken in ([0, 3], [1, 4], [0, 5, 4]):
+            cu = torch.tensor(broken, dtype=torch.int32)
+            with pytest.raises(ValueError, match="cu_seqlens"):
+                ops.attention(x, x, x, cu, cu, 4, 4, causal=True, query_positions=positions)
+        with pytest.raises(ValueError, match="no keys"):
+            ops.attention(x, x, x, offsets((2, 2)), offsets((4, 0)), 2, 4, causal=True, query_positions=positions)
+        with pytest.raises(ValueError, match="negative"):
+            ops.attention(x, x, x, offsets((4,)), offsets((4,)), 4, 4, causal=True, query_positions=positions - 1)
+        tables = torch.zeros(3, 8), torch.zeros(2, 8)
+        with pytest.raises(IndexError, match="vocabulary"):
+            ops.embedding(torch.tensor([3]), torch.tensor([0]), *tables)
+        with pytest.raises(IndexError, match="positions"):
+            ops.embedding(torch.tensor([2]), torch.tensor([2]), *tables)
+
+
+def test_native_gradcheck(generator: torch.Generator) -> None:
+    """Numerical derivatives in fp32, whose own error is far above that of the formulas compared elsewhere."""
+    x, weight, bias = (torch.randn(s, generator=generator).requires_grad_() for s in [(3, 8), (8,), (8,)])
+    settings = {"eps": 1e-2, "atol": 2e-2, "rtol": 2e-2}
+    with ops.use_backend("native"), pytest.warns(UserWarning, match="double precision"):
+        assert torch.autograd.gradcheck(lambda *t: ops.layer_norm(*t, 1e-5), (x, weight, bias), **settings)
+        assert torch.autograd.gradcheck(ops.gelu, (x, bias), **settings)
+        qkv = torch.randn(5, 24, generator=generator).requires_grad_()
+        cu = offsets((3, 2))
+        assert torch.autograd.gradcheck(
+            lambda t: ops.attention_packed(t, cu, 3, heads=2, causal=True), (qkv,), **settings
+        )
+
+
+def test_kept_gradients_are_those_of_autograd(generator: torch.Generator) -> None:
+    """Several steps and micro-batches: memory is written again, rows of the step before are cleared."""
+    tables = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in [(20, 8), (5, 8), (1, 8), (6, 8)]]
+    copies = [torch.nn.Parameter(t.detach().clone()) for t in tables]
+    ops.keep_gradients(tables)
+    memory = []
+    for _ in range(3):
+        for parameters in (tables, copies):
+            for parameter in parameters:
+                parameter.grad = None
+        for _ in range(2):
+            ids = torch.randint(0, 20, (7,), generator=generator)
+            positions = torch.randint(0, 5, (7,), generator=generator)
+            factor = torch.randn(7, 6, generator=generator)
+            for token, position, kind, weight in (tables, copies):
+                x = ops.embedding(ids, positions, token, position, kind)
+                (ops.linear(x, weight) * factor).sum().backward()
+        for kept, plain in zip(tables, copies, strict=True):
+            assert relative_error(kept.grad, plain.grad) < 1e-6
+        memory.append([t.grad.data_ptr() for t in tables])
+    assert memory[0] == memory[1] == memory[2]
+
+
+def test_native_head_dim_limit() -> None:
+    """Heads that are too wide for the native core take another way."""
+    x = torch.randn(3, 1, native.MAX_HEAD_DIM + 1, generator=torch.Generator().manual_seed(1))
+    cu = offsets((3,))
+    found = ops.attention(x, x, x, cu, cu, 3, 3, causal=True)
+    assert relative_error(found, attention_formula(*[x.double()] * 3, (3,), True)) < 1e-5

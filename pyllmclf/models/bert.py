@@ -44,8 +44,8 @@ class BertSelfAttention(nn.Module):
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = self.query(x, context), self.key(x, context), self.value(x, context)
-        return self_attention(q, k, v, context, heads=self.heads, scale=self.scale, layer=self.layer)
+        qkv = self.query(x, context), self.key(x, context), self.value(x, context)
+        return self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer)
 
 
 class BertOutput(nn.Module):
@@ -79,7 +79,7 @@ class BertIntermediate(nn.Module):
         self.gelu = config.gelu
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return ops.gelu(self.dense(x, context), approximate=self.gelu)
+        return ops.gelu(self.dense(x, context, add_bias=False), self.dense.bias, self.gelu)
 
 
 class BertLayer(nn.Module):

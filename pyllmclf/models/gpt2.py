@@ -27,8 +27,8 @@ class GPT2Attention(nn.Module):
             self.scale /= layer + 1
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = self.c_attn(x, context).chunk(3, dim=1)
-        out = self_attention(q, k, v, context, heads=self.heads, scale=self.scale, layer=self.layer)
+        qkv = self.c_attn(x, context)
+        out = self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer)
         return context.drop(self.c_proj(out, context), context.rates.hidden, self.layer, ATTENTION_OUTPUT)
 
 
@@ -40,7 +40,7 @@ class GPT2MLP(nn.Module):
         self.gelu, self.layer = config.gelu, layer
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        hidden = ops.gelu(self.c_fc(x, context), approximate=self.gelu)
+        hidden = ops.gelu(self.c_fc(x, context, add_bias=False), self.c_fc.bias, self.gelu)
         return context.drop(self.c_proj(hidden, context), context.rates.hidden, self.layer, MLP_OUTPUT)
 
 

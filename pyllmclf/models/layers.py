@@ -109,14 +109,16 @@ class Linear(nn.Module):
             self.weight.add_(self.lora_b @ self.lora_a, alpha=self.scaling)
         self.lora_a = self.lora_b = None
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
+    def forward(self, x: Tensor, context: Context, *, add_bias: bool = True) -> Tensor:
+        """x Wᵀ + b, or without b where the next op adds it."""
+        bias = self.bias if add_bias else None
         if self.lora_a is None or self.lora_b is None:
-            return nn.functional.linear(x, self.weight, self.bias)
+            return ops.linear(x, self.weight, bias)
         p = context.rates.lora
         return ops.lora_linear(
             x,
             self.weight,
-            self.bias,
+            bias,
             self.lora_a,
             self.lora_b,
             scaling=self.scaling,
@@ -151,12 +153,27 @@ class Embedding(nn.Module):
 
 
 def self_attention(
-    q: Tensor, k: Tensor, v: Tensor, context: Context, *, heads: int, scale: float, layer: int
+    qkv: Tensor | tuple[Tensor, Tensor, Tensor], context: Context, *, heads: int, scale: float, layer: int
 ) -> Tensor:
-    """Attention of all rows; q, k, v and the result have shape [total, width]."""
+    """Attention of all rows, shape [total, width].
+
+    ``qkv`` is a fused projection of shape [total, 3 width], or q, k and v of shape [total, width].
+    """
     batch = context.batch
-    q, k, v = (t.unflatten(1, (heads, -1)) for t in (q, k, v))
     p = context.rates.attention
+    key = context.key(layer, ATTENTION) if p > 0.0 else None
+    if isinstance(qkv, Tensor):
+        return ops.attention_packed(
+            qkv,
+            batch.cu_seqlens,
+            batch.max_seqlen,
+            heads=heads,
+            causal=context.causal,
+            scale=scale,
+            dropout_p=p,
+            dropout_key=key,
+        )
+    q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv)
     out = ops.attention(
         q,
         k,
@@ -168,6 +185,6 @@ def self_attention(
         causal=context.causal,
         scale=scale,
         dropout_p=p,
-        dropout_key=context.key(layer, ATTENTION) if p > 0.0 else None,
+        dropout_key=key,
     )
     return out.flatten(1)

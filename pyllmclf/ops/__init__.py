@@ -1,11 +1,13 @@
 """The functional operations that the models are made of. They know no model."""
 
-from .attention import attention
+from .attention import attention, attention_packed
 from .dispatch import BACKENDS, use_backend
 from .dropout import DropoutKey, dropout
 from .embedding import embedding
 from .gelu import gelu
+from .gradients import keep_gradients
 from .layer_norm import layer_norm
+from .linear import linear
 from .lora_linear import lora_linear
 from .pooling import pool
 
@@ -13,10 +15,13 @@ __all__ = [
     "BACKENDS",
     "DropoutKey",
     "attention",
+    "attention_packed",
     "dropout",
     "embedding",
     "gelu",
+    "keep_gradients",
     "layer_norm",
+    "linear",
     "lora_linear",
     "pool",
     "use_backend",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import reference
+from . import native, reference
 from .dispatch import implementation
 from .dropout import DropoutKey
 
@@ -71,8 +72,24 @@ def attention(
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("attention: dropout needs a dropout_key.")
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    plain = query_positions is None and window is None and dropout_p == 0.0
-    if plain and implementation("attention") == "torch":
+    chosen = implementation("attention", q, k, v)
+    if chosen == "native" and q.shape[-1] <= native.MAX_HEAD_DIM:
+        shape = native.AttentionShape(
+            cu_seqlens_q,
+            cu_seqlens_k,
+            rows_q=q.shape[0],
+            rows_k=k.shape[0],
+            heads=q.shape[1],
+            head_dim=q.shape[2],
+            scale=scale,
+            causal=causal,
+            query_positions=query_positions,
+            window=window,
+            dropout_p=dropout_p,
+            dropout_key=dropout_key,
+        )
+        return AttentionFunction.apply(q, k, v, shape)
+    if chosen == "torch" and query_positions is None and window is None and dropout_p == 0.0:
         return _attention_torch(q, k, v, cu_seqlens_q, causal, scale)
     with torch.autocast(q.device.type, enabled=False):  # the reference computes half precision in fp32
         return reference.attention(
@@ -88,6 +105,122 @@ def attention(
             dropout_p=dropout_p,
             dropout_key=dropout_key,
         )
+
+
+def attention_packed(
+    qkv: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    *,
+    heads: int,
+    causal: bool,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    dropout_key: DropoutKey | None = None,
+) -> Tensor:
+    """:func:`attention` of all rows on a fused projection; its gradient is written into one tensor.
+
+    Parameters
+    ----------
+    qkv : tensor, shape [total, 3 * heads * head_dim]
+        Queries, keys and values side by side.
+    cu_seqlens : int32 tensor, shape [texts + 1]
+    max_seqlen : int
+    heads : int
+    causal, scale, dropout_p, dropout_key
+        As for :func:`attention`.
+
+    Returns
+    -------
+    tensor, shape [total, heads * head_dim]
+    """
+    if qkv.dim() != 2 or qkv.shape[1] % (3 * heads):
+        raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold 3 times {heads} heads.")
+    if dropout_p > 0.0 and dropout_key is None:
+        raise UsageError("attention: dropout needs a dropout_key.")
+    head_dim = qkv.shape[1] // (3 * heads)
+    if implementation("attention", qkv) == "native" and head_dim <= native.MAX_HEAD_DIM:
+        shape = native.AttentionShape(
+            cu_seqlens,
+            cu_seqlens,
+            rows_q=len(qkv),
+            rows_k=len(qkv),
+            heads=heads,
+            head_dim=head_dim,
+            scale=head_dim**-0.5 if scale is None else scale,
+            causal=causal,
+            query_positions=None,
+            window=None,
+            dropout_p=dropout_p,
+            dropout_key=dropout_key,
+        )
+        return PackedAttentionFunction.apply(qkv, shape)
+    q, k, v = _split(qkv, heads)
+    out = attention(
+        q,
+        k,
+        v,
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        causal=causal,
+        scale=scale,
+        dropout_p=dropout_p,
+        dropout_key=dropout_key,
+    )
+    return out.flatten(1)
+
+
+def _split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv.chunk(3, dim=1))
+    return q, k, v
+
+
+def _readable(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class AttentionFunction(torch.autograd.Function):
+    """Saves q, k, v, the output and the log-sum-exp of each row of scores."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, shape: native.AttentionShape) -> Tensor:
+        q, k, v = _readable(q), _readable(k), _readable(v)
+        out, log_sum_exp = native.attention_forward(shape, q, k, v)
+        ctx.save_for_backward(q, k, v, out, log_sum_exp)
+        ctx.shape = shape
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout: Tensor):
+        q, k, v = ctx.saved_tensors[:3]
+        gradients = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+        native.attention_backward(ctx.shape, ctx.saved_tensors, _readable(dout), gradients)
+        return *gradients, None
+
+
+class PackedAttentionFunction(torch.autograd.Function):
+    """The same on a fused projection: neither the parts nor their gradients are copied."""
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, shape: native.AttentionShape) -> Tensor:
+        qkv = _readable(qkv)
+        out, log_sum_exp = native.attention_forward(shape, *_split(qkv, shape.heads))
+        ctx.save_for_backward(qkv, out, log_sum_exp)
+        ctx.shape = shape
+        return out.flatten(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout: Tensor):
+        qkv, out, log_sum_exp = ctx.saved_tensors
+        heads = ctx.shape.heads
+        dqkv = qkv.new_empty(qkv.shape)
+        inputs = (*_split(qkv, heads), out, log_sum_exp)
+        native.attention_backward(ctx.shape, inputs, _readable(dout).unflatten(1, (heads, -1)), _split(dqkv, heads))
+        return dqkv, None
 
 
 def _attention_torch(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, causal: bool, scale: float) -> Tensor:

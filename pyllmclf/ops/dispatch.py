@@ -1,39 +1,54 @@
 """Which implementation of an op runs.
 
-``"reference"`` runs :mod:`pyllmclf.ops.reference` everywhere. ``"auto"`` takes, for each op, the fastest implementation
-that the table below names for it, where more than one was measured.
+``"reference"`` runs :mod:`pyllmclf.ops.reference` everywhere. ``"native"`` runs the native core and raises where it
+can't. ``"auto"`` takes, for each op, what the table below names for the device: what was measured fastest there; for a
+dtype that the native core does not compute, what torch has. The environment variable ``PYLLMCLF_BACKEND`` says what
+``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has the last word.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from torch import Tensor
 
-BACKENDS = ("auto", "reference")
+from ..errors import UsageError
+from . import native
+
+BACKENDS = ("auto", "reference", "native")
+ENVIRONMENT_VARIABLE = "PYLLMCLF_BACKEND"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What ``"auto"`` runs for an op, and why."""
+    """What ``"auto"`` runs for an op on a device, and why; ``other`` serves dtypes that it does not compute."""
 
     implementation: str
     why: str
+    other: str = "reference"
 
 
-TABLE: dict[str, Choice] = {
-    "attention": Choice(
-        "torch", "fused kernel per text: 1.6 times the reference; it serves dropout, windows, row subsets"
-    ),
-    "dropout": Choice("reference", "the only implementation"),
-    "embedding": Choice("reference", "the only implementation"),
-    "gelu": Choice("reference", "calls torch's own kernel"),
-    "layer_norm": Choice("reference", "calls torch's own kernel"),
-    "lora_linear": Choice("reference", "the only implementation"),
-    "pool": Choice("reference", "the only implementation"),
+_CUDA = Choice("reference", "torch's own kernels")
+
+TABLE: dict[str, dict[str, Choice]] = {
+    "attention": {
+        "cpu": Choice("native", "variable length, any rows, window and dropout in one kernel", other="torch"),
+        "cuda": Choice("torch", "fused kernel per text; the reference serves dropout, windows, row subsets"),
+    },
+    "dropout": {"cpu": Choice("native", "vectorised generator"), "cuda": _CUDA},
+    "embedding": {"cpu": Choice("native", "one pass; its gradient touches the rows of the batch alone"), "cuda": _CUDA},
+    "gelu": {"cpu": Choice("native", "with the bias and its gradient in one pass"), "cuda": _CUDA},
+    "layer_norm": {"cpu": Choice("native", "with the residual in one pass"), "cuda": _CUDA},
+    "linear": {"cpu": Choice("native", "torch's matmuls; gradients are written into kept memory"), "cuda": _CUDA},
+    "lora_linear": {"cpu": Choice("native", "torch's matmuls, added up in place"), "cuda": _CUDA},
+    "pool": {
+        "cpu": Choice("reference", "one row per text: nothing to gain"),
+        "cuda": Choice("reference", "one row per text: nothing to gain"),
+    },
 }
 
 _active: ContextVar[str] = ContextVar("pyllmclf_backend", default="auto")
@@ -56,6 +71,42 @@ def use_backend(name: str) -> Iterator[None]:
         _active.reset(token)
 
 
-def implementation(op: str) -> str:
-    """Name of the implementation that runs now for ``op``."""
-    return "reference" if _active.get() == "reference" else TABLE[op].implementation
+def active_backend() -> str:
+    """The backend that runs now; ``"auto"`` gives way to the environment variable.
+
+    Raises
+    ------
+    UsageError
+        If the environment variable names no backend.
+    """
+    if (name := _active.get()) != "auto":
+        return name
+    name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    if name not in BACKENDS:
+        raise UsageError(f"{ENVIRONMENT_VARIABLE}={name!r} is not available; choose one of {', '.join(BACKENDS)}.")
+    return name
+
+
+def implementation(op: str, *tensors: Tensor | None) -> str:
+    """Name of the implementation that runs now for ``op`` on these tensors.
+
+    Raises
+    ------
+    UsageError
+        If ``"native"`` was chosen and does not compute them.
+    """
+    backend = active_backend()
+    if backend == "reference":
+        return "reference"
+    first = next(t for t in tensors if t is not None)
+    choice = TABLE[op]["cuda" if first.device.type == "cuda" else "cpu"]
+    if backend == "native" and (choice.implementation == "native" or first.device.type != "cpu"):
+        if not native.serves(*tensors):
+            raise UsageError(
+                f"backend='native' computes {op} in float32 on the CPU, not in "
+                f"{str(first.dtype).removeprefix('torch.')} on {first.device.type}; choose 'auto' or 'reference'."
+            )
+        return "native"
+    if choice.implementation == "native" and not native.serves(*tensors):
+        return choice.other
+    return choice.implementation

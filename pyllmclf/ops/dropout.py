@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.autograd.function import once_differentiable
 
-from . import reference
+from . import native, reference
+from .dispatch import implementation
 
 # Sites of a block at which something is dropped; each has its own mask.
 EMBEDDING, ATTENTION, ATTENTION_OUTPUT, MLP_OUTPUT, HEAD, LORA = range(6)
@@ -66,4 +68,20 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
     """
     if p == 0.0:
         return x
+    if implementation("dropout", x) == "native":
+        return DropoutFunction.apply(x, p, key)
     return reference.dropout(x, p, key)
+
+
+class DropoutFunction(torch.autograd.Function):
+    """Saves nothing: the mask is computed again."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
+        ctx.p, ctx.key = p, key
+        return native.dropout_rows(x, p, key)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: torch.Tensor):
+        return native.dropout_rows(dy, ctx.p, ctx.key), None, None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from . import reference
+from . import native, reference
+from .dispatch import implementation
+from .gradients import kept_gradient
 
 
 def embedding(
@@ -28,4 +32,41 @@ def embedding(
     -------
     tensor, shape [total, width]
     """
-    return reference.embedding(input_ids, positions, token_weight, position_weight, type_weight)
+    tables = (token_weight, position_weight, type_weight)
+    if implementation("embedding", *tables) == "native":
+        return EmbeddingFunction.apply(input_ids, positions, *tables)
+    return reference.embedding(input_ids, positions, *tables)
+
+
+class EmbeddingFunction(torch.autograd.Function):
+    """Saves the indices. A table's gradient is dense; where its memory is kept, only the batch's rows are written."""
+
+    @staticmethod
+    def forward(ctx, input_ids: Tensor, positions: Tensor, *tables: Tensor | None) -> Tensor:
+        input_ids, positions = (t.to(torch.int32).contiguous() for t in (input_ids, positions))
+        ctx.save_for_backward(input_ids, positions)
+        ctx.tables = [None if t is None else (t.shape, kept_gradient(t)) for t in tables]
+        token, position, types = (None if t is None else t.contiguous() for t in tables)
+        assert token is not None and position is not None
+        return native.embedding_forward(input_ids, positions, token, position, types)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        dy = dy.contiguous()
+        gradients: list[Tensor | None] = []
+        for table, index, needed in zip(
+            ctx.tables, (*ctx.saved_tensors, None), ctx.needs_input_grad[2:], strict=True
+        ):
+            if not needed:
+                gradients.append(None)
+                continue
+            shape, kept = table
+            if kept is not None:
+                kept.add_rows(dy, index)
+                gradients.append(None)
+                continue
+            gradient = dy.new_zeros(shape)
+            native.embedding_backward(dy, index, gradient)
+            gradients.append(gradient)
+        return None, None, *gradients

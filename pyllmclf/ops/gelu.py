@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import reference
+from . import native, reference
+from .dispatch import implementation
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
@@ -24,4 +27,24 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     """
     if approximate not in ("tanh", "none"):
         raise UsageError(f"gelu: approximate={approximate!r} is unknown; it is 'tanh' or 'none'.")
+    if implementation("gelu", x, bias) == "native":
+        return GeluFunction.apply(x, bias, approximate)
     return reference.gelu(x, bias, approximate)
+
+
+class GeluFunction(torch.autograd.Function):
+    """Saves the input alone; the backward pass gives the bias's gradient too."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
+        x, bias = x.contiguous(), None if bias is None else bias.contiguous()
+        ctx.save_for_backward(x, bias)
+        ctx.approximate = approximate
+        return native.gelu_forward(x, bias, approximate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, bias = ctx.saved_tensors
+        dx, dbias = native.gelu_backward(dy, x, bias, ctx.approximate, bias_needed=ctx.needs_input_grad[1])
+        return dx, dbias, None

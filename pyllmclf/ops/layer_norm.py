@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import overload
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from . import reference
+from . import native, reference
+from .dispatch import implementation
 
 
 @overload
@@ -33,7 +36,36 @@ def layer_norm(
     tensor, shape [rows, width]
         With ``residual``: (the norm of the sum, the sum).
     """
+    if implementation("layer_norm", x, weight, bias, residual) == "native" and x.numel() > 0:
+        y, summed = LayerNormFunction.apply(x, residual, weight, bias, eps)
+        return y if residual is None else (y, summed)
     if residual is None:
         return reference.layer_norm(x, weight, bias, eps)
     summed = x + residual
     return reference.layer_norm(summed, weight, bias, eps), summed
+
+
+class LayerNormFunction(torch.autograd.Function):
+    """Saves the sum, and mean and inverse deviation of each row. Returns (norm, sum or None)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float):
+        ctx.set_materialize_grads(False)
+        y, summed, mean, rstd = native.layer_norm_forward(x, residual, weight, bias, eps)
+        ctx.save_for_backward(summed, weight, mean, rstd)
+        return y, None if residual is None else summed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor | None, dsum: Tensor | None):
+        if dy is None:  # the norm was not used
+            return dsum, dsum, None, None, None
+        needs_x, needs_residual, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        ds, dweight, dbias = native.layer_norm_backward(
+            dy,
+            dsum,
+            *ctx.saved_tensors,
+            input_needed=needs_x or needs_residual,
+            parameters_needed=needs_weight or needs_bias,
+        )
+        return ds, ds if needs_residual else None, dweight, dbias, None

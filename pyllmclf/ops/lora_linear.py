@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import reference
+from . import native, reference
+from .dispatch import implementation
 from .dropout import DropoutKey
+from .linear import input_gradient, product
 
 
 def lora_linear(
@@ -41,6 +45,48 @@ def lora_linear(
     """
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("lora_linear: dropout needs a dropout_key.")
+    if implementation("lora_linear", x, weight, bias, lora_a, lora_b) == "native" and x.dim() == 2:
+        return LoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, dropout_p, dropout_key)
     return reference.lora_linear(
         x, weight, bias, lora_a, lora_b, scaling=scaling, dropout_p=dropout_p, dropout_key=dropout_key
     )
+
+
+class LoRALinearFunction(torch.autograd.Function):
+    """Saves x and the thin product S = drop(x) Aᵀ.
+
+    Forward y = x Wᵀ + b, then y += s S Bᵀ in place. Backward dS = s dY B, dX = dY W, then dX += drop(dS A) in place;
+    dA = dSᵀ drop(x) with the mask computed again, dB = s dYᵀ S.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, lora_a, lora_b, scaling: float, dropout_p: float, key: DropoutKey | None):
+        thin = (native.dropout_rows(x, dropout_p, key) if key is not None and dropout_p > 0.0 else x) @ lora_a.t()
+        ctx.save_for_backward(x, weight, lora_a, lora_b, thin)
+        ctx.scaling, ctx.dropout_p, ctx.key = scaling, dropout_p, key if dropout_p > 0.0 else None
+        return product(x, weight, bias).addmm_(thin, lora_b.t(), alpha=scaling)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, weight, lora_a, lora_b, thin = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, needs_a, needs_b, *_ = ctx.needs_input_grad
+        dx = dweight = dbias = da = db = None
+        if needs_x or needs_a:
+            dthin = (dy @ lora_b).mul_(ctx.scaling)
+        if needs_x:
+            dx = input_gradient(dy, weight)
+            if ctx.key is None:
+                dx.addmm_(dthin, lora_a)
+            else:
+                dx.add_(native.dropout_rows(dthin @ lora_a, ctx.dropout_p, ctx.key))
+        if needs_a:
+            read = x if ctx.key is None else native.dropout_rows(x, ctx.dropout_p, ctx.key)
+            da = dthin.t() @ read
+        if needs_b:
+            db = (thin.t() @ dy).mul_(ctx.scaling).t()  # the thin matrix on the left: faster than dYᵀ S
+        if needs_weight:
+            dweight = dy.t() @ x
+        if needs_bias:
+            dbias = dy.sum(0)
+        return dx, dweight, dbias, da, db, None, None, None

@@ -65,6 +65,11 @@ def attention(
     return torch.cat(out).to(q.dtype)
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b."""
+    return F.linear(x, weight, bias)
+
+
 def lora_linear(
     x: Tensor,
     weight: Tensor,

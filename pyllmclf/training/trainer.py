@@ -102,6 +102,7 @@ class Trainer:
         texts_per_step = settings.batch_size * settings.gradient_accumulation_steps
         self.steps_per_epoch = -(-len(packer) // texts_per_step)
         self.total_steps = self.steps_per_epoch * settings.epochs
+        ops.keep_gradients(model.parameters())
         self.optimizer = make_optimizer(model.parameters(), settings)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.

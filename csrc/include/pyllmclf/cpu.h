@@ -1,10 +1,158 @@
-// What the CPU part of the native core offers. Raw pointers and sizes; no torch, no Python.
+// The CPU part of the native core: fp32, OpenMP. Raw pointers, sizes, strides and a thread count; no torch, no Python.
+//
+// Rows are contiguous unless a stride is given; strides count elements. Every op gives the same bits for any number of
+// threads: work is split by the shape alone, and sums over rows run in a fixed order.
 #pragma once
+
+#include <cstdint>
 
 namespace pyllmclf {
 
-// The best of the levels that the native core distinguishes and that this machine offers:
-// "x86-64-v3" (AVX2 and FMA), or "baseline".
+// The SIMD build that runs on this machine: "x86-64-v3" (AVX2 and FMA), or "baseline".
 const char* simd_level();
+
+// y = (s - mean) / sqrt(variance + eps) * weight + bias with s = x + residual.
+struct LayerNormForward {
+  const float* x;
+  const float* residual;  // may be null
+  const float* weight;    // [width]
+  const float* bias;      // [width]
+  float* y;               // [rows, width]
+  float* sum;             // [rows, width]: s, or null
+  float* mean;            // [rows]
+  float* rstd;            // [rows]: 1 / sqrt(variance + eps)
+  std::int64_t rows, width;
+  float eps;
+  int threads;
+};
+
+struct LayerNormBackward {
+  const float* dy;
+  const float* dsum;  // gradient that reaches s by another way, or null
+  const float* s;     // [rows, width]
+  const float* weight;
+  const float* mean;
+  const float* rstd;
+  float* ds;       // [rows, width]: of x, and of the residual; or null
+  float* dweight;  // [width], or null
+  float* dbias;    // [width], or null
+  std::int64_t rows, width;
+  int threads;
+};
+
+// y = GELU(x + bias); tanh formula or exact.
+struct GeluForward {
+  const float* x;
+  const float* bias;  // [width], may be null
+  float* y;
+  std::int64_t rows, width;
+  bool tanh;
+  int threads;
+};
+
+struct GeluBackward {
+  const float* dy;
+  const float* x;
+  const float* bias;  // may be null
+  float* dx;          // may be dy
+  float* dbias;       // [width], or null
+  std::int64_t rows, width;
+  bool tanh;
+  int threads;
+};
+
+// y[row] = token[input_ids[row]] + position[positions[row]] + type, type may be null. Ids are not checked.
+struct EmbeddingForward {
+  const std::int32_t* input_ids;
+  const std::int32_t* positions;
+  const float* token;
+  const float* position;
+  const float* type;
+  float* y;
+  std::int64_t rows, width;
+  int threads;
+};
+
+// table[index[row]] += dy[row], rows in order; an index of null stands for index 0 in every row.
+struct EmbeddingBackward {
+  const float* dy;
+  const std::int32_t* index;
+  float* dtable;
+  std::int64_t rows, width;
+  int threads;
+};
+
+// What a dropout mask is a function of; see pyllmclf/ops/dropout.py. An element is kept where its word of
+// Philox4x32-10 is at least `threshold`, and scaled by `scale` then.
+struct Dropout {
+  std::uint32_t seed, step;
+  std::uint32_t stream;     // layer and site
+  std::uint32_t threshold;  // p * 2^32
+  float scale;              // 1 / (1 - p); 0: no dropout
+};
+
+// y = x * mask * scale; its own backward, with dy for x.
+struct DropoutRows {
+  const float* x;
+  float* y;  // may be x
+  const std::int64_t* example_ids;  // [rows]
+  const std::int32_t* positions;    // [rows]
+  std::int64_t rows, width;
+  Dropout dropout;
+  int threads;
+};
+
+// Rows of packed texts, [rows, heads, head_dim], the last axis contiguous.
+struct Heads {
+  const float* data;
+  std::int64_t row_stride, head_stride;
+};
+struct MutableHeads {
+  float* data;
+  std::int64_t row_stride, head_stride;
+};
+
+// A text with queries has keys, and a query sees at least one of them.
+struct AttentionShape {
+  const std::int32_t* cu_seqlens_q;     // [texts + 1]
+  const std::int32_t* cu_seqlens_k;     // [texts + 1]
+  const std::int32_t* query_positions;  // [rows_q]; null: queries are all rows of their text in order
+  const std::int64_t* example_ids;      // [texts]; read with dropout only
+  std::int64_t texts, heads, head_dim;
+  float scale;
+  bool causal;
+  std::int64_t window_left, window_right;  // keys seen on each side of the own position; -1: all
+  Dropout dropout;
+  int threads;
+};
+
+// out = softmax(scale q kᵀ + mask) v and log_sum_exp [heads, rows_q] of the scores of each query.
+struct AttentionForward {
+  AttentionShape shape;
+  Heads q, k, v;
+  MutableHeads out;
+  float* log_sum_exp;
+};
+
+struct AttentionBackward {
+  AttentionShape shape;
+  Heads q, k, v, out, dout;
+  const float* log_sum_exp;
+  MutableHeads dq, dk, dv;  // each entry is written, none is read
+};
+
+// head_dim at most this.
+constexpr std::int64_t kMaxHeadDim = 256;
+
+void layer_norm_forward(const LayerNormForward& args);
+void layer_norm_backward(const LayerNormBackward& args);
+void gelu_forward(const GeluForward& args);
+void gelu_backward(const GeluBackward& args);
+void embedding_forward(const EmbeddingForward& args);
+void embedding_backward(const EmbeddingBackward& args);
+void dropout_rows(const DropoutRows& args);
+// Throw std::bad_alloc where their scratch memory is not to be had.
+void attention_forward(const AttentionForward& args);
+void attention_backward(const AttentionBackward& args);
 
 }  // namespace pyllmclf

@@ -1,0 +1,176 @@
+#include "bindings_cpu.h"
+
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "pyllmclf/cpu.h"
+
+namespace py = pybind11;
+
+namespace pyllmclf {
+namespace {
+
+using Address = std::uintptr_t;
+
+const float* input(Address address) { return reinterpret_cast<const float*>(address); }
+float* output(Address address) { return reinterpret_cast<float*>(address); }
+const std::int32_t* indices(Address address) { return reinterpret_cast<const std::int32_t*>(address); }
+const std::int64_t* ids(Address address) { return reinterpret_cast<const std::int64_t*>(address); }
+
+void require(bool condition, const char* message) {
+  if (!condition) throw py::value_error(message);
+}
+
+void check_rows(std::int64_t rows, std::int64_t width, int threads) {
+  require(rows >= 0 && width >= 1, "rows must not be negative, and width must be positive");
+  require(threads >= 1, "threads must be positive");
+}
+
+void layer_norm_forward_(Address x, Address residual, Address weight, Address bias, Address y, Address sum,
+                         Address mean, Address rstd, std::int64_t rows, std::int64_t width, float eps, int threads) {
+  check_rows(rows, width, threads);
+  require((residual == 0) == (sum == 0), "residual and sum come together");
+  py::gil_scoped_release release;
+  layer_norm_forward({input(x), input(residual), input(weight), input(bias), output(y), output(sum), output(mean),
+                      output(rstd), rows, width, eps, threads});
+}
+
+void layer_norm_backward_(Address dy, Address dsum, Address s, Address weight, Address mean, Address rstd, Address ds,
+                          Address dweight, Address dbias, std::int64_t rows, std::int64_t width, int threads) {
+  check_rows(rows, width, threads);
+  py::gil_scoped_release release;
+  layer_norm_backward({input(dy), input(dsum), input(s), input(weight), input(mean), input(rstd), output(ds),
+                       output(dweight), output(dbias), rows, width, threads});
+}
+
+void gelu_forward_(Address x, Address bias, Address y, std::int64_t rows, std::int64_t width, bool tanh, int threads) {
+  check_rows(rows, width, threads);
+  py::gil_scoped_release release;
+  gelu_forward({input(x), input(bias), output(y), rows, width, tanh, threads});
+}
+
+void gelu_backward_(Address dy, Address x, Address bias, Address dx, Address dbias, std::int64_t rows,
+                    std::int64_t width, bool tanh, int threads) {
+  check_rows(rows, width, threads);
+  py::gil_scoped_release release;
+  gelu_backward({input(dy), input(x), input(bias), output(dx), output(dbias), rows, width, tanh, threads});
+}
+
+void embedding_forward_(Address input_ids, Address positions, Address token, Address position, Address type, Address y,
+                        std::int64_t rows, std::int64_t width, std::int64_t tokens, std::int64_t n_positions,
+                        int threads) {
+  check_rows(rows, width, threads);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t token_id = indices(input_ids)[i], at = indices(positions)[i];
+    if (token_id < 0 || token_id >= tokens)
+      throw py::index_error("token id " + std::to_string(token_id) + " lies outside the vocabulary");
+    if (at < 0 || at >= n_positions)
+      throw py::index_error("position " + std::to_string(at) + " lies outside the model's positions");
+  }
+  py::gil_scoped_release release;
+  embedding_forward({indices(input_ids), indices(positions), input(token), input(position), input(type), output(y),
+                     rows, width, threads});
+}
+
+void embedding_backward_(Address dy, Address index, Address dtable, std::int64_t rows, std::int64_t width,
+                         int threads) {
+  check_rows(rows, width, threads);
+  py::gil_scoped_release release;
+  embedding_backward({input(dy), indices(index), output(dtable), rows, width, threads});
+}
+
+// (seed, step, stream, p); p = 0: no dropout.
+Dropout make_dropout(const py::tuple& numbers) {
+  const double p = numbers[3].cast<double>();
+  require(p >= 0.0 && p < 1.0, "the dropout rate must lie in [0, 1)");
+  Dropout dropout = {numbers[0].cast<std::uint32_t>(), numbers[1].cast<std::uint32_t>(),
+                     numbers[2].cast<std::uint32_t>(), 0, 0.0f};
+  if (p > 0.0) {
+    dropout.threshold = py::module_::import("builtins").attr("round")(p * 4294967296.0).cast<std::uint32_t>();
+    dropout.scale = static_cast<float>(1.0 / (1.0 - p));
+  }
+  return dropout;
+}
+
+void dropout_rows_(Address x, Address y, Address example_ids, Address positions, std::int64_t rows, std::int64_t width,
+                   const py::tuple& dropout, int threads) {
+  check_rows(rows, width, threads);
+  const DropoutRows args = {
+      input(x), output(y), ids(example_ids), indices(positions), rows, width, make_dropout(dropout), threads};
+  require(args.dropout.scale != 0.0f, "without a dropout rate there is nothing to do");
+  py::gil_scoped_release release;
+  dropout_rows(args);
+}
+
+// (address, row stride, head stride)
+Heads heads(const py::tuple& tensor) {
+  return {input(tensor[0].cast<Address>()), tensor[1].cast<std::int64_t>(), tensor[2].cast<std::int64_t>()};
+}
+MutableHeads mutable_heads(const py::tuple& tensor) {
+  return {output(tensor[0].cast<Address>()), tensor[1].cast<std::int64_t>(), tensor[2].cast<std::int64_t>()};
+}
+
+void check_offsets(const std::int32_t* offsets, std::int64_t texts, std::int64_t rows) {
+  require(offsets[0] == 0 && offsets[texts] == rows, "cu_seqlens must begin with 0 and end with the number of rows");
+  for (std::int64_t t = 0; t < texts; ++t) require(offsets[t] <= offsets[t + 1], "cu_seqlens must not decrease");
+}
+
+// cu_seqlens_q, cu_seqlens_k, query_positions, example_ids, texts, rows_q, rows_k, heads, head_dim, scale, causal,
+// window_left, window_right, dropout, threads
+AttentionShape attention_shape(const py::tuple& t) {
+  const AttentionShape shape = {
+      indices(t[0].cast<Address>()), indices(t[1].cast<Address>()), indices(t[2].cast<Address>()),
+      ids(t[3].cast<Address>()),     t[4].cast<std::int64_t>(),     t[7].cast<std::int64_t>(),
+      t[8].cast<std::int64_t>(),     t[9].cast<float>(),            t[10].cast<bool>(),
+      t[11].cast<std::int64_t>(),    t[12].cast<std::int64_t>(),    make_dropout(t[13]),
+      t[14].cast<int>()};
+  require(shape.texts >= 0 && shape.heads >= 1 && shape.threads >= 1, "texts, heads and threads must be positive");
+  require(shape.head_dim >= 1 && shape.head_dim <= kMaxHeadDim, "head_dim must lie between 1 and 256");
+  check_offsets(shape.cu_seqlens_q, shape.texts, t[5].cast<std::int64_t>());
+  check_offsets(shape.cu_seqlens_k, shape.texts, t[6].cast<std::int64_t>());
+  for (std::int64_t i = 0; i < shape.texts; ++i) {
+    const std::int64_t queries = shape.cu_seqlens_q[i + 1] - shape.cu_seqlens_q[i];
+    const std::int64_t keys = shape.cu_seqlens_k[i + 1] - shape.cu_seqlens_k[i];
+    require(shape.query_positions || queries == keys, "query_positions must be given where queries are not all rows");
+    require(keys > 0 || queries == 0, "a text has queries, but no keys");
+  }
+  for (std::int64_t i = 0; shape.query_positions && i < t[5].cast<std::int64_t>(); ++i) {
+    require(shape.query_positions[i] >= 0, "a query position is negative");
+  }
+  return shape;
+}
+
+void attention_forward_(const py::tuple& shape, const py::tuple& q, const py::tuple& k, const py::tuple& v,
+                        const py::tuple& out, Address log_sum_exp) {
+  const AttentionForward args = {attention_shape(shape), heads(q),           heads(k), heads(v),
+                                 mutable_heads(out),     output(log_sum_exp)};
+  py::gil_scoped_release release;
+  attention_forward(args);
+}
+
+void attention_backward_(const py::tuple& shape, const py::tuple& q, const py::tuple& k, const py::tuple& v,
+                         const py::tuple& out, const py::tuple& dout, Address log_sum_exp, const py::tuple& dq,
+                         const py::tuple& dk, const py::tuple& dv) {
+  const AttentionBackward args = {attention_shape(shape), heads(q),          heads(k),           heads(v), heads(out),
+                                  heads(dout),            input(log_sum_exp), mutable_heads(dq), mutable_heads(dk),
+                                  mutable_heads(dv)};
+  py::gil_scoped_release release;
+  attention_backward(args);
+}
+
+}  // namespace
+
+void bind_cpu_ops(py::module_& module) {
+  module.def("layer_norm_forward", &layer_norm_forward_);
+  module.def("layer_norm_backward", &layer_norm_backward_);
+  module.def("gelu_forward", &gelu_forward_);
+  module.def("gelu_backward", &gelu_backward_);
+  module.def("embedding_forward", &embedding_forward_);
+  module.def("embedding_backward", &embedding_backward_);
+  module.def("dropout_rows", &dropout_rows_);
+  module.def("attention_forward", &attention_forward_);
+  module.def("attention_backward", &attention_backward_);
+}
+
+}  // namespace pyllmclf

@@ -1,0 +1,461 @@
+// Attention over packed texts: softmax(scale q kᵀ + mask) v of each text within itself.
+//
+// Forward: online softmax over blocks of keys (Milakov and Gimelshein 2018; Dao 2023). Backward: probabilities are
+// computed again from the saved log-sum-exp L:  P = exp(S - L), dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)),
+// dQ = scale dS K, dK = scale dSᵀ Q.  With dropout, P is masked and scaled before it meets V, and dP likewise.
+//
+// A task is some queries (forward) or some keys (backward) of one text and one head. The split depends on the shape
+// alone, and each sum has one owner and one order: the same bits with any number of threads.
+#include <math.h>
+#include <stdlib.h>
+
+#include "gemm.h"
+#include "ops.h"
+#include "philox.h"
+
+namespace pyllmclf {
+namespace PYLLMCLF_SIMD {
+namespace {
+
+constexpr int64_t kQueryBlock = 24;   // rows of a tile of scores, a multiple of kTileRows
+constexpr int64_t kKeyBlock = 64;     // columns of a tile of scores
+constexpr int64_t kQueryChunk = 192;  // queries of a forward task, which share the packed keys
+constexpr int64_t kKeyChunk = 512;    // keys of a backward task
+// Multiplications of a call below which one thread does it alone.
+constexpr int64_t kGrain = 200000;
+
+int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
+int64_t at_least(int64_t x, int64_t limit) { return x > limit ? x : limit; }
+
+struct Task {
+  int64_t text, head, chunk;
+};
+
+struct Text {
+  int64_t q_begin, q_count, k_begin, k_count;
+};
+
+Text text_of(const AttentionShape& s, int64_t i) {
+  return {s.cu_seqlens_q[i], s.cu_seqlens_q[i + 1] - s.cu_seqlens_q[i], s.cu_seqlens_k[i],
+          s.cu_seqlens_k[i + 1] - s.cu_seqlens_k[i]};
+}
+
+// Keys [begin, end) that a query sees.
+struct Keys {
+  int64_t begin, end;
+};
+
+Keys keys_of(const AttentionShape& s, const Text& text, int64_t query) {
+  const int64_t position = s.query_positions ? s.query_positions[text.q_begin + query] : query;
+  Keys keys = {0, text.k_count};
+  if (s.causal) keys.end = at_most(keys.end, position + 1);
+  if (s.window_right >= 0) keys.end = at_most(keys.end, position + s.window_right + 1);
+  if (s.window_left >= 0) keys.begin = at_least(0, position - s.window_left);
+  return keys;
+}
+
+// Keys that any of the queries [begin, end) sees; empty if none sees any.
+Keys keys_of(const AttentionShape& s, const Text& text, int64_t begin, int64_t end) {
+  Keys all = {text.k_count, 0};
+  for (int64_t i = begin; i < end; ++i) {
+    const Keys keys = keys_of(s, text, i);
+    all = {at_most(all.begin, keys.begin), at_least(all.end, keys.end)};
+  }
+  return all;
+}
+
+// All tasks; texts are cut into chunks of `chunk` queries or keys. Null if memory is not to be had.
+Task* list_tasks(const AttentionShape& s, const int32_t* cu_seqlens, int64_t chunk, int64_t* count) {
+  int64_t n = 0;
+  for (int64_t t = 0; t < s.texts; ++t) n += s.heads * ((cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk);
+  *count = n;
+  Task* tasks = static_cast<Task*>(malloc(static_cast<size_t>(n + 1) * sizeof(Task)));
+  if (!tasks) return nullptr;
+  n = 0;
+  for (int64_t t = 0; t < s.texts; ++t) {
+    const int64_t chunks = (cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk;
+    for (int64_t c = 0; c < chunks; ++c) {
+      for (int64_t h = 0; h < s.heads; ++h) tasks[n++] = {t, h, c};
+    }
+  }
+  return tasks;
+}
+
+int thread_count(const AttentionShape& s) {
+  int64_t work = 0;
+  for (int64_t t = 0; t < s.texts; ++t) {
+    const Text text = text_of(s, t);
+    work += text.q_count * text.k_count * s.heads * s.head_dim;
+  }
+  return work < kGrain ? 1 : s.threads;
+}
+
+// Rows [begin, begin + count) of a head, times `scale`, into packed[count][depth]; columns beyond head_dim are zero.
+void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
+               float scale, float* packed) {
+  for (int64_t i = 0; i < count; ++i) {
+    float* row = packed + i * depth;
+    const float* from = x.data + (begin + i) * x.row_stride + head * x.head_stride;
+    for (int64_t d = 0; d < head_dim; ++d) row[d] = from[d] * scale;
+    for (int64_t d = head_dim; d < depth; ++d) row[d] = 0.0f;
+  }
+}
+
+// The same block turned: packed[depth][kKeyBlock].
+void pack_columns(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
+                  float* packed) {
+  constexpr int64_t kSquare = 8;  // rows and columns that are turned together
+  for (int64_t j = 0; j < kKeyBlock; j += kSquare) {
+    for (int64_t d = 0; d < depth; d += kSquare) {
+      const int64_t deep = at_most(kSquare, depth - d);
+      for (int64_t jj = 0; jj < kSquare; ++jj) {
+        const bool inside = j + jj < count;
+        const float* from = inside ? x.data + (begin + j + jj) * x.row_stride + head * x.head_stride + d : nullptr;
+        for (int64_t dd = 0; dd < deep; ++dd) {
+          packed[(d + dd) * kKeyBlock + j + jj] = inside && d + dd < head_dim ? from[dd] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+// Lanes of a vector of key indices that lie in [begin, end).
+PYLLMCLF_INLINE IntVec inside(int64_t key, Keys keys) {
+  IntVec index;
+  for (int i = 0; i < kLanes; ++i) index[i] = i;
+  index += static_cast<int32_t>(key);
+  return (index >= static_cast<int32_t>(keys.begin)) & (index < static_cast<int32_t>(keys.end));
+}
+
+// Factors of dropout, 0 or `scale`, of the probabilities of one query and the keys of a block.
+void dropout_factors(const AttentionShape& s, const Task& task, int64_t position, int64_t key, float* factors) {
+  uint32_t words[kPhiloxWords];
+  static_assert(kPhiloxWords == kKeyBlock, "one call of the generator makes the words of one block");
+  philox(s.dropout, s.dropout.stream | static_cast<uint32_t>(task.head) << 16,
+         static_cast<uint32_t>(s.example_ids[task.text]), static_cast<uint32_t>(position), key, words);
+  for (int64_t j = 0; j < kKeyBlock; ++j) factors[j] = words[j] >= s.dropout.threshold ? s.dropout.scale : 0.0f;
+}
+
+int64_t position_of(const AttentionShape& s, const Text& text, int64_t query) {
+  return s.query_positions ? s.query_positions[text.q_begin + query] : query;
+}
+
+struct ForwardScratch {
+  float *queries, *sums, *keys, *values, *scores, *largest, *total;
+
+  static int64_t size(int64_t depth) {
+    return 2 * kQueryChunk * depth + 2 * kKeyBlock * depth + kQueryBlock * kKeyBlock + 2 * kQueryChunk;
+  }
+  ForwardScratch(float* at, int64_t depth) {
+    queries = at;
+    sums = queries + kQueryChunk * depth;
+    keys = sums + kQueryChunk * depth;
+    values = keys + kKeyBlock * depth;
+    scores = values + kKeyBlock * depth;
+    largest = scores + kQueryBlock * kKeyBlock;
+    total = largest + kQueryChunk;
+  }
+};
+
+// One row of scores becomes probabilities relative to the largest score so far; sums follow.
+void softmax_row(const AttentionShape& s, const Task& task, const Text& text, int64_t query, int64_t key,
+                 int64_t columns, int64_t depth, float* scores, float* sums, float* running_max, float* running_total) {
+  const Keys keys = keys_of(s, text, query);
+  const bool partial = keys.begin > key || keys.end < key + columns;
+  Vec top = splat(*running_max);
+  for (int64_t j = 0; j < columns; j += kLanes) {
+    Vec x = load(scores + j);
+    if (partial) {
+      x = select(inside(key + j, keys), x, splat(-INFINITY));
+      store(scores + j, x);
+    }
+    top = max(x, top);
+  }
+  const float new_max = largest(top);
+  if (new_max == -INFINITY) {  // this query sees none of the keys up to here
+    for (int64_t j = 0; j < columns; ++j) scores[j] = 0.0f;
+    return;
+  }
+  Vec added = {};
+  for (int64_t j = 0; j < columns; j += kLanes) {
+    const Vec p = exp(load(scores + j) - new_max);
+    added += p;
+    store(scores + j, p);
+  }
+  if (new_max > *running_max) {
+    const float shrink = exp(splat(*running_max - new_max))[0];
+    *running_total *= shrink;
+    for (int64_t d = 0; d < depth; d += kLanes) store(sums + d, load(sums + d) * shrink);
+    *running_max = new_max;
+  }
+  *running_total += sum(added);
+  if (s.dropout.scale != 0.0f) {
+    float factors[kKeyBlock];
+    dropout_factors(s, task, position_of(s, text, query), key, factors);
+    for (int64_t j = 0; j < columns; ++j) scores[j] *= factors[j];
+  }
+}
+
+void forward_task(const AttentionForward& a, const Task& task, int64_t depth, const ForwardScratch& scratch) {
+  const AttentionShape& s = a.shape;
+  const Text text = text_of(s, task.text);
+  const int64_t first = task.chunk * kQueryChunk, count = at_most(kQueryChunk, text.q_count - first);
+  pack_rows(a.q, task.head, text.q_begin + first, count, s.head_dim, depth, s.scale, scratch.queries);
+  for (int64_t i = 0; i < count * depth; ++i) scratch.sums[i] = 0.0f;
+  for (int64_t i = 0; i < count; ++i) {
+    scratch.largest[i] = -INFINITY;
+    scratch.total[i] = 0.0f;
+  }
+  const Keys all = keys_of(s, text, first, first + count);
+  for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {
+    const int64_t keys = at_most(kKeyBlock, text.k_count - key);
+    pack_columns(a.k, task.head, text.k_begin + key, keys, s.head_dim, depth, scratch.keys);
+    pack_rows(a.v, task.head, text.k_begin + key, keys, s.head_dim, depth, 1.0f, scratch.values);
+    for (int64_t block = 0; block < count; block += kQueryBlock) {
+      const int64_t rows = at_most(kQueryBlock, count - block);
+      const Keys seen = keys_of(s, text, first + block, first + block + rows);
+      if (seen.begin >= key + keys || seen.end <= key) continue;
+      const int64_t used = at_most(keys, seen.end - key), columns = round_up(used, kLanes);
+      gemm(rows, columns, depth, scratch.queries + block * depth, depth, 1, scratch.keys, kKeyBlock, scratch.scores,
+           kKeyBlock, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t row = block + i;
+        softmax_row(s, task, text, first + row, key, columns, depth, scratch.scores + i * kKeyBlock,
+                    scratch.sums + row * depth, scratch.largest + row, scratch.total + row);
+      }
+      gemm(rows, depth, used, scratch.scores, kKeyBlock, 1, scratch.values, depth, scratch.sums + block * depth, depth,
+           true);
+    }
+  }
+  const int64_t rows_q = s.cu_seqlens_q[s.texts];
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = text.q_begin + first + i;
+    const float inverse = 1.0f / scratch.total[i];
+    float* out = a.out.data + row * a.out.row_stride + task.head * a.out.head_stride;
+    for (int64_t d = 0; d < s.head_dim; ++d) out[d] = scratch.sums[i * depth + d] * inverse;
+    a.log_sum_exp[task.head * rows_q + row] = scratch.largest[i] + logf(scratch.total[i]);
+  }
+}
+
+struct BackwardScratch {
+  float *keys, *keys_turned, *values_turned, *dkeys, *dvalues, *queries, *dout, *dqueries, *scores, *dscores, *factors;
+
+  static int64_t size(int64_t depth) {
+    return 5 * kKeyChunk * depth + 3 * kQueryBlock * depth + 3 * kQueryBlock * kKeyBlock;
+  }
+  BackwardScratch(float* at, int64_t depth) {
+    keys = at;
+    keys_turned = keys + kKeyChunk * depth;
+    values_turned = keys_turned + kKeyChunk * depth;
+    dkeys = values_turned + kKeyChunk * depth;
+    dvalues = dkeys + kKeyChunk * depth;
+    queries = dvalues + kKeyChunk * depth;
+    dout = queries + kQueryBlock * depth;
+    dqueries = dout + kQueryBlock * depth;
+    scores = dqueries + kQueryBlock * depth;
+    dscores = scores + kQueryBlock * kKeyBlock;
+    factors = dscores + kQueryBlock * kKeyBlock;
+  }
+};
+
+// Scores of one query become P (with dropout: the masked one), dscores become dS.
+void softmax_row_backward(const AttentionShape& s, const Task& task, const Text& text, int64_t query, int64_t key,
+                          int64_t columns, float log_sum_exp, float delta, float* scores, float* dscores) {
+  const Keys keys = keys_of(s, text, query);
+  const bool dropped = s.dropout.scale != 0.0f;
+  float factors[kKeyBlock];
+  if (dropped) dropout_factors(s, task, position_of(s, text, query), key, factors);
+  for (int64_t j = 0; j < columns; j += kLanes) {
+    const IntVec mask = inside(key + j, keys);
+    const Vec p = select(mask, exp(load(scores + j) - log_sum_exp), Vec{});
+    const Vec factor = dropped ? load(factors + j) : splat(1.0f);
+    store(dscores + j, select(mask, p * (load(dscores + j) * factor - delta), Vec{}));
+    store(scores + j, p * factor);
+  }
+}
+
+// dQ of this chunk's keys goes to `dq`, whose row 0 is the text's first query.
+void backward_task(const AttentionBackward& a, const Task& task, const float* delta, const MutableHeads& dq,
+                   int64_t depth, const BackwardScratch& scratch) {
+  const AttentionShape& s = a.shape;
+  const Text text = text_of(s, task.text);
+  const int64_t rows_q = s.cu_seqlens_q[s.texts];
+  const int64_t first = task.chunk * kKeyChunk, count = at_most(kKeyChunk, text.k_count - first);
+  const int64_t padded = round_up(count, kKeyBlock);
+  pack_rows(a.k, task.head, text.k_begin + first, count, s.head_dim, depth, 1.0f, scratch.keys);
+  for (int64_t key = 0; key < padded; key += kKeyBlock) {
+    const int64_t begin = text.k_begin + first + key, keys = at_most(kKeyBlock, count - key);
+    pack_columns(a.k, task.head, begin, keys, s.head_dim, depth, scratch.keys_turned + key * depth);
+    pack_columns(a.v, task.head, begin, keys, s.head_dim, depth, scratch.values_turned + key * depth);
+  }
+  for (int64_t i = 0; i < count * depth; ++i) scratch.dkeys[i] = scratch.dvalues[i] = 0.0f;
+
+  for (int64_t block = 0; block < text.q_count; block += kQueryBlock) {
+    const int64_t rows = at_most(kQueryBlock, text.q_count - block), begin = text.q_begin + block;
+    const Keys seen = keys_of(s, text, block, block + rows);
+    pack_rows(a.q, task.head, begin, rows, s.head_dim, depth, s.scale, scratch.queries);
+    pack_rows(a.dout, task.head, begin, rows, s.head_dim, depth, 1.0f, scratch.dout);
+    for (int64_t i = 0; i < rows * depth; ++i) scratch.dqueries[i] = 0.0f;
+    for (int64_t key = 0; key < count; key += kKeyBlock) {
+      const int64_t keys = at_most(kKeyBlock, count - key);
+      if (seen.begin >= first + key + keys || seen.end <= first + key) continue;
+      const int64_t used = at_most(keys, seen.end - (first + key)), columns = round_up(used, kLanes);
+      gemm(rows, columns, depth, scratch.queries, depth, 1, scratch.keys_turned + key * depth, kKeyBlock,
+           scratch.scores, kKeyBlock, false);
+      gemm(rows, columns, depth, scratch.dout, depth, 1, scratch.values_turned + key * depth, kKeyBlock,
+           scratch.dscores, kKeyBlock, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t at = task.head * rows_q + begin + i;
+        softmax_row_backward(s, task, text, block + i, first + key, columns, a.log_sum_exp[at], delta[at],
+                             scratch.scores + i * kKeyBlock, scratch.dscores + i * kKeyBlock);
+      }
+      gemm(used, depth, rows, scratch.scores, 1, kKeyBlock, scratch.dout, depth, scratch.dvalues + key * depth, depth,
+           true);
+      gemm(used, depth, rows, scratch.dscores, 1, kKeyBlock, scratch.queries, depth, scratch.dkeys + key * depth,
+           depth, true);
+      gemm(rows, depth, used, scratch.dscores, kKeyBlock, 1, scratch.keys + key * depth, depth, scratch.dqueries,
+           depth, true);
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      float* to = dq.data + (block + i) * dq.row_stride + task.head * dq.head_stride;
+      for (int64_t d = 0; d < s.head_dim; ++d) to[d] = scratch.dqueries[i * depth + d] * s.scale;
+    }
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t row = text.k_begin + first + j;
+    float* dk = a.dk.data + row * a.dk.row_stride + task.head * a.dk.head_stride;
+    float* dv = a.dv.data + row * a.dv.row_stride + task.head * a.dv.head_stride;
+    for (int64_t d = 0; d < s.head_dim; ++d) {
+      dk[d] = scratch.dkeys[j * depth + d];
+      dv[d] = scratch.dvalues[j * depth + d];
+    }
+  }
+}
+
+// delta[head, row] = sum over d of dO O, which is the sum over keys of dP P.
+void output_dot(const AttentionBackward& a, int64_t rows_q, float* delta, int threads) {
+  const AttentionShape& s = a.shape;
+  parallel_for(rows_q, rows_q * s.heads * s.head_dim, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t head = 0; head < s.heads; ++head) {
+        const float* out = a.out.data + row * a.out.row_stride + head * a.out.head_stride;
+        const float* dout = a.dout.data + row * a.dout.row_stride + head * a.dout.head_stride;
+        Vec total = {};
+        int64_t d = 0;
+        for (; d + kLanes <= s.head_dim; d += kLanes) total += load(out + d) * load(dout + d);
+        float dot = sum(total);
+        for (; d < s.head_dim; ++d) dot += out[d] * dout[d];
+        delta[head * rows_q + row] = dot;
+      }
+    }
+  });
+}
+
+// A text of several key chunks collects dQ in parts: its first chunk writes into dq, the others into parts[i], one
+// after the other, [q_count, heads, head_dim] each.
+int64_t parts_of(const AttentionShape& s, int64_t text) {
+  const int64_t keys = text_of(s, text).k_count;
+  return keys <= kKeyChunk ? 0 : (keys + kKeyChunk - 1) / kKeyChunk - 1;
+}
+
+void add_parts(const AttentionBackward& a, const int64_t* part_begin, const float* parts, int threads) {
+  const AttentionShape& s = a.shape;
+  const int64_t width = s.heads * s.head_dim;
+  for (int64_t t = 0; t < s.texts; ++t) {
+    const Text text = text_of(s, t);
+    const int64_t count = parts_of(s, t);
+    if (count == 0) continue;
+    parallel_for(text.q_count, text.q_count * width, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        for (int64_t head = 0; head < s.heads; ++head) {
+          float* to = a.dq.data + (text.q_begin + i) * a.dq.row_stride + head * a.dq.head_stride;
+          for (int64_t part = 0; part < count; ++part) {
+            const float* from = parts + part_begin[t] + (part * text.q_count + i) * width + head * s.head_dim;
+            for (int64_t d = 0; d < s.head_dim; ++d) to[d] += from[d];
+          }
+        }
+      }
+    });
+  }
+}
+
+float* allocate(int64_t floats) {
+  return static_cast<float*>(aligned_alloc(64, static_cast<size_t>(round_up(floats * 4 + 64, 64))));
+}
+
+}  // namespace
+
+bool attention_forward(const AttentionForward& a) {
+  const int64_t depth = round_up(a.shape.head_dim, kLanes), size = round_up(ForwardScratch::size(depth), 16);
+  const int threads = thread_count(a.shape);
+  int64_t count = 0;
+  Task* tasks = list_tasks(a.shape, a.shape.cu_seqlens_q, kQueryChunk, &count);
+  float* memory = allocate(size * threads);
+  const bool enough = tasks && memory;
+  if (enough) {
+    int next_scratch = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      int mine;
+#pragma omp atomic capture
+      mine = next_scratch++;
+      const ForwardScratch scratch(memory + mine * size, depth);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < count; ++i) forward_task(a, tasks[i], depth, scratch);
+    }
+  }
+  free(memory);
+  free(tasks);
+  return enough;
+}
+
+bool attention_backward(const AttentionBackward& a) {
+  const AttentionShape& s = a.shape;
+  const int64_t depth = round_up(s.head_dim, kLanes), size = round_up(BackwardScratch::size(depth), 16);
+  const int64_t rows_q = s.cu_seqlens_q[s.texts], width = s.heads * s.head_dim;
+  const int threads = thread_count(s);
+  int64_t count = 0;
+  Task* tasks = list_tasks(s, s.cu_seqlens_k, kKeyChunk, &count);
+  int64_t* part_begin = static_cast<int64_t*>(malloc(static_cast<size_t>(s.texts + 1) * sizeof(int64_t)));
+  float* memory = allocate(size * threads);
+  float* delta = allocate(s.heads * rows_q);
+  int64_t part_floats = 0;
+  for (int64_t t = 0; part_begin && t < s.texts; ++t) {
+    part_begin[t] = part_floats;
+    part_floats += parts_of(s, t) * text_of(s, t).q_count * width;
+  }
+  float* parts = part_floats > 0 ? allocate(part_floats) : nullptr;
+  const bool enough = tasks && part_begin && memory && delta && (parts || part_floats == 0);
+  if (enough) {
+    output_dot(a, rows_q, delta, threads);
+    int next_scratch = 0;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+      int mine;
+#pragma omp atomic capture
+      mine = next_scratch++;
+      const BackwardScratch scratch(memory + mine * size, depth);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < count; ++i) {
+        const Task& task = tasks[i];
+        const Text text = text_of(s, task.text);
+        MutableHeads dq = {a.dq.data + text.q_begin * a.dq.row_stride, a.dq.row_stride, a.dq.head_stride};
+        if (task.chunk > 0) {
+          dq = {parts + part_begin[task.text] + (task.chunk - 1) * text.q_count * width, width, s.head_dim};
+        }
+        backward_task(a, task, delta, dq, depth, scratch);
+      }
+    }
+    add_parts(a, part_begin, parts, threads);
+  }
+  free(parts);
+  free(delta);
+  free(memory);
+  free(part_begin);
+  free(tasks);
+  return enough;
+}
+
+}  // namespace PYLLMCLF_SIMD
+}  // namespace pyllmclf

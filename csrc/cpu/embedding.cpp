@@ -1,0 +1,36 @@
+// Sum of token, position and type embeddings, and its transpose.
+#include "ops.h"
+#include "simd.h"
+
+namespace pyllmclf {
+namespace PYLLMCLF_SIMD {
+
+void embedding_forward(const EmbeddingForward& a) {
+  parallel_for(a.rows, a.rows * a.width, a.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float* token = a.token + a.input_ids[row] * a.width;
+      const float* position = a.position + a.positions[row] * a.width;
+      float* y = a.y + row * a.width;
+      if (a.type) {
+        for (int64_t c = 0; c < a.width; ++c) y[c] = token[c] + position[c] + a.type[c];
+      } else {
+        for (int64_t c = 0; c < a.width; ++c) y[c] = token[c] + position[c];
+      }
+    }
+  });
+}
+
+// A task takes some columns of all rows: no two threads write one element, and rows are added in order.
+void embedding_backward(const EmbeddingBackward& a) {
+  parallel_for((a.width + kLanes - 1) / kLanes, a.rows * a.width, a.threads, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kLanes, last = end * kLanes < a.width ? end * kLanes : a.width;
+    for (int64_t row = 0; row < a.rows; ++row) {
+      const float* dy = a.dy + row * a.width;
+      float* target = a.dtable + (a.index ? a.index[row] * a.width : 0);
+      for (int64_t c = first; c < last; ++c) target[c] += dy[c];
+    }
+  });
+}
+
+}  // namespace PYLLMCLF_SIMD
+}  // namespace pyllmclf

@@ -1,0 +1,38 @@
+// The ops of one SIMD build, and the table of them through which that build is called.
+#pragma once
+
+#include "pyllmclf/cpu.h"
+
+namespace pyllmclf {
+
+struct CpuOps {
+  void (*layer_norm_forward)(const LayerNormForward&);
+  bool (*layer_norm_backward)(const LayerNormBackward&);
+  void (*gelu_forward)(const GeluForward&);
+  void (*gelu_backward)(const GeluBackward&);
+  void (*embedding_forward)(const EmbeddingForward&);
+  void (*embedding_backward)(const EmbeddingBackward&);
+  void (*dropout_rows)(const DropoutRows&);
+  // False where memory is not to be had.
+  bool (*attention_forward)(const AttentionForward&);
+  bool (*attention_backward)(const AttentionBackward&);
+};
+
+#ifdef PYLLMCLF_SIMD  // in the files of a build
+namespace PYLLMCLF_SIMD {
+
+void layer_norm_forward(const LayerNormForward& args);
+bool layer_norm_backward(const LayerNormBackward& args);
+void gelu_forward(const GeluForward& args);
+void gelu_backward(const GeluBackward& args);
+void embedding_forward(const EmbeddingForward& args);
+void embedding_backward(const EmbeddingBackward& args);
+void dropout_rows(const DropoutRows& args);
+bool attention_forward(const AttentionForward& args);
+bool attention_backward(const AttentionBackward& args);
+
+extern const CpuOps ops;
+
+}  // namespace PYLLMCLF_SIMD
+#endif
+}  // namespace pyllmclf

@@ -1,0 +1,199 @@
+"""The native core's CPU ops on tensors: allocation of outputs, addresses, thread count. fp32 only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .. import _C
+
+if TYPE_CHECKING:
+    from .dropout import DropoutKey
+
+MAX_HEAD_DIM = 256
+
+
+def serves(*tensors: Tensor | None) -> bool:
+    """Whether the CPU ops compute these: fp32 in the CPU's memory."""
+    return all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in tensors)
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _indices(x: Tensor) -> Tensor:
+    return x.to(torch.int32).contiguous()
+
+
+def layer_norm_forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(y, s, mean, rstd); s is x where there is no residual."""
+    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+    residual = None if residual is None else residual.contiguous()
+    rows, width = x.shape
+    y = torch.empty_like(x)
+    s = None if residual is None else torch.empty_like(x)
+    mean, rstd = x.new_empty(rows), x.new_empty(rows)
+    _C.layer_norm_forward(
+        *map(_address, (x, residual, weight, bias, y, s, mean, rstd)), rows, width, eps, torch.get_num_threads()
+    )
+    return y, x if s is None else s, mean, rstd
+
+
+def layer_norm_backward(
+    dy: Tensor,
+    dsum: Tensor | None,
+    s: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    *,
+    input_needed: bool,
+    parameters_needed: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """(ds, dweight, dbias); what is not needed is ``None``."""
+    dy, weight = dy.contiguous(), weight.contiguous()
+    dsum = None if dsum is None else dsum.contiguous()
+    rows, width = s.shape
+    ds = torch.empty_like(s) if input_needed else None
+    dweight, dbias = (s.new_empty(width), s.new_empty(width)) if parameters_needed else (None, None)
+    _C.layer_norm_backward(
+        *map(_address, (dy, dsum, s, weight, mean, rstd, ds, dweight, dbias)), rows, width, torch.get_num_threads()
+    )
+    return ds, dweight, dbias
+
+
+def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
+    """GELU(x + bias); ``x`` is contiguous."""
+    y = torch.empty_like(x)
+    rows, width = _flat_shape(x)
+    _C.gelu_forward(*map(_address, (x, bias, y)), rows, width, approximate == "tanh", torch.get_num_threads())
+    return y
+
+
+def gelu_backward(
+    dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str, *, bias_needed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(dx, dbias)."""
+    dy = dy.contiguous()
+    dx = torch.empty_like(x)
+    rows, width = _flat_shape(x)
+    dbias = x.new_empty(width) if bias_needed else None
+    _C.gelu_backward(
+        *map(_address, (dy, x, bias, dx, dbias)), rows, width, approximate == "tanh", torch.get_num_threads()
+    )
+    return dx, dbias
+
+
+def _flat_shape(x: Tensor) -> tuple[int, int]:
+    width = x.shape[-1] if x.dim() else 1
+    return (x.numel() // width if width else 0), max(width, 1)
+
+
+def embedding_forward(
+    input_ids: Tensor, positions: Tensor, token_weight: Tensor, position_weight: Tensor, type_row: Tensor | None
+) -> Tensor:
+    """Sum of the rows, shape [total, width]; ids int32 and contiguous, tables contiguous."""
+    width = token_weight.shape[1]
+    y = token_weight.new_empty(len(input_ids), width)
+    _C.embedding_forward(
+        *map(_address, (input_ids, positions, token_weight, position_weight, type_row, y)),
+        len(input_ids),
+        width,
+        token_weight.shape[0],
+        position_weight.shape[0],
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None:
+    """Adds the rows of ``dy`` to the rows of ``dtable`` that ``index`` names; without it, to the first row."""
+    rows, width = dy.shape
+    _C.embedding_backward(*map(_address, (dy, index, dtable)), rows, width, torch.get_num_threads())
+
+
+def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
+    """x * mask / (1 - p)."""
+    x = x.contiguous()
+    y = torch.empty_like(x)
+    examples, positions = key.row_example_ids.to(torch.int64).contiguous(), _indices(key.row_positions)
+    rows, width = x.shape
+    if width:
+        _C.dropout_rows(
+            *map(_address, (x, y, examples, positions)),
+            rows,
+            width,
+            (key.seed, key.step, key.stream, p),
+            torch.get_num_threads(),
+        )
+    return y
+
+
+class AttentionShape:
+    """Everything of an attention call but the rows; keeps its tensors alive."""
+
+    def __init__(
+        self,
+        cu_seqlens_q: Tensor,
+        cu_seqlens_k: Tensor,
+        *,
+        rows_q: int,
+        rows_k: int,
+        heads: int,
+        head_dim: int,
+        scale: float,
+        causal: bool,
+        query_positions: Tensor | None,
+        window: tuple[int, int] | None,
+        dropout_p: float,
+        dropout_key: DropoutKey | None,
+    ) -> None:
+        self.heads, self.rows_q = heads, rows_q
+        offsets = [_indices(cu_seqlens_q), _indices(cu_seqlens_k)]
+        positions = None if query_positions is None else _indices(query_positions)
+        examples, dropout = None, (0, 0, 0, 0.0)
+        if dropout_p > 0.0:
+            assert dropout_key is not None
+            examples = dropout_key.example_ids.to(torch.int64).contiguous()
+            dropout = (dropout_key.seed, dropout_key.step, dropout_key.stream, dropout_p)
+        self._alive = (*offsets, positions, examples)
+        self.arguments = (
+            *map(_address, self._alive),
+            len(cu_seqlens_q) - 1,
+            rows_q,
+            rows_k,
+            heads,
+            head_dim,
+            scale,
+            causal,
+            *((-1, -1) if window is None else window),
+            dropout,
+            torch.get_num_threads(),
+        )
+
+
+def _heads(x: Tensor) -> tuple[int, int, int]:
+    return x.data_ptr(), x.stride(0), x.stride(1)
+
+
+def attention_forward(shape: AttentionShape, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """(out [rows_q, heads, head_dim], log-sum-exp [heads, rows_q]); the last axis of q, k and v is contiguous."""
+    out = q.new_empty(q.shape)
+    log_sum_exp = q.new_empty(shape.heads, shape.rows_q)
+    _C.attention_forward(shape.arguments, *map(_heads, (q, k, v, out)), log_sum_exp.data_ptr())
+    return out, log_sum_exp
+
+
+def attention_backward(
+    shape: AttentionShape, inputs: tuple[Tensor, ...], dout: Tensor, gradients: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    """Writes dq, dk and dv; ``inputs`` is (q, k, v, out, log-sum-exp)."""
+    q, k, v, out, log_sum_exp = inputs
+    _C.attention_backward(
+        shape.arguments, *map(_heads, (q, k, v, out, dout)), log_sum_exp.data_ptr(), *map(_heads, gradients)
+    )

@@ -96,8 +96,8 @@ Dropout make_dropout(const py::tuple& numbers) {
 void dropout_rows_(Address x, Address y, Address example_ids, Address positions, std::int64_t rows, std::int64_t width,
                    const py::tuple& dropout, int threads) {
   check_rows(rows, width, threads);
-  const DropoutRows args = {
-      input(x), output(y), ids(example_ids), indices(positions), rows, width, make_dropout(dropout), threads};
+  const DropoutRows args = {input(x), output(y), ids(example_ids),      indices(positions),
+                            rows,     width,     make_dropout(dropout), threads};
   require(args.dropout.scale != 0.0f, "without a dropout rate there is nothing to do");
   py::gil_scoped_release release;
   dropout_rows(args);
@@ -119,12 +119,19 @@ void check_offsets(const std::int32_t* offsets, std::int64_t texts, std::int64_t
 // cu_seqlens_q, cu_seqlens_k, query_positions, example_ids, texts, rows_q, rows_k, heads, head_dim, scale, causal,
 // window_left, window_right, dropout, threads
 AttentionShape attention_shape(const py::tuple& t) {
-  const AttentionShape shape = {
-      indices(t[0].cast<Address>()), indices(t[1].cast<Address>()), indices(t[2].cast<Address>()),
-      ids(t[3].cast<Address>()),     t[4].cast<std::int64_t>(),     t[7].cast<std::int64_t>(),
-      t[8].cast<std::int64_t>(),     t[9].cast<float>(),            t[10].cast<bool>(),
-      t[11].cast<std::int64_t>(),    t[12].cast<std::int64_t>(),    make_dropout(t[13]),
-      t[14].cast<int>()};
+  const AttentionShape shape = {indices(t[0].cast<Address>()),
+                                indices(t[1].cast<Address>()),
+                                indices(t[2].cast<Address>()),
+                                ids(t[3].cast<Address>()),
+                                t[4].cast<std::int64_t>(),
+                                t[7].cast<std::int64_t>(),
+                                t[8].cast<std::int64_t>(),
+                                t[9].cast<float>(),
+                                t[10].cast<bool>(),
+                                t[11].cast<std::int64_t>(),
+                                t[12].cast<std::int64_t>(),
+                                make_dropout(t[13]),
+                                t[14].cast<int>()};
   require(shape.texts >= 0 && shape.heads >= 1 && shape.threads >= 1, "texts, heads and threads must be positive");
   require(shape.head_dim >= 1 && shape.head_dim <= kMaxHeadDim, "head_dim must lie between 1 and 256");
   check_offsets(shape.cu_seqlens_q, shape.texts, t[5].cast<std::int64_t>());
@@ -152,9 +159,9 @@ void attention_forward_(const py::tuple& shape, const py::tuple& q, const py::tu
 void attention_backward_(const py::tuple& shape, const py::tuple& q, const py::tuple& k, const py::tuple& v,
                          const py::tuple& out, const py::tuple& dout, Address log_sum_exp, const py::tuple& dq,
                          const py::tuple& dk, const py::tuple& dv) {
-  const AttentionBackward args = {attention_shape(shape), heads(q),          heads(k),           heads(v), heads(out),
-                                  heads(dout),            input(log_sum_exp), mutable_heads(dq), mutable_heads(dk),
-                                  mutable_heads(dv)};
+  const AttentionBackward args = {
+      attention_shape(shape), heads(q),          heads(k),          heads(v),         heads(out), heads(dout),
+      input(log_sum_exp),     mutable_heads(dq), mutable_heads(dk), mutable_heads(dv)};
   py::gil_scoped_release release;
   attention_backward(args);
 }

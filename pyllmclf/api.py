@@ -153,7 +153,7 @@ def finetune(
         Of the matmuls. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute it.
     device : str
         ``"auto"`` is a CUDA device if there is one.
-    backend : {"auto", "reference"}
+    backend : {"auto", "reference", "native"}
         Implementation of the ops.
     seed : int
         Decides new weights, shuffling, dropout and the validation fraction.

@@ -199,7 +199,7 @@ def load(
     path : path
     device : str
     dtype : {"auto", "float32", "bfloat16", "float16"}
-    backend : {"auto", "reference"}
+    backend : {"auto", "reference", "native"}
 
     Raises
     ------

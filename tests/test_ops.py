@@ -136,9 +136,7 @@ def test_attention_scale(backend: str, dtype_of: torch.dtype, generator: torch.G
 
 
 @pytest.mark.parametrize("case", ATTENTION, ids=str)
-def test_attention_packed(
-    case: AttentionCase, backend: str, dtype_of: torch.dtype, generator: torch.Generator
-) -> None:
+def test_attention_packed(case: AttentionCase, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
     """A fused projection gives what its parts give, and one gradient."""
     cu, longest, width = offsets(case.lengths), max(case.lengths, default=0), case.heads * case.head_dim
     qkv = torch.randn(sum(case.lengths), 3 * width, generator=generator, dtype=torch.float64)
@@ -342,7 +340,9 @@ def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
     """Outputs and gradients of every native op on this number of threads."""
     lengths = (600, 1, 33, 90)
     cu, rows = offsets(lengths), sum(lengths)
-    inputs = [torch.randn(size, generator=generator).requires_grad_() for size in [(rows, 96), (rows, 32), (32,), (32,)]]
+    inputs = [
+        torch.randn(size, generator=generator).requires_grad_() for size in [(rows, 96), (rows, 32), (32,), (32,)]
+    ]
     qkv, x, weight, bias = inputs
     tables = [torch.randn(size, generator=generator).requires_grad_() for size in [(50, 32), (700, 32), (2, 32)]]
     ids = torch.randint(0, 50, (rows,), generator=generator)

@@ -11,7 +11,6 @@ import pandas as pd
 import plain_pytorch
 import pytest
 import torch
-import torch.nn.functional as F
 from cases import relative_error
 from models import bert_folder, gpt2_folder
 from transformers import GPT2Config, GPT2ForSequenceClassification
@@ -20,6 +19,7 @@ import pyllmclf
 from pyllmclf import DataError, LoRAConfig, NonFiniteError, ResourceError, UsageError, finetune
 from pyllmclf.data.named import load_named
 from pyllmclf.models.layers import DropoutRates
+from pyllmclf.ops import native
 from pyllmclf.training.settings import TrainingSettings
 from pyllmclf.training.trainer import Trainer, shuffled
 
@@ -282,22 +282,29 @@ def test_lora_arguments(gpt2: Path) -> None:
 
 def test_backends_agree(gpt2: Path) -> None:
     """The same training with every backend, and the backend is really the one that runs."""
-    assert np.allclose(logits(run(gpt2, backend="reference")), logits(run(gpt2, backend="auto")), atol=1e-5)
+    reference = logits(run(gpt2, backend="reference"))
+    assert np.allclose(reference, logits(run(gpt2, backend="auto")), atol=1e-5)
     called = []
-    original = torch.nn.functional.scaled_dot_product_attention
+    original = native.attention_forward
 
-    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def counted(*args: Any) -> Any:
         called.append(1)
-        return original(*args, **kwargs)
+        return original(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(F, "scaled_dot_product_attention", counted)
+        patch.setattr(native, "attention_forward", counted)
         run(gpt2, backend="reference")
         assert not called
-        run(gpt2, backend="auto")
+        assert np.allclose(reference, logits(run(gpt2, backend="native")), atol=1e-5)
         assert called
-    with pytest.raises(UsageError, match="native"):
-        run(gpt2, backend="native")
+        called.clear()
+        patch.setenv("PYLLMCLF_BACKEND", "reference")
+        run(gpt2, backend="auto")
+        assert not called
+    with pytest.raises(UsageError, match="fastest"):
+        run(gpt2, backend="fastest")
+    with pytest.raises(UsageError, match="float32"):
+        run(gpt2, backend="native", dtype="bfloat16")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

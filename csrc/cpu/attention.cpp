@@ -92,8 +92,8 @@ int thread_count(const AttentionShape& s) {
 }
 
 // Rows [begin, begin + count) of a head, times `scale`, into packed[count][depth]; columns beyond head_dim are zero.
-void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
-               float scale, float* packed) {
+void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth, float scale,
+               float* packed) {
   for (int64_t i = 0; i < count; ++i) {
     float* row = packed + i * depth;
     const float* from = x.data + (begin + i) * x.row_stride + head * x.head_stride;
@@ -179,7 +179,8 @@ void softmax_row(const AttentionShape& s, const Task& task, const Text& text, in
   }
   Vec added = {};
   for (int64_t j = 0; j < columns; j += kLanes) {
-    const Vec p = exp(load(scores + j) - new_max);
+    Vec p = exp(load(scores + j) - new_max);
+    if (partial) p = select(inside(key + j, keys), p, Vec{});
     added += p;
     store(scores + j, p);
   }
@@ -312,10 +313,10 @@ void backward_task(const AttentionBackward& a, const Task& task, const float* de
       }
       gemm(used, depth, rows, scratch.scores, 1, kKeyBlock, scratch.dout, depth, scratch.dvalues + key * depth, depth,
            true);
-      gemm(used, depth, rows, scratch.dscores, 1, kKeyBlock, scratch.queries, depth, scratch.dkeys + key * depth,
-           depth, true);
-      gemm(rows, depth, used, scratch.dscores, kKeyBlock, 1, scratch.keys + key * depth, depth, scratch.dqueries,
-           depth, true);
+      gemm(used, depth, rows, scratch.dscores, 1, kKeyBlock, scratch.queries, depth, scratch.dkeys + key * depth, depth,
+           true);
+      gemm(rows, depth, used, scratch.dscores, kKeyBlock, 1, scratch.keys + key * depth, depth, scratch.dqueries, depth,
+           true);
     }
     for (int64_t i = 0; i < rows; ++i) {
       float* to = dq.data + (block + i) * dq.row_stride + task.head * dq.head_stride;

@@ -60,23 +60,24 @@ void forward(const GeluForward& a) {
   // Without a bias the array has no rows.
   const int64_t width = a.bias ? a.width : a.rows * a.width;
   const int64_t rows = a.bias ? a.rows : 1;
-  parallel_for(a.bias ? rows : (width + kSlab - 1) / kSlab, rows * width * 4, a.threads, [&](int64_t begin, int64_t end) {
-    const int64_t first_row = a.bias ? begin : 0, last_row = a.bias ? end : 1;
-    const int64_t first = a.bias ? 0 : begin * kSlab;
-    const int64_t last = a.bias ? width : (end * kSlab < width ? end * kSlab : width);
-    for (int64_t row = first_row; row < last_row; ++row) {
-      const float* x = a.x + row * width;
-      float* y = a.y + row * width;
-      int64_t c = first;
-      for (; c + kLanes <= last; c += kLanes) {
-        store(y + c, value<kTanh>(a.bias ? load(x + c) + load(a.bias + c) : load(x + c)));
-      }
-      if (const int64_t rest = last - c; rest > 0) {
-        const Vec bias = a.bias ? load_part(a.bias + c, rest) : Vec{};
-        store_part(y + c, value<kTanh>(load_part(x + c, rest) + bias), rest);
-      }
-    }
-  });
+  parallel_for(a.bias ? rows : (width + kSlab - 1) / kSlab, rows * width * 4, a.threads,
+               [&](int64_t begin, int64_t end) {
+                 const int64_t first_row = a.bias ? begin : 0, last_row = a.bias ? end : 1;
+                 const int64_t first = a.bias ? 0 : begin * kSlab;
+                 const int64_t last = a.bias ? width : (end * kSlab < width ? end * kSlab : width);
+                 for (int64_t row = first_row; row < last_row; ++row) {
+                   const float* x = a.x + row * width;
+                   float* y = a.y + row * width;
+                   int64_t c = first;
+                   for (; c + kLanes <= last; c += kLanes) {
+                     store(y + c, value<kTanh>(a.bias ? load(x + c) + load(a.bias + c) : load(x + c)));
+                   }
+                   if (const int64_t rest = last - c; rest > 0) {
+                     const Vec bias = a.bias ? load_part(a.bias + c, rest) : Vec{};
+                     store_part(y + c, value<kTanh>(load_part(x + c, rest) + bias), rest);
+                   }
+                 }
+               });
 }
 
 // A task takes some columns of all rows: the bias gradient is summed in the order of the rows.

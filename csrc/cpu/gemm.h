@@ -48,12 +48,18 @@ PYLLMCLF_INLINE void gemm_columns(int64_t rows, int64_t depth, const float* a, i
   a += i * a_row;
   c += i * c_row;
   switch (rows - i) {
-    case 5: return gemm_tile<5, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
-    case 4: return gemm_tile<4, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
-    case 3: return gemm_tile<3, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
-    case 2: return gemm_tile<2, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
-    case 1: return gemm_tile<1, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
-    default: return;
+    case 5:
+      return gemm_tile<5, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
+    case 4:
+      return gemm_tile<4, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
+    case 3:
+      return gemm_tile<3, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
+    case 2:
+      return gemm_tile<2, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
+    case 1:
+      return gemm_tile<1, kVecs>(depth, a, a_row, a_column, b, b_row, c, c_row, accumulate);
+    default:
+      return;
   }
 }
 

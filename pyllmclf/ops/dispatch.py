@@ -51,7 +51,8 @@ TABLE: dict[str, dict[str, Choice]] = {
     },
 }
 
-_active: ContextVar[str] = ContextVar("pyllmclf_backend", default="auto")
+# Empty outside of use_backend: then the environment is asked each time.
+_active: ContextVar[str] = ContextVar("pyllmclf_backend", default="")
 
 
 def check_backend(name: str) -> str:
@@ -64,7 +65,7 @@ def check_backend(name: str) -> str:
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Runs the ops inside the block with the given backend."""
-    token = _active.set(check_backend(name))
+    token = _active.set(_resolve(check_backend(name)))
     try:
         yield
     finally:
@@ -72,14 +73,19 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def active_backend() -> str:
-    """The backend that runs now; ``"auto"`` gives way to the environment variable.
+    """The backend that runs now.
 
     Raises
     ------
     UsageError
         If the environment variable names no backend.
     """
-    if (name := _active.get()) != "auto":
+    return _active.get() or _resolve("auto")
+
+
+def _resolve(name: str) -> str:
+    """What ``"auto"`` means, by the environment."""
+    if name != "auto":
         return name
     name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name not in BACKENDS:
@@ -98,15 +104,14 @@ def implementation(op: str, *tensors: Tensor | None) -> str:
     backend = active_backend()
     if backend == "reference":
         return "reference"
-    first = next(t for t in tensors if t is not None)
-    choice = TABLE[op]["cuda" if first.device.type == "cuda" else "cpu"]
-    if backend == "native" and (choice.implementation == "native" or first.device.type != "cpu"):
-        if not native.serves(*tensors):
-            raise UsageError(
-                f"backend='native' computes {op} in float32 on the CPU, not in "
-                f"{str(first.dtype).removeprefix('torch.')} on {first.device.type}; choose 'auto' or 'reference'."
-            )
+    device = next(t for t in tensors if t is not None).device.type
+    choice = TABLE[op]["cuda" if device == "cuda" else "cpu"]
+    if choice.implementation != "native":
+        if backend == "native" and TABLE[op]["cpu"].implementation == "native":
+            raise UsageError(f"backend='native' computes {op} on the CPU, not on {device}; choose 'auto'.")
+        return choice.implementation
+    if native.serves(*tensors):
         return "native"
-    if choice.implementation == "native" and not native.serves(*tensors):
-        return choice.other
-    return choice.implementation
+    if backend == "native":
+        raise UsageError(f"backend='native' computes {op} in float32 on the CPU, no other dtype; choose 'auto'.")
+    return choice.other

@@ -55,9 +55,7 @@ class EmbeddingFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         dy = dy.contiguous()
         gradients: list[Tensor | None] = []
-        for table, index, needed in zip(
-            ctx.tables, (*ctx.saved_tensors, None), ctx.needs_input_grad[2:], strict=True
-        ):
+        for table, index, needed in zip(ctx.tables, (*ctx.saved_tensors, None), ctx.needs_input_grad[2:], strict=True):
             if not needed:
                 gradients.append(None)
                 continue

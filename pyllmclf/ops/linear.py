@@ -45,7 +45,7 @@ def _onednn_is_faster() -> bool:
 
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    return min(len(x), *weight.shape) >= ONEDNN_MIN_SIZE and torch.backends.mkldnn.enabled and _onednn_is_faster()
+    return min(len(x), *weight.shape) >= ONEDNN_MIN_SIZE and _onednn_is_faster()
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,8 +16,13 @@ MAX_HEAD_DIM = 256
 
 
 def serves(*tensors: Tensor | None) -> bool:
-    """Whether the CPU ops compute these: fp32 in the CPU's memory."""
-    return all(t is None or (t.dtype == torch.float32 and t.device.type == "cpu") for t in tensors)
+    """Whether the CPU ops compute these: fp32 in the CPU's memory, outside of autocast."""
+    if torch.is_autocast_enabled("cpu"):
+        return False
+    for t in tensors:  # noqa: SIM110, this runs before each op: no generator
+        if t is not None and (t.dtype is not torch.float32 or not t.is_cpu):
+            return False
+    return True
 
 
 def _address(x: Tensor | None) -> int:

@@ -94,7 +94,7 @@ struct Dropout {
 // y = x * mask * scale; its own backward, with dy for x.
 struct DropoutRows {
   const float* x;
-  float* y;  // may be x
+  float* y;                         // may be x
   const std::int64_t* example_ids;  // [rows]
   const std::int32_t* positions;    // [rows]
   std::int64_t rows, width;

@@ -13,6 +13,7 @@ import numpy as np
 import plain_pytorch
 import pytest
 import torch
+from conftest import Work
 
 from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.named import load_named
@@ -91,12 +92,13 @@ def test_step(sides, packer: Packer, compare: Callable) -> None:
     batches = [ids for (ids,) in trainer.epoch_steps(0)]
     tokens = float(np.median([packer.real_lengths[ids].sum() for ids in batches[1 : STEP_ROUNDS + 1]]))
     compare(
+        "training",
         f"step, {name}",
         ours=lambda i: trainer.train_step([batches[i]]),
         plain=lambda i: plain_step(batches[i]),
         rounds=STEP_ROUNDS,
         warmup=1,
-        tokens=tokens,
+        work=Work(tokens, "tokens/s"),
         note=NOTES[name],
     )
 
@@ -113,11 +115,12 @@ def test_epoch(sides, packer: Packer, compare: Callable) -> None:
             plain_step(ids)
 
     compare(
+        "training",
         f"epoch, {name}",
         ours=ours,
         plain=plain,
         rounds=1,
         warmup=0,
-        tokens=float(packer.real_lengths.sum()),
+        work=Work(float(packer.real_lengths.sum()), "tokens/s"),
         note=NOTES[name],
     )

@@ -20,14 +20,37 @@ PACKAGES = ("torch", "triton", "transformers", "numpy", "tiktoken")
 
 
 @dataclass(frozen=True)
-class Row:
-    """Medians of one comparison, in seconds, and the real tokens that one round trains on."""
+class Work:
+    """What one round of ours does, and the machine's measured limit.
 
+    Attributes
+    ----------
+    amount : float
+        Real tokens, floating-point operations or bytes.
+    unit : {"tokens/s", "GFLOP/s", "GB/s"}
+    peak : float, optional
+        In the unit.
+    """
+
+    amount: float
+    unit: str
+    peak: float | None = None
+
+    def rate(self, seconds: float) -> float:
+        return self.amount / seconds / (1.0 if self.unit == "tokens/s" else 1e9)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Medians of one comparison, in seconds."""
+
+    group: str
     name: str
+    baseline: str
     plain: float
     ours: float
     rounds: int
-    tokens: float
+    work: Work
     note: str
 
     @property
@@ -47,6 +70,39 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@dataclass(frozen=True)
+class Peaks:
+    """What the machine does at best, measured here: matmuls in GFLOP/s, a copy in GB/s (read and written)."""
+
+    gflops: float
+    gbytes: float
+
+
+@pytest.fixture(scope="session")
+def peaks(device: torch.device) -> Peaks:
+    """fp32 matmul of 2048 x 2048 matrices by the faster of torch's libraries, and a copy of 160 MB."""
+    a, b = torch.randn(2, 2048, 2048, device=device)
+    source = torch.randn(40_000_000, device=device)
+    target = torch.empty_like(source)
+
+    def fastest(run: Callable[[], object]) -> float:
+        seconds = []
+        for _ in range(10):
+            started = time.perf_counter()
+            run()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+    matmul = fastest(lambda: torch.mm(a, b))
+    if device.type == "cpu":
+        from pyllmclf.ops.linear import product
+
+        matmul = min(matmul, fastest(lambda: product(a, b, None)))
+    return Peaks(2 * 2048**3 / matmul / 1e9, 2 * source.nbytes / fastest(lambda: target.copy_(source)) / 1e9)
+
+
 @pytest.fixture
 def compare(benchmark, device: torch.device) -> Callable[..., Row]:
     """Runs the baseline and ours in turns, so that both see the same state of the machine."""
@@ -59,13 +115,15 @@ def compare(benchmark, device: torch.device) -> Callable[..., Row]:
         return time.perf_counter() - started
 
     def measure(
+        group: str,
         name: str,
         *,
         ours: Callable[[int], object],
         plain: Callable[[int], object],
         rounds: int,
         warmup: int,
-        tokens: float,
+        work: Work,
+        baseline: str = "plain PyTorch",
         note: str = "",
     ) -> Row:
         plain_seconds: list[float] = []
@@ -82,11 +140,13 @@ def compare(benchmark, device: torch.device) -> Callable[..., Row]:
             target(*setup()[0])
         benchmark.pedantic(target, setup=setup, rounds=rounds, iterations=1)
         row = Row(
+            group=group,
             name=name,
+            baseline=baseline,
             plain=statistics.median(plain_seconds[warmup:]),
             ours=statistics.median(ours_seconds[warmup:]),
             rounds=rounds,
-            tokens=tokens,
+            work=work,
             note=note,
         )
         benchmark.extra_info.update(asdict(row), ratio=row.ratio)
@@ -125,30 +185,41 @@ def _cpu_name() -> str:
 def table(rows: list[Row]) -> str:
     """The comparisons as a Markdown table."""
     lines = [
-        "| comparison | plain PyTorch | pyllmclf | ratio | tokens/s | rounds | note |",
-        "|---|---|---|---|---|---|---|",
+        "| comparison | baseline | its median | pyllmclf | ratio | rate | of peak | rounds | note |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [
-        f"| {r.name} | {r.plain:.3f} s | {r.ours:.3f} s | {r.ratio:.2f} | {r.tokens / r.ours:,.0f} | {r.rounds} "
-        f"| {r.note} |"
-        for r in rows
-    ]
+    for r in rows:
+        rate = r.work.rate(r.ours)
+        share = "" if r.work.peak is None else f"{rate / r.work.peak:.0%}"
+        lines.append(
+            f"| {r.name} | {r.baseline} | {_shown(r.plain)} | {_shown(r.ours)} | {r.ratio:.2f} "
+            f"| {rate:,.0f} {r.work.unit} | {share} | {r.rounds} | {r.note} |"
+        )
     return "\n".join(lines)
+
+
+def _shown(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds >= 0.1 else f"{seconds * 1e6:,.0f} µs"
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if not ROWS:
         return
     terminalreporter.section("ratios of medians, both sides in one run")
-    terminalreporter.write_line(table(ROWS))
-    if (folder := config.getoption("--results")) is None:
-        return
+    folder = config.getoption("--results")
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
     facts = machine(name)
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(row) | {"ratio": row.ratio} for row in ROWS]
-    (path / "training.json").write_text(json.dumps({"machine": facts, "rows": rows}, indent=2) + "\n")
-    described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-    (path / "training.md").write_text(f"# Training, ours against plain PyTorch\n\n{described}\n\n{table(ROWS)}\n")
-    terminalreporter.write_line(f"written to {path}")
+    for group in dict.fromkeys(row.group for row in ROWS):
+        rows = [row for row in ROWS if row.group == group]
+        terminalreporter.write_line(table(rows))
+        if folder is None:
+            continue
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        content = [asdict(row) | {"ratio": row.ratio} for row in rows]
+        (path / f"{group}.json").write_text(json.dumps({"machine": facts, "rows": content}, indent=2) + "\n")
+        described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+        (path / f"{group}.md").write_text(
+            f"# {group.capitalize()}: ratios of medians\n\n{described}\n\n{table(rows)}\n"
+        )
+        terminalreporter.write_line(f"written to {path / group}.md")

@@ -1,0 +1,206 @@
+"""Single ops, forward and backward, at the shapes of real data against torch's best.
+
+Lengths are batches of 8 texts as they come in SMS Spam and IMDb (GPT-2's tokens, cut at 1,024). Rates count what the op
+must do: matmul operations of the visible part of the mask, or bytes of the tensors that it reads and writes once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import offsets
+from conftest import Peaks, Work
+from torch import Tensor
+
+from pyllmclf import ops
+from pyllmclf.ops.attention import _attention_torch
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times the native CPU ops; GPU ops have their own")
+
+LENGTHS = {
+    "SMS": (31, 12, 45, 28, 60, 19, 9, 38),
+    "IMDb": (230, 180, 512, 90, 310, 700, 150, 260),
+    "one of 1,024": (1024,),
+}
+WIDTHS = (384, 768, 1024, 1600)
+ROUNDS = 15
+FLOAT = 4  # bytes
+
+
+def gradient(function: Callable[[], Tensor | tuple[Tensor, ...]], inputs: list[Tensor]) -> Callable[[int], object]:
+    """Forward and backward; gradients are returned, not added to ``.grad``."""
+    made = function()
+    outputs = made if isinstance(made, tuple) else (made,)
+    factors = [torch.randn_like(t) for t in outputs]
+    return lambda _: torch.autograd.grad(function(), inputs, factors)
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(shape).requires_grad_()
+
+
+@pytest.mark.parametrize("baseline", ["SDPA per text", "SDPA padded", "nested SDPA"])
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize("mix", LENGTHS)
+def test_attention(mix: str, causal: bool, baseline: str, compare: Callable, peaks: Peaks) -> None:
+    heads, head_dim = 12, 64
+    lengths = LENGTHS[mix]
+    cu, longest, width = offsets(lengths), max(lengths), heads * head_dim
+    qkv = leaf(sum(lengths), 3 * width)
+    ours = gradient(lambda: ops.attention_packed(qkv, cu, longest, heads=heads, causal=causal), [qkv])
+
+    if baseline == "SDPA per text":
+
+        def per_text() -> Tensor:
+            q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv.chunk(3, dim=1))
+            return _attention_torch(q, k, v, cu, causal, head_dim**-0.5).flatten(1)
+
+        plain = gradient(per_text, [qkv])
+    elif baseline == "SDPA padded":
+        padded = [leaf(len(lengths), heads, longest, head_dim) for _ in range(3)]
+        real = torch.arange(longest) < torch.tensor(lengths)[:, None]
+        mask = real[:, None, None, :]
+        if causal:
+            mask = mask & torch.ones(longest, longest, dtype=torch.bool).tril()
+        plain = gradient(lambda: F.scaled_dot_product_attention(*padded, attn_mask=mask), padded)
+    else:
+        parts = [leaf(sum(lengths), heads, head_dim) for _ in range(3)]
+
+        def nested() -> Tensor:
+            q, k, v = (
+                torch.nested.nested_tensor_from_jagged(t, cu.long(), max_seqlen=longest).transpose(1, 2) for t in parts
+            )
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).values()
+
+        try:
+            plain = gradient(nested, parts)
+            plain(0)
+        except (NotImplementedError, RuntimeError) as error:
+            pytest.skip(f"torch can't on this device: {str(error).splitlines()[0]}")
+    pairs = sum(n * (n + 1) // 2 if causal else n * n for n in lengths)
+    # Two products forward, five backward.
+    flops = 7 * 2 * pairs * width
+    compare(
+        "ops",
+        f"attention, {mix}, {'causal' if causal else 'full'}",
+        ours=ours,
+        plain=plain,
+        baseline=baseline,
+        rounds=ROUNDS,
+        warmup=2,
+        work=Work(flops, "GFLOP/s", peaks.gflops),
+    )
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("mix", ["SMS", "IMDb"])
+def test_layer_norm(mix: str, width: int, trained: bool, compare: Callable, peaks: Peaks) -> None:
+    """With the residual addition before it."""
+    rows = sum(LENGTHS[mix])
+    x, residual = leaf(rows, width), leaf(rows, width)
+    weight, bias = (t.requires_grad_(trained) for t in torch.randn(2, width))
+    inputs = [x, residual, *([weight, bias] if trained else [])]
+
+    def eager() -> tuple[Tensor, Tensor]:
+        summed = x + residual
+        return F.layer_norm(summed, (width,), weight, bias), summed
+
+    compare(
+        "ops",
+        f"add + layer_norm, {rows} x {width}, {'trained' if trained else 'frozen'}",
+        ours=gradient(lambda: ops.layer_norm(x, weight, bias, 1e-5, residual), inputs),
+        plain=gradient(eager, inputs),
+        baseline="torch eager",
+        rounds=ROUNDS * 3,
+        warmup=5,
+        work=Work(8 * rows * width * FLOAT, "GB/s", peaks.gbytes),
+    )
+
+
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("mix", ["SMS", "IMDb"])
+def test_gelu(mix: str, width: int, approximate: str, compare: Callable, peaks: Peaks) -> None:
+    """With the bias before it."""
+    rows, inner = sum(LENGTHS[mix]), 4 * width
+    x, bias = leaf(rows, inner), leaf(inner)
+    compare(
+        "ops",
+        f"bias + gelu ({approximate}), {rows} x {inner}",
+        ours=gradient(lambda: ops.gelu(x, bias, approximate), [x, bias]),
+        plain=gradient(lambda: F.gelu(x + bias, approximate=approximate), [x, bias]),
+        baseline="torch eager",
+        rounds=ROUNDS * 3,
+        warmup=5,
+        work=Work(5 * rows * inner * FLOAT, "GB/s", peaks.gbytes),
+    )
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("mix", ["SMS", "IMDb"])
+def test_embedding(mix: str, width: int, trained: bool, compare: Callable, peaks: Peaks) -> None:
+    """Frozen: the sum alone. Trained: as in the training loop, with the gradient in memory that is kept."""
+    lengths = LENGTHS[mix]
+    rows = sum(lengths)
+    ids = torch.randint(0, 50257, (rows,), dtype=torch.int32)
+    positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
+    sides = []
+    for keep in (True, False):
+        tables = [torch.nn.Parameter(torch.randn(n, width), requires_grad=trained) for n in (50257, 1024)]
+        if keep:
+            ops.keep_gradients(tables)
+        sides.append(tables)
+    factor = torch.randn(rows, width)
+
+    def run(tables: list[torch.nn.Parameter], embed: Callable[[], Tensor]) -> None:
+        for table in tables:
+            table.grad = None
+        out = embed()
+        if trained:
+            out.backward(factor)
+
+    ours, theirs = sides
+    compare(
+        "ops",
+        f"embedding, {rows} x {width}, {'trained' if trained else 'frozen'}",
+        ours=lambda _: run(ours, lambda: ops.embedding(ids, positions, *ours)),
+        plain=lambda _: run(theirs, lambda: F.embedding(ids, theirs[0]) + F.embedding(positions, theirs[1])),
+        baseline="torch eager",
+        rounds=ROUNDS,
+        warmup=3,
+        work=Work((8 if trained else 3) * rows * width * FLOAT, "GB/s", peaks.gbytes),
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("mix", ["SMS", "IMDb"])
+def test_dropout(mix: str, width: int, compare: Callable, peaks: Peaks) -> None:
+    """torch's own mask depends on the batch and its generator is not counter-based on CPUs."""
+    lengths = LENGTHS[mix]
+    rows = sum(lengths)
+    x = leaf(rows, width)
+    sizes = torch.tensor(lengths)
+    key = ops.DropoutKey(
+        seed=1,
+        step=2,
+        layer=3,
+        site=1,
+        example_ids=torch.arange(len(lengths)),
+        row_example_ids=torch.arange(len(lengths)).repeat_interleave(sizes),
+        row_positions=torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths]),
+    )
+    compare(
+        "ops",
+        f"dropout, {rows} x {width}",
+        ours=gradient(lambda: ops.dropout(x, 0.1, key), [x]),
+        plain=gradient(lambda: F.dropout(x, 0.1), [x]),
+        baseline="torch eager",
+        rounds=ROUNDS,
+        warmup=3,
+        work=Work(4 * rows * width * FLOAT, "GB/s", peaks.gbytes),
+    )

@@ -27,20 +27,21 @@ void check_rows(std::int64_t rows, std::int64_t width, int threads) {
   require(threads >= 1, "threads must be positive");
 }
 
+// stats: mean, then rstd, of each row.
 void layer_norm_forward_(Address x, Address residual, Address weight, Address bias, Address y, Address sum,
-                         Address mean, Address rstd, std::int64_t rows, std::int64_t width, float eps, int threads) {
+                         Address stats, std::int64_t rows, std::int64_t width, float eps, int threads) {
   check_rows(rows, width, threads);
   require((residual == 0) == (sum == 0), "residual and sum come together");
   py::gil_scoped_release release;
-  layer_norm_forward({input(x), input(residual), input(weight), input(bias), output(y), output(sum), output(mean),
-                      output(rstd), rows, width, eps, threads});
+  layer_norm_forward({input(x), input(residual), input(weight), input(bias), output(y), output(sum), output(stats),
+                      output(stats) + rows, rows, width, eps, threads});
 }
 
-void layer_norm_backward_(Address dy, Address dsum, Address s, Address weight, Address mean, Address rstd, Address ds,
+void layer_norm_backward_(Address dy, Address dsum, Address s, Address weight, Address stats, Address ds,
                           Address dweight, Address dbias, std::int64_t rows, std::int64_t width, int threads) {
   check_rows(rows, width, threads);
   py::gil_scoped_release release;
-  layer_norm_backward({input(dy), input(dsum), input(s), input(weight), input(mean), input(rstd), output(ds),
+  layer_norm_backward({input(dy), input(dsum), input(s), input(weight), input(stats), input(stats) + rows, output(ds),
                        output(dweight), output(dbias), rows, width, threads});
 }
 
@@ -57,9 +58,9 @@ void gelu_backward_(Address dy, Address x, Address bias, Address dx, Address dbi
   gelu_backward({input(dy), input(x), input(bias), output(dx), output(dbias), rows, width, tanh, threads});
 }
 
-void embedding_forward_(Address input_ids, Address positions, Address token, Address position, Address type, Address y,
-                        std::int64_t rows, std::int64_t width, std::int64_t tokens, std::int64_t n_positions,
-                        int threads) {
+void embedding_forward_(Address input_ids, Address positions, Address token, Address position, Address type,
+                        Address norm_weight, Address norm_bias, Address y, Address stats, std::int64_t rows,
+                        std::int64_t width, std::int64_t tokens, std::int64_t n_positions, float eps, int threads) {
   check_rows(rows, width, threads);
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t token_id = indices(input_ids)[i], at = indices(positions)[i];
@@ -69,8 +70,9 @@ void embedding_forward_(Address input_ids, Address positions, Address token, Add
       throw py::index_error("position " + std::to_string(at) + " lies outside the model's positions");
   }
   py::gil_scoped_release release;
-  embedding_forward({indices(input_ids), indices(positions), input(token), input(position), input(type), output(y),
-                     rows, width, threads});
+  embedding_forward({indices(input_ids), indices(positions), input(token), input(position), input(type),
+                     input(norm_weight), input(norm_bias), output(y), output(stats), output(stats) + rows, rows, width,
+                     eps, threads});
 }
 
 void embedding_backward_(Address dy, Address index, Address dtable, std::int64_t rows, std::int64_t width,

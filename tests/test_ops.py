@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import ATTENTION, GELU, LAYER_NORM, LORA, TOLERANCE, AttentionCase, offsets, relative_error
 from torch import Tensor
 
@@ -266,6 +267,14 @@ def test_embedding(types: int, backend: str, dtype_of: torch.dtype, generator: t
         return out + tables[2][:1] if types else out
 
     compare(lambda *t: ops.embedding(input_ids, positions, *t), formula, tables, dtype_of)
+    if types:
+        norm = [torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(2)]
+        compare(
+            lambda *t: ops.embedding_layer_norm(input_ids, positions, *t, 1e-5),
+            lambda *t: F.layer_norm(formula(*t[:3]), (5,), t[3], t[4], 1e-5),
+            [*tables, *norm],
+            dtype_of,
+        )
 
 
 @pytest.mark.parametrize(
@@ -358,6 +367,7 @@ def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
                 ops.gelu(x, bias, "tanh"),
                 ops.gelu(x, bias, "none"),
                 ops.embedding(ids, positions, *tables),
+                ops.embedding_layer_norm(ids, positions, *tables, weight, bias, 1e-5),
                 ops.dropout(x, 0.1, key),
             ]
             factors = [torch.randn(t.shape, generator=generator) for t in outputs]
@@ -370,7 +380,7 @@ def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
 
 def test_native_ops_give_the_same_bits_for_any_number_of_threads() -> None:
     one, two, three = (native_results(n, torch.Generator().manual_seed(7)) for n in (1, 2, 3))
-    assert len(one) == 14
+    assert len(one) == 15
     for a, b, c in zip(one, two, three, strict=True):
         assert torch.equal(a, b) and torch.equal(a, c)
 
@@ -412,6 +422,46 @@ def test_native_ops_refuse_what_does_not_fit() -> None:
             ops.embedding(torch.tensor([3]), torch.tensor([0]), *tables)
         with pytest.raises(IndexError, match="positions"):
             ops.embedding(torch.tensor([2]), torch.tensor([2]), *tables)
+
+
+def test_large_results_of_native_ops(generator: torch.Generator) -> None:
+    """From a megabyte on, results are stored past the caches."""
+    rows, width = 1400, 768
+    x, residual = torch.randn(2, rows, width, generator=generator, dtype=torch.float64)
+    weight, bias = torch.randn(2, width, generator=generator, dtype=torch.float64)
+    with ops.use_backend("native"):
+        compare(
+            lambda x, r, w, b: torch.cat(ops.layer_norm(x, w, b, 1e-5, r)),
+            lambda x, r, w, b: torch.cat([F.layer_norm(x + r, (width,), w, b, 1e-5), x + r]),
+            [x, residual, weight, bias],
+            torch.float32,
+        )
+        for approximate in ("tanh", "none"):
+            compare(
+                lambda x, b, approximate=approximate: ops.gelu(x, b, approximate),
+                lambda x, b, approximate=approximate: F.gelu(x + b, approximate=approximate),
+                [x, bias],
+                torch.float32,
+            )
+
+
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_native_gelu_far_from_zero(approximate: str) -> None:
+    x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([-1e30, 1e30, -float("inf"), float("inf")])])
+    x = torch.cat([x, x[:11]])[None].requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    with ops.use_backend("native"):
+        found = ops.gelu(x, None, approximate)
+    expected = F.gelu(exact, approximate=approximate)
+    finite = x.detach().abs() < 1e29
+    for a, b in [
+        (found, expected),
+        (torch.autograd.grad(found[finite].sum(), x)[0], torch.autograd.grad(expected[finite].sum(), exact)[0]),
+    ]:
+        assert ((a.double() - b).abs() <= 2e-6 * (1 + b.abs()))[finite].all()
+    assert found[0, 4001:4005].tolist()[1::2] == [pytest.approx(1e30), float("inf")]
+    assert abs(found[0, 4001].item()) < 1e-7
+    assert ops.gelu(torch.tensor([[float("nan")]]), None, approximate).isnan().all()
 
 
 def test_native_gradcheck(generator: torch.Generator) -> None:

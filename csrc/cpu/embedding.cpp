@@ -1,4 +1,5 @@
-// Sum of token, position and type embeddings, and its transpose.
+// Sum of token, position and type embeddings, with the norm that follows it in BERT; and its transpose.
+#include "norm_row.h"
 #include "ops.h"
 #include "simd.h"
 
@@ -6,6 +7,7 @@ namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
 void embedding_forward(const EmbeddingForward& a) {
+  const Output out(a.y, 0, a.width);  // read again at once
   parallel_for(a.rows, a.rows * a.width, a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* token = a.token + a.input_ids[row] * a.width;
@@ -15,6 +17,10 @@ void embedding_forward(const EmbeddingForward& a) {
         for (int64_t c = 0; c < a.width; ++c) y[c] = token[c] + position[c] + a.type[c];
       } else {
         for (int64_t c = 0; c < a.width; ++c) y[c] = token[c] + position[c];
+      }
+      if (a.norm_weight) {
+        normalize_row<false>(y, nullptr, nullptr, a.norm_weight, a.norm_bias, a.width, a.eps, out, y, a.mean + row,
+                             a.rstd + row);
       }
     }
   });

@@ -6,14 +6,14 @@
 namespace pyllmclf {
 
 struct CpuOps {
+  // The ones that return bool answer false where memory is not to be had.
   void (*layer_norm_forward)(const LayerNormForward&);
   bool (*layer_norm_backward)(const LayerNormBackward&);
   void (*gelu_forward)(const GeluForward&);
-  void (*gelu_backward)(const GeluBackward&);
+  bool (*gelu_backward)(const GeluBackward&);
   void (*embedding_forward)(const EmbeddingForward&);
   void (*embedding_backward)(const EmbeddingBackward&);
   void (*dropout_rows)(const DropoutRows&);
-  // False where memory is not to be had.
   bool (*attention_forward)(const AttentionForward&);
   bool (*attention_backward)(const AttentionBackward&);
 };
@@ -24,7 +24,7 @@ namespace PYLLMCLF_SIMD {
 void layer_norm_forward(const LayerNormForward& args);
 bool layer_norm_backward(const LayerNormBackward& args);
 void gelu_forward(const GeluForward& args);
-void gelu_backward(const GeluBackward& args);
+bool gelu_backward(const GeluBackward& args);
 void embedding_forward(const EmbeddingForward& args);
 void embedding_backward(const EmbeddingBackward& args);
 void dropout_rows(const DropoutRows& args);

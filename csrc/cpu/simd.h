@@ -1,11 +1,14 @@
 // Vectors of floats for the files that are compiled once per SIMD build; GCC's and Clang's vector extension.
 //
 // These files include nothing of the standard library that is inline: the linker could keep the copy that was compiled
-// for the newer processor.
+// for the newer processor. (The compiler's own intrinsics are never functions of their own.)
 #pragma once
 
 #include <stdint.h>
 #include <string.h>
+#ifdef __SSE__
+#include <immintrin.h>
+#endif
 
 #ifndef PYLLMCLF_SIMD
 #error "PYLLMCLF_SIMD names the namespace of this SIMD build"
@@ -16,7 +19,9 @@
 namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
-#ifdef __AVX2__
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
 constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
@@ -40,12 +45,71 @@ PYLLMCLF_INLINE void store_part(float* p, Vec x, int64_t count) {
   memcpy(p, &x, static_cast<size_t>(count) * sizeof(float));
 }
 
+// The same for any count up to kLanes.
+PYLLMCLF_INLINE Vec read(const float* p, int64_t count) { return count == kLanes ? load(p) : load_part(p, count); }
+PYLLMCLF_INLINE void write(float* p, Vec x, int64_t count) { count == kLanes ? store(p, x) : store_part(p, x, count); }
+
+// Stores for what is too large to stay in the caches until it is read: past them, without reading the line first.
+class Output {
+ public:
+  // A matrix of contiguous rows.
+  Output(const float* data, int64_t rows, int64_t width) {
+#if defined(__SSE__)
+    constexpr int64_t kCached = 1 << 20;  // elements
+    past_ = rows * width > kCached && width % kLanes == 0 && reinterpret_cast<uintptr_t>(data) % sizeof(Vec) == 0;
+#else
+    (void)data, (void)rows, (void)width;
+#endif
+  }
+  PYLLMCLF_INLINE void write(float* p, Vec x, int64_t count) const {
+    if (past_) {
+#if defined(__AVX512F__)
+      _mm512_stream_ps(p, x);
+#elif defined(__AVX2__)
+      _mm256_stream_ps(p, x);
+#elif defined(__SSE__)
+      _mm_stream_ps(p, x);
+#endif
+    } else {
+      count == kLanes ? store(p, x) : store_part(p, x, count);
+    }
+  }
+  // After the last write of a thread.
+  PYLLMCLF_INLINE void finish() const {
+#if defined(__SSE__)
+    if (past_) _mm_sfence();
+#endif
+  }
+
+ private:
+  bool past_ = false;
+};
+
+// body(first column, count of columns) for the vectors of one row.
+template <typename Body>
+PYLLMCLF_INLINE void for_columns(int64_t width, const Body& body) {
+  int64_t c = 0;
+  for (; c + kLanes <= width; c += kLanes) body(c, static_cast<int64_t>(kLanes));
+  if (c < width) body(c, width - c);
+}
+
 PYLLMCLF_INLINE Vec as_float(IntVec x) { return reinterpret_cast<Vec>(x); }
 PYLLMCLF_INLINE IntVec as_int(Vec x) { return reinterpret_cast<IntVec>(x); }
 PYLLMCLF_INLINE Vec select(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
-// The second operand where one is NaN.
+// The second operand where one is NaN. GCC makes two instructions of the general form.
+#if defined(__AVX512F__)
+PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+#elif defined(__AVX2__)
+PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+#elif defined(__SSE__)
+PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return _mm_min_ps(a, b); }
+PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm_max_ps(a, b); }
+#else
 PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
+#endif
 PYLLMCLF_INLINE Vec abs(Vec x) { return as_float(as_int(x) & 0x7fffffff); }
 
 PYLLMCLF_INLINE float sum(Vec x) {
@@ -59,10 +123,29 @@ PYLLMCLF_INLINE float largest(Vec x) {
   return found;
 }
 
+// 1.5 * 2^23: the low bits of x + kRound hold round(x).
+constexpr float kRound = 12582912.0f;
+
+// 2^x within 2e-7 relative for -126 <= x <= 126; clamped to that range, NaN for NaN.
+// x = n + r with |r| <= 1/2; 2^r by a polynomial fitted for the smallest relative error (9e-8), 1 at 0.
+PYLLMCLF_INLINE Vec exp2(Vec x) {
+  x = min(splat(126.0f), max(splat(-126.0f), x));
+  const Vec shifted = x + kRound;
+  const Vec r = x - (shifted - kRound);
+  Vec p = splat(0.001326472719721332f);
+  p = p * r + 0.009671512639649684f;
+  p = p * r + 0.05550733743251916f;
+  p = p * r + 0.24022242085375015f;
+  p = p * r + 0.6931469775991641f;
+  p = p * r + 1.0f;
+  const IntVec power = as_int(shifted) << 23;  // adds n to the exponent: the higher bits of the sum are shifted out
+  return as_float(as_int(p) + power);
+}
+
 // e^x within 2e-7 relative for -87 <= x <= 88; e^-87 (1.6e-38) below, e^88 above, NaN for NaN.
 // x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r), P fitted for the smallest error relative to e^r (3e-9).
 PYLLMCLF_INLINE Vec exp(Vec x) {
-  constexpr float kLog2E = 1.44269504f, kRound = 12582912.0f;  // 1.5 * 2^23: the low bits of the sum hold round(x)
+  constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440054690583e-4f;  // Cody and Waite
   x = min(splat(88.0f), max(splat(-87.0f), x));
   const Vec shifted = x * kLog2E + kRound;
@@ -74,8 +157,7 @@ PYLLMCLF_INLINE Vec exp(Vec x) {
   p = p * r + 0.1666652113199234f;
   p = p * r + 0.4999999403953552f;
   p = (p * r) * r + (r + 1.0f);
-  const IntVec power = as_int(shifted) << 23;  // adds n to the exponent: the higher bits of the sum are shifted out
-  return as_float(as_int(p) + power);
+  return as_float(as_int(p) + (as_int(shifted) << 23));
 }
 
 // Calls body(begin, end) for the parts of [0, count) in parallel; the split doesn't matter to the result.

@@ -25,14 +25,17 @@ class BertEmbeddings(nn.Module):
         self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
 
     def forward(self, context: Context) -> Tensor:
-        x = ops.embedding(
+        x = ops.embedding_layer_norm(
             context.batch.input_ids,
             context.batch.positions,
             self.word_embeddings.weight,
             self.position_embeddings.weight,
             self.token_type_embeddings.weight,
+            self.LayerNorm.weight,
+            self.LayerNorm.bias,
+            self.LayerNorm.eps,
         )
-        return context.drop(self.LayerNorm(x), context.rates.embedding, 0, EMBEDDING)
+        return context.drop(x, context.rates.embedding, 0, EMBEDDING)
 
 
 class BertSelfAttention(nn.Module):

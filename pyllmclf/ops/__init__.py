@@ -3,7 +3,7 @@
 from .attention import attention, attention_packed
 from .dispatch import BACKENDS, use_backend
 from .dropout import DropoutKey, dropout
-from .embedding import embedding
+from .embedding import embedding, embedding_layer_norm
 from .gelu import gelu
 from .gradients import keep_gradients
 from .layer_norm import layer_norm
@@ -18,6 +18,7 @@ __all__ = [
     "attention_packed",
     "dropout",
     "embedding",
+    "embedding_layer_norm",
     "gelu",
     "keep_gradients",
     "layer_norm",

@@ -93,7 +93,7 @@ def _resolve(name: str) -> str:
     return name
 
 
-def implementation(op: str, *tensors: Tensor | None) -> str:
+def implementation(op: str, first: Tensor, *others: Tensor | None) -> str:
     """Name of the implementation that runs now for ``op`` on these tensors.
 
     Raises
@@ -101,16 +101,15 @@ def implementation(op: str, *tensors: Tensor | None) -> str:
     UsageError
         If ``"native"`` was chosen and does not compute them.
     """
-    backend = active_backend()
+    backend = _active.get() or _resolve("auto")
     if backend == "reference":
         return "reference"
-    device = next(t for t in tensors if t is not None).device.type
-    choice = TABLE[op]["cuda" if device == "cuda" else "cpu"]
+    choice = TABLE[op]["cuda" if first.is_cuda else "cpu"]
     if choice.implementation != "native":
         if backend == "native" and TABLE[op]["cpu"].implementation == "native":
-            raise UsageError(f"backend='native' computes {op} on the CPU, not on {device}; choose 'auto'.")
+            raise UsageError(f"backend='native' computes {op} on the CPU, not on {first.device.type}; choose 'auto'.")
         return choice.implementation
-    if native.serves(*tensors):
+    if native.serves(first, *others):
         return "native"
     if backend == "native":
         raise UsageError(f"backend='native' computes {op} in float32 on the CPU, no other dtype; choose 'auto'.")

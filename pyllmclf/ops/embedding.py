@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from . import native, reference
 from .dispatch import implementation
 from .gradients import kept_gradient
+from .layer_norm import layer_norm
 
 
 def embedding(
@@ -38,33 +39,81 @@ def embedding(
     return reference.embedding(input_ids, positions, *tables)
 
 
+def embedding_layer_norm(
+    input_ids: Tensor,
+    positions: Tensor,
+    token_weight: Tensor,
+    position_weight: Tensor,
+    type_weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+) -> Tensor:
+    """:func:`embedding` and then :func:`layer_norm`, as BERT begins.
+
+    Parameters
+    ----------
+    input_ids, positions, token_weight, position_weight, type_weight
+        As for :func:`embedding`.
+    norm_weight, norm_bias : tensor, shape [width]
+    eps : float
+
+    Returns
+    -------
+    tensor, shape [total, width]
+    """
+    tables = (token_weight, position_weight, type_weight)
+    if implementation("embedding", *tables, norm_weight, norm_bias) == "native":
+        return EmbeddingFunction.apply(input_ids, positions, *tables, norm_weight, norm_bias, eps)
+    return layer_norm(reference.embedding(input_ids, positions, *tables), norm_weight, norm_bias, eps)
+
+
 class EmbeddingFunction(torch.autograd.Function):
-    """Saves the indices. A table's gradient is dense; where its memory is kept, only the batch's rows are written."""
+    """Saves the indices, and for a norm its statistics; the backward pass gathers the sum again.
+
+    A table's gradient is dense; where its memory is kept, only the batch's rows are written.
+    """
 
     @staticmethod
-    def forward(ctx, input_ids: Tensor, positions: Tensor, *tables: Tensor | None) -> Tensor:
+    def forward(
+        ctx,
+        input_ids: Tensor,
+        positions: Tensor,
+        token: Tensor,
+        position: Tensor,
+        types: Tensor | None,
+        norm_weight: Tensor | None = None,
+        norm_bias: Tensor | None = None,
+        eps: float = 0.0,
+    ) -> Tensor:
         input_ids, positions = (t.to(torch.int32).contiguous() for t in (input_ids, positions))
-        ctx.save_for_backward(input_ids, positions)
-        ctx.tables = [None if t is None else (t.shape, kept_gradient(t)) for t in tables]
-        token, position, types = (None if t is None else t.contiguous() for t in tables)
-        assert token is not None and position is not None
-        return native.embedding_forward(input_ids, positions, token, position, types)
+        ctx.kept = [None if t is None else kept_gradient(t) for t in (token, position, types)]
+        tables = token.contiguous(), position.contiguous(), None if types is None else types.contiguous()
+        norm = None
+        if norm_weight is not None and norm_bias is not None:
+            norm = norm_weight.contiguous(), norm_bias.contiguous(), eps
+        y, stats = native.embedding_forward(input_ids, positions, tables, norm)
+        ctx.save_for_backward(input_ids, positions, *tables, norm_weight, stats)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        dy = dy.contiguous()
-        gradients: list[Tensor | None] = []
-        for table, index, needed in zip(ctx.tables, (*ctx.saved_tensors, None), ctx.needs_input_grad[2:], strict=True):
-            if not needed:
-                gradients.append(None)
+        input_ids, positions, *tables, norm_weight, stats = ctx.saved_tensors
+        needs_tables, needs_norm = ctx.needs_input_grad[2:5], ctx.needs_input_grad[5:7]
+        dy, dnorm = dy.contiguous(), (None, None)
+        if stats is not None:
+            summed, _ = native.embedding_forward(input_ids, positions, tuple(tables))
+            dy, *dnorm = native.layer_norm_backward(
+                dy, None, summed, norm_weight, stats, input_needed=any(needs_tables), parameters_needed=any(needs_norm)
+            )
+        gradients: list[Tensor | None] = [None, None, None]
+        for i, index in enumerate((input_ids, positions, None)):
+            if not needs_tables[i]:
                 continue
-            shape, kept = table
-            if kept is not None:
-                kept.add_rows(dy, index)
-                gradients.append(None)
+            if ctx.kept[i] is not None:
+                ctx.kept[i].add_rows(dy, index)
                 continue
-            gradient = dy.new_zeros(shape)
-            native.embedding_backward(dy, index, gradient)
-            gradients.append(gradient)
-        return None, None, *gradients
+            gradients[i] = torch.zeros_like(tables[i])
+            native.embedding_backward(dy, index, gradients[i])
+        return None, None, *gradients, *dnorm, None

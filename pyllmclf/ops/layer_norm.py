@@ -51,8 +51,8 @@ class LayerNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float):
         ctx.set_materialize_grads(False)
-        y, summed, mean, rstd = native.layer_norm_forward(x, residual, weight, bias, eps)
-        ctx.save_for_backward(summed, weight, mean, rstd)
+        y, summed, stats = native.layer_norm_forward(x, residual, weight, bias, eps)
+        ctx.save_for_backward(summed, weight, stats)
         return y, None if residual is None else summed
 
     @staticmethod

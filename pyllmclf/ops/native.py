@@ -35,18 +35,30 @@ def _indices(x: Tensor) -> Tensor:
 
 def layer_norm_forward(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(y, s, mean, rstd); s is x where there is no residual."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, s, stats [2, rows]: mean and inverse deviation); s is x where there is no residual."""
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
-    residual = None if residual is None else residual.contiguous()
     rows, width = x.shape
-    y = torch.empty_like(x)
-    s = None if residual is None else torch.empty_like(x)
-    mean, rstd = x.new_empty(rows), x.new_empty(rows)
+    y, stats = torch.empty_like(x), x.new_empty(2, rows)
+    if residual is None:
+        s, addresses = x, (0, 0)
+    else:
+        residual, s = residual.contiguous(), torch.empty_like(x)
+        addresses = residual.data_ptr(), s.data_ptr()
     _C.layer_norm_forward(
-        *map(_address, (x, residual, weight, bias, y, s, mean, rstd)), rows, width, eps, torch.get_num_threads()
+        x.data_ptr(),
+        addresses[0],
+        weight.data_ptr(),
+        bias.data_ptr(),
+        y.data_ptr(),
+        addresses[1],
+        stats.data_ptr(),
+        rows,
+        width,
+        eps,
+        torch.get_num_threads(),
     )
-    return y, x if s is None else s, mean, rstd
+    return y, s, stats
 
 
 def layer_norm_backward(
@@ -54,8 +66,7 @@ def layer_norm_backward(
     dsum: Tensor | None,
     s: Tensor,
     weight: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
+    stats: Tensor,
     *,
     input_needed: bool,
     parameters_needed: bool,
@@ -67,7 +78,7 @@ def layer_norm_backward(
     ds = torch.empty_like(s) if input_needed else None
     dweight, dbias = (s.new_empty(width), s.new_empty(width)) if parameters_needed else (None, None)
     _C.layer_norm_backward(
-        *map(_address, (dy, dsum, s, weight, mean, rstd, ds, dweight, dbias)), rows, width, torch.get_num_threads()
+        *map(_address, (dy, dsum, s, weight, stats, ds, dweight, dbias)), rows, width, torch.get_num_threads()
     )
     return ds, dweight, dbias
 
@@ -100,20 +111,27 @@ def _flat_shape(x: Tensor) -> tuple[int, int]:
 
 
 def embedding_forward(
-    input_ids: Tensor, positions: Tensor, token_weight: Tensor, position_weight: Tensor, type_row: Tensor | None
-) -> Tensor:
-    """Sum of the rows, shape [total, width]; ids int32 and contiguous, tables contiguous."""
-    width = token_weight.shape[1]
-    y = token_weight.new_empty(len(input_ids), width)
+    input_ids: Tensor,
+    positions: Tensor,
+    tables: tuple[Tensor, Tensor, Tensor | None],
+    norm: tuple[Tensor, Tensor, float] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """(sum of the rows [total, width], stats [2, total] of its norm); ids int32 and contiguous, tables contiguous."""
+    token, position, type_row = tables
+    rows, width = len(input_ids), token.shape[1]
+    y = token.new_empty(rows, width)
+    weight, bias, eps = norm or (None, None, 0.0)
+    stats = None if norm is None else y.new_empty(2, rows)
     _C.embedding_forward(
-        *map(_address, (input_ids, positions, token_weight, position_weight, type_row, y)),
-        len(input_ids),
+        *map(_address, (input_ids, positions, token, position, type_row, weight, bias, y, stats)),
+        rows,
         width,
-        token_weight.shape[0],
-        position_weight.shape[0],
+        len(token),
+        len(position),
+        eps,
         torch.get_num_threads(),
     )
-    return y
+    return y, stats
 
 
 def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None:

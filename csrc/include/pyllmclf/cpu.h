@@ -8,7 +8,7 @@
 
 namespace pyllmclf {
 
-// The SIMD build that runs on this machine: "x86-64-v3" (AVX2 and FMA), or "baseline".
+// The SIMD build that runs on this machine: "x86-64-v4" (AVX-512), "x86-64-v3" (AVX2 and FMA), or "baseline".
 const char* simd_level();
 
 // y = (s - mean) / sqrt(variance + eps) * weight + bias with s = x + residual.
@@ -61,15 +61,21 @@ struct GeluBackward {
   int threads;
 };
 
-// y[row] = token[input_ids[row]] + position[positions[row]] + type, type may be null. Ids are not checked.
+// y[row] = token[input_ids[row]] + position[positions[row]] + type, normalised if norm_weight is given. Ids are not
+// checked.
 struct EmbeddingForward {
   const std::int32_t* input_ids;
   const std::int32_t* positions;
   const float* token;
   const float* position;
-  const float* type;
+  const float* type;         // [width], may be null
+  const float* norm_weight;  // [width], may be null
+  const float* norm_bias;    // [width]
   float* y;
+  float* mean;  // [rows], with a norm; as in LayerNormForward
+  float* rstd;
   std::int64_t rows, width;
+  float eps;
   int threads;
 };
 
@@ -144,6 +150,7 @@ struct AttentionBackward {
 // head_dim at most this.
 constexpr std::int64_t kMaxHeadDim = 256;
 
+// What needs scratch memory throws std::bad_alloc where it is not to be had: the backward passes and attention.
 void layer_norm_forward(const LayerNormForward& args);
 void layer_norm_backward(const LayerNormBackward& args);
 void gelu_forward(const GeluForward& args);
@@ -151,7 +158,6 @@ void gelu_backward(const GeluBackward& args);
 void embedding_forward(const EmbeddingForward& args);
 void embedding_backward(const EmbeddingBackward& args);
 void dropout_rows(const DropoutRows& args);
-// Throw std::bad_alloc where their scratch memory is not to be had.
 void attention_forward(const AttentionForward& args);
 void attention_backward(const AttentionBackward& args);
 

@@ -1,5 +1,5 @@
 PYTHON ?= python3
-CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu')
+CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
 .PHONY: install develop test lint format bench dist clean
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bindings_cpu.h"
+#include "bindings_cuda.h"
 #include "pyllmclf/cpu.h"
 #include "pyllmclf/data.h"
 #ifdef PYLLMCLF_WITH_CUDA
@@ -157,4 +158,7 @@ PYBIND11_MODULE(_C, module) {
              py::kw_only(), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_token"), py::arg("prefix"),
              py::arg("suffix"), "Returns (input_ids, positions, cu_seqlens, max_seqlen, lengths) of a batch.");
   pyllmclf::bind_cpu_ops(module);
+#ifdef PYLLMCLF_WITH_CUDA
+  pyllmclf::bind_cuda_ops(module);
+#endif
 }

@@ -15,7 +15,7 @@ namespace {
 template <bool kSum, bool kParams, int kRows>
 void backward_rows(const LayerNormBackward& a, int64_t row, float* dparams, const Output& out) {
   const float inverse_width = 1.0f / static_cast<float>(a.width);
-  float means[kRows][2];  // of g and of g n
+  float means[kRows][2] = {};  // of g and of g n
   for (int i = 0; i < kRows; ++i) {
     const float* dy = a.dy + (row + i) * a.width;
     const float* s = a.s + (row + i) * a.width;

@@ -96,10 +96,11 @@ PYLLMCLF_INLINE void for_columns(int64_t width, const Body& body) {
 PYLLMCLF_INLINE Vec as_float(IntVec x) { return reinterpret_cast<Vec>(x); }
 PYLLMCLF_INLINE IntVec as_int(Vec x) { return reinterpret_cast<IntVec>(x); }
 PYLLMCLF_INLINE Vec select(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
-// The second operand where one is NaN. GCC makes two instructions of the general form.
+// The second operand where one is NaN. GCC makes two instructions of the general form, and warns about its own
+// unmasked 512-bit intrinsics.
 #if defined(__AVX512F__)
-PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
-PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return _mm512_maskz_min_ps(0xffff, a, b); }
+PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
 #elif defined(__AVX2__)
 PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }

@@ -1,6 +1,7 @@
 """The functional operations that the models are made of. They know no model."""
 
 from .attention import attention, attention_packed
+from .cross_entropy import cross_entropy
 from .dispatch import BACKENDS, use_backend
 from .dropout import DropoutKey, dropout
 from .embedding import embedding, embedding_layer_norm
@@ -16,6 +17,7 @@ __all__ = [
     "DropoutKey",
     "attention",
     "attention_packed",
+    "cross_entropy",
     "dropout",
     "embedding",
     "embedding_layer_norm",

@@ -1,9 +1,10 @@
 """Which implementation of an op runs.
 
 ``"reference"`` runs :mod:`pyllmclf.ops.reference` everywhere. ``"native"`` runs the native core and raises where it
-can't. ``"auto"`` takes, for each op, what the table below names for the device: what was measured fastest there; for a
-dtype that the native core does not compute, what torch has. The environment variable ``PYLLMCLF_BACKEND`` says what
-``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has the last word.
+can't; what it leaves to torch on purpose runs there. ``"auto"`` takes, for each op, what the table below names for the
+device: what was measured fastest there; for a dtype that this does not compute, what torch has. The environment
+variable ``PYLLMCLF_BACKEND`` says what ``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has the last
+word.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import UsageError
-from . import native
+from . import native, native_cuda
 
 BACKENDS = ("auto", "reference", "native")
 ENVIRONMENT_VARIABLE = "PYLLMCLF_BACKEND"
@@ -25,29 +26,64 @@ ENVIRONMENT_VARIABLE = "PYLLMCLF_BACKEND"
 
 @dataclass(frozen=True)
 class Choice:
-    """What ``"auto"`` runs for an op on a device, and why; ``other`` serves dtypes that it does not compute."""
+    """What ``"auto"`` runs for an op on a device, and why.
+
+    Attributes
+    ----------
+    implementation, why : str
+    other : str
+        Serves the dtypes that ``implementation`` does not compute.
+    native : {"yes", "no", "needless"}
+        Whether the native core has the op on this device; needless: torch's own is as good.
+    """
 
     implementation: str
     why: str
     other: str = "reference"
+    native: str = "yes"
 
 
-_CUDA = Choice("reference", "torch's own kernels")
+_UNMEASURED = "torch's own kernels; the native one is checked and timed by bench/gpu.sh"
+_FEW_ROWS = "one row per text: nothing to gain"
 
 TABLE: dict[str, dict[str, Choice]] = {
     "attention": {
         "cpu": Choice("native", "variable length, any rows, window and dropout in one kernel", other="torch"),
-        "cuda": Choice("torch", "fused kernel per text; the reference serves dropout, windows, row subsets"),
+        "cuda": Choice(
+            "torch", "fused kernel per text; the reference serves dropout, windows, row subsets", native="no"
+        ),
     },
-    "dropout": {"cpu": Choice("native", "vectorised generator"), "cuda": _CUDA},
-    "embedding": {"cpu": Choice("native", "one pass; its gradient touches the rows of the batch alone"), "cuda": _CUDA},
-    "gelu": {"cpu": Choice("native", "with the bias and its gradient in one pass"), "cuda": _CUDA},
-    "layer_norm": {"cpu": Choice("native", "with the residual in one pass"), "cuda": _CUDA},
-    "linear": {"cpu": Choice("native", "torch's matmuls; gradients are written into kept memory"), "cuda": _CUDA},
-    "lora_linear": {"cpu": Choice("native", "torch's matmuls, added up in place"), "cuda": _CUDA},
+    "cross_entropy": {
+        "cpu": Choice("reference", _FEW_ROWS, native="needless"),
+        "cuda": Choice("reference", _UNMEASURED),
+    },
+    "dropout": {
+        "cpu": Choice("native", "vectorised generator"),
+        "cuda": Choice("reference", "the generator in torch's operations", native="no"),
+    },
+    "embedding": {
+        "cpu": Choice("native", "one pass; its gradient touches the rows of the batch alone"),
+        "cuda": Choice("reference", _UNMEASURED),
+    },
+    "gelu": {
+        "cpu": Choice("native", "with the bias and its gradient in one pass"),
+        "cuda": Choice("reference", _UNMEASURED),
+    },
+    "layer_norm": {
+        "cpu": Choice("native", "with the residual in one pass"),
+        "cuda": Choice("reference", _UNMEASURED),
+    },
+    "linear": {
+        "cpu": Choice("native", "torch's matmuls; gradients are written into kept memory"),
+        "cuda": Choice("reference", "torch's matmuls", native="no"),
+    },
+    "lora_linear": {
+        "cpu": Choice("native", "torch's matmuls, added up in place"),
+        "cuda": Choice("reference", "torch's matmuls", native="no"),
+    },
     "pool": {
-        "cpu": Choice("reference", "one row per text: nothing to gain"),
-        "cuda": Choice("reference", "one row per text: nothing to gain"),
+        "cpu": Choice("reference", _FEW_ROWS, native="needless"),
+        "cuda": Choice("reference", _FEW_ROWS, native="needless"),
     },
 }
 
@@ -104,13 +140,20 @@ def implementation(op: str, first: Tensor, *others: Tensor | None) -> str:
     backend = _active.get() or _resolve("auto")
     if backend == "reference":
         return "reference"
-    choice = TABLE[op]["cuda" if first.is_cuda else "cpu"]
-    if choice.implementation != "native":
-        if backend == "native" and TABLE[op]["cpu"].implementation == "native":
-            raise UsageError(f"backend='native' computes {op} on the CPU, not on {first.device.type}; choose 'auto'.")
+    on_cuda = first.is_cuda
+    choice = TABLE[op]["cuda" if on_cuda else "cpu"]
+    if backend == "auto" and choice.implementation != "native":
         return choice.implementation
-    if native.serves(first, *others):
+    if choice.native == "needless":
+        return choice.implementation
+    if choice.native == "yes" and (native_cuda if on_cuda else native).serves(first, *others):
         return "native"
-    if backend == "native":
-        raise UsageError(f"backend='native' computes {op} in float32 on the CPU, no other dtype; choose 'auto'.")
-    return choice.other
+    if backend == "auto":
+        return choice.other
+    device = {"cpu": "the CPU", "cuda": "CUDA"}.get(first.device.type, first.device.type)
+    if choice.native == "no" or first.device.type not in ("cpu", "cuda"):
+        raise UsageError(f"backend='native' does not compute {op} on {device}; choose 'auto'.")
+    if on_cuda and not native_cuda.BUILT:
+        raise UsageError("backend='native' was built without a CUDA compiler; choose 'auto'.")
+    dtypes = "one of float32, bfloat16 and float16" if on_cuda else "float32"
+    raise UsageError(f"backend='native' computes {op} in {dtypes} on {device}, without autocast; choose 'auto'.")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import native, reference
+from . import native, native_cuda, reference
 from .dispatch import implementation
 from .gradients import kept_gradient
 from .layer_norm import layer_norm
@@ -92,7 +92,8 @@ class EmbeddingFunction(torch.autograd.Function):
         norm = None
         if norm_weight is not None and norm_bias is not None:
             norm = norm_weight.contiguous(), norm_bias.contiguous(), eps
-        y, stats = native.embedding_forward(input_ids, positions, tables, norm)
+        kernels = native_cuda if token.is_cuda else native
+        y, stats = kernels.embedding_forward(input_ids, positions, tables, norm)
         ctx.save_for_backward(input_ids, positions, *tables, norm_weight, stats)
         return y
 
@@ -101,19 +102,22 @@ class EmbeddingFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         input_ids, positions, *tables, norm_weight, stats = ctx.saved_tensors
         needs_tables, needs_norm = ctx.needs_input_grad[2:5], ctx.needs_input_grad[5:7]
-        dy, dnorm = dy.contiguous(), (None, None)
+        kernels = native_cuda if dy.is_cuda else native
+        ds: Tensor | None = dy.contiguous()
+        dweight = dbias = None
         if stats is not None:
-            summed, _ = native.embedding_forward(input_ids, positions, tuple(tables))
-            dy, *dnorm = native.layer_norm_backward(
-                dy, None, summed, norm_weight, stats, input_needed=any(needs_tables), parameters_needed=any(needs_norm)
+            summed, _ = kernels.embedding_forward(input_ids, positions, (*tables,))
+            ds, dweight, dbias = kernels.layer_norm_backward(
+                ds, None, summed, norm_weight, stats, input_needed=any(needs_tables), parameters_needed=any(needs_norm)
             )
         gradients: list[Tensor | None] = [None, None, None]
         for i, index in enumerate((input_ids, positions, None)):
             if not needs_tables[i]:
                 continue
             if ctx.kept[i] is not None:
-                ctx.kept[i].add_rows(dy, index)
+                ctx.kept[i].add_rows(ds, index)
                 continue
-            gradients[i] = torch.zeros_like(tables[i])
-            native.embedding_backward(dy, index, gradients[i])
-        return None, None, *gradients, *dnorm, None
+            gradient = torch.zeros_like(tables[i])
+            kernels.embedding_backward(ds, index, gradient)
+            gradients[i] = gradient
+        return None, None, *gradients, dweight, dbias, None

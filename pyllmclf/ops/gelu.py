@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, reference
+from . import native, native_cuda, reference
 from .dispatch import implementation
 
 
@@ -40,11 +40,13 @@ class GeluFunction(torch.autograd.Function):
         x, bias = x.contiguous(), None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, bias)
         ctx.approximate = approximate
-        return native.gelu_forward(x, bias, approximate)
+        return (native_cuda if x.is_cuda else native).gelu_forward(x, bias, approximate)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         x, bias = ctx.saved_tensors
-        dx, dbias = native.gelu_backward(dy, x, bias, ctx.approximate, bias_needed=ctx.needs_input_grad[1])
+        dx, dbias = (native_cuda if x.is_cuda else native).gelu_backward(
+            dy, x, bias, ctx.approximate, bias_needed=ctx.needs_input_grad[1]
+        )
         return dx, dbias, None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import native, reference
+from . import native, native_cuda, reference
 from .dispatch import implementation
 
 
@@ -51,7 +51,8 @@ class LayerNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float):
         ctx.set_materialize_grads(False)
-        y, summed, stats = native.layer_norm_forward(x, residual, weight, bias, eps)
+        kernels = native_cuda if x.is_cuda else native
+        y, summed, stats = kernels.layer_norm_forward(x, residual, weight, bias, eps)
         ctx.save_for_backward(summed, weight, stats)
         return y, None if residual is None else summed
 
@@ -61,7 +62,8 @@ class LayerNormFunction(torch.autograd.Function):
         if dy is None:  # the norm was not used
             return dsum, dsum, None, None, None
         needs_x, needs_residual, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        ds, dweight, dbias = native.layer_norm_backward(
+        kernels = native_cuda if dy.is_cuda else native
+        ds, dweight, dbias = kernels.layer_norm_backward(
             dy,
             dsum,
             *ctx.saved_tensors,

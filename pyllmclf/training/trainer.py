@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .. import ops
@@ -211,7 +210,8 @@ class Trainer:
             assert batch.labels is not None
             with ops.use_backend(self.backend), autocast(self.device, self.dtype):
                 logits = self.model(batch, dropout)
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+            with ops.use_backend(self.backend):
+                loss = ops.cross_entropy(logits, batch.labels)
             self.scaler.scale(loss / total).backward()
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()

@@ -1,0 +1,61 @@
+"""Cross-entropy of a batch's logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..errors import UsageError
+from . import native_cuda, reference
+from .dispatch import implementation
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """Sum over the texts of weight[label] * -log softmax(logits)[label], computed in fp32.
+
+    Parameters
+    ----------
+    logits : tensor, shape [texts, classes]
+    labels : int64 tensor, shape [texts]
+        In [0, classes).
+    class_weight : fp32 tensor, shape [classes], optional
+
+    Returns
+    -------
+    fp32 tensor, shape []
+
+    Raises
+    ------
+    UsageError
+        If the shapes don't fit each other.
+    """
+    if logits.dim() != 2 or labels.shape != logits.shape[:1]:
+        raise UsageError(f"cross_entropy: shapes {tuple(logits.shape)} and {tuple(labels.shape)} don't fit.")
+    if class_weight is not None and class_weight.shape != logits.shape[1:]:
+        raise UsageError(f"cross_entropy: {len(class_weight)} weights for {logits.shape[1]} classes.")
+    if implementation("cross_entropy", logits) == "native":
+        return CrossEntropyFunction.apply(logits, labels, class_weight)
+    return reference.cross_entropy(logits, labels, class_weight)
+
+
+class CrossEntropyFunction(torch.autograd.Function):
+    """Saves the logits and the log-sum-exp of each row; no gradient for the class weights."""
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
+        logits, labels = logits.contiguous(), labels.contiguous()
+        class_weight = None if class_weight is None else class_weight.float().contiguous()
+        loss, log_sum_exp = native_cuda.cross_entropy_forward(logits, labels, class_weight)
+        ctx.save_for_backward(logits, labels, class_weight, log_sum_exp)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dloss: Tensor):
+        logits, labels, class_weight, log_sum_exp = ctx.saved_tensors
+        return (
+            native_cuda.cross_entropy_backward(dloss.contiguous(), logits, labels, class_weight, log_sum_exp),
+            None,
+            None,
+        )

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: install develop test lint format bench dist clean
+.PHONY: install develop test sanitize lint format bench dist clean
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt .
@@ -11,6 +11,9 @@ develop:
 
 test:
 	pytest
+
+sanitize:
+	tests/native/sanitize.sh
 
 lint:
 	ruff check .

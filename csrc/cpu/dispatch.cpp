@@ -17,28 +17,36 @@ extern const CpuOps ops;
 
 namespace {
 
-struct SimdBuild {
-  const char* name;
-  const CpuOps* ops;
+// Newest first; the processor runs those from the first that it has.
+const SimdBuild kBuilds[] = {
+#ifdef PYLLMCLF_WITH_X86_64_V4
+    {"x86-64-v4", &x86_64_v4::ops},
+#endif
+#ifdef PYLLMCLF_WITH_X86_64_V3
+    {"x86-64-v3", &x86_64_v3::ops},
+#endif
+    {"baseline", &baseline::ops},
 };
+constexpr int kCount = sizeof(kBuilds) / sizeof(kBuilds[0]);
 
-SimdBuild choose() {
+int first_build() {
+  int first = 0;
 #ifdef PYLLMCLF_WITH_X86_64_V4
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return {"x86-64-v4", &x86_64_v4::ops};
+    return first;
   }
+  ++first;
 #endif
 #ifdef PYLLMCLF_WITH_X86_64_V3
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) {
-    return {"x86-64-v3", &x86_64_v3::ops};
-  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return first;
+  ++first;
 #endif
-  return {"baseline", &baseline::ops};
+  return first;
 }
 
 const SimdBuild& chosen() {
-  static const SimdBuild build = choose();
+  static const SimdBuild& build = kBuilds[first_build()];
   return build;
 }
 
@@ -49,6 +57,12 @@ void require_memory(bool had) {
 }
 
 }  // namespace
+
+const SimdBuild* simd_builds(int* count) {
+  const int first = first_build();
+  *count = kCount - first;
+  return kBuilds + first;
+}
 
 const char* simd_level() { return chosen().name; }
 

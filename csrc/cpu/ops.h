@@ -18,6 +18,14 @@ struct CpuOps {
   bool (*attention_backward)(const AttentionBackward&);
 };
 
+struct SimdBuild {
+  const char* name;
+  const CpuOps* ops;
+};
+
+// The builds that this processor runs, fastest first.
+const SimdBuild* simd_builds(int* count);
+
 #ifdef PYLLMCLF_SIMD  // in the files of a build
 namespace PYLLMCLF_SIMD {
 

@@ -1,0 +1,271 @@
+// Every CPU op, in each SIMD build that this processor runs, against its formula; and the same bits for 1, 2 and 3
+// threads. Outputs hold NaN before.
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <string>
+
+#include "check.h"
+#include "formulas.h"
+#include "ops.h"
+
+namespace {
+
+using check::as_double;
+using check::nans;
+using pyllmclf::CpuOps;
+using std::int32_t;
+using std::int64_t;
+using Floats = std::vector<float>;
+
+constexpr double kTolerance = 1e-5;
+
+// What one op returned; run(threads) for several numbers of threads must give the same bits.
+std::vector<Floats> same_bits(const std::function<std::vector<Floats>(int)>& run, const std::string& what) {
+  const std::vector<Floats> one = run(1);
+  for (const int threads : {2, 3}) {
+    const std::vector<Floats> other = run(threads);
+    for (std::size_t i = 0; i < one.size(); ++i) {
+      const bool equal =
+          one[i].size() == other[i].size() &&
+          (one[i].empty() || !std::memcmp(one[i].data(), other[i].data(), one[i].size() * sizeof(float)));
+      check::that(equal, what + ": output " + std::to_string(i) + " with " + std::to_string(threads) + " threads");
+    }
+  }
+  return one;
+}
+
+void test_layer_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused, const std::string& build) {
+  const std::string what = build + " layer_norm " + std::to_string(rows) + " x " + std::to_string(width);
+  check::Random random(1);
+  const int64_t size = rows * width;
+  const Floats x = random.normal(size), residual = random.normal(fused ? size : 0), weight = random.normal(width);
+  const Floats bias = random.normal(width), dy = random.normal(size), dsum = random.normal(fused ? size : 0);
+  const auto expected = formulas::layer_norm(as_double(x), as_double(residual), as_double(weight), as_double(bias),
+                                             1e-5, as_double(dy), as_double(dsum));
+  const auto found = same_bits(
+      [&](int threads) {
+        Floats y = nans<float>(size), sum = nans<float>(fused ? size : 0), mean = nans<float>(rows);
+        Floats rstd = nans<float>(rows), ds = nans<float>(size), dweight = nans<float>(width);
+        Floats dbias = nans<float>(width), frozen = nans<float>(size);
+        ops.layer_norm_forward({x.data(), fused ? residual.data() : nullptr, weight.data(), bias.data(), y.data(),
+                                fused ? sum.data() : nullptr, mean.data(), rstd.data(), rows, width, 1e-5f, threads});
+        pyllmclf::LayerNormBackward args = {dy.data(),
+                                            fused ? dsum.data() : nullptr,
+                                            fused ? sum.data() : x.data(),
+                                            weight.data(),
+                                            mean.data(),
+                                            rstd.data(),
+                                            ds.data(),
+                                            dweight.data(),
+                                            dbias.data(),
+                                            rows,
+                                            width,
+                                            threads};
+        check::that(ops.layer_norm_backward(args), what + ": memory");
+        args.ds = frozen.data();
+        args.dweight = args.dbias = nullptr;
+        check::that(ops.layer_norm_backward(args), what + ": memory");
+        return std::vector<Floats>{y, sum, ds, dweight, dbias, frozen};
+      },
+      what);
+  check::close(found[0], expected.y, kTolerance, what + ": y");
+  if (fused) check::close(found[1], expected.s, kTolerance, what + ": sum");
+  check::close(found[2], expected.ds, kTolerance, what + ": ds");
+  check::close(found[3], expected.dweight, kTolerance, what + ": dweight");
+  check::close(found[4], expected.dbias, kTolerance, what + ": dbias");
+  check::close(found[5], expected.ds, kTolerance, what + ": ds of frozen parameters");
+}
+
+void test_gelu(const CpuOps& ops, int64_t rows, int64_t width, bool tanh, bool with_bias, const std::string& build) {
+  const std::string what = build + " gelu " + (tanh ? "tanh " : "exact ") + std::to_string(rows) + " x " +
+                           std::to_string(width) + (with_bias ? " with bias" : "");
+  check::Random random(2);
+  const int64_t size = rows * width;
+  Floats x = random.normal(size);
+  for (float& value : x) value *= 3.0f;
+  const Floats bias = random.normal(with_bias ? width : 0), dy = random.normal(size);
+  const auto expected = formulas::gelu(as_double(x), as_double(bias), width, tanh, as_double(dy));
+  const auto found = same_bits(
+      [&](int threads) {
+        Floats y = nans<float>(size), dx = dy, dbias = nans<float>(with_bias ? width : 0);
+        const float* b = with_bias ? bias.data() : nullptr;
+        ops.gelu_forward({x.data(), b, y.data(), rows, width, tanh, threads});
+        // In place, as the interface allows.
+        check::that(ops.gelu_backward({dx.data(), x.data(), b, dx.data(), with_bias ? dbias.data() : nullptr, rows,
+                                       width, tanh, threads}),
+                    what + ": memory");
+        return std::vector<Floats>{y, dx, dbias};
+      },
+      what);
+  check::close(found[0], expected.y, kTolerance, what + ": y");
+  check::close(found[1], expected.dx, kTolerance, what + ": dx");
+  if (with_bias) check::close(found[2], expected.dbias, kTolerance, what + ": dbias");
+}
+
+void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::string& build) {
+  const std::string what = build + " embedding " + std::to_string(rows) + " x " + std::to_string(width);
+  check::Random random(3);
+  const std::vector<int32_t> ids = random.below(11, rows), positions = random.below(5, rows);
+  const Floats token = random.normal(11 * width), position = random.normal(5 * width), type = random.normal(width);
+  const Floats weight = random.normal(width), bias = random.normal(width), dy = random.normal(rows * width);
+  const auto sum = formulas::embedding(ids, positions, as_double(token), as_double(position), as_double(type), width);
+  const auto normed = formulas::layer_norm(sum, {}, as_double(weight), as_double(bias), 1e-5, as_double(dy), {});
+  const auto found = same_bits(
+      [&](int threads) {
+        Floats y = nans<float>(rows * width), norm = y, mean = nans<float>(rows), rstd = mean, dtable = token;
+        pyllmclf::EmbeddingForward args = {
+            ids.data(), positions.data(), token.data(), position.data(), type.data(), nullptr, nullptr, y.data(),
+            nullptr,    nullptr,          rows,         width,           1e-5f,       threads};
+        ops.embedding_forward(args);
+        args.norm_weight = weight.data();
+        args.norm_bias = bias.data();
+        args.y = norm.data();
+        args.mean = mean.data();
+        args.rstd = rstd.data();
+        ops.embedding_forward(args);
+        ops.embedding_backward({dy.data(), ids.data(), dtable.data(), rows, width, threads});
+        return std::vector<Floats>{y, norm, dtable};
+      },
+      what);
+  check::close(found[0], sum, kTolerance, what + ": sum");
+  check::close(found[1], normed.y, kTolerance, what + ": norm");
+  check::close(found[2], formulas::embedding_backward(ids, as_double(dy), as_double(token), width), kTolerance,
+               what + ": dtable");
+}
+
+void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::string& build) {
+  const std::string what = build + " dropout " + std::to_string(rows) + " x " + std::to_string(width);
+  const pyllmclf::Dropout dropout = {1, 2, 3, 0x40000000u, 1.0f / 0.75f};  // p = 1/4
+  const Floats ones(static_cast<std::size_t>(rows * width), 1.0f);
+  std::vector<int64_t> examples(static_cast<std::size_t>(rows));
+  std::iota(examples.begin(), examples.end(), int64_t{100});
+  const std::vector<int32_t> positions(static_cast<std::size_t>(rows), 7);
+  const auto found = same_bits(
+      [&](int threads) {
+        Floats y = nans<float>(rows * width);
+        ops.dropout_rows({ones.data(), y.data(), examples.data(), positions.data(), rows, width, dropout, threads});
+        return std::vector<Floats>{y};
+      },
+      what);
+  double kept = 0.0;
+  for (const float value : found[0]) {
+    check::that(value == 0.0f || value == dropout.scale, what + ": a value is neither dropped nor scaled");
+    kept += value != 0.0f ? 1.0 : 0.0;
+  }
+  if (rows * width > 10000) {
+    check::that(std::fabs(kept / static_cast<double>(rows * width) - 0.75) < 0.01, what + ": rate");
+  }
+}
+
+// Texts of the given lengths; with `queries` rows of each taken as queries (0: all), at its end.
+void test_attention(const CpuOps& ops, const std::vector<int32_t>& lengths, int64_t heads, int64_t depth, bool causal,
+                    int32_t queries, const std::string& build) {
+  const std::string what = build + " attention of " + std::to_string(lengths.size()) + " texts, head_dim " +
+                           std::to_string(depth) + (causal ? ", causal" : "") + (queries ? ", last rows" : "");
+  check::Random random(4);
+  std::vector<int32_t> cu_q = {0}, cu_k = {0}, positions;
+  for (const int32_t length : lengths) {
+    const int32_t count = queries ? std::min(queries, length) : length;
+    for (int32_t i = length - count; i < length; ++i) positions.push_back(i);
+    cu_q.push_back(cu_q.back() + count);
+    cu_k.push_back(cu_k.back() + length);
+  }
+  const int64_t rows_q = cu_q.back(), rows_k = cu_k.back(), row = heads * depth;
+  const Floats q = random.normal(rows_q * row), k = random.normal(rows_k * row), v = random.normal(rows_k * row);
+  const Floats dout = random.normal(rows_q * row);
+  const float scale = 1.0f / std::sqrt(static_cast<float>(depth));
+
+  const auto found = same_bits(
+      [&](int threads) {
+        Floats out = nans<float>(rows_q * row), dq = out, dk = nans<float>(rows_k * row), dv = dk;
+        Floats log_sum_exp = nans<float>(heads * rows_q);
+        pyllmclf::AttentionShape shape = {};
+        shape.cu_seqlens_q = cu_q.data();
+        shape.cu_seqlens_k = cu_k.data();
+        shape.query_positions = queries ? positions.data() : nullptr;
+        shape.texts = static_cast<int64_t>(lengths.size());
+        shape.heads = heads;
+        shape.head_dim = depth;
+        shape.scale = scale;
+        shape.causal = causal;
+        shape.window_left = shape.window_right = -1;
+        shape.threads = threads;
+        const auto heads_of = [&](const Floats& x) { return pyllmclf::Heads{x.data(), row, depth}; };
+        const auto written = [&](Floats& x) { return pyllmclf::MutableHeads{x.data(), row, depth}; };
+        check::that(
+            ops.attention_forward({shape, heads_of(q), heads_of(k), heads_of(v), written(out), log_sum_exp.data()}),
+            what + ": memory");
+        check::that(ops.attention_backward({shape, heads_of(q), heads_of(k), heads_of(v), heads_of(out), heads_of(dout),
+                                            log_sum_exp.data(), written(dq), written(dk), written(dv)}),
+                    what + ": memory");
+        return std::vector<Floats>{out, dq, dk, dv};
+      },
+      what);
+
+  std::vector<double> out(q.size()), dq(q.size()), dk(k.size()), dv(k.size());
+  for (std::size_t t = 0; t < lengths.size(); ++t) {
+    for (int64_t head = 0; head < heads; ++head) {
+      const auto part = [&](const Floats& x, const std::vector<int32_t>& cu) {
+        std::vector<double> rows;
+        for (int64_t i = cu[t]; i < cu[t + 1]; ++i) {
+          for (int64_t d = 0; d < depth; ++d) rows.push_back(x[formulas::at(i, row, head * depth + d)]);
+        }
+        return rows;
+      };
+      const auto put = [&](const std::vector<double>& rows, std::vector<double>& x, const std::vector<int32_t>& cu) {
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+          const int64_t at = static_cast<int64_t>(i);
+          x[formulas::at(cu[t] + at / depth, row, head * depth + at % depth)] = rows[i];
+        }
+      };
+      const std::vector<int32_t> own(positions.begin() + cu_q[t], positions.begin() + cu_q[t + 1]);
+      const auto one =
+          formulas::attention(part(q, cu_q), part(k, cu_k), part(v, cu_k), part(dout, cu_q), depth, own, causal, scale);
+      put(one.out, out, cu_q);
+      put(one.dq, dq, cu_q);
+      put(one.dk, dk, cu_k);
+      put(one.dv, dv, cu_k);
+    }
+  }
+  check::close(found[0], out, kTolerance, what + ": out");
+  check::close(found[1], dq, kTolerance, what + ": dq");
+  check::close(found[2], dk, kTolerance, what + ": dk");
+  check::close(found[3], dv, kTolerance, what + ": dv");
+}
+
+}  // namespace
+
+int main() {
+  int builds = 0;
+  for (const pyllmclf::SimdBuild* build = pyllmclf::simd_builds(&builds); builds > 0; --builds, ++build) {
+    const CpuOps& ops = *build->ops;
+    const std::string name = build->name;
+    for (const bool fused : {false, true}) {
+      for (const auto& [rows, width] :
+           std::vector<std::pair<int64_t, int64_t>>{{0, 8}, {1, 3}, {5, 13}, {70, 384}, {33, 1601}}) {
+        test_layer_norm(ops, rows, width, fused, name);
+      }
+    }
+    test_layer_norm(ops, 1400, 768, true, name);  // past the caches
+    for (const bool tanh : {false, true}) {
+      for (const bool bias : {false, true}) {
+        for (const auto& [rows, width] :
+             std::vector<std::pair<int64_t, int64_t>>{{0, 8}, {1, 1}, {67, 13}, {40, 3072}}) {
+          test_gelu(ops, rows, width, tanh, bias, name);
+        }
+      }
+    }
+    for (const int64_t width : {7, 64, 768}) test_embedding(ops, 90, width, name);
+    test_dropout(ops, 3, 5, name);
+    test_dropout(ops, 200, 768, name);
+    for (const bool causal : {false, true}) {
+      for (const int64_t depth : {7, 16, 64, 80, 256}) test_attention(ops, {33, 1, 70}, 2, depth, causal, 0, name);
+      test_attention(ops, {600, 30}, 1, 64, causal, 0, name);  // several chunks of queries and of keys
+      test_attention(ops, {33, 1, 5}, 3, 16, causal, 1, name);
+      test_attention(ops, {}, 1, 8, causal, 0, name);
+    }
+    std::printf("%s done\n", name.c_str());
+  }
+  return check::finish("CPU ops");
+}

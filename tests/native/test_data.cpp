@@ -1,0 +1,59 @@
+// The token store and the packer.
+#include "check.h"
+#include "pyllmclf/data.h"
+
+namespace {
+
+using Ints = std::vector<std::int32_t>;
+
+void test_token_store() {
+  pyllmclf::TokenStoreBuilder builder;
+  const Ints first = {5, 6, 7}, second = {8};
+  builder.append(first.data(), 3);
+  builder.append(nullptr, 0);
+  builder.append(second.data(), 1);
+  check::that(builder.size() == 3, "size");
+  const auto tokens = builder.take_tokens();
+  const auto offsets = builder.take_offsets();
+  check::that(tokens == Ints{5, 6, 7, 8}, "tokens");
+  check::that(offsets == std::vector<std::int64_t>{0, 3, 3, 4}, "offsets");
+  check::that(builder.size() == 0, "empty afterwards");
+  check::that(pyllmclf::find_invalid_text(tokens.data(), 4, offsets.data(), 3, 9) == -1, "valid");
+  check::that(pyllmclf::find_invalid_text(tokens.data(), 4, offsets.data(), 3, 8) == 2, "an id that is too large");
+}
+
+void test_pack() {
+  const Ints tokens = {5, 6, 7, 8}, prefix = {1}, suffix = {2};
+  const std::vector<std::int64_t> offsets = {0, 3, 3, 4}, ids = {2, 0, 1};
+  pyllmclf::RowLayout layout;
+  layout.max_length = 4;
+  layout.prefix = prefix.data();
+  layout.prefix_count = 1;
+  layout.suffix = suffix.data();
+  layout.suffix_count = 1;
+  for (const std::int64_t pad_to : {0, 5}) {
+    layout.pad_to = pad_to;
+    const auto size = pyllmclf::batch_size(offsets.data(), ids.data(), 3, layout);
+    check::that(size.total == (pad_to ? 15 : 9), "total");
+    Ints input_ids(static_cast<std::size_t>(size.total), -1), positions = input_ids, cu_seqlens(4), lengths(3);
+    pyllmclf::pack(tokens.data(), offsets.data(), ids.data(), 3, layout, input_ids.data(), positions.data(),
+                   cu_seqlens.data(), lengths.data());
+    check::that(lengths == Ints{3, 4, 2}, "lengths");
+    if (pad_to) {
+      check::that(input_ids == Ints{1, 8, 2, 0, 0, 1, 5, 6, 2, 0, 1, 2, 0, 0, 0}, "padded ids");
+      check::that(cu_seqlens == Ints{0, 5, 10, 15}, "padded cu_seqlens");
+    } else {
+      check::that(input_ids == Ints{1, 8, 2, 1, 5, 6, 2, 1, 2}, "ids");
+      check::that(positions == Ints{0, 1, 2, 0, 1, 2, 3, 0, 1}, "positions");
+      check::that(cu_seqlens == Ints{0, 3, 7, 9}, "cu_seqlens");
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  test_token_store();
+  test_pack();
+  return check::finish("data");
+}

@@ -1,126 +1,97 @@
-"""One training step and one epoch of GPT-2 124M on SMS Spam, against plain padded PyTorch.
+"""Training GPT-2 124M on SMS Spam: steps and epochs, against plain PyTorch, transformers with PEFT, and ourselves.
 
-Both sides start from the same random weights and see the same batches of 8 texts. The baseline is the published
-experiment's way (``plain_pytorch.py``): texts padded to the longest training text, eager attention, AdamW as torch
-makes it by default. ``-k step`` runs the steps alone; the epochs of the baseline take minutes each.
+The sides stand in ``steps.py``. ``-k step`` runs the steps alone; the epochs of the baseline take minutes each. The
+notes give the shares of one of our steps that matrix products and the optimizer take, by torch's profiler.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
-import numpy as np
-import plain_pytorch
 import pytest
+import steps
 import torch
-from conftest import Work
+from conftest import Memory, Work
+from steps import SIDES, TRAINABLE, make_step, packer
+from torch.profiler import ProfilerActivity, profile
 
-from pyllmclf.data.labels import LabelEncoder
-from pyllmclf.data.named import load_named
-from pyllmclf.data.packing import Packer, RowLayout
-from pyllmclf.data.token_store import TokenStore
-from pyllmclf.models.hub import find_model
-from pyllmclf.models.layers import DropoutRates
-from pyllmclf.models.lora import LoRAConfig
-from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
-from pyllmclf.models.weights import backbone_state, head_state, init_weights
-from pyllmclf.training.settings import TrainingSettings
-from pyllmclf.training.trainable import set_trainable
-from pyllmclf.training.trainer import Trainer
-
-BATCH_SIZE = 8
 STEP_ROUNDS = 7
-SEED = 123
-LORA = LoRAConfig(rank=16, alpha=16)
+MATRIX_PRODUCTS = ("mm", "addmm", "bmm", "matmul", "linear", "_linear_pointwise", "gemm")
 NOTES = {
     "last_block": "block 12, final norm, head",
     "all": "every parameter",
-    "lora": "rank 16, every linear layer; baseline: q, k, v apart, and the head, as published",
+    "lora": "rank 16, every linear layer; plain: q, k, v apart, and the head, as published",
 }
 
 
-@pytest.fixture(scope="module")
-def packer() -> Packer:
-    """The training texts of the published balanced split."""
-    data = load_named("sms_spam")["train"]
-    source = find_model("gpt2", "random")
-    store = TokenStore.from_texts(data.texts, source.tokenizer)
-    return Packer(store, source.tokenizer, RowLayout(1024), LabelEncoder.fit(data).encode(data))
+def shares(run: Callable[[int], float], index: int, device: torch.device) -> str:
+    """Which parts of a step's own time matrix products and the optimizer take."""
+    activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[activity]) as profiler:
+        run(index)
+    spent = {}
+    for event in profiler.key_averages():
+        spent[event.key] = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+    total = sum(spent.values())
+    products = sum(t for name, t in spent.items() if name.split("::")[-1] in MATRIX_PRODUCTS or "gemm" in name)
+    optimizer = sum(t for name, t in spent.items() if "adam" in name.lower())
+    return f"matrix products {products / total:.0%}, optimizer {optimizer / total:.0%}"
 
 
-@pytest.fixture(params=["last_block", "all", "lora"])
-def sides(request: pytest.FixtureRequest, packer: Packer, device: torch.device):
-    """(name, our trainer, the baseline's step)."""
-    trainable: str = request.param
-    config = find_model("gpt2", "random").config
-    model = SequenceClassifier(config, 2, HeadSpec("last", causal=True, bias=True))
-    init_weights(model, torch.Generator().manual_seed(SEED))
-
-    plain = plain_pytorch.PlainGPT2Classifier(plain_pytorch.PlainConfig(), num_classes=2, head_bias=True)
-    plain_pytorch.load_huggingface_state_dict(plain, backbone_state(model) | head_state(model))
-    if trainable == "lora":
-        plain_pytorch.replace_linears_with_lora(plain, LORA.rank, LORA.factor)
-    else:
-        plain_pytorch.set_trainable(plain, trainable)  # type: ignore[arg-type]
-    plain.to(device)
-    optimizer = plain_pytorch.make_optimizer(plain)
-
-    model.to(device)
-    set_trainable(model, trainable, LORA if trainable == "lora" else None, torch.Generator().manual_seed(SEED))
-    trainer = Trainer(
-        model, packer, TrainingSettings(batch_size=BATCH_SIZE), rates=DropoutRates(), device=device, dtype=torch.float32
-    )
-    longest = int(packer.store.lengths.max())
-    assert packer.labels is not None
-    labels = packer.labels
-
-    def plain_step(ids: np.ndarray) -> float:
-        texts = [packer.store[i].tolist() for i in ids]
-        return plain_pytorch.train_step(
-            plain,
-            optimizer,
-            plain_pytorch.pad_batch(texts, longest).to(device),
-            labels[ids].to(device),
-            torch.tensor([len(text) - 1 for text in texts], device=device),
-        )
-
-    return trainable, trainer, plain_step
-
-
-def test_step(sides, packer: Packer, compare: Callable) -> None:
-    name, trainer, plain_step = sides
-    batches = [ids for (ids,) in trainer.epoch_steps(0)]
-    tokens = float(np.median([packer.real_lengths[ids].sum() for ids in batches[1 : STEP_ROUNDS + 1]]))
+@pytest.mark.parametrize("baseline", SIDES[1:])
+@pytest.mark.parametrize("trainable", TRAINABLE)
+def test_step(trainable: str, baseline: str, compare: Callable, device: torch.device) -> None:
+    ours, theirs = make_step("pyllmclf", trainable, device), make_step(baseline, trainable, device)
+    # Before the first update both compute the same function: a baseline that does something else is no baseline.
+    assert abs(ours.run(0) - theirs.run(0)) < 1e-3
+    real = packer().real_lengths
+    tokens = sum(int(real[ids].sum()) for ids in steps.batch_ids()[1 : STEP_ROUNDS + 1]) / STEP_ROUNDS
     compare(
         "training",
-        f"step, {name}",
-        ours=lambda i: trainer.train_step([batches[i]]),
-        plain=lambda i: plain_step(batches[i]),
+        f"step, {trainable}",
+        ours=ours.run,
+        plain=theirs.run,
+        baseline=baseline,
         rounds=STEP_ROUNDS,
         warmup=1,
         work=Work(tokens, "tokens/s"),
-        note=NOTES[name],
+        note=f"{NOTES[trainable]}; {shares(ours.run, STEP_ROUNDS + 1, device)}",
     )
 
 
-def test_epoch(sides, packer: Packer, compare: Callable) -> None:
-    name, trainer, plain_step = sides
+@pytest.mark.parametrize("baseline", ["plain PyTorch", "Hugging Face"])
+@pytest.mark.parametrize("trainable", TRAINABLE)
+def test_step_memory(trainable: str, baseline: str, compare_memory: Callable[[Memory], None]) -> None:
+    """Each side in a process of its own."""
 
-    def ours(index: int) -> None:
-        for step in trainer.epoch_steps(index):
-            trainer.train_step(step)
+    def measured(side: str) -> dict[str, int]:
+        command = [sys.executable, Path(__file__).with_name("steps.py"), side, trainable]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
-    def plain(index: int) -> None:
-        for (ids,) in trainer.epoch_steps(index):
-            plain_step(ids)
+    theirs, ours = measured(baseline), measured("pyllmclf")
+    compare_memory(
+        Memory("training", f"step, {trainable}", baseline, theirs["peak"], ours["peak"], theirs["state"], ours["state"])
+    )
 
+
+@pytest.mark.parametrize("trainable", TRAINABLE)
+def test_epoch(trainable: str, compare: Callable, device: torch.device) -> None:
+    sides = make_step("pyllmclf", trainable, device), make_step("plain PyTorch", trainable, device)
+    count = len(steps.batch_ids())
+    ours, plain = (lambda _, run=side.run: [run(i) for i in range(count)] for side in sides)
     compare(
         "training",
-        f"epoch, {name}",
+        f"epoch, {trainable}",
         ours=ours,
         plain=plain,
         rounds=1,
         warmup=0,
-        work=Work(float(packer.real_lengths.sum()), "tokens/s"),
-        note=NOTES[name],
+        work=Work(float(packer().real_lengths.sum()), "tokens/s"),
+        note=NOTES[trainable],
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-PACKAGES = ("torch", "triton", "transformers", "numpy", "tiktoken")
+PACKAGES = ("torch", "triton", "transformers", "peft", "numpy", "tiktoken")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,25 @@ class Row:
         return self.plain / self.ours
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Peaks of one comparison, in bytes: all that is held for model, optimizer and step; and what of it stays."""
+
+    group: str
+    name: str
+    baseline: str
+    plain: int
+    ours: int
+    plain_state: int
+    ours_state: int
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.plain
+
+
 ROWS: list[Row] = []
+MEMORY: list[Memory] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -156,6 +174,11 @@ def compare(benchmark, device: torch.device) -> Callable[..., Row]:
     return measure
 
 
+@pytest.fixture
+def compare_memory() -> Callable[[Memory], None]:
+    return MEMORY.append
+
+
 def machine(device_name: str) -> dict[str, str]:
     """What the figures depend on."""
 
@@ -198,28 +221,44 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def memory_table(rows: list[Memory]) -> str:
+    """The peaks of memory as a Markdown table."""
+    lines = [
+        "| peak of memory | baseline | its peak | pyllmclf | ratio | of these parameters and optimizer |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in rows:
+        lines.append(
+            f"| {r.name} | {r.baseline} | {r.plain / 1e6:,.0f} MB | {r.ours / 1e6:,.0f} MB | {r.ratio:.2f} "
+            f"| {r.plain_state / 1e6:,.0f} and {r.ours_state / 1e6:,.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
 def _shown(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds >= 0.1 else f"{seconds * 1e6:,.0f} µs"
 
 
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
-    if not ROWS:
+    if not ROWS and not MEMORY:
         return
     terminalreporter.section("ratios of medians, both sides in one run")
     folder = config.getoption("--results")
     name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
     facts = machine(name)
-    for group in dict.fromkeys(row.group for row in ROWS):
-        rows = [row for row in ROWS if row.group == group]
-        terminalreporter.write_line(table(rows))
+    for group in dict.fromkeys(row.group for row in (*ROWS, *MEMORY)):
+        rows, peaks = ([row for row in of if row.group == group] for of in (ROWS, MEMORY))
+        tables = "\n\n".join([table(rows)] * bool(rows) + [memory_table(peaks)] * bool(peaks))
+        terminalreporter.write_line(tables)
         if folder is None:
             continue
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        content = [asdict(row) | {"ratio": row.ratio} for row in rows]
-        (path / f"{group}.json").write_text(json.dumps({"machine": facts, "rows": content}, indent=2) + "\n")
+        content = {"machine": facts}
+        content |= {
+            key: [asdict(r) | {"ratio": r.ratio} for r in of] for key, of in (("rows", rows), ("memory", peaks))
+        }
+        (path / f"{group}.json").write_text(json.dumps(content, indent=2) + "\n")
         described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-        (path / f"{group}.md").write_text(
-            f"# {group.capitalize()}: ratios of medians\n\n{described}\n\n{table(rows)}\n"
-        )
+        (path / f"{group}.md").write_text(f"# {group.capitalize()}: ratios of medians\n\n{described}\n\n{tables}\n")
         terminalreporter.write_line(f"written to {path / group}.md")

@@ -1,0 +1,225 @@
+"""One training step of GPT-2 124M on SMS Spam, by pyllmclf and by what it is compared with.
+
+Every side starts from the same random weights and sees the same batches of 8 texts of the published balanced split.
+Run as a program, it prints the memory that the steps of one side take: ``python bench/steps.py SIDE TRAINABLE``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import plain_pytorch
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pyllmclf.data.labels import LabelEncoder
+from pyllmclf.data.named import load_named
+from pyllmclf.data.packing import Packer, RowLayout
+from pyllmclf.data.token_store import TokenStore
+from pyllmclf.models.hub import find_model
+from pyllmclf.models.layers import DropoutRates
+from pyllmclf.models.lora import LoRAConfig
+from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
+from pyllmclf.models.weights import backbone_state, head_state, init_weights
+from pyllmclf.training.settings import TrainingSettings
+from pyllmclf.training.trainable import set_trainable
+from pyllmclf.training.trainer import Trainer
+
+BATCH_SIZE = 8
+SEED = 123
+LORA = LoRAConfig(rank=16, alpha=16)
+TRAINABLE = ("last_block", "all", "lora")
+# pyllmclf; the same model on the reference ops; the published experiment's way (plain_pytorch.py: padded to the longest
+# training text, eager attention, AdamW as torch makes it); the same with the fused AdamW; transformers (and PEFT), each
+# batch padded to its longest text, SDPA, fused AdamW.
+SIDES = ("pyllmclf", "reference ops", "plain PyTorch", "plain PyTorch, fused AdamW", "Hugging Face")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A side's training step.
+
+    Attributes
+    ----------
+    run : callable
+        Takes the step of the batch with an index, returns its mean loss.
+    parameters : list of parameters
+        All of the model's.
+    optimizer : optimizer
+    """
+
+    run: Callable[[int], float]
+    parameters: list[nn.Parameter]
+    optimizer: torch.optim.Optimizer
+
+    def state_bytes(self) -> int:
+        """What stays in memory between steps: parameters, and the optimizer's state."""
+        held = [p.nbytes for p in self.parameters]
+        held += [t.nbytes for s in self.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+        return sum(held)
+
+
+@cache
+def packer() -> Packer:
+    """The training texts of the published balanced split."""
+    data = load_named("sms_spam")["train"]
+    source = find_model("gpt2", "random")
+    store = TokenStore.from_texts(data.texts, source.tokenizer)
+    return Packer(store, source.tokenizer, RowLayout(1024), LabelEncoder.fit(data).encode(data))
+
+
+def make_model() -> SequenceClassifier:
+    """The same each time."""
+    model = SequenceClassifier(find_model("gpt2", "random").config, 2, HeadSpec("last", causal=True, bias=True))
+    init_weights(model, torch.Generator().manual_seed(SEED))
+    return model
+
+
+def make_trainer(trainable: str, device: torch.device, backend: str = "auto") -> Trainer:
+    model = make_model().to(device)
+    set_trainable(model, trainable, LORA if trainable == "lora" else None, torch.Generator().manual_seed(SEED))
+    settings = TrainingSettings(batch_size=BATCH_SIZE)
+    return Trainer(model, packer(), settings, rates=DropoutRates(), device=device, dtype=torch.float32, backend=backend)
+
+
+def make_step(side: str, trainable: str, device: torch.device) -> Step:
+    """One of SIDES, training one of TRAINABLE."""
+    if side in ("pyllmclf", "reference ops"):
+        trainer = make_trainer(trainable, device, "auto" if side == "pyllmclf" else "reference")
+        batches = [ids for (ids,) in trainer.epoch_steps(0)]
+        parameters = list(trainer.model.parameters())
+        return Step(lambda i: trainer.train_step([batches[i]])[0], parameters, trainer.optimizer)
+    batches = list(batch_ids())
+    if side == "Hugging Face":
+        return _huggingface_step(trainable, batches, device)
+    return _plain_step(trainable, batches, device, fused=side.endswith("fused AdamW"))
+
+
+def batch_ids() -> list[np.ndarray]:
+    """The first epoch's batches, as the trainer makes them."""
+    trainer = make_trainer("head", torch.device("cpu"))
+    return [ids for (ids,) in trainer.epoch_steps(0)]
+
+
+def _labels() -> torch.Tensor:
+    labels = packer().labels
+    assert labels is not None
+    return labels
+
+
+def _plain_step(trainable: str, batches: list[np.ndarray], device: torch.device, *, fused: bool) -> Step:
+    source = make_model()
+    model = plain_pytorch.PlainGPT2Classifier(plain_pytorch.PlainConfig(), num_classes=2, head_bias=True)
+    plain_pytorch.load_huggingface_state_dict(model, backbone_state(source) | head_state(source))
+    if trainable == "lora":
+        plain_pytorch.replace_linears_with_lora(model, LORA.rank, LORA.factor)
+    else:
+        plain_pytorch.set_trainable(model, trainable)  # type: ignore[arg-type]
+    model.to(device)
+    optimizer = plain_pytorch.make_optimizer(model, fused=fused)
+    store, labels = packer().store, _labels()
+    longest = int(store.lengths.max())
+
+    def run(index: int) -> float:
+        texts = [store[i].tolist() for i in batches[index]]
+        return plain_pytorch.train_step(
+            model,
+            optimizer,
+            plain_pytorch.pad_batch(texts, longest).to(device),
+            labels[batches[index]].to(device),
+            torch.tensor([len(text) - 1 for text in texts], device=device),
+        )
+
+    return Step(run, list(model.parameters()), optimizer)
+
+
+def _huggingface_step(trainable: str, batches: list[np.ndarray], device: torch.device) -> Step:
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    source = make_model()
+    pad_id = 50256
+    config = GPT2Config(num_labels=2, pad_token_id=pad_id, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    config._attn_implementation = "sdpa"
+    model: nn.Module = GPT2ForSequenceClassification(config)
+    state = backbone_state(source)
+    state["score.weight"] = head_state(source)["score.weight"]
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if missing or unexpected:
+        raise RuntimeError(f"transformers: missing {missing}, unexpected {unexpected}")
+    if trainable == "lora":
+        lora = LoraConfig(
+            r=LORA.rank,
+            lora_alpha=LORA.alpha,
+            target_modules=["c_attn", "c_proj", "c_fc"],
+            fan_in_fan_out=True,
+            modules_to_save=["score"],
+        )
+        model = get_peft_model(model, lora)  # type: ignore[arg-type]
+    else:
+        trained = {"all": ("",), "last_block": ("transformer.h.11.", "transformer.ln_f.", "score.")}[trainable]
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(trained))
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=5e-5, weight_decay=0.1, fused=True
+    )
+    store, labels = packer().store, _labels()
+
+    def run(index: int) -> float:
+        texts = [store[i].tolist() for i in batches[index]]
+        longest = max(map(len, texts))
+        mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts], device=device)
+        input_ids = plain_pytorch.pad_batch(texts, longest, pad_id).to(device)
+        optimizer.zero_grad()
+        logits = model(input_ids=input_ids, attention_mask=mask).logits
+        loss = F.cross_entropy(logits, labels[batches[index]].to(device))
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Step(run, list(model.parameters()), optimizer)
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process now (VmRSS) or at most since the last reset (VmHWM); Linux."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def step_memory(side: str, trainable: str) -> dict[str, int]:
+    """Peak of steps after the first two, in bytes: all that is held for model, optimizer and step; and what stays."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    batches = batch_ids()
+    if side == "Hugging Face":
+        import peft  # noqa: F401, imports are not the step's memory
+        import transformers  # noqa: F401
+    del batches
+    before = _resident("VmRSS")
+    step = make_step(side, trainable, device)
+    for i in range(2):
+        step.run(i)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+    for i in range(2, 5):
+        step.run(i)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM") - before
+    return {"peak": peak, "state": step.state_bytes()}
+
+
+if __name__ == "__main__":
+    with contextlib.redirect_stdout(sys.stderr):
+        found = step_memory(*sys.argv[1:3])
+    print(json.dumps(found))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cuda_ops
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import ATTENTION, AttentionCase, offsets, relative_error
 from models import LABELS, TEXTS, bert_folder, gpt2_folder
 
-from pyllmclf import _C, finetune, load, ops
+from pyllmclf import _C, UsageError, finetune, load, ops
 
 pytestmark = pytest.mark.gpu
 
@@ -25,8 +26,41 @@ def test_the_cuda_part_runs_on_this_device() -> None:
     assert devices[0]["code_version"] > 0
 
 
+@pytest.mark.skipif(_C.build_config()["cuda"] is None, reason="the extension was built without a CUDA compiler")
+@pytest.mark.parametrize("dtype", cuda_ops.DTYPES, ids=str)
+@pytest.mark.parametrize("case", cuda_ops.CASES, ids=str)
+def test_native_ops(case: cuda_ops.Case, dtype: torch.dtype) -> None:
+    """And the same bits again, without waiting for the device."""
+    cuda_ops.check(case, dtype, "cuda")
+    tensors = [torch.randn(shape).to("cuda", dtype) for shape in case.shapes]
+    first, second = (cuda_ops.results(case, tensors, "native") for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.skipif(_C.build_config()["cuda"] is None, reason="the extension was built without a CUDA compiler")
+def test_native_ops_do_not_wait_for_the_device() -> None:
+    x, weight, bias = (torch.randn(s, device="cuda").requires_grad_() for s in [(64, 768), (768,), (768,)])
+    labels = torch.zeros(64, dtype=torch.int64, device="cuda")
+    ids = torch.arange(64, dtype=torch.int32, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with ops.use_backend("native"):
+            y = ops.embedding(ids, ids, x, x)
+            y, _ = ops.layer_norm(y, weight, bias, 1e-5, x)
+            ops.cross_entropy(ops.gelu(y, bias), labels).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_native_refuses_what_it_does_not_have() -> None:
+    x = torch.zeros(4, 1, 8, device="cuda")
+    cu = offsets((4,)).cuda()
+    with ops.use_backend("native"), pytest.raises(UsageError, match="attention on CUDA"):
+        ops.attention(x, x, x, cu, cu, 4, 4, causal=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backend", ops.BACKENDS)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("case", ATTENTION, ids=str)
 def test_attention(case: AttentionCase, backend: str, dtype: torch.dtype, generator: torch.Generator) -> None:
     """Within the tolerance in fp32; in half precision at most twice torch's own error."""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
+import cuda_ops
 import pytest
+import torch
+
+from pyllmclf.ops import dispatch, native_cuda
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,3 +52,35 @@ def test_cuda_kernels_for_each_architecture(tmp_path: Path) -> None:
     for name in ("cross_entropy", "embedding", "gelu", "layer_norm", "sums"):
         code = next(tmp_path.rglob(f"{name}.cu.o")).read_bytes()
         assert b"sm_80" in code and b"sm_90" in code, name
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """The CUDA ops of ``pyllmclf._C``, run by the emulator on tensors in the CPU's memory."""
+    import pybind11
+
+    folder = tmp_path_factory.mktemp("emulated")
+    definitions = f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"
+    configure(folder, "-DPYLLMCLF_TESTS=ON", "-DPYLLMCLF_CUDA=OFF", *definitions)
+    cmake("--build", folder, "--target", "_emulated_cuda")
+    spec = importlib.util.spec_from_file_location("_emulated_cuda", next(folder.rglob("_emulated_cuda*.so")))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("dtype", cuda_ops.DTYPES, ids=str)
+@pytest.mark.parametrize("case", cuda_ops.CASES, ids=str)
+def test_cuda_ops_emulated(
+    case: cuda_ops.Case, dtype: torch.dtype, emulated: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way from ``pyllmclf.ops`` to the kernels and back, without a GPU."""
+    monkeypatch.setattr(native_cuda, "_C", emulated)
+    monkeypatch.setattr(native_cuda, "BUILT", True)
+    monkeypatch.setattr(native_cuda, "serves", lambda *tensors: True)
+    monkeypatch.setattr(native_cuda, "_place", lambda x: (native_cuda.DTYPES[x.dtype], 0, 0))
+    monkeypatch.setattr(dispatch, "kernels", lambda x: native_cuda)
+    for op in ("cross_entropy", "embedding", "gelu", "layer_norm"):
+        monkeypatch.setitem(dispatch.TABLE, op, {"cpu": dispatch.Choice("native", "emulated")})
+    cuda_ops.check(case, dtype)

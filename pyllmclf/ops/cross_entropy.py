@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native_cuda, reference
-from .dispatch import implementation
+from . import dispatch, reference
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
@@ -34,7 +33,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
         raise UsageError(f"cross_entropy: shapes {tuple(logits.shape)} and {tuple(labels.shape)} don't fit.")
     if class_weight is not None and class_weight.shape != logits.shape[1:]:
         raise UsageError(f"cross_entropy: {len(class_weight)} weights for {logits.shape[1]} classes.")
-    if implementation("cross_entropy", logits) == "native":
+    if dispatch.implementation("cross_entropy", logits) == "native":
         return CrossEntropyFunction.apply(logits, labels, class_weight)
     return reference.cross_entropy(logits, labels, class_weight)
 
@@ -46,7 +45,7 @@ class CrossEntropyFunction(torch.autograd.Function):
     def forward(ctx, logits: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
         logits, labels = logits.contiguous(), labels.contiguous()
         class_weight = None if class_weight is None else class_weight.float().contiguous()
-        loss, log_sum_exp = native_cuda.cross_entropy_forward(logits, labels, class_weight)
+        loss, log_sum_exp = dispatch.kernels(logits).cross_entropy_forward(logits, labels, class_weight)
         ctx.save_for_backward(logits, labels, class_weight, log_sum_exp)
         return loss
 
@@ -55,7 +54,9 @@ class CrossEntropyFunction(torch.autograd.Function):
     def backward(ctx, dloss: Tensor):
         logits, labels, class_weight, log_sum_exp = ctx.saved_tensors
         return (
-            native_cuda.cross_entropy_backward(dloss.contiguous(), logits, labels, class_weight, log_sum_exp),
+            dispatch.kernels(logits).cross_entropy_backward(
+                dloss.contiguous(), logits, labels, class_weight, log_sum_exp
+            ),
             None,
             None,
         )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import ModuleType
 
 from torch import Tensor
 
@@ -129,6 +130,11 @@ def _resolve(name: str) -> str:
     return name
 
 
+def kernels(x: Tensor) -> ModuleType:
+    """The native core's ops for the device of ``x``."""
+    return native_cuda if x.is_cuda else native
+
+
 def implementation(op: str, first: Tensor, *others: Tensor | None) -> str:
     """Name of the implementation that runs now for ``op`` on these tensors.
 
@@ -146,7 +152,7 @@ def implementation(op: str, first: Tensor, *others: Tensor | None) -> str:
         return choice.implementation
     if choice.native == "needless":
         return choice.implementation
-    if choice.native == "yes" and (native_cuda if on_cuda else native).serves(first, *others):
+    if choice.native == "yes" and kernels(first).serves(first, *others):
         return "native"
     if backend == "auto":
         return choice.other

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import native, native_cuda, reference
-from .dispatch import implementation
+from . import dispatch, reference
 from .gradients import kept_gradient
 from .layer_norm import layer_norm
 
@@ -34,7 +33,7 @@ def embedding(
     tensor, shape [total, width]
     """
     tables = (token_weight, position_weight, type_weight)
-    if implementation("embedding", *tables) == "native":
+    if dispatch.implementation("embedding", *tables) == "native":
         return EmbeddingFunction.apply(input_ids, positions, *tables)
     return reference.embedding(input_ids, positions, *tables)
 
@@ -63,7 +62,7 @@ def embedding_layer_norm(
     tensor, shape [total, width]
     """
     tables = (token_weight, position_weight, type_weight)
-    if implementation("embedding", *tables, norm_weight, norm_bias) == "native":
+    if dispatch.implementation("embedding", *tables, norm_weight, norm_bias) == "native":
         return EmbeddingFunction.apply(input_ids, positions, *tables, norm_weight, norm_bias, eps)
     return layer_norm(reference.embedding(input_ids, positions, *tables), norm_weight, norm_bias, eps)
 
@@ -92,7 +91,7 @@ class EmbeddingFunction(torch.autograd.Function):
         norm = None
         if norm_weight is not None and norm_bias is not None:
             norm = norm_weight.contiguous(), norm_bias.contiguous(), eps
-        kernels = native_cuda if token.is_cuda else native
+        kernels = dispatch.kernels(token)
         y, stats = kernels.embedding_forward(input_ids, positions, tables, norm)
         ctx.save_for_backward(input_ids, positions, *tables, norm_weight, stats)
         return y
@@ -102,7 +101,7 @@ class EmbeddingFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         input_ids, positions, *tables, norm_weight, stats = ctx.saved_tensors
         needs_tables, needs_norm = ctx.needs_input_grad[2:5], ctx.needs_input_grad[5:7]
-        kernels = native_cuda if dy.is_cuda else native
+        kernels = dispatch.kernels(dy)
         ds: Tensor | None = dy.contiguous()
         dweight = dbias = None
         if stats is not None:

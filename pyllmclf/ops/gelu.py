@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, native_cuda, reference
-from .dispatch import implementation
+from . import dispatch, reference
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
@@ -27,7 +26,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     """
     if approximate not in ("tanh", "none"):
         raise UsageError(f"gelu: approximate={approximate!r} is unknown; it is 'tanh' or 'none'.")
-    if implementation("gelu", x, bias) == "native":
+    if dispatch.implementation("gelu", x, bias) == "native":
         return GeluFunction.apply(x, bias, approximate)
     return reference.gelu(x, bias, approximate)
 
@@ -40,13 +39,11 @@ class GeluFunction(torch.autograd.Function):
         x, bias = x.contiguous(), None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, bias)
         ctx.approximate = approximate
-        return (native_cuda if x.is_cuda else native).gelu_forward(x, bias, approximate)
+        return dispatch.kernels(x).gelu_forward(x, bias, approximate)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         x, bias = ctx.saved_tensors
-        dx, dbias = (native_cuda if x.is_cuda else native).gelu_backward(
-            dy, x, bias, ctx.approximate, bias_needed=ctx.needs_input_grad[1]
-        )
+        dx, dbias = dispatch.kernels(x).gelu_backward(dy, x, bias, ctx.approximate, bias_needed=ctx.needs_input_grad[1])
         return dx, dbias, None

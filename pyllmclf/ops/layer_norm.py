@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import native, native_cuda, reference
-from .dispatch import implementation
+from . import dispatch, reference
 
 
 @overload
@@ -36,7 +35,7 @@ def layer_norm(
     tensor, shape [rows, width]
         With ``residual``: (the norm of the sum, the sum).
     """
-    if implementation("layer_norm", x, weight, bias, residual) == "native" and x.numel() > 0:
+    if dispatch.implementation("layer_norm", x, weight, bias, residual) == "native" and x.numel() > 0:
         y, summed = LayerNormFunction.apply(x, residual, weight, bias, eps)
         return y if residual is None else (y, summed)
     if residual is None:
@@ -51,7 +50,7 @@ class LayerNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float):
         ctx.set_materialize_grads(False)
-        kernels = native_cuda if x.is_cuda else native
+        kernels = dispatch.kernels(x)
         y, summed, stats = kernels.layer_norm_forward(x, residual, weight, bias, eps)
         ctx.save_for_backward(summed, weight, stats)
         return y, None if residual is None else summed
@@ -62,7 +61,7 @@ class LayerNormFunction(torch.autograd.Function):
         if dy is None:  # the norm was not used
             return dsum, dsum, None, None, None
         needs_x, needs_residual, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        kernels = native_cuda if dy.is_cuda else native
+        kernels = dispatch.kernels(dy)
         ds, dweight, dbias = kernels.layer_norm_backward(
             dy,
             dsum,

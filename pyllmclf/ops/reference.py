@@ -184,4 +184,6 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    return F.cross_entropy(_wide(logits), labels, class_weight, reduction="sum")
+    logits = _wide(logits)
+    class_weight = None if class_weight is None else class_weight.to(logits.dtype)
+    return F.cross_entropy(logits, labels, class_weight, reduction="sum")

@@ -6,7 +6,7 @@ must do: matmul operations of the visible part of the mask, or bytes of the tens
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -19,6 +19,14 @@ from pyllmclf import ops
 from pyllmclf.ops.attention import _attention_torch
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times the native CPU ops; GPU ops have their own")
+
+
+@pytest.fixture(autouse=True)
+def _as_in_training() -> Iterator[None]:
+    """The trainer chooses the backend once, not each op."""
+    with ops.use_backend("auto"):
+        yield
+
 
 LENGTHS = {
     "SMS": (31, 12, 45, 28, 60, 19, 9, 38),
@@ -174,6 +182,37 @@ def test_embedding(mix: str, width: int, trained: bool, compare: Callable, peaks
         rounds=ROUNDS,
         warmup=3,
         work=Work((8 if trained else 3) * rows * width * FLOAT, "GB/s", peaks.gbytes),
+    )
+
+
+@pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
+@pytest.mark.parametrize("mix", ["SMS", "IMDb"])
+def test_embedding_layer_norm(mix: str, trained: bool, compare: Callable, peaks: Peaks) -> None:
+    """As BERT begins. Trained: the norm alone, its tables frozen."""
+    lengths, width = LENGTHS[mix], 768
+    rows = sum(lengths)
+    tables = [torch.randn(n, width) for n in (30522, 1024, 2)]
+    weight, bias = (t.requires_grad_(trained) for t in torch.randn(2, width))
+    ids = torch.randint(0, 30522, (rows,), dtype=torch.int32)
+    positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
+
+    def eager() -> Tensor:
+        summed = F.embedding(ids, tables[0]) + F.embedding(positions, tables[1]) + tables[2][0]
+        return F.layer_norm(summed, (width,), weight, bias)
+
+    def ours() -> Tensor:
+        return ops.embedding_layer_norm(ids, positions, *tables, weight, bias, 1e-5)
+
+    sides = [gradient(f, [weight, bias]) if trained else lambda _, f=f: f() for f in (ours, eager)]
+    compare(
+        "ops",
+        f"embedding + layer_norm, {rows} x {width}, {'trained norm' if trained else 'frozen'}",
+        ours=sides[0],
+        plain=sides[1],
+        baseline="torch eager",
+        rounds=ROUNDS * 3,
+        warmup=5,
+        work=Work((6 if trained else 3) * rows * width * FLOAT, "GB/s", peaks.gbytes),
     )
 
 

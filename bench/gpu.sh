@@ -33,6 +33,8 @@ part info-json "$python" -m pyllmclf info --json
 # 1. correctness: the ops and whole trainings against the CPU
 part tests-gpu "$python" -m pytest -m gpu tests
 # 2. speed
+part bench-cuda-ops "$python" -m pytest bench/bench_cuda_ops.py --results "$results" \
+  --benchmark-json "$results/bench-cuda-ops-full.json"
 part bench-training "$python" -m pytest bench/bench_training.py --results "$results" \
   --benchmark-json "$results/bench-training-full.json" "$@"
 echo "results in $results"

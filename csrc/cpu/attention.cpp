@@ -102,18 +102,22 @@ void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count, int64
   }
 }
 
-// The same block turned: packed[depth][kKeyBlock].
+// The same block turned: packed[depth][kKeyBlock]; of the columns, as many as vectors of `count` keys have.
 void pack_columns(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
                   float* packed) {
-  constexpr int64_t kSquare = 8;  // rows and columns that are turned together
-  for (int64_t j = 0; j < kKeyBlock; j += kSquare) {
-    for (int64_t d = 0; d < depth; d += kSquare) {
-      const int64_t deep = at_most(kSquare, depth - d);
-      for (int64_t jj = 0; jj < kSquare; ++jj) {
-        const bool inside = j + jj < count;
-        const float* from = inside ? x.data + (begin + j + jj) * x.row_stride + head * x.head_stride + d : nullptr;
-        for (int64_t dd = 0; dd < deep; ++dd) {
-          packed[(d + dd) * kKeyBlock + j + jj] = inside && d + dd < head_dim ? from[dd] : 0.0f;
+  const int64_t columns = round_up(count, kLanes);
+  for (int64_t j = 0; j < columns; j += kTurned) {
+    const float* from = x.data + (begin + j) * x.row_stride + head * x.head_stride;
+    for (int64_t d = 0; d < depth; d += kTurned) {
+      float* to = packed + d * kKeyBlock + j;
+      if (j + kTurned <= count && d + kTurned <= head_dim) {
+        turn(from + d, x.row_stride, to, kKeyBlock);
+        continue;
+      }
+      for (int64_t dd = 0; dd < kTurned; ++dd) {
+        for (int64_t jj = 0; jj < kTurned; ++jj) {
+          const bool inside = j + jj < count && d + dd < head_dim;
+          to[dd * kKeyBlock + jj] = inside ? from[jj * x.row_stride + d + dd] : 0.0f;
         }
       }
     }

@@ -161,6 +161,29 @@ PYLLMCLF_INLINE Vec exp(Vec x) {
   return as_float(as_int(p) + (as_int(shifted) << 23));
 }
 
+// Writes a square of kTurned x kTurned elements turned: to[d][j] = from[j][d].
+constexpr int64_t kTurned = 4;
+PYLLMCLF_INLINE void turn(const float* from, int64_t from_row, float* to, int64_t to_row) {
+#if defined(__clang__) || __GNUC__ >= 12
+  typedef float Quad __attribute__((vector_size(16)));
+  typedef float UnalignedQuad __attribute__((vector_size(16), aligned(4), may_alias));
+  Quad rows[kTurned];
+  for (int64_t j = 0; j < kTurned; ++j) rows[j] = *reinterpret_cast<const UnalignedQuad*>(from + j * from_row);
+  const Quad low01 = __builtin_shufflevector(rows[0], rows[1], 0, 4, 1, 5);
+  const Quad high01 = __builtin_shufflevector(rows[0], rows[1], 2, 6, 3, 7);
+  const Quad low23 = __builtin_shufflevector(rows[2], rows[3], 0, 4, 1, 5);
+  const Quad high23 = __builtin_shufflevector(rows[2], rows[3], 2, 6, 3, 7);
+  const Quad turned[kTurned] = {
+      __builtin_shufflevector(low01, low23, 0, 1, 4, 5), __builtin_shufflevector(low01, low23, 2, 3, 6, 7),
+      __builtin_shufflevector(high01, high23, 0, 1, 4, 5), __builtin_shufflevector(high01, high23, 2, 3, 6, 7)};
+  for (int64_t d = 0; d < kTurned; ++d) *reinterpret_cast<UnalignedQuad*>(to + d * to_row) = turned[d];
+#else
+  for (int64_t j = 0; j < kTurned; ++j) {
+    for (int64_t d = 0; d < kTurned; ++d) to[d * to_row + j] = from[j * from_row + d];
+  }
+#endif
+}
+
 // Calls body(begin, end) for the parts of [0, count) in parallel; the split doesn't matter to the result.
 // Below `grain` work in all one thread does it alone: waking the others takes longer.
 template <typename Body>

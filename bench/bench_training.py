@@ -86,7 +86,7 @@ def test_epoch(trainable: str, compare: Callable, device: torch.device) -> None:
     count = len(steps.batch_ids())
     ours, plain = (lambda _, run=side.run: [run(i) for i in range(count)] for side in sides)
     compare(
-        "training",
+        "epochs",
         f"epoch, {trainable}",
         ours=ours,
         plain=plain,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 import torch
@@ -231,9 +231,31 @@ def test_gelu(
     compare(lambda x: ops.gelu(x, approximate=approximate), lambda x: formula(x, torch.zeros_like(x)), [x], dtype)
 
 
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [0, 1, 70])
+def test_gelu_linear(rows: int, dtype: torch.dtype, approximate: str, backend: str, generator: torch.Generator) -> None:
+    sizes = [(rows, 33), (33,), (17, 33), (17,)]
+    inputs = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+    compare(
+        lambda x, b, w, c: ops.gelu_linear(x, b, w, c, approximate),
+        lambda x, b, w, c: F.gelu(x + b, approximate=approximate) @ w.t() + c,
+        inputs,
+        dtype,
+    )
+    compare(
+        lambda x, w: ops.gelu_linear(x, None, w, None, approximate),
+        lambda x, w: F.gelu(x, approximate=approximate) @ w.t(),
+        [inputs[0], inputs[2]],
+        dtype,
+    )
+
+
 def test_gelu_refuses_an_unknown_formula() -> None:
     with pytest.raises(UsageError, match="approximate"):
         ops.gelu(torch.zeros(1), approximate="sigmoid")
+    with pytest.raises(UsageError, match="approximate"):
+        ops.gelu_linear(torch.zeros(1, 1), None, torch.zeros(1, 1), None, approximate="sigmoid")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -516,6 +538,37 @@ def test_kept_gradients_are_those_of_autograd(generator: torch.Generator) -> Non
             assert relative_error(kept.grad, plain.grad) < 1e-6
         memory.append([t.grad.data_ptr() for t in tables])
     assert memory[0] == memory[1] == memory[2]
+
+
+def test_gradients_handed_to_a_consumer(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole matrices and parts of embeddings are the gradients of autograd, in the same bits."""
+    monkeypatch.setattr("pyllmclf.ops.gradients.PART_ROWS", 8)
+    tables = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in [(20, 8), (5, 8), (1, 8), (6, 8)]]
+    copies = [torch.nn.Parameter(t.detach().clone()) for t in tables]
+    found: dict[torch.nn.Parameter, Tensor] = {}
+
+    def consume(parameter: torch.nn.Parameter, parts: Iterable[tuple[slice, Tensor]]) -> None:
+        assert parameter not in found
+        found[parameter] = torch.full_like(parameter, torch.nan)
+        for rows, gradient in parts:
+            found[parameter][rows] = gradient
+
+    ops.keep_gradients(tables, consume)
+    for _ in range(2):
+        found.clear()
+        ids = torch.tensor([0, 7, 8, 19, 8, 0, 8])
+        positions = torch.randint(0, 5, (7,), generator=generator)
+        for parameters in (tables, copies):
+            token, position, kind, weight = parameters
+            for parameter in parameters:
+                parameter.grad = None
+            (ops.linear(ops.embedding(ids, positions, token, position, kind), weight) * 2).sum().backward()
+        for parameter, copy in zip(tables, copies, strict=True):
+            assert parameter.grad is None
+            assert torch.equal(found[parameter], copy.grad)
+    ops.forget_gradients(tables)
+    ops.linear(torch.randn(7, 8, generator=generator), tables[3]).sum().backward()
+    assert tables[3].grad is not None
 
 
 def test_native_head_dim_limit() -> None:

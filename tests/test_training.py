@@ -121,8 +121,7 @@ def _trainer(folder: Path, texts: list[str], labels: list[int], trainable: str, 
 @pytest.mark.parametrize("counts", [[4, 4, 4], [1, 7], [5, 3, 2, 2]])
 def test_accumulation_is_exact_for_unequal_counts(gpt2: Path, counts: list[int]) -> None:
     """Micro-batches of any sizes give the gradient of one batch that holds all their texts."""
-    whole = _trainer(gpt2, TEXTS, LABELS, "all")
-    split = _trainer(gpt2, TEXTS, LABELS, "all")
+    whole, split = (_trainer(gpt2, TEXTS, LABELS, "all", gradient_accumulation_steps=4) for _ in range(2))
     ids = np.arange(sum(counts))
     loss, correct = whole.train_step([ids])
     pieces = np.split(ids, np.cumsum(counts)[:-1])
@@ -138,7 +137,7 @@ def test_dropout_does_not_depend_on_micro_batches(gpt2: Path) -> None:
     """With dropout, too, splitting a step into micro-batches leaves its loss."""
     losses = []
     for pieces in ([np.arange(8)], [np.array([5, 2, 7]), np.array([0, 1, 3, 4, 6])]):
-        trainer = _trainer(gpt2, TEXTS, LABELS, "all")
+        trainer = _trainer(gpt2, TEXTS, LABELS, "all", gradient_accumulation_steps=2)
         trainer.rates = DropoutRates(0.2, 0.2, 0.2, 0.2)
         losses.append(trainer.train_step(pieces)[0])
     assert abs(losses[0] - losses[1]) < 1e-6
@@ -238,12 +237,23 @@ def test_dropout_from_the_configuration(tmp_path: Path) -> None:
 @pytest.mark.parametrize("trainable", ["head", "last_block", "last_2_blocks", "all", "lora"])
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_trainable(family: str, trainable: str, request: pytest.FixtureRequest) -> None:
-    """Exactly the parameters that are meant change, and no other has a gradient or optimizer state."""
+    """Exactly the parameters that are meant change, and no other has a gradient or optimizer state.
+
+    Steps that are taken in the backward pass leave no gradient, and the same bits as those taken after it.
+    """
     folder = request.getfixturevalue(family)
-    trainer = _trainer(folder, TEXTS, LABELS, trainable)
+    in_backward = _trainer(folder, TEXTS, LABELS, trainable)
+    # A limit that is never reached; but the norm of all gradients has to be known first.
+    trainer = _trainer(folder, TEXTS, LABELS, trainable, max_grad_norm=1e9)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     for step in range(3):
-        trainer.train_step([np.arange(step, step + 6)])
+        ids = np.arange(step, step + 6)
+        assert trainer.train_step([ids]) == in_backward.train_step([ids])
+    for one, other in zip(trainer.model.parameters(), in_backward.model.parameters(), strict=True):
+        assert torch.equal(one, other) and other.grad is None
+        states = trainer.optimizer.state.get(one, {}), in_backward.optimizer.state.get(other, {})
+        assert states[0].keys() == states[1].keys()
+        assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     changed = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
     blocks = {"gpt2": "backbone.h.{}.", "bert": "backbone.encoder.layer.{}."}[family]
     behind = {"gpt2": "backbone.ln_f.", "bert": "backbone.pooler."}[family]
@@ -262,6 +272,20 @@ def test_trainable(family: str, trainable: str, request: pytest.FixtureRequest) 
     for name, parameter in trainer.model.named_parameters():
         assert (parameter.grad is not None) == (name in expected)
         assert (parameter in trainer.optimizer.state) == (name in expected)
+
+
+def test_gradients_are_ordinary_again_after_training(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who goes on with the model finds gradients where torch puts them."""
+    kept: list[Trainer] = []
+    fit = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", lambda self, *a, **k: (kept.append(self), fit(self, *a, **k))[1])
+    run(gpt2, trainable="all")
+    model, batch = kept[0].model.requires_grad_(True), kept[0].packer.batch(np.arange(4))
+    model(batch, None).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    model.zero_grad()
+    found = torch.autograd.grad(model(batch, None).sum(), list(model.parameters()))
+    assert len(found) == len(list(model.parameters()))
 
 
 def test_lora_arguments(gpt2: Path) -> None:
@@ -445,8 +469,7 @@ def test_nano_has_no_pretrained_weights() -> None:
 
 
 def test_gradient_norm_is_limited(gpt2: Path) -> None:
-    trainer = _trainer(gpt2, TEXTS, LABELS, "all")
-    trainer.settings = TrainingSettings(max_grad_norm=0.01)
+    trainer = _trainer(gpt2, TEXTS, LABELS, "all", max_grad_norm=0.01)
     trainer.train_step([np.arange(4)])
     norms = torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None])
     assert float(norms.norm()) == pytest.approx(0.01, rel=1e-4)

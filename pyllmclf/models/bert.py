@@ -52,7 +52,7 @@ class BertSelfAttention(nn.Module):
 
 
 class BertOutput(nn.Module):
-    """norm(residual + drop(dense(x)))."""
+    """norm(residual + drop(dense(x))); the caller has computed dense(x)."""
 
     def __init__(self, config: ModelConfig, inputs: int, layer: int, lora_site: int, dropout_site: int) -> None:
         super().__init__()
@@ -60,8 +60,8 @@ class BertOutput(nn.Module):
         self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
         self.layer, self.dropout_site = layer, dropout_site
 
-    def forward(self, x: Tensor, residual: Tensor, context: Context) -> Tensor:
-        out = context.drop(self.dense(x, context), context.rates.hidden, self.layer, self.dropout_site)
+    def forward(self, projected: Tensor, residual: Tensor, context: Context) -> Tensor:
+        out = context.drop(projected, context.rates.hidden, self.layer, self.dropout_site)
         return self.LayerNorm.add(out, residual)[0]
 
 
@@ -72,17 +72,18 @@ class BertAttention(nn.Module):
         self.output = BertOutput(config, config.width, layer, LORA + 3, ATTENTION_OUTPUT)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return self.output(self.self(x, context), x, context)
+        return self.output(self.output.dense(self.self(x, context), context), x, context)
 
 
 class BertIntermediate(nn.Module):
+    """dense(x) without its bias, which the GELU adds."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.dense = Linear(config.width, config.inner_width, layer=layer, site=LORA + 4)
-        self.gelu = config.gelu
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return ops.gelu(self.dense(x, context, add_bias=False), self.dense.bias, self.gelu)
+        return self.dense(x, context, add_bias=False)
 
 
 class BertLayer(nn.Module):
@@ -91,10 +92,12 @@ class BertLayer(nn.Module):
         self.attention = BertAttention(config, layer)
         self.intermediate = BertIntermediate(config, layer)
         self.output = BertOutput(config, config.inner_width, layer, LORA + 5, MLP_OUTPUT)
+        self.gelu = config.gelu
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         x = self.attention(x, context)
-        return self.output(self.intermediate(x, context), x, context)
+        inner, bias = self.intermediate(x, context), self.intermediate.dense.bias
+        return self.output(self.output.dense.after_gelu(inner, bias, self.gelu, context), x, context)
 
 
 class BertEncoder(nn.Module):

@@ -40,8 +40,9 @@ class GPT2MLP(nn.Module):
         self.gelu, self.layer = config.gelu, layer
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        hidden = ops.gelu(self.c_fc(x, context, add_bias=False), self.c_fc.bias, self.gelu)
-        return context.drop(self.c_proj(hidden, context), context.rates.hidden, self.layer, MLP_OUTPUT)
+        hidden = self.c_fc(x, context, add_bias=False)
+        out = self.c_proj.after_gelu(hidden, self.c_fc.bias, self.gelu, context)
+        return context.drop(out, context.rates.hidden, self.layer, MLP_OUTPUT)
 
 
 class GPT2Block(nn.Module):

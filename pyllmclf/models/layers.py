@@ -126,6 +126,12 @@ class Linear(nn.Module):
             dropout_key=context.key(self.layer, self.site) if p > 0.0 else None,
         )
 
+    def after_gelu(self, x: Tensor, x_bias: Tensor | None, approximate: str, context: Context) -> Tensor:
+        """The layer on GELU(x + x_bias)."""
+        if self.lora_a is None:
+            return ops.gelu_linear(x, x_bias, self.weight, self.bias, approximate)
+        return self(ops.gelu(x, x_bias, approximate), context)
+
 
 class LayerNorm(nn.Module):
     """Layer normalisation with weight and bias."""

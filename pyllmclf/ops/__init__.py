@@ -6,7 +6,8 @@ from .dispatch import BACKENDS, use_backend
 from .dropout import DropoutKey, dropout
 from .embedding import embedding, embedding_layer_norm
 from .gelu import gelu
-from .gradients import keep_gradients
+from .gelu_linear import gelu_linear
+from .gradients import forget_gradients, keep_gradients
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_linear import lora_linear
@@ -21,7 +22,9 @@ __all__ = [
     "dropout",
     "embedding",
     "embedding_layer_norm",
+    "forget_gradients",
     "gelu",
+    "gelu_linear",
     "keep_gradients",
     "layer_norm",
     "linear",

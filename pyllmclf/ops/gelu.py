@@ -24,11 +24,16 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     -------
     tensor, shape [rows, channels]
     """
-    if approximate not in ("tanh", "none"):
-        raise UsageError(f"gelu: approximate={approximate!r} is unknown; it is 'tanh' or 'none'.")
+    check_formula(approximate)
     if dispatch.implementation("gelu", x, bias) == "native":
         return GeluFunction.apply(x, bias, approximate)
     return reference.gelu(x, bias, approximate)
+
+
+def check_formula(approximate: str) -> None:
+    """Raises :class:`UsageError` if there is no such formula."""
+    if approximate not in ("tanh", "none"):
+        raise UsageError(f"gelu: approximate={approximate!r} is unknown; it is 'tanh' or 'none'.")
 
 
 class GeluFunction(torch.autograd.Function):

@@ -1,36 +1,53 @@
-"""Memory for gradients that is kept from step to step.
+"""Memory for gradients that is kept from step to step, or shared.
 
 torch makes a new tensor for each gradient in each step. Fresh memory costs a page fault every 4 KiB, and the token
 embedding's dense gradient, nearly all of it zeros, is cleared in full. A parameter whose gradient is kept has its
 gradient written into the same memory each time: a matmul's result directly, an embedding's by clearing the rows of the
-step before and adding those of this one.
+step before and adding those of this one. Where the optimizer takes its step as soon as a gradient is complete, matrices
+of one shape share that memory, and an embedding's gradient is made some rows at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from . import native
 
+# Called with a parameter and its whole gradient in parts: (rows, gradient of these rows). May change the parameter.
+Consumer = Callable[[nn.Parameter, Iterable[tuple[slice, Tensor]]], None]
+
+# Rows of an embedding whose gradient is made at a time: for the widest models 6 MB.
+PART_ROWS = 1024
+
 
 class KeptGradient:
-    """Adds to ``parameter.grad``, whose memory it owns.
+    """Adds to ``parameter.grad``, whose memory it owns; with a consumer, hands the gradient over instead.
 
     ``parameter.grad`` is ``None`` before the first contribution of a step, as after
-    ``optimizer.zero_grad(set_to_none=True)``.
+    ``optimizer.zero_grad(set_to_none=True)``. With a consumer there is one contribution in a step.
     """
 
-    def __init__(self, parameter: nn.Parameter) -> None:
-        self._parameter = parameter
+    def __init__(
+        self, parameter: nn.Parameter, consumer: Consumer | None = None, shared: dict[torch.Size, Tensor] | None = None
+    ) -> None:
+        self._parameter, self._consumer = parameter, consumer
+        self._shared = {} if shared is None else shared  # memory by shape
         self._memory: Tensor | None = None
         self._rows: list[Tensor] = []  # of an embedding: those that may hold something else than 0
 
     def add_matmul(self, dy: Tensor, x: Tensor) -> None:
         """Adds dyᵀ x; dy [rows, out], x [rows, in]."""
         parameter = self._parameter
+        if self._consumer is not None:
+            shape = parameter.shape
+            if shape not in self._shared:
+                self._shared[shape] = torch.empty_like(parameter)
+            self._consumer(parameter, [(slice(None), torch.mm(dy.t(), x, out=self._shared[shape]))])
+            return
         if parameter.grad is not None:
             parameter.grad.addmm_(dy.t(), x)
             return
@@ -42,6 +59,9 @@ class KeptGradient:
     def add_rows(self, dy: Tensor, index: Tensor | None) -> None:
         """Adds the rows of dy [rows, width] to the rows that ``index`` names; without it, to the first row."""
         parameter = self._parameter
+        if self._consumer is not None:
+            self._consumer(parameter, self._parts(dy, index))
+            return
         if parameter.grad is None:
             if self._memory is None:
                 self._memory = torch.zeros_like(parameter)
@@ -52,16 +72,50 @@ class KeptGradient:
         self._rows.append(torch.zeros(1, dtype=torch.int64) if index is None else index.unique().long())
         native.embedding_backward(dy, index, parameter.grad)
 
+    def _parts(self, dy: Tensor, index: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+        """The dense gradient, PART_ROWS rows at a time; rows of one index are added in their order."""
+        count, width = self._parameter.shape
+        if index is None:
+            index = torch.zeros(len(dy), dtype=torch.int32)
+        index, order = index.sort(stable=True)
+        dy = dy.index_select(0, order)
+        starts = torch.arange(0, count + PART_ROWS, PART_ROWS, dtype=index.dtype)
+        bounds = torch.searchsorted(index, starts).tolist()
+        memory = dy.new_zeros(min(PART_ROWS, count), width)
+        for i, (first, last) in enumerate(pairwise(bounds)):
+            begin = i * PART_ROWS
+            end = min(begin + PART_ROWS, count)
+            rows = index[first:last] - begin
+            if last > first:
+                native.embedding_backward(dy[first:last], rows, memory)
+            yield slice(begin, end), memory[: end - begin]
+            memory.index_fill_(0, rows.long(), 0.0)
 
-def keep_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Gives each trained fp32 matrix on the CPU memory of its own for its gradient.
+
+def keep_gradients(parameters: Iterable[nn.Parameter], consumer: Consumer | None = None) -> None:
+    """Gives each trained fp32 matrix on the CPU memory for its gradient.
 
     From then on, ops of this package write the gradients of these parameters to ``.grad`` themselves, and
     ``torch.autograd.grad`` does not see them; a training loop calls this, a user of single ops does not.
+
+    Parameters
+    ----------
+    parameters : iterable of parameters
+    consumer : callable, optional
+        Takes (parameter, parts) as soon as a matrix's gradient is complete, where ``parts`` yields (slice of rows,
+        gradient of these rows); then ``.grad`` stays ``None``, and a matrix must be used once in a forward pass.
     """
+    shared: dict[torch.Size, Tensor] = {}
     for parameter in parameters:
         if parameter.requires_grad and parameter.dim() == 2 and native.serves(parameter):
-            parameter.kept_gradient = KeptGradient(parameter)  # type: ignore[attr-defined]
+            parameter.kept_gradient = KeptGradient(parameter, consumer, shared)  # type: ignore[attr-defined]
+
+
+def forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Undoes :func:`keep_gradients`; autograd handles the gradients of these parameters again."""
+    for parameter in parameters:
+        if kept_gradient(parameter) is not None:
+            del parameter.kept_gradient  # type: ignore[attr-defined]
 
 
 def kept_gradient(parameter: Tensor) -> KeptGradient | None:

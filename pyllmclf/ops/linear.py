@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from . import reference
 from .dispatch import implementation
-from .gradients import kept_gradient
+from .gradients import KeptGradient, kept_gradient
 
 # Below this many rows, inputs or outputs, oneDNN's preparation of a call costs more than its kernel gains.
 ONEDNN_MIN_SIZE = 64
@@ -60,6 +60,14 @@ def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
     return product(dy, weight.t(), None) if _use_onednn(dy, weight) else dy @ weight
 
 
+def weight_gradient(kept: KeptGradient | None, dy: Tensor, x: Tensor) -> Tensor | None:
+    """dYᵀ X, or ``None`` where it goes into kept memory."""
+    if kept is None:
+        return dy.t() @ x
+    kept.add_matmul(dy, x)
+    return None
+
+
 class LinearFunction(torch.autograd.Function):
     """Saves x. Computes no gradient that nobody reads; the weight's goes into its kept memory if there is one."""
 
@@ -74,9 +82,7 @@ class LinearFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        dweight = None
-        if needs_weight and ctx.kept is not None:
-            ctx.kept.add_matmul(dy, x)
-        elif needs_weight:
-            dweight = dy.t() @ x
-        return input_gradient(dy, weight) if needs_x else None, dweight, dy.sum(0) if needs_bias else None
+        # The weight's gradient last: whoever consumes it may change the weight.
+        dx = input_gradient(dy, weight) if needs_x else None
+        dbias = dy.sum(0) if needs_bias else None
+        return dx, weight_gradient(ctx.kept, dy, x) if needs_weight else None, dbias

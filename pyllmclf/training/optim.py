@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from .. import ops
 from .settings import TrainingSettings
 
 
@@ -15,6 +16,70 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSetting
     """AdamW (Loshchilov and Hutter 2019) over the trained parameters, weight decay on all of them."""
     trained = [p for p in parameters if p.requires_grad]
     return torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+class StepInBackward:
+    """Takes AdamW's step for each parameter in the backward pass, as soon as its gradient is complete.
+
+    The same bits as ``optimizer.step()`` afterwards, on the same state, without memory for the gradients: each is used
+    while it is in the caches, and gone then. Not for clipping by the norm of all gradients, accumulation over several
+    backward passes, or loss scaling, which need all gradients together.
+
+    Parameters
+    ----------
+    optimizer : AdamW
+        Made by :func:`make_optimizer`. Its own ``step()`` finds no gradients from now on.
+    """
+
+    def __init__(self, optimizer: torch.optim.AdamW) -> None:
+        self._optimizer = optimizer
+        self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
+        self._done: set[nn.Parameter] = set()
+        # Matrices whose gradient the ops write themselves come through the consumer, all else through autograd.
+        ops.keep_gradients(self._groups, self._update)
+        self._hooks = [p.register_post_accumulate_grad_hook(self._from_autograd) for p in self._groups]
+
+    def begin(self) -> None:
+        """Before each backward pass."""
+        self._done.clear()
+
+    def close(self) -> None:
+        """Lets go of the parameters: gradients are left in ``.grad`` again."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def _from_autograd(self, parameter: nn.Parameter) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        if gradient is not None:  # None: an op has handed it over itself
+            self._update(parameter, [(slice(None), gradient)])
+
+    @torch.no_grad()
+    def _update(self, parameter: nn.Parameter, parts: Iterable[tuple[slice, torch.Tensor]]) -> None:
+        if parameter in self._done:
+            raise RuntimeError("a parameter got two gradients in one backward pass; it must be used once")
+        self._done.add(parameter)
+        group, state = self._groups[parameter], self._optimizer.state[parameter]
+        if not state:  # as torch's AdamW begins
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["step"] += 1
+        for rows, gradient in parts:
+            torch._fused_adamw_(
+                [parameter[rows]],
+                [gradient],
+                [state["exp_avg"][rows]],
+                [state["exp_avg_sq"][rows]],
+                [],
+                [state["step"]],
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
 
 
 def make_scheduler(

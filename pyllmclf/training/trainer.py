@@ -17,7 +17,7 @@ from ..device import autocast
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
-from .optim import make_optimizer, make_scheduler
+from .optim import StepInBackward, make_optimizer, make_scheduler
 from .settings import TrainingSettings
 
 
@@ -101,11 +101,17 @@ class Trainer:
         texts_per_step = settings.batch_size * settings.gradient_accumulation_steps
         self.steps_per_epoch = -(-len(packer) // texts_per_step)
         self.total_steps = self.steps_per_epoch * settings.epochs
-        ops.keep_gradients(model.parameters())
         self.optimizer = make_optimizer(model.parameters(), settings)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        # On a GPU asking for the loss before the backward pass would make it wait.
+        needs_all_gradients = settings.max_grad_norm is not None or settings.gradient_accumulation_steps > 1
+        self._in_backward: StepInBackward | None = None
+        if device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
+            self._in_backward = StepInBackward(self.optimizer)
+        else:
+            ops.keep_gradients(model.parameters())
 
     def fit(
         self,
@@ -126,16 +132,26 @@ class Trainer:
         NonFiniteError
             If a loss, a parameter at the end of an epoch or, with clipping, a gradient is not finite.
         """
-        with self._bar() as bar:
-            for epoch in range(self.settings.epochs):
-                record = self._train_epoch(epoch, bar)
-                if validate is not None:
-                    loss, accuracy = validate()
-                    record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
-                self.history.append(record)
-                if on_epoch is not None:
-                    on_epoch(record)
+        try:
+            with self._bar() as bar:
+                for epoch in range(self.settings.epochs):
+                    record = self._train_epoch(epoch, bar)
+                    if validate is not None:
+                        loss, accuracy = validate()
+                        record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
+                    self.history.append(record)
+                    if on_epoch is not None:
+                        on_epoch(record)
+        finally:
+            self._release_gradients()
         return self.history
+
+    def _release_gradients(self) -> None:
+        """Afterwards the model's parameters are like any others."""
+        if self._in_backward is not None:
+            self._in_backward.close()
+            self._in_backward = None
+        ops.forget_gradients(self.model.parameters())
 
     @property
     def last_is_best(self) -> bool:
@@ -212,18 +228,24 @@ class Trainer:
                 logits = self.model(batch, dropout)
             with ops.use_backend(self.backend):
                 loss = ops.cross_entropy(logits, batch.labels)
+            if self._in_backward is not None:
+                self._check_loss(float(loss.detach()) / total, micro_batches)
+                self._in_backward.begin()
             self.scaler.scale(loss / total).backward()
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()
         mean_loss = float(loss_sum) / total
-        if not np.isfinite(mean_loss):
-            raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}", micro_batches))
+        self._check_loss(mean_loss, micro_batches)
         self._clip(micro_batches)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
         self.step += 1
         return mean_loss, int(correct)
+
+    def _check_loss(self, mean_loss: float, micro_batches: list[np.ndarray]) -> None:
+        if not np.isfinite(mean_loss):
+            raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}", micro_batches))
 
     def _check_parameters(self) -> None:
         """The last step of an epoch has no later loss that would tell."""

@@ -1,0 +1,64 @@
+"""GELU and the linear layer behind it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import dispatch, native
+from .gelu import check_formula, gelu
+from .gradients import kept_gradient
+from .linear import input_gradient, linear, product, weight_gradient
+
+
+def gelu_linear(
+    x: Tensor, bias: Tensor | None, weight: Tensor, out_bias: Tensor | None, approximate: str = "tanh"
+) -> Tensor:
+    """GELU(x + b) Wᵀ + c; the GELU is computed again for the weight's gradient rather than kept until then.
+
+    Parameters
+    ----------
+    x : tensor, shape [rows, in]
+    bias : tensor, shape [in], optional
+    weight : tensor, shape [out, in]
+    out_bias : tensor, shape [out], optional
+    approximate : {"tanh", "none"}
+        As for :func:`gelu`.
+
+    Returns
+    -------
+    tensor, shape [rows, out]
+    """
+    check_formula(approximate)
+    on_cpu = not x.is_cuda and x.dim() == 2
+    if on_cpu and dispatch.implementation("linear", x, bias, weight, out_bias) == "native":
+        return GeluLinearFunction.apply(x, bias, weight, out_bias, approximate)
+    return linear(gelu(x, bias, approximate), weight, out_bias)
+
+
+class GeluLinearFunction(torch.autograd.Function):
+    """Saves x alone: the widest tensor of a block once instead of twice."""
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, bias: Tensor | None, weight: Tensor, out_bias: Tensor | None, approximate: str
+    ) -> Tensor:
+        x, bias = x.contiguous(), None if bias is None else bias.contiguous()
+        ctx.save_for_backward(x, bias, weight)
+        ctx.approximate, ctx.kept = approximate, kept_gradient(weight)
+        return product(native.gelu_forward(x, bias, approximate), weight, out_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, bias, weight = ctx.saved_tensors
+        needs_x, needs_bias, needs_weight, needs_out_bias, _ = ctx.needs_input_grad
+        dx = dbias = dweight = None
+        if needs_x or needs_bias:
+            dhidden = input_gradient(dy, weight)
+            dx, dbias = native.gelu_backward(dhidden, x, bias, ctx.approximate, bias_needed=needs_bias)
+        dout_bias = dy.sum(0) if needs_out_bias else None
+        if needs_weight:  # last: whoever consumes it may change the weight
+            dweight = weight_gradient(ctx.kept, dy, native.gelu_forward(x, bias, ctx.approximate))
+        return dx, dbias, dweight, dout_bias, None

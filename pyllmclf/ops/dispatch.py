@@ -71,7 +71,7 @@ TABLE: dict[str, dict[str, Choice]] = {
         "cuda": Choice("reference", _UNMEASURED),
     },
     "layer_norm": {
-        "cpu": Choice("native", "with the residual in one pass; up to 1.4 times torch on long batches, as fast on short"),
+        "cpu": Choice("native", "one pass with the residual: on par with torch for short batches, 1.2-1.4 x for long"),
         "cuda": Choice("reference", _UNMEASURED),
     },
     "linear": {

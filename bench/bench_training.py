@@ -76,7 +76,7 @@ def test_step_memory(trainable: str, baseline: str, compare_memory: Callable[[Me
 
     theirs, ours = measured(baseline), measured("pyllmclf")
     compare_memory(
-        Memory("training", f"step, {trainable}", baseline, theirs["peak"], ours["peak"], theirs["state"], ours["state"])
+        Memory("memory", f"step, {trainable}", baseline, theirs["peak"], ours["peak"], theirs["state"], ours["state"])
     )
 
 

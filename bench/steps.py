@@ -31,7 +31,7 @@ from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 from pyllmclf.models.weights import backbone_state, head_state, init_weights
 from pyllmclf.training.settings import TrainingSettings
 from pyllmclf.training.trainable import set_trainable
-from pyllmclf.training.trainer import Trainer
+from pyllmclf.training.trainer import Trainer, shuffled
 
 BATCH_SIZE = 8
 SEED = 123
@@ -97,7 +97,7 @@ def make_step(side: str, trainable: str, device: torch.device) -> Step:
         batches = [ids for (ids,) in trainer.epoch_steps(0)]
         parameters = list(trainer.model.parameters())
         return Step(lambda i: trainer.train_step([batches[i]])[0], parameters, trainer.optimizer)
-    batches = list(batch_ids())
+    batches = batch_ids()
     if side == "Hugging Face":
         return _huggingface_step(trainable, batches, device)
     return _plain_step(trainable, batches, device, fused=side.endswith("fused AdamW"))
@@ -105,8 +105,8 @@ def make_step(side: str, trainable: str, device: torch.device) -> Step:
 
 def batch_ids() -> list[np.ndarray]:
     """The first epoch's batches, as the trainer makes them."""
-    trainer = make_trainer("head", torch.device("cpu"))
-    return [ids for (ids,) in trainer.epoch_steps(0)]
+    order = shuffled(len(packer()), TrainingSettings().seed, epoch=0)
+    return [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
 
 
 def _labels() -> torch.Tensor:
@@ -190,7 +190,7 @@ def _huggingface_step(trainable: str, batches: list[np.ndarray], device: torch.d
 
 
 def _resident(field: str) -> int:
-    """Bytes of this process now (VmRSS) or at most since the last reset (VmHWM); Linux."""
+    """Bytes of this process: now without files (RssAnon), of files (RssFile), at most since the last reset (VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -200,12 +200,11 @@ def _resident(field: str) -> int:
 def step_memory(side: str, trainable: str) -> dict[str, int]:
     """Peak of steps after the first two, in bytes: all that is held for model, optimizer and step; and what stays."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    batches = batch_ids()
+    packer()
     if side == "Hugging Face":
         import peft  # noqa: F401, imports are not the step's memory
         import transformers  # noqa: F401
-    del batches
-    before = _resident("VmRSS")
+    before = _resident("RssAnon")
     step = make_step(side, trainable, device)
     for i in range(2):
         step.run(i)
@@ -215,7 +214,10 @@ def step_memory(side: str, trainable: str) -> dict[str, int]:
         Path("/proc/self/clear_refs").write_text("5")
     for i in range(2, 5):
         step.run(i)
-    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident("VmHWM") - before
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = _resident("VmHWM") - _resident("RssFile") - before  # pages of libraries are not the step's memory
     return {"peak": peak, "state": step.state_bytes()}
 
 

@@ -47,6 +47,7 @@ class StepInBackward:
         """Lets go of the parameters: gradients are left in ``.grad`` again."""
         for hook in self._hooks:
             hook.remove()
+        ops.forget_gradients(self._groups)
 
     def _from_autograd(self, parameter: nn.Parameter) -> None:
         gradient, parameter.grad = parameter.grad, None

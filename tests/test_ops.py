@@ -464,7 +464,7 @@ def test_native_ops_refuse_what_does_not_fit() -> None:
 
 
 def test_large_results_of_native_ops(generator: torch.Generator) -> None:
-    """From a megabyte on, results are stored past the caches."""
+    """From 4 MB on, results are stored past the caches."""
     rows, width = 1400, 768
     x, residual = torch.randn(2, rows, width, generator=generator, dtype=torch.float64)
     weight, bias = torch.randn(2, width, generator=generator, dtype=torch.float64)
@@ -501,6 +501,39 @@ def test_native_gelu_far_from_zero(approximate: str) -> None:
     assert found[0, 4001:4005].tolist()[1::2] == [pytest.approx(1e30), float("inf")]
     assert abs(found[0, 4001].item()) < 1e-7
     assert ops.gelu(torch.tensor([[float("nan")]]), None, approximate).isnan().all()
+
+
+def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
+    x, wide, narrow = torch.zeros(4, 8), torch.zeros(8), torch.zeros(5)
+    ids, cu = torch.zeros(4, dtype=torch.int32), offsets((4,))
+    key = ops.DropoutKey(1, 2, 3, 1, torch.arange(2), torch.zeros(3, dtype=torch.int64), torch.zeros(3))
+    q = x.unflatten(1, (2, 4))
+    for wrong in (
+        lambda: ops.layer_norm(x, narrow, narrow, 1e-5),
+        lambda: ops.layer_norm(x, wide, wide, 1e-5, x[:3]),
+        lambda: ops.gelu(x, narrow),
+        lambda: ops.gelu_linear(x, narrow, torch.zeros(3, 8), None),
+        lambda: ops.embedding(ids, ids[:3], x, x),
+        lambda: ops.embedding(ids, ids, x, x[:, :5]),
+        lambda: ops.embedding_layer_norm(ids, ids, x, x, x, narrow, narrow, 1e-5),
+        lambda: ops.dropout(x, 0.5, key),
+        lambda: ops.attention(q, q, q, cu, cu, 4, 4, causal=True, query_positions=ids[:2]),
+        lambda: ops.attention(q, q, q, cu, cu, 4, 4, causal=True, dropout_p=0.5, dropout_key=key),
+        lambda: ops.cross_entropy(x, ids),
+    ):
+        with pytest.raises(UsageError):
+            wrong()
+
+
+def test_backward_under_autocast(generator: torch.Generator) -> None:
+    """Native gradients stay fp32 where matmuls of the backward pass are in half precision."""
+    inputs = [torch.randn(s, generator=generator).requires_grad_() for s in [(9, 8), (8,), (5, 8), (5,)]]
+    plain = torch.autograd.grad(ops.gelu_linear(*inputs).sum(), inputs)
+    out = ops.gelu_linear(*inputs).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(out, inputs)
+    for a, b in zip(found, plain, strict=True):
+        assert relative_error(a, b) < 0.05
 
 
 def test_native_gradcheck(generator: torch.Generator) -> None:

@@ -69,8 +69,9 @@ def attention(
     same_rows = cu_seqlens_q is cu_seqlens_k or torch.equal(cu_seqlens_q, cu_seqlens_k)
     if query_positions is None and not (same_rows and q.shape[0] == k.shape[0] and max_seqlen_q == max_seqlen_k):
         raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
-    if dropout_p > 0.0 and dropout_key is None:
-        raise UsageError("attention: dropout needs a dropout_key.")
+    if query_positions is not None and query_positions.shape != q.shape[:1]:
+        raise UsageError(f"attention: {len(query_positions)} query_positions for {len(q)} queries.")
+    _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     chosen = implementation("attention", q, k, v)
     if chosen == "native" and q.shape[-1] <= native.MAX_HEAD_DIM:
@@ -136,8 +137,7 @@ def attention_packed(
     """
     if qkv.dim() != 2 or qkv.shape[1] % (3 * heads):
         raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold 3 times {heads} heads.")
-    if dropout_p > 0.0 and dropout_key is None:
-        raise UsageError("attention: dropout needs a dropout_key.")
+    _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     head_dim = qkv.shape[1] // (3 * heads)
     if implementation("attention", qkv) == "native" and head_dim <= native.MAX_HEAD_DIM:
         shape = native.AttentionShape(
@@ -170,6 +170,15 @@ def attention_packed(
         dropout_key=dropout_key,
     )
     return out.flatten(1)
+
+
+def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: DropoutKey | None) -> None:
+    if cu_seqlens.device != q.device:
+        raise UsageError("attention: cu_seqlens and the rows must be on one device.")
+    if dropout_p > 0.0 and dropout_key is None:
+        raise UsageError("attention: dropout needs a dropout_key.")
+    if dropout_p > 0.0 and dropout_key is not None and len(dropout_key.example_ids) != len(cu_seqlens) - 1:
+        raise UsageError("attention: the dropout_key counts another number of texts.")
 
 
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

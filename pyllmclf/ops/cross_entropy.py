@@ -31,6 +31,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise UsageError(f"cross_entropy: shapes {tuple(logits.shape)} and {tuple(labels.shape)} don't fit.")
+    if labels.dtype != torch.int64 or labels.device != logits.device:
+        raise UsageError("cross_entropy: labels must be int64, on the logits' device.")
     if class_weight is not None and class_weight.shape != logits.shape[1:]:
         raise UsageError(f"cross_entropy: {len(class_weight)} weights for {logits.shape[1]} classes.")
     if dispatch.implementation("cross_entropy", logits) == "native":

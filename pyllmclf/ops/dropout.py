@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
+from ..errors import UsageError
 from . import native, reference
 from .dispatch import implementation
 
@@ -68,6 +69,8 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
     """
     if p == 0.0:
         return x
+    if x.dim() != 2 or not len(key.row_example_ids) == len(key.row_positions) == len(x):
+        raise UsageError(f"dropout: a key of {len(key.row_positions)} rows doesn't fit x of shape {tuple(x.shape)}.")
     if implementation("dropout", x) == "native":
         return DropoutFunction.apply(x, p, key)
     return reference.dropout(x, p, key)

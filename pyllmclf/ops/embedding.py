@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..errors import UsageError
 from . import dispatch, reference
 from .gradients import kept_gradient
 from .layer_norm import layer_norm
@@ -33,6 +34,7 @@ def embedding(
     tensor, shape [total, width]
     """
     tables = (token_weight, position_weight, type_weight)
+    _check(input_ids, positions, tables)
     if dispatch.implementation("embedding", *tables) == "native":
         return EmbeddingFunction.apply(input_ids, positions, *tables)
     return reference.embedding(input_ids, positions, *tables)
@@ -62,9 +64,23 @@ def embedding_layer_norm(
     tensor, shape [total, width]
     """
     tables = (token_weight, position_weight, type_weight)
+    _check(input_ids, positions, tables)
+    if not norm_weight.shape == norm_bias.shape == token_weight.shape[1:]:
+        raise UsageError("embedding_layer_norm: the norm's parameters don't fit the tables' width.")
     if dispatch.implementation("embedding", *tables, norm_weight, norm_bias) == "native":
         return EmbeddingFunction.apply(input_ids, positions, *tables, norm_weight, norm_bias, eps)
     return layer_norm(reference.embedding(input_ids, positions, *tables), norm_weight, norm_bias, eps)
+
+
+def _check(input_ids: Tensor, positions: Tensor, tables: tuple[Tensor | None, ...]) -> None:
+    if input_ids.dim() != 1 or positions.shape != input_ids.shape:
+        shapes = f"{tuple(input_ids.shape)} and {tuple(positions.shape)}"
+        raise UsageError(f"embedding: ids and positions of shapes {shapes} don't fit.")
+    given = [t for t in tables if t is not None]
+    if any(t.dim() != 2 or t.shape[1] != given[0].shape[1] for t in given):
+        raise UsageError(f"embedding: tables of shapes {[tuple(t.shape) for t in given]} don't fit.")
+    if any(t.device != given[0].device for t in (input_ids, positions, *given)):
+        raise UsageError("embedding: ids, positions and tables must be on one device.")
 
 
 class EmbeddingFunction(torch.autograd.Function):

@@ -25,6 +25,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     tensor, shape [rows, channels]
     """
     check_formula(approximate)
+    check_bias(x, bias)
     if dispatch.implementation("gelu", x, bias) == "native":
         return GeluFunction.apply(x, bias, approximate)
     return reference.gelu(x, bias, approximate)
@@ -34,6 +35,12 @@ def check_formula(approximate: str) -> None:
     """Raises :class:`UsageError` if there is no such formula."""
     if approximate not in ("tanh", "none"):
         raise UsageError(f"gelu: approximate={approximate!r} is unknown; it is 'tanh' or 'none'.")
+
+
+def check_bias(x: Tensor, bias: Tensor | None) -> None:
+    """Raises :class:`UsageError` if the bias is not one number for each channel."""
+    if bias is not None and bias.shape != x.shape[-1:]:
+        raise UsageError(f"gelu: a bias of shape {tuple(bias.shape)} doesn't fit rows of shape {tuple(x.shape)}.")
 
 
 class GeluFunction(torch.autograd.Function):

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import dispatch, native
-from .gelu import check_formula, gelu
+from .gelu import check_bias, check_formula, gelu
 from .gradients import kept_gradient
 from .linear import input_gradient, linear, product, weight_gradient
 
@@ -31,6 +31,7 @@ def gelu_linear(
     tensor, shape [rows, out]
     """
     check_formula(approximate)
+    check_bias(x, bias)
     on_cpu = not x.is_cuda and x.dim() == 2
     if on_cpu and dispatch.implementation("linear", x, bias, weight, out_bias) == "native":
         return GeluLinearFunction.apply(x, bias, weight, out_bias, approximate)

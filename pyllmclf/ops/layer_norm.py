@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..errors import UsageError
 from . import dispatch, reference
 
 
@@ -35,6 +36,13 @@ def layer_norm(
     tensor, shape [rows, width]
         With ``residual``: (the norm of the sum, the sum).
     """
+    if (
+        x.dim() != 2
+        or not weight.shape == bias.shape == x.shape[1:]
+        or (residual is not None and residual.shape != x.shape)
+    ):
+        shapes = [tuple(t.shape) for t in (x, weight, bias, residual) if t is not None]
+        raise UsageError(f"layer_norm: shapes {shapes} of x, weight, bias (and residual) don't fit.")
     if dispatch.implementation("layer_norm", x, weight, bias, residual) == "native" and x.numel() > 0:
         y, summed = LayerNormFunction.apply(x, residual, weight, bias, eps)
         return y if residual is None else (y, summed)

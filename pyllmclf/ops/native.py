@@ -29,6 +29,11 @@ def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
+def _gradient(x: Tensor) -> Tensor:
+    """Contiguous and fp32: a backward pass inside of autocast brings others."""
+    return x.float().contiguous()
+
+
 def _indices(x: Tensor) -> Tensor:
     return x.to(torch.int32).contiguous()
 
@@ -72,8 +77,8 @@ def layer_norm_backward(
     parameters_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """(ds, dweight, dbias); what is not needed is ``None``."""
-    dy, weight = dy.contiguous(), weight.contiguous()
-    dsum = None if dsum is None else dsum.contiguous()
+    dy, weight = _gradient(dy), weight.contiguous()
+    dsum = None if dsum is None else _gradient(dsum)
     rows, width = s.shape
     ds = torch.empty_like(s) if input_needed else None
     dweight, dbias = (s.new_empty(width), s.new_empty(width)) if parameters_needed else (None, None)
@@ -95,7 +100,7 @@ def gelu_backward(
     dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str, *, bias_needed: bool
 ) -> tuple[Tensor, Tensor | None]:
     """(dx, dbias)."""
-    dy = dy.contiguous()
+    dy = _gradient(dy)
     dx = torch.empty_like(x)
     rows, width = _flat_shape(x)
     dbias = x.new_empty(width) if bias_needed else None
@@ -142,7 +147,7 @@ def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None
 
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     """x * mask / (1 - p)."""
-    x = x.contiguous()
+    x = _gradient(x)
     y = torch.empty_like(x)
     examples, positions = key.row_example_ids.to(torch.int64).contiguous(), _indices(key.row_positions)
     rows, width = x.shape

@@ -116,3 +116,27 @@ def test_lora_dropout(generator: torch.Generator) -> None:
     found = ops.lora_linear(x, weight, None, a, b, scaling=2.0, dropout_p=0.5, dropout_key=made)
     expected = x @ weight.T + 2.0 * ops.dropout(x, 0.5, made) @ a.T @ b.T
     assert relative_error(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("width", [1, 7, 64, 133])
+def test_native_masks_are_the_reference_masks(width: int, generator: torch.Generator) -> None:
+    """Bit for bit; and attention with dropout, forward and backward, in both."""
+    lengths = torch.tensor([70, 1, 9])
+    positions = torch.cat([torch.arange(n) for n in lengths])
+    key = ops.DropoutKey(
+        5, 6, 7, 1, torch.tensor([4, 2, 9]), torch.tensor([4, 2, 9]).repeat_interleave(lengths), positions
+    )
+    x = torch.randn(80, width, generator=generator)
+    results = []
+    for backend in ("reference", "native"):
+        qkv = torch.randn(80, 48, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with ops.use_backend(backend):
+            dropped = ops.dropout(x, 0.3, key)
+            cu = torch.tensor([0, 70, 71, 80], dtype=torch.int32)
+            out = ops.attention_packed(qkv, cu, 70, heads=2, causal=width % 2 == 0, dropout_p=0.3, dropout_key=key)
+            out.square().sum().backward()
+        results.append((dropped, out.detach(), qkv.grad))
+    (one, first, gradient), (two, second, other) = results
+    assert torch.equal(one == 0, two == 0) and torch.allclose(one, two, rtol=1e-6)
+    for a, b in ((second, first), (other, gradient)):
+        assert float((a - b).abs().max() / b.abs().max()) < 1e-5

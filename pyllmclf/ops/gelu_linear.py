@@ -58,7 +58,9 @@ class GeluLinearFunction(torch.autograd.Function):
         dx = dbias = dweight = None
         if needs_x or needs_bias:
             dhidden = input_gradient(dy, weight)
-            dx, dbias = native.gelu_backward(dhidden, x, bias, ctx.approximate, bias_needed=needs_bias)
+            dx, dbias = native.gelu_backward(
+                dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True
+            )
         dout_bias = dy.sum(0) if needs_out_bias else None
         if needs_weight:  # last: whoever consumes it may change the weight
             dweight = weight_gradient(ctx.kept, dy, native.gelu_forward(x, bias, ctx.approximate))

@@ -3,8 +3,8 @@
 torch makes a new tensor for each gradient in each step. Fresh memory costs a page fault every 4 KiB, and the token
 embedding's dense gradient, nearly all of it zeros, is cleared in full. A parameter whose gradient is kept has its
 gradient written into the same memory each time: a matmul's result directly, an embedding's by clearing the rows of the
-step before and adding those of this one. Where the optimizer takes its step as soon as a gradient is complete, matrices
-of one shape share that memory, and an embedding's gradient is made some rows at a time.
+step before and adding those of this one. Where the optimizer takes its step as soon as a gradient is complete, all
+matrices share that memory, and an embedding's gradient is made some rows at a time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ Consumer = Callable[[nn.Parameter, Iterable[tuple[slice, Tensor]]], None]
 PART_ROWS = 1024
 
 
+class SharedMemory:
+    """Memory for the one matrix whose gradient is being made; as large as the largest so far."""
+
+    def __init__(self) -> None:
+        self._memory = torch.empty(0, dtype=torch.float32)
+
+    def like(self, matrix: Tensor) -> Tensor:
+        """An uninitialised matrix of the same shape; the one before is overwritten."""
+        if self._memory.numel() < matrix.numel():
+            self._memory = torch.empty(matrix.numel(), dtype=torch.float32)
+        return self._memory[: matrix.numel()].view(matrix.shape)
+
+
 class KeptGradient:
     """Adds to ``parameter.grad``, whose memory it owns; with a consumer, hands the gradient over instead.
 
@@ -32,10 +45,10 @@ class KeptGradient:
     """
 
     def __init__(
-        self, parameter: nn.Parameter, consumer: Consumer | None = None, shared: dict[torch.Size, Tensor] | None = None
+        self, parameter: nn.Parameter, consumer: Consumer | None = None, shared: SharedMemory | None = None
     ) -> None:
         self._parameter, self._consumer = parameter, consumer
-        self._shared = {} if shared is None else shared  # memory by shape
+        self._shared = shared or SharedMemory()
         self._memory: Tensor | None = None
         self._rows: list[Tensor] = []  # of an embedding: those that may hold something else than 0
 
@@ -43,10 +56,8 @@ class KeptGradient:
         """Adds dyᵀ x; dy [rows, out], x [rows, in]."""
         parameter = self._parameter
         if self._consumer is not None:
-            shape = parameter.shape
-            if shape not in self._shared:
-                self._shared[shape] = torch.empty_like(parameter)
-            self._consumer(parameter, [(slice(None), torch.mm(dy.t(), x, out=self._shared[shape]))])
+            gradient = torch.mm(dy.t(), x, out=self._shared.like(parameter))
+            self._consumer(parameter, [(slice(None), gradient)])
             return
         if parameter.grad is not None:
             parameter.grad.addmm_(dy.t(), x)
@@ -105,7 +116,7 @@ def keep_gradients(parameters: Iterable[nn.Parameter], consumer: Consumer | None
         Takes (parameter, parts) as soon as a matrix's gradient is complete, where ``parts`` yields (slice of rows,
         gradient of these rows); then ``.grad`` stays ``None``, and a matrix must be used once in a forward pass.
     """
-    shared: dict[torch.Size, Tensor] = {}
+    shared = SharedMemory()
     for parameter in parameters:
         if parameter.requires_grad and parameter.dim() == 2 and native.serves(parameter):
             parameter.kept_gradient = KeptGradient(parameter, consumer, shared)  # type: ignore[attr-defined]

@@ -97,11 +97,11 @@ def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
 
 
 def gelu_backward(
-    dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str, *, bias_needed: bool
+    dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str, *, bias_needed: bool, in_place: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """(dx, dbias)."""
+    """(dx, dbias); with ``in_place``, dx takes the memory of ``dy``."""
     dy = _gradient(dy)
-    dx = torch.empty_like(x)
+    dx = dy if in_place else torch.empty_like(x)
     rows, width = _flat_shape(x)
     dbias = x.new_empty(width) if bias_needed else None
     _C.gelu_backward(

@@ -35,6 +35,10 @@ class StepInBackward:
         self._optimizer = optimizer
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         self._done: set[nn.Parameter] = set()
+        # Made now, all in one place: made in the first backward pass, they would lie between its activations, and the
+        # allocator could not use that memory well afterwards (3 % of the peak).
+        for parameter in self._groups:
+            self._state(parameter)
         # Matrices whose gradient the ops write themselves come through the consumer, all else through autograd.
         ops.keep_gradients(self._groups, self._update)
         self._hooks = [p.register_post_accumulate_grad_hook(self._from_autograd) for p in self._groups]
@@ -54,16 +58,20 @@ class StepInBackward:
         if gradient is not None:  # None: an op has handed it over itself
             self._update(parameter, [(slice(None), gradient)])
 
+    def _state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+        state = self._optimizer.state[parameter]
+        if not state:  # as torch's AdamW begins
+            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        return state
+
     @torch.no_grad()
     def _update(self, parameter: nn.Parameter, parts: Iterable[tuple[slice, torch.Tensor]]) -> None:
         if parameter in self._done:
             raise RuntimeError("a parameter got two gradients in one backward pass; it must be used once")
         self._done.add(parameter)
-        group, state = self._groups[parameter], self._optimizer.state[parameter]
-        if not state:  # as torch's AdamW begins
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        group, state = self._groups[parameter], self._state(parameter)
         state["step"] += 1
         for rows, gradient in parts:
             torch._fused_adamw_(

@@ -1,7 +1,6 @@
 #include "bindings_cpu.h"
 
 #include <cstdint>
-#include <limits>
 #include <string>
 
 #include "pyllmclf/cpu.h"

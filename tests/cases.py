@@ -8,6 +8,7 @@ import torch
 
 # Relative error max|a - b| / max|b| per tensor against a float64 computation.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+DTYPES = list(TOLERANCE)
 
 
 @dataclass(frozen=True)

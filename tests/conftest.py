@@ -15,6 +15,8 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="pyllmclf-test-hf-")
 import pytest
 import torch
 
+from pyllmclf import ops
+
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,3 +69,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(params=ops.BACKENDS)
+def backend(request: pytest.FixtureRequest):
+    with ops.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def dtype_of(backend: str) -> torch.dtype:
+    """The most precise dtype that the backend computes."""
+    return torch.float32 if backend == "native" else torch.float64

@@ -1,197 +1,18 @@
-"""Every op in every backend against formulas written out in float64: outputs and gradients."""
+"""Every op but attention in every backend against formulas written out in float64: outputs and gradients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import ATTENTION, GELU, LAYER_NORM, LORA, TOLERANCE, AttentionCase, offsets, relative_error
+from cases import DTYPES, GELU, LAYER_NORM, LORA, offsets, relative_error
+from formulas import compare
 from torch import Tensor
 
 from pyllmclf import UsageError, ops
-from pyllmclf.ops import BACKENDS, native
-from pyllmclf.ops.dispatch import TABLE, active_backend, implementation
-
-DTYPES = [torch.float32, torch.float64]
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest):
-    with ops.use_backend(request.param):
-        yield request.param
-
-
-@pytest.fixture
-def dtype_of(backend: str) -> torch.dtype:
-    """The most precise dtype that the backend computes."""
-    return torch.float32 if backend == "native" else torch.float64
-
-
-Op = Callable[..., Tensor]
-
-
-def compare(op: Op, formula: Op, inputs: list[Tensor], dtype: torch.dtype) -> None:
-    """Output and every gradient of ``op`` in ``dtype`` against ``formula`` in float64."""
-    ours = [t.detach().clone().to(dtype).requires_grad_() for t in inputs]
-    if active_backend() == "native" and dtype != torch.float32:
-        with pytest.raises(UsageError, match="float32 on the CPU"):
-            op(*ours)
-        return
-    theirs = [t.detach().clone().double().requires_grad_() for t in ours]
-    found, expected = op(*ours), formula(*theirs)
-    assert found.dtype == dtype and found.shape == expected.shape
-    assert relative_error(found.detach(), expected.detach()) < TOLERANCE[dtype]
-    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (found * weight.to(dtype)).sum().backward()
-    (expected * weight).sum().backward()
-    gradients = [(mine.grad, other.grad) for mine, other in zip(ours, theirs, strict=True)]
-    largest = max((float(expected.abs().max()) for _, expected in gradients if expected.numel()), default=0.0)
-    for mine, other in gradients:
-        if other.numel() and float(other.abs().max()) == 0.0:
-            # No true gradient (a text of one token attends to itself alone): measured on the others' scale.
-            assert float(mine.abs().max()) <= TOLERANCE[dtype] * largest
-        else:
-            assert relative_error(mine, other) < TOLERANCE[dtype]
-
-
-def attention_formula(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], causal: bool) -> Tensor:
-    """One dense softmax over all rows of all texts; texts are kept apart by the mask."""
-    text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
-    allowed = text[:, None] == text[None, :]
-    if causal:
-        allowed = allowed & (torch.arange(len(text))[:, None] >= torch.arange(len(text))[None, :])
-    scores = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
-    scores = torch.where(allowed, scores, -torch.inf)
-    weights = (scores - scores.amax(-1, keepdim=True)).exp() if scores.numel() else scores
-    return torch.einsum("hqk,khd->qhd", weights / weights.sum(-1, keepdim=True), v)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", ATTENTION, ids=str)
-def test_attention(case: AttentionCase, dtype: torch.dtype, backend: str, generator: torch.Generator) -> None:
-    cu, longest = offsets(case.lengths), max(case.lengths, default=0)
-    shape = (sum(case.lengths), case.heads, case.head_dim)
-    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
-    compare(
-        lambda q, k, v: ops.attention(q, k, v, cu, cu, longest, longest, causal=case.causal),
-        lambda q, k, v: attention_formula(q, k, v, case.lengths, case.causal),
-        inputs,
-        dtype,
-    )
-
-
-def test_attention_reads_a_fused_projection(backend: str, generator: torch.Generator) -> None:
-    """q, k and v may be views into one tensor."""
-    qkv = torch.randn(22, 3 * 32, generator=generator)
-    cu = offsets((17, 5))
-    views = [t.unflatten(1, (4, 8)) for t in qkv.chunk(3, dim=1)]
-    found = ops.attention(*views, cu, cu, 17, 17, causal=True)
-    expected = ops.attention(*(t.contiguous() for t in views), cu, cu, 17, 17, causal=True)
-    assert relative_error(found, expected) < 1e-6
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_attention_of_some_rows(causal: bool, backend: str, generator: torch.Generator) -> None:
-    """Queries that are a subset of the rows give the rows of the full result."""
-    lengths = (17, 1, 6)
-    q, k, v = (torch.randn(24, 2, 16, generator=generator) for _ in range(3))
-    cu = offsets(lengths)
-    full = ops.attention(q, k, v, cu, cu, 17, 17, causal=causal)
-    rows = torch.tensor([3, 16, 17, 20, 23])
-    positions = torch.tensor([3, 16, 0, 2, 5], dtype=torch.int32)
-    some = ops.attention(q[rows], k, v, offsets((2, 1, 2)), cu, 2, 17, causal=causal, query_positions=positions)
-    assert relative_error(some, full[rows]) < 1e-6
-
-
-@pytest.mark.parametrize("rows", [9, 300])
-def test_attention_window(rows: int, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
-    inputs = [torch.randn(rows, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
-    cu = offsets((rows,))
-
-    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        distance = torch.arange(rows)[None, :] - torch.arange(rows)[:, None]
-        scores = torch.einsum("qhd,khd->hqk", q, k) / 2.0
-        scores = scores.masked_fill((distance < -2) | (distance > 1), -torch.inf)
-        return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
-
-    compare(
-        lambda q, k, v: ops.attention(q, k, v, cu, cu, rows, rows, causal=False, window=(2, 1)),
-        formula,
-        inputs,
-        dtype_of,
-    )
-
-
-def test_attention_scale(backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
-    inputs = [torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
-    cu = offsets((9,))
-    compare(
-        lambda q, k, v: ops.attention(q, k, v, cu, cu, 9, 9, causal=False, scale=1.0),
-        lambda q, k, v: attention_formula(2.0 * q, k, v, (9,), False),
-        inputs,
-        dtype_of,
-    )
-
-
-@pytest.mark.parametrize("case", ATTENTION, ids=str)
-def test_attention_packed(case: AttentionCase, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
-    """A fused projection gives what its parts give, and one gradient."""
-    cu, longest, width = offsets(case.lengths), max(case.lengths, default=0), case.heads * case.head_dim
-    qkv = torch.randn(sum(case.lengths), 3 * width, generator=generator, dtype=torch.float64)
-
-    def formula(qkv: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(1, (case.heads, case.head_dim)) for t in qkv.chunk(3, dim=1))
-        return attention_formula(q, k, v, case.lengths, case.causal).flatten(1)
-
-    compare(
-        lambda qkv: ops.attention_packed(qkv, cu, longest, heads=case.heads, causal=case.causal),
-        formula,
-        [qkv],
-        dtype_of,
-    )
-
-
-@pytest.mark.parametrize("causal", [True, False])
-def test_attention_gradients_of_some_rows(
-    causal: bool, backend: str, dtype_of: torch.dtype, generator: torch.Generator
-) -> None:
-    """Texts of several blocks of keys, read by a few queries, one of them by none."""
-    lengths, counts = (700, 1, 90, 5), (3, 1, 2, 0)
-    rows = torch.tensor([0, 511, 699, 700, 701, 790])
-    positions = torch.tensor([0, 511, 699, 0, 0, 89], dtype=torch.int32)
-    q = torch.randn(6, 2, 16, generator=generator, dtype=torch.float64)
-    k, v = torch.randn(2, 796, 2, 16, generator=generator, dtype=torch.float64)
-
-    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        full = torch.zeros(796, 2, 16, dtype=torch.float64).index_copy(0, rows, q)
-        return attention_formula(full, k, v, lengths, causal)[rows]
-
-    compare(
-        lambda q, k, v: ops.attention(
-            q, k, v, offsets(counts), offsets(lengths), 3, 700, causal=causal, query_positions=positions
-        ),
-        formula,
-        [q, k, v],
-        dtype_of,
-    )
-
-
-def test_attention_refuses_what_does_not_fit() -> None:
-    x = torch.zeros(4, 2, 8)
-    cu = offsets((4,))
-    with pytest.raises(UsageError, match="shapes"):
-        ops.attention(x, x[:, :1], x[:, :1], cu, cu, 4, 4, causal=True)
-    with pytest.raises(UsageError, match="numbers of texts"):
-        ops.attention(x, x, x, cu, offsets((2, 2)), 4, 4, causal=True)
-    with pytest.raises(UsageError, match="query_positions"):
-        ops.attention(x[:1], x, x, offsets((1,)), cu, 1, 4, causal=True)
-    with pytest.raises(UsageError, match="query_positions"):
-        ops.attention(x, x, x, offsets((1, 3)), offsets((3, 1)), 3, 3, causal=True)
-    with pytest.raises(UsageError, match="dropout_key"):
-        ops.attention(x, x, x, cu, cu, 4, 4, causal=True, dropout_p=0.1)
+from pyllmclf.ops.dispatch import TABLE, implementation
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -384,123 +205,42 @@ def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         implementation("gelu", x)
 
 
-def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
-    """Outputs and gradients of every native op on this number of threads."""
-    lengths = (600, 1, 33, 90)
-    cu, rows = offsets(lengths), sum(lengths)
-    inputs = [
-        torch.randn(size, generator=generator).requires_grad_() for size in [(rows, 96), (rows, 32), (32,), (32,)]
-    ]
-    qkv, x, weight, bias = inputs
-    tables = [torch.randn(size, generator=generator).requires_grad_() for size in [(50, 32), (700, 32), (2, 32)]]
-    ids = torch.randint(0, 50, (rows,), generator=generator)
-    positions = torch.cat([torch.arange(n) for n in lengths])
-    key = ops.DropoutKey(1, 2, 3, 1, torch.arange(4), torch.arange(4).repeat_interleave(cu.diff()), positions)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with ops.use_backend("native"):
-            outputs = [
-                ops.attention_packed(qkv, cu, 600, heads=2, causal=True, dropout_p=0.1, dropout_key=key),
-                *ops.layer_norm(x, weight, bias, 1e-5, x),
-                ops.gelu(x, bias, "tanh"),
-                ops.gelu(x, bias, "none"),
-                ops.embedding(ids, positions, *tables),
-                ops.embedding_layer_norm(ids, positions, *tables, weight, bias, 1e-5),
-                ops.dropout(x, 0.1, key),
-            ]
-            factors = [torch.randn(t.shape, generator=generator) for t in outputs]
-            # Not summed into one loss: torch's sum over threads is another order.
-            torch.autograd.backward(outputs, factors)
-    finally:
-        torch.set_num_threads(before)
-    return [t.detach() for t in outputs] + [t.grad for t in (*inputs, *tables) if t.grad is not None]
+def test_rows_that_are_not_contiguous(backend: str, generator: torch.Generator) -> None:
+    """Turned inputs, and gradients that arrive expanded or turned, give what contiguous ones give."""
+    x, residual = (torch.randn(16, 9, generator=generator).t().requires_grad_() for _ in range(2))
+    weight, bias = (torch.randn(32, generator=generator)[::2].requires_grad_() for _ in range(2))
+    matrix = torch.randn(16, 12, generator=generator).t().requires_grad_()
+    a, b = torch.randn(16, 4, generator=generator).t(), torch.randn(4, 12, generator=generator).t()
+    inputs = [x, residual, weight, bias, matrix]
 
+    def results(x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor, matrix: Tensor) -> list[Tensor]:
+        return [
+            *ops.layer_norm(x, weight, bias, 1e-5, residual),
+            ops.gelu(x, bias),
+            ops.gelu_linear(x, bias, matrix, None),
+            ops.linear(x, matrix),
+            ops.lora_linear(x, matrix, None, a, b, scaling=0.5),
+        ]
 
-def test_native_ops_give_the_same_bits_for_any_number_of_threads() -> None:
-    one, two, three = (native_results(n, torch.Generator().manual_seed(7)) for n in (1, 2, 3))
-    assert len(one) == 15
-    for a, b, c in zip(one, two, three, strict=True):
-        assert torch.equal(a, b) and torch.equal(a, c)
-
-
-def test_native_ops_write_every_element(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs that start as NaN give the same bits."""
-    expected = native_results(2, torch.Generator().manual_seed(7))
-    filled = []
-
-    def with_nan(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def made(*args, **kwargs) -> Tensor:
-            filled.append(make(*args, **kwargs))
-            return filled[-1].fill_(math.nan) if filled[-1].is_floating_point() else filled[-1]
-
-        return made
-
-    monkeypatch.setattr(torch, "empty_like", with_nan(torch.empty_like))
-    monkeypatch.setattr(Tensor, "new_empty", with_nan(Tensor.new_empty))
-    found = native_results(2, torch.Generator().manual_seed(7))
-    assert len(filled) > 14
-    for a, b in zip(found, expected, strict=True):
-        assert torch.equal(a, b)
-
-
-def test_native_ops_refuse_what_does_not_fit() -> None:
-    x = torch.zeros(4, 2, 8)
-    positions = torch.zeros(4, dtype=torch.int32)
-    with ops.use_backend("native"):
-        for broken in ([0, 3], [1, 4], [0, 5, 4]):
-            cu = torch.tensor(broken, dtype=torch.int32)
-            with pytest.raises(ValueError, match="cu_seqlens"):
-                ops.attention(x, x, x, cu, cu, 4, 4, causal=True, query_positions=positions)
-        with pytest.raises(ValueError, match="no keys"):
-            ops.attention(x, x, x, offsets((2, 2)), offsets((4, 0)), 2, 4, causal=True, query_positions=positions)
-        with pytest.raises(ValueError, match="negative"):
-            ops.attention(x, x, x, offsets((4,)), offsets((4,)), 4, 4, causal=True, query_positions=positions - 1)
-        tables = torch.zeros(3, 8), torch.zeros(2, 8)
-        with pytest.raises(IndexError, match="vocabulary"):
-            ops.embedding(torch.tensor([3]), torch.tensor([0]), *tables)
-        with pytest.raises(IndexError, match="positions"):
-            ops.embedding(torch.tensor([2]), torch.tensor([2]), *tables)
-
-
-def test_large_results_of_native_ops(generator: torch.Generator) -> None:
-    """From 4 MB on, results are stored past the caches."""
-    rows, width = 1400, 768
-    x, residual = torch.randn(2, rows, width, generator=generator, dtype=torch.float64)
-    weight, bias = torch.randn(2, width, generator=generator, dtype=torch.float64)
-    with ops.use_backend("native"):
-        compare(
-            lambda x, r, w, b: torch.cat(ops.layer_norm(x, w, b, 1e-5, r)),
-            lambda x, r, w, b: torch.cat([F.layer_norm(x + r, (width,), w, b, 1e-5), x + r]),
-            [x, residual, weight, bias],
-            torch.float32,
+    for turned in (False, True):
+        shapes = [t.shape for t in results(*inputs)]
+        factors = [torch.randn(s[1], s[0]).t() if turned else torch.tensor(0.5).expand(s) for s in shapes]
+        found, expected = (
+            [*made, *torch.autograd.grad(made, inputs, factors)]
+            for made in (results(*inputs), results(*(t.contiguous() for t in inputs)))
         )
-        for approximate in ("tanh", "none"):
-            compare(
-                lambda x, b, approximate=approximate: ops.gelu(x, b, approximate),
-                lambda x, b, approximate=approximate: F.gelu(x + b, approximate=approximate),
-                [x, bias],
-                torch.float32,
-            )
+        for a_result, its_equal in zip(found, expected, strict=True):
+            assert relative_error(a_result.detach(), its_equal.detach()) < 1e-6
 
 
-@pytest.mark.parametrize("approximate", ["tanh", "none"])
-def test_native_gelu_far_from_zero(approximate: str) -> None:
-    x = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([-1e30, 1e30, -float("inf"), float("inf")])])
-    x = torch.cat([x, x[:11]])[None].requires_grad_()
-    exact = x.detach().double().requires_grad_()
-    with ops.use_backend("native"):
-        found = ops.gelu(x, None, approximate)
-    expected = F.gelu(exact, approximate=approximate)
-    finite = x.detach().abs() < 1e29
-    for a, b in [
-        (found, expected),
-        (torch.autograd.grad(found[finite].sum(), x)[0], torch.autograd.grad(expected[finite].sum(), exact)[0]),
-    ]:
-        assert ((a.double() - b).abs() <= 2e-6 * (1 + b.abs()))[finite].all()
-    assert found[0, 4001:4005].tolist()[1::2] == [pytest.approx(1e30), float("inf")]
-    assert abs(found[0, 4001].item()) < 1e-7
-    assert ops.gelu(torch.tensor([[float("nan")]]), None, approximate).isnan().all()
+def test_norm_of_which_the_sum_alone_is_used(backend: str, generator: torch.Generator) -> None:
+    inputs = [torch.randn(size, generator=generator).requires_grad_() for size in [(5, 8), (5, 8), (8,), (8,)]]
+    x, residual, weight, bias = inputs
+    _, summed = ops.layer_norm(x, weight, bias, 1e-5, residual)
+    factor = torch.randn(5, 8, generator=generator)
+    dx, dresidual, *others = torch.autograd.grad(summed, inputs, factor, allow_unused=True)
+    assert torch.equal(dx, factor) and torch.equal(dresidual, factor)
+    assert all(other is None or not other.any() for other in others)
 
 
 def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
@@ -513,6 +253,13 @@ def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
         lambda: ops.layer_norm(x, wide, wide, 1e-5, x[:3]),
         lambda: ops.gelu(x, narrow),
         lambda: ops.gelu_linear(x, narrow, torch.zeros(3, 8), None),
+        lambda: ops.gelu_linear(x, wide, torch.zeros(3, 5), None),
+        lambda: ops.linear(x[None], x),
+        lambda: ops.linear(x, torch.zeros(3, 5)),
+        lambda: ops.linear(x, torch.zeros(3, 8), wide),
+        lambda: ops.lora_linear(x[None], x, None, x, torch.zeros(4, 4), scaling=1.0),
+        lambda: ops.lora_linear(x, x, None, x, torch.zeros(3, 4), scaling=1.0),
+        lambda: ops.lora_linear(x, x, None, x[:, :5], torch.zeros(4, 4), scaling=1.0),
         lambda: ops.embedding(ids, ids[:3], x, x),
         lambda: ops.embedding(ids, ids, x, x[:, :5]),
         lambda: ops.embedding_layer_norm(ids, ids, x, x, x, narrow, narrow, 1e-5),
@@ -523,90 +270,3 @@ def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
     ):
         with pytest.raises(UsageError):
             wrong()
-
-
-def test_backward_under_autocast(generator: torch.Generator) -> None:
-    """Native gradients stay fp32 where matmuls of the backward pass are in half precision."""
-    inputs = [torch.randn(s, generator=generator).requires_grad_() for s in [(9, 8), (8,), (5, 8), (5,)]]
-    plain = torch.autograd.grad(ops.gelu_linear(*inputs).sum(), inputs)
-    out = ops.gelu_linear(*inputs).sum()
-    with torch.autocast("cpu", torch.bfloat16):
-        found = torch.autograd.grad(out, inputs)
-    for a, b in zip(found, plain, strict=True):
-        assert relative_error(a, b) < 0.05
-
-
-def test_native_gradcheck(generator: torch.Generator) -> None:
-    """Numerical derivatives in fp32, whose own error is far above that of the formulas compared elsewhere."""
-    x, weight, bias = (torch.randn(s, generator=generator).requires_grad_() for s in [(3, 8), (8,), (8,)])
-    settings = {"eps": 1e-2, "atol": 2e-2, "rtol": 2e-2}
-    with ops.use_backend("native"), pytest.warns(UserWarning, match="double precision"):
-        assert torch.autograd.gradcheck(lambda *t: ops.layer_norm(*t, 1e-5), (x, weight, bias), **settings)
-        assert torch.autograd.gradcheck(ops.gelu, (x, bias), **settings)
-        qkv = torch.randn(5, 24, generator=generator).requires_grad_()
-        cu = offsets((3, 2))
-        assert torch.autograd.gradcheck(
-            lambda t: ops.attention_packed(t, cu, 3, heads=2, causal=True), (qkv,), **settings
-        )
-
-
-def test_kept_gradients_are_those_of_autograd(generator: torch.Generator) -> None:
-    """Several steps and micro-batches: memory is written again, rows of the step before are cleared."""
-    tables = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in [(20, 8), (5, 8), (1, 8), (6, 8)]]
-    copies = [torch.nn.Parameter(t.detach().clone()) for t in tables]
-    ops.keep_gradients(tables)
-    memory = []
-    for _ in range(3):
-        for parameters in (tables, copies):
-            for parameter in parameters:
-                parameter.grad = None
-        for _ in range(2):
-            ids = torch.randint(0, 20, (7,), generator=generator)
-            positions = torch.randint(0, 5, (7,), generator=generator)
-            factor = torch.randn(7, 6, generator=generator)
-            for token, position, kind, weight in (tables, copies):
-                x = ops.embedding(ids, positions, token, position, kind)
-                (ops.linear(x, weight) * factor).sum().backward()
-        for kept, plain in zip(tables, copies, strict=True):
-            assert relative_error(kept.grad, plain.grad) < 1e-6
-        memory.append([t.grad.data_ptr() for t in tables])
-    assert memory[0] == memory[1] == memory[2]
-
-
-def test_gradients_handed_to_a_consumer(generator: torch.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole matrices and parts of embeddings are the gradients of autograd, in the same bits."""
-    monkeypatch.setattr("pyllmclf.ops.gradients.PART_ROWS", 8)
-    tables = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in [(20, 8), (5, 8), (1, 8), (6, 8)]]
-    copies = [torch.nn.Parameter(t.detach().clone()) for t in tables]
-    found: dict[torch.nn.Parameter, Tensor] = {}
-
-    def consume(parameter: torch.nn.Parameter, parts: Iterable[tuple[slice, Tensor]]) -> None:
-        assert parameter not in found
-        found[parameter] = torch.full_like(parameter, torch.nan)
-        for rows, gradient in parts:
-            found[parameter][rows] = gradient
-
-    ops.keep_gradients(tables, consume)
-    for _ in range(2):
-        found.clear()
-        ids = torch.tensor([0, 7, 8, 19, 8, 0, 8])
-        positions = torch.randint(0, 5, (7,), generator=generator)
-        for parameters in (tables, copies):
-            token, position, kind, weight = parameters
-            for parameter in parameters:
-                parameter.grad = None
-            (ops.linear(ops.embedding(ids, positions, token, position, kind), weight) * 2).sum().backward()
-        for parameter, copy in zip(tables, copies, strict=True):
-            assert parameter.grad is None
-            assert torch.equal(found[parameter], copy.grad)
-    ops.forget_gradients(tables)
-    ops.linear(torch.randn(7, 8, generator=generator), tables[3]).sum().backward()
-    assert tables[3].grad is not None
-
-
-def test_native_head_dim_limit() -> None:
-    """Heads that are too wide for the native core take another way."""
-    x = torch.randn(3, 1, native.MAX_HEAD_DIM + 1, generator=torch.Generator().manual_seed(1))
-    cu = offsets((3,))
-    found = ops.attention(x, x, x, cu, cu, 3, 3, causal=True)
-    assert relative_error(found, attention_formula(*[x.double()] * 3, (3,), True)) < 1e-5

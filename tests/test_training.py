@@ -234,6 +234,21 @@ def test_dropout_from_the_configuration(tmp_path: Path) -> None:
     assert rates == [DropoutRates(0.1, 0.1, 0.1, 0.0), DropoutRates(), DropoutRates(0.25, 0.25, 0.25, 0.25)]
 
 
+def test_other_backward_passes_take_no_step(gpt2: Path) -> None:
+    """Parameters that change in the backward pass do so in a training step alone, and never again after training."""
+    trainer = _trainer(gpt2, TEXTS, LABELS, "all")
+    batch = trainer.packer.batch(np.arange(6))
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    with pytest.raises(RuntimeError, match="outside of the training step"):
+        trainer.model(batch).sum().backward()
+    assert all(torch.equal(p, before[n]) for n, p in trainer.model.named_parameters())
+    trainer.fit()
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.model(batch).sum().backward()
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, before[name]) and parameter.grad is not None
+
+
 @pytest.mark.parametrize("trainable", ["head", "last_block", "last_2_blocks", "all", "lora"])
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_trainable(

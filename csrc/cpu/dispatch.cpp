@@ -29,17 +29,24 @@ const SimdBuild kBuilds[] = {
 };
 constexpr int kCount = sizeof(kBuilds) / sizeof(kBuilds[0]);
 
+#ifdef PYLLMCLF_WITH_X86_64_V3
+bool has_v3() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2");
+}
+#endif
+
 int first_build() {
   int first = 0;
 #ifdef PYLLMCLF_WITH_X86_64_V4
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+  if (has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     return first;
   }
   ++first;
 #endif
 #ifdef PYLLMCLF_WITH_X86_64_V3
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2")) return first;
+  if (has_v3()) return first;
   ++first;
 #endif
   return first;

@@ -111,7 +111,6 @@ PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm_max_ps(a, b); }
 PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 #endif
-PYLLMCLF_INLINE Vec abs(Vec x) { return as_float(as_int(x) & 0x7fffffff); }
 
 PYLLMCLF_INLINE float sum(Vec x) {
   float total = 0.0f;

@@ -1,4 +1,4 @@
-// Launching a kernel, with its return code checked.
+// Launching a kernel, with each return code checked.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -11,11 +11,18 @@
 
 namespace pyllmclf::cuda {
 
+inline void check(cudaError_t status, const std::string& what) {
+  if (status != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(status));
+}
+
 // Makes the tensors' device the current one, and the one before again at the end.
 class DeviceGuard {
  public:
-  explicit DeviceGuard(int device) {
-    if (cudaGetDevice(&before_) == cudaSuccess && before_ != device) changed_ = cudaSetDevice(device) == cudaSuccess;
+  DeviceGuard(int device, const std::string& what) {
+    check(cudaGetDevice(&before_), what);
+    if (before_ == device) return;
+    check(cudaSetDevice(device), what);
+    changed_ = true;
   }
   ~DeviceGuard() {
     if (changed_) (void)cudaSetDevice(before_);
@@ -39,13 +46,11 @@ void launch(const char* name, std::int64_t rows, std::int64_t width, const Place
   if (grid.x == 0 || grid.y == 0) return;
   const std::string what = std::string(name) + " on " + std::to_string(rows) + " x " + std::to_string(width);
   if (grid.x > 2147483647 || grid.y > 65535) throw std::runtime_error(what + ": more blocks than CUDA takes");
-  const DeviceGuard guard(place.device);
+  const DeviceGuard guard(place.device, what);
   const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
   kernel<<<blocks, static_cast<unsigned>(threads), 0, static_cast<cudaStream_t>(place.stream)>>>(
       std::forward<Arguments>(arguments)...);
-  if (const cudaError_t status = cudaGetLastError(); status != cudaSuccess) {
-    throw std::runtime_error(what + ": " + cudaGetErrorString(status));
-  }
+  check(cudaGetLastError(), what);
 }
 
 }  // namespace pyllmclf::cuda

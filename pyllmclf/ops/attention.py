@@ -59,7 +59,10 @@ def attention(
     Raises
     ------
     UsageError
-        If shapes don't fit each other, or dropout is asked for without a key.
+        If shapes don't fit each other, the window is negative, dropout is asked for without a key, or the chosen
+        backend can't compute this.
+    ValueError, IndexError
+        If ``cu_seqlens`` or positions don't describe texts (not checked on a GPU, which would have to wait).
     """
     if q.dim() != 3 or k.shape != v.shape or q.shape[1:] != k.shape[1:]:
         raise UsageError(f"attention: shapes {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)} don't fit.")
@@ -71,10 +74,12 @@ def attention(
         raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
     if query_positions is not None and query_positions.shape != q.shape[:1]:
         raise UsageError(f"attention: {len(query_positions)} query_positions for {len(q)} queries.")
+    if window is not None and min(window) < 0:
+        raise UsageError(f"attention: window={window} is negative; a query sees its own position at least.")
     _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    chosen = implementation("attention", q, k, v)
-    if chosen == "native" and q.shape[-1] <= native.MAX_HEAD_DIM:
+    chosen = implementation("attention", q, k, v, unless=_too_wide(q.shape[2]))
+    if chosen == "native":
         shape = native.AttentionShape(
             cu_seqlens_q,
             cu_seqlens_k,
@@ -134,12 +139,17 @@ def attention_packed(
     Returns
     -------
     tensor, shape [total, heads * head_dim]
+
+    Raises
+    ------
+    UsageError, ValueError
+        As :func:`attention`.
     """
     if qkv.dim() != 2 or qkv.shape[1] % (3 * heads):
         raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold 3 times {heads} heads.")
     _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     head_dim = qkv.shape[1] // (3 * heads)
-    if implementation("attention", qkv) == "native" and head_dim <= native.MAX_HEAD_DIM:
+    if implementation("attention", qkv, unless=_too_wide(head_dim)) == "native":
         shape = native.AttentionShape(
             cu_seqlens,
             cu_seqlens,
@@ -149,8 +159,6 @@ def attention_packed(
             head_dim=head_dim,
             scale=head_dim**-0.5 if scale is None else scale,
             causal=causal,
-            query_positions=None,
-            window=None,
             dropout_p=dropout_p,
             dropout_key=dropout_key,
         )
@@ -170,6 +178,10 @@ def attention_packed(
         dropout_key=dropout_key,
     )
     return out.flatten(1)
+
+
+def _too_wide(head_dim: int) -> str | None:
+    return None if head_dim <= native.MAX_HEAD_DIM else f"a head_dim of {head_dim}, above {native.MAX_HEAD_DIM}"
 
 
 def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: DropoutKey | None) -> None:

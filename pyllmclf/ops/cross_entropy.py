@@ -11,7 +11,7 @@ from . import dispatch, reference
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Sum over the texts of weight[label] * -log softmax(logits)[label], computed in fp32.
+    """Sum over the texts of weight[label] * -log softmax(logits)[label]; half precision is computed in fp32.
 
     Parameters
     ----------
@@ -22,12 +22,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
 
     Returns
     -------
-    fp32 tensor, shape []
+    tensor, shape []
+        fp32, or the dtype of the logits where that is wider.
 
     Raises
     ------
     UsageError
-        If the shapes don't fit each other.
+        If shapes, the labels' dtype or devices don't fit, or the chosen backend can't compute this.
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise UsageError(f"cross_entropy: shapes {tuple(logits.shape)} and {tuple(labels.shape)} don't fit.")

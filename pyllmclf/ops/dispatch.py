@@ -2,9 +2,8 @@
 
 ``"reference"`` runs :mod:`pyllmclf.ops.reference` everywhere. ``"native"`` runs the native core and raises where it
 can't; what it leaves to torch on purpose runs there. ``"auto"`` takes, for each op, what the table below names for the
-device: what was measured fastest there; for a dtype that this does not compute, what torch has. The environment
-variable ``PYLLMCLF_BACKEND`` says what ``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has the last
-word.
+device, by measurement where there is one; what this does not compute, torch does. The environment variable
+``PYLLMCLF_BACKEND`` says what ``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has the last word.
 """
 
 from __future__ import annotations
@@ -76,11 +75,11 @@ TABLE: dict[str, dict[str, Choice]] = {
     },
     "linear": {
         "cpu": Choice("native", "torch's matmuls; gradients are written into kept memory"),
-        "cuda": Choice("reference", "torch's matmuls", native="no"),
+        "cuda": Choice("reference", "torch's matmuls", native="needless"),
     },
     "lora_linear": {
         "cpu": Choice("native", "torch's matmuls, added up in place"),
-        "cuda": Choice("reference", "torch's matmuls", native="no"),
+        "cuda": Choice("reference", "torch's matmuls", native="needless"),
     },
     "pool": {
         "cpu": Choice("reference", _FEW_ROWS, native="needless"),
@@ -135,8 +134,15 @@ def kernels(x: Tensor) -> ModuleType:
     return native_cuda if x.is_cuda else native
 
 
-def implementation(op: str, first: Tensor, *others: Tensor | None) -> str:
+def implementation(op: str, first: Tensor, *others: Tensor | None, unless: str | None = None) -> str:
     """Name of the implementation that runs now for ``op`` on these tensors.
+
+    Parameters
+    ----------
+    op : str
+    first, *others : tensor or None
+    unless : str, optional
+        Why the native core can't compute them, beside dtypes and devices; None: nothing is in the way.
 
     Raises
     ------
@@ -152,10 +158,12 @@ def implementation(op: str, first: Tensor, *others: Tensor | None) -> str:
         return choice.implementation
     if choice.native == "needless":
         return choice.implementation
-    if choice.native == "yes" and kernels(first).serves(first, *others):
+    if choice.native == "yes" and unless is None and kernels(first).serves(first, *others):
         return "native"
     if backend == "auto":
         return choice.other
+    if unless is not None:
+        raise UsageError(f"backend='native' does not compute {op} with {unless}; choose 'auto'.")
     device = {"cpu": "the CPU", "cuda": "CUDA"}.get(first.device.type, first.device.type)
     if choice.native == "no" or first.device.type not in ("cpu", "cuda"):
         raise UsageError(f"backend='native' does not compute {op} on {device}; choose 'auto'.")

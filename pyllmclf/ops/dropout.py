@@ -66,6 +66,11 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
     Returns
     -------
     tensor, shape [rows, channels]
+
+    Raises
+    ------
+    UsageError
+        If the key is of another number of rows, or the chosen backend can't compute this.
     """
     if p == 0.0:
         return x

@@ -32,6 +32,13 @@ def embedding(
     Returns
     -------
     tensor, shape [total, width]
+
+    Raises
+    ------
+    UsageError
+        If shapes or devices don't fit each other, or the chosen backend can't compute this.
+    IndexError
+        If an id or a position lies outside of its table (on a GPU, an assertion of the device).
     """
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, tables)
@@ -62,6 +69,13 @@ def embedding_layer_norm(
     Returns
     -------
     tensor, shape [total, width]
+
+    Raises
+    ------
+    UsageError
+        If shapes or devices don't fit each other, or the chosen backend can't compute this.
+    IndexError
+        If an id or a position lies outside of its table (on a GPU, an assertion of the device).
     """
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, tables)

@@ -23,6 +23,11 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     Returns
     -------
     tensor, shape [rows, channels]
+
+    Raises
+    ------
+    UsageError
+        If the formula is unknown, the bias has another shape, or the chosen backend can't compute this.
     """
     check_formula(approximate)
     check_bias(x, bias)

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from . import dispatch, native
 from .gelu import check_bias, check_formula, gelu
 from .gradients import kept_gradient
-from .linear import input_gradient, linear, product, weight_gradient
+from .linear import check_shapes, input_gradient, linear, product, weight_gradient
 
 
 def gelu_linear(
@@ -29,11 +29,16 @@ def gelu_linear(
     Returns
     -------
     tensor, shape [rows, out]
+
+    Raises
+    ------
+    UsageError
+        If shapes don't fit each other, or the chosen backend can't compute this.
     """
     check_formula(approximate)
     check_bias(x, bias)
-    on_cpu = not x.is_cuda and x.dim() == 2
-    if on_cpu and dispatch.implementation("linear", x, bias, weight, out_bias) == "native":
+    check_shapes("gelu_linear", x, weight, out_bias)
+    if not x.is_cuda and dispatch.implementation("linear", x, bias, weight, out_bias) == "native":
         return GeluLinearFunction.apply(x, bias, weight, out_bias, approximate)
     return linear(gelu(x, bias, approximate), weight, out_bias)
 
@@ -58,9 +63,7 @@ class GeluLinearFunction(torch.autograd.Function):
         dx = dbias = dweight = None
         if needs_x or needs_bias:
             dhidden = input_gradient(dy, weight)
-            dx, dbias = native.gelu_backward(
-                dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True
-            )
+            dx, dbias = native.gelu_backward(dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True)
         dout_bias = dy.sum(0) if needs_out_bias else None
         if needs_weight:  # last: whoever consumes it may change the weight
             dweight = weight_gradient(ctx.kept, dy, native.gelu_forward(x, bias, ctx.approximate))

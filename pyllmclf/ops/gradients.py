@@ -50,7 +50,10 @@ class KeptGradient:
         self._parameter, self._consumer = parameter, consumer
         self._shared = shared or SharedMemory()
         self._memory: Tensor | None = None
-        self._rows: list[Tensor] = []  # of an embedding: those that may hold something else than 0
+        # Of an embedding: rows that may hold something else than 0, and torch's count of writes to the memory after
+        # they were last cleared. Another count means that others have written to it, too.
+        self._written: Tensor | None = None
+        self._version = -1
 
     def add_matmul(self, dy: Tensor, x: Tensor) -> None:
         """Adds dyᵀ x; dy [rows, out], x [rows, in]."""
@@ -63,7 +66,7 @@ class KeptGradient:
             parameter.grad.addmm_(dy.t(), x)
             return
         if self._memory is None:
-            self._memory = torch.empty_like(parameter)
+            self._memory = torch.empty(parameter.shape)
         torch.mm(dy.t(), x, out=self._memory)
         parameter.grad = self._memory
 
@@ -73,15 +76,28 @@ class KeptGradient:
         if self._consumer is not None:
             self._consumer(parameter, self._parts(dy, index))
             return
+        rows = torch.zeros(1, dtype=torch.int64) if index is None else index.long()
         if parameter.grad is None:
-            if self._memory is None:
-                self._memory = torch.zeros_like(parameter)
-            for rows in self._rows:
-                self._memory.index_fill_(0, rows, 0.0)
-            self._rows.clear()
-            parameter.grad = self._memory
-        self._rows.append(torch.zeros(1, dtype=torch.int64) if index is None else index.unique().long())
+            parameter.grad = self._cleared()
+        elif parameter.grad is not self._memory:  # somebody else's
+            parameter.grad.index_add_(0, rows.expand(len(dy)), dy)
+            return
+        assert self._written is not None
+        self._written[rows] = True
         native.embedding_backward(dy, index, parameter.grad)
+
+    def _cleared(self) -> Tensor:
+        """The memory, all zeros."""
+        if self._memory is None or self._written is None:
+            self._memory = torch.zeros(self._parameter.shape)
+            self._written = torch.zeros(len(self._memory), dtype=torch.bool)
+        elif self._memory._version != self._version:
+            self._memory.zero_()
+        else:
+            self._memory.index_fill_(0, self._written.nonzero().squeeze(1), 0.0)
+        self._written.zero_()
+        self._version = self._memory._version
+        return self._memory
 
     def _parts(self, dy: Tensor, index: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
         """The dense gradient, PART_ROWS rows at a time; rows of one index are added in their order."""

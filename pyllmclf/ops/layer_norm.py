@@ -35,6 +35,11 @@ def layer_norm(
     -------
     tensor, shape [rows, width]
         With ``residual``: (the norm of the sum, the sum).
+
+    Raises
+    ------
+    UsageError
+        If shapes don't fit each other, or the chosen backend can't compute this.
     """
     if (
         x.dim() != 2

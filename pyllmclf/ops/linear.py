@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..errors import UsageError
 from . import reference
 from .dispatch import implementation
 from .gradients import KeptGradient, kept_gradient
@@ -28,10 +29,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns
     -------
     tensor, shape [rows, out]
+
+    Raises
+    ------
+    UsageError
+        If shapes don't fit each other, or the chosen backend can't compute this.
     """
-    if implementation("linear", x, weight, bias) == "native" and x.dim() == 2:
+    check_shapes("linear", x, weight, bias)
+    if implementation("linear", x, weight, bias) == "native":
         return LinearFunction.apply(x, weight, bias)
     return reference.linear(x, weight, bias)
+
+
+def check_shapes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises :class:`UsageError` unless x is [rows, in], weight [out, in] and bias [out]."""
+    fits = x.dim() == weight.dim() == 2 and x.shape[1] == weight.shape[1]
+    if not fits or (bias is not None and bias.shape != weight.shape[:1]):
+        shapes = [tuple(t.shape) for t in (x, weight, bias) if t is not None]
+        raise UsageError(f"{op}: shapes {shapes} of rows, weight (and bias) don't fit.")
 
 
 @cache
@@ -45,7 +60,8 @@ def _onednn_is_faster() -> bool:
 
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
-    return min(len(x), *weight.shape) >= ONEDNN_MIN_SIZE and _onednn_is_faster()
+    large = min(len(x), *weight.shape) >= ONEDNN_MIN_SIZE
+    return large and _onednn_is_faster() and bool(torch.backends.mkldnn.enabled)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from ..errors import UsageError
 from . import native, reference
 from .dispatch import implementation
 from .dropout import DropoutKey
-from .linear import input_gradient, product
+from .linear import check_shapes, input_gradient, product
 
 
 def lora_linear(
@@ -42,10 +42,19 @@ def lora_linear(
     Returns
     -------
     tensor, shape [rows, out]
+
+    Raises
+    ------
+    UsageError
+        If shapes don't fit each other, dropout is asked for without a key, or the chosen backend can't compute this.
     """
+    check_shapes("lora_linear", x, weight, bias)
+    if (*lora_b.shape, *lora_a.shape) != (weight.shape[0], lora_a.shape[0], lora_a.shape[0], weight.shape[1]):
+        shapes = f"{tuple(lora_a.shape)} and {tuple(lora_b.shape)}"
+        raise UsageError(f"lora_linear: A and B of shapes {shapes} don't fit a weight of shape {tuple(weight.shape)}.")
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("lora_linear: dropout needs a dropout_key.")
-    if implementation("lora_linear", x, weight, bias, lora_a, lora_b) == "native" and x.dim() == 2:
+    if implementation("lora_linear", x, weight, bias, lora_a, lora_b) == "native":
         return LoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, dropout_p, dropout_key)
     return reference.lora_linear(
         x, weight, bias, lora_a, lora_b, scaling=scaling, dropout_p=dropout_p, dropout_key=dropout_key

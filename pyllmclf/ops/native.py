@@ -176,10 +176,10 @@ class AttentionShape:
         head_dim: int,
         scale: float,
         causal: bool,
-        query_positions: Tensor | None,
-        window: tuple[int, int] | None,
-        dropout_p: float,
-        dropout_key: DropoutKey | None,
+        query_positions: Tensor | None = None,
+        window: tuple[int, int] | None = None,
+        dropout_p: float = 0.0,
+        dropout_key: DropoutKey | None = None,
     ) -> None:
         self.heads, self.rows_q = heads, rows_q
         offsets = [_indices(cu_seqlens_q), _indices(cu_seqlens_k)]

@@ -27,9 +27,7 @@ def _place(x: Tensor) -> tuple[int, int, int]:
 
 
 def _scratch(x: Tensor, width: int) -> Tensor:
-    return x.new_empty(
-        _C.cuda_sum_blocks(x.shape[0] if x.dim() == 2 else _flat_shape(x)[0]), width, dtype=torch.float32
-    )
+    return x.new_empty(_C.cuda_sum_blocks(_flat_shape(x)[0]), width, dtype=torch.float32)
 
 
 def layer_norm_forward(

@@ -1,7 +1,7 @@
 """Every op in plain torch: the oracle of the tests and the fallback of every backend.
 
-Attention, norms, GELU and mean pooling of half-precision inputs are computed in fp32 and rounded once at the end;
-linear layers, sums of embeddings and dropout are computed in the dtype of their inputs.
+Attention, norms, GELU, mean pooling and cross-entropy of half-precision inputs are computed in fp32 and rounded once at
+the end; linear layers, sums of embeddings and dropout are computed in the dtype of their inputs.
 """
 
 from __future__ import annotations
@@ -184,6 +184,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int])
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """Sum of weight[label] * -log softmax(logits)[label] over the rows."""
     logits = _wide(logits)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, labels, class_weight, reduction="sum")

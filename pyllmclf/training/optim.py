@@ -19,7 +19,9 @@ def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSetting
 
 
 class StepInBackward:
-    """Takes AdamW's step for each parameter in the backward pass, as soon as its gradient is complete.
+    """Takes AdamW's step for each parameter in a backward pass, as soon as its gradient is complete.
+
+    ``with steps: loss.backward()``; a backward pass outside of the block is refused.
 
     The same bits as ``optimizer.step()`` afterwards, on the same state, without memory for the gradients: each is used
     while it is in the caches, and gone then. Not for clipping by the norm of all gradients, accumulation over several
@@ -34,7 +36,7 @@ class StepInBackward:
     def __init__(self, optimizer: torch.optim.AdamW) -> None:
         self._optimizer = optimizer
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
-        self._done: set[nn.Parameter] = set()
+        self._done: set[nn.Parameter] | None = None  # None: outside of the block
         # Made now, all in one place: made in the first backward pass, they would lie between its activations, and the
         # allocator could not use that memory well afterwards (3 % of the peak).
         for parameter in self._groups:
@@ -43,9 +45,11 @@ class StepInBackward:
         ops.keep_gradients(self._groups, self._update)
         self._hooks = [p.register_post_accumulate_grad_hook(self._from_autograd) for p in self._groups]
 
-    def begin(self) -> None:
-        """Before each backward pass."""
-        self._done.clear()
+    def __enter__(self) -> None:
+        self._done = set()
+
+    def __exit__(self, *error: object) -> None:
+        self._done = None
 
     def close(self) -> None:
         """Lets go of the parameters: gradients are left in ``.grad`` again."""
@@ -68,6 +72,8 @@ class StepInBackward:
 
     @torch.no_grad()
     def _update(self, parameter: nn.Parameter, parts: Iterable[tuple[slice, torch.Tensor]]) -> None:
+        if self._done is None:
+            raise RuntimeError("a backward pass outside of the training step, in which these parameters change")
         if parameter in self._done:
             raise RuntimeError("a parameter got two gradients in one backward pass; it must be used once")
         self._done.add(parameter)

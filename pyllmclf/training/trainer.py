@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -230,8 +231,8 @@ class Trainer:
                 loss = ops.cross_entropy(logits, batch.labels)
             if self._in_backward is not None:
                 self._check_loss(float(loss.detach()) / total, micro_batches)
-                self._in_backward.begin()
-            self.scaler.scale(loss / total).backward()
+            with self._in_backward or nullcontext():
+                self.scaler.scale(loss / total).backward()
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()
         mean_loss = float(loss_sum) / total

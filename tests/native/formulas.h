@@ -124,31 +124,58 @@ struct Attention {
   Numbers out, dq, dk, dv;
 };
 
-// One text and one head: q [queries, depth], k and v [keys, depth]; positions of the queries.
-inline Attention attention(const Numbers& q, const Numbers& k, const Numbers& v, const Numbers& dout, int64_t depth,
-                           const std::vector<std::int32_t>& positions, bool causal, double scale) {
+// Which keys a query sees: those of its window (-1: all), with `causal` none behind its own position.
+struct Mask {
+  bool causal;
+  int64_t window_left, window_right;
+  bool sees(int64_t position, int64_t key) const {
+    if (causal && key > position) return false;
+    if (window_left >= 0 && key < position - window_left) return false;
+    return window_right < 0 || key <= position + window_right;
+  }
+};
+
+// Philox4x32-10 (Salmon et al. 2011): word `element` % 4 of block `element` / 4.
+inline std::uint32_t philox(std::uint32_t element, std::uint32_t c1, std::uint32_t c2, std::uint32_t c3,
+                            std::uint32_t k0, std::uint32_t k1) {
+  std::uint32_t c[4] = {element / 4, c1, c2, c3};
+  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+    const std::uint64_t low = 0xD2511F53ull * c[0], high = 0xCD9E8D57ull * c[2];
+    const std::uint32_t next[4] = {static_cast<std::uint32_t>(high >> 32) ^ c[1] ^ k0, static_cast<std::uint32_t>(high),
+                                   static_cast<std::uint32_t>(low >> 32) ^ c[3] ^ k1, static_cast<std::uint32_t>(low)};
+    for (int i = 0; i < 4; ++i) c[i] = next[i];
+  }
+  return c[element % 4];
+}
+
+// One text and one head: q [queries, depth], k and v [keys, depth]; positions of the queries; factor(query, key) of
+// the probabilities.
+template <typename Factor>
+Attention attention(const Numbers& q, const Numbers& k, const Numbers& v, const Numbers& dout, int64_t depth,
+                    const std::vector<std::int32_t>& positions, const Mask& mask, double scale, const Factor& factor) {
   const int64_t queries = static_cast<int64_t>(positions.size()), keys = static_cast<int64_t>(k.size()) / depth;
   Attention result{Numbers(q.size()), Numbers(q.size()), Numbers(k.size()), Numbers(k.size())};
   for (int64_t i = 0; i < queries; ++i) {
-    const int64_t seen = causal ? std::min<int64_t>(keys, positions[static_cast<size_t>(i)] + 1) : keys;
-    Numbers p(static_cast<size_t>(seen)), dp(static_cast<size_t>(seen));
+    Numbers p(static_cast<size_t>(keys)), dp(static_cast<size_t>(keys));
     double total = 0.0, delta = 0.0;
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = 0; j < keys; ++j) {
+      if (!mask.sees(positions[static_cast<size_t>(i)], j)) continue;
       double score = 0.0;
       for (int64_t d = 0; d < depth; ++d) score += scale * q[at(i, depth, d)] * k[at(j, depth, d)];
       total += p[static_cast<size_t>(j)] = std::exp(score);
     }
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = 0; j < keys; ++j) {
       const size_t key = static_cast<size_t>(j);
+      const double kept = factor(i, j);
       p[key] /= total;
       for (int64_t d = 0; d < depth; ++d) {
-        result.out[at(i, depth, d)] += p[key] * v[at(j, depth, d)];
-        result.dv[at(j, depth, d)] += p[key] * dout[at(i, depth, d)];
-        dp[key] += dout[at(i, depth, d)] * v[at(j, depth, d)];
+        result.out[at(i, depth, d)] += kept * p[key] * v[at(j, depth, d)];
+        result.dv[at(j, depth, d)] += kept * p[key] * dout[at(i, depth, d)];
+        dp[key] += kept * dout[at(i, depth, d)] * v[at(j, depth, d)];
       }
       delta += p[key] * dp[key];
     }
-    for (int64_t j = 0; j < seen; ++j) {
+    for (int64_t j = 0; j < keys; ++j) {
       const double ds = p[static_cast<size_t>(j)] * (dp[static_cast<size_t>(j)] - delta) * scale;
       for (int64_t d = 0; d < depth; ++d) {
         result.dq[at(i, depth, d)] += ds * k[at(j, depth, d)];

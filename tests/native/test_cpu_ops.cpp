@@ -66,7 +66,12 @@ void test_layer_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused,
         args.ds = frozen.data();
         args.dweight = args.dbias = nullptr;
         check::that(ops.layer_norm_backward(args), what + ": memory");
-        return std::vector<Floats>{y, sum, ds, dweight, dbias, frozen};
+        Floats dweight_alone = nans<float>(width), dbias_alone = dweight_alone;
+        args.ds = nullptr;
+        args.dweight = dweight_alone.data();
+        args.dbias = dbias_alone.data();
+        check::that(ops.layer_norm_backward(args), what + ": memory");
+        return std::vector<Floats>{y, sum, ds, dweight, dbias, frozen, dweight_alone, dbias_alone};
       },
       what);
   check::close(found[0], expected.y, kTolerance, what + ": y");
@@ -75,6 +80,8 @@ void test_layer_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused,
   check::close(found[3], expected.dweight, kTolerance, what + ": dweight");
   check::close(found[4], expected.dbias, kTolerance, what + ": dbias");
   check::close(found[5], expected.ds, kTolerance, what + ": ds of frozen parameters");
+  check::close(found[6], expected.dweight, kTolerance, what + ": dweight of a frozen input");
+  check::close(found[7], expected.dbias, kTolerance, what + ": dbias of a frozen input");
 }
 
 void test_gelu(const CpuOps& ops, int64_t rows, int64_t width, bool tanh, bool with_bias, const std::string& build) {
@@ -125,13 +132,18 @@ void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::s
         args.rstd = rstd.data();
         ops.embedding_forward(args);
         ops.embedding_backward({dy.data(), ids.data(), dtable.data(), rows, width, threads});
-        return std::vector<Floats>{y, norm, dtable};
+        Floats dtype = type;
+        ops.embedding_backward({dy.data(), nullptr, dtype.data(), rows, width, threads});
+        return std::vector<Floats>{y, norm, dtable, dtype};
       },
       what);
   check::close(found[0], sum, kTolerance, what + ": sum");
   check::close(found[1], normed.y, kTolerance, what + ": norm");
   check::close(found[2], formulas::embedding_backward(ids, as_double(dy), as_double(token), width), kTolerance,
                what + ": dtable");
+  const std::vector<int32_t> zeros(ids.size());
+  check::close(found[3], formulas::embedding_backward(zeros, as_double(dy), as_double(type), width), kTolerance,
+               what + ": dtable without an index");
 }
 
 void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::string& build) {
@@ -158,70 +170,109 @@ void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::str
   }
 }
 
-// Texts of the given lengths; with `queries` rows of each taken as queries (0: all), at its end.
-void test_attention(const CpuOps& ops, const std::vector<int32_t>& lengths, int64_t heads, int64_t depth, bool causal,
-                    int32_t queries, const std::string& build) {
-  const std::string what = build + " attention of " + std::to_string(lengths.size()) + " texts, head_dim " +
-                           std::to_string(depth) + (causal ? ", causal" : "") + (queries ? ", last rows" : "");
+// Columns [first, first + count) of rows of `width`.
+Floats columns(const Floats& x, int64_t width, int64_t first, int64_t count) {
+  Floats out;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const int64_t column = static_cast<int64_t>(i) % width;
+    if (column >= first && column < first + count) out.push_back(x[i]);
+  }
+  return out;
+}
+
+struct AttentionCase {
+  std::vector<int32_t> lengths;
+  int64_t heads, depth;
+  formulas::Mask mask;
+  int32_t queries = 0;   // rows of each text that are queries, at its end; 0: all
+  bool dropout = false;  // a quarter
+};
+
+// q, k, v and their gradients lie side by side where all rows are queries.
+void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string& build) {
+  const std::string what = build + " attention of " + std::to_string(c.lengths.size()) + " texts, head_dim " +
+                           std::to_string(c.depth) + (c.mask.causal ? ", causal" : "") +
+                           (c.mask.window_left >= 0 ? ", window" : "") + (c.queries ? ", last rows" : "") +
+                           (c.dropout ? ", dropout" : "");
   check::Random random(4);
   std::vector<int32_t> cu_q = {0}, cu_k = {0}, positions;
-  for (const int32_t length : lengths) {
-    const int32_t count = queries ? std::min(queries, length) : length;
+  std::vector<int64_t> examples;
+  for (const int32_t length : c.lengths) {
+    const int32_t count = c.queries ? std::min(c.queries, length) : length;
     for (int32_t i = length - count; i < length; ++i) positions.push_back(i);
     cu_q.push_back(cu_q.back() + count);
     cu_k.push_back(cu_k.back() + length);
+    examples.push_back(1000 + length);
   }
-  const int64_t rows_q = cu_q.back(), rows_k = cu_k.back(), row = heads * depth;
-  const Floats q = random.normal(rows_q * row), k = random.normal(rows_k * row), v = random.normal(rows_k * row);
-  const Floats dout = random.normal(rows_q * row);
-  const float scale = 1.0f / std::sqrt(static_cast<float>(depth));
+  const int64_t rows_q = cu_q.back(), rows_k = cu_k.back(), row = c.heads * c.depth, stride = 3 * row;
+  const Floats q = random.normal(rows_q * stride), kv = random.normal(rows_k * stride),
+               dout = random.normal(rows_q * row);
+  pyllmclf::AttentionShape shape = {};
+  shape.cu_seqlens_q = cu_q.data();
+  shape.cu_seqlens_k = cu_k.data();
+  shape.query_positions = c.queries ? positions.data() : nullptr;
+  shape.example_ids = examples.data();
+  shape.texts = static_cast<int64_t>(c.lengths.size());
+  shape.heads = c.heads;
+  shape.head_dim = c.depth;
+  shape.scale = 1.0f / std::sqrt(static_cast<float>(c.depth));
+  shape.causal = c.mask.causal;
+  shape.window_left = c.mask.window_left;
+  shape.window_right = c.mask.window_right;
+  if (c.dropout) shape.dropout = {1, 2, 3, 0x40000000u, 1.0f / 0.75f};
 
   const auto found = same_bits(
       [&](int threads) {
-        Floats out = nans<float>(rows_q * row), dq = out, dk = nans<float>(rows_k * row), dv = dk;
-        Floats log_sum_exp = nans<float>(heads * rows_q);
-        pyllmclf::AttentionShape shape = {};
-        shape.cu_seqlens_q = cu_q.data();
-        shape.cu_seqlens_k = cu_k.data();
-        shape.query_positions = queries ? positions.data() : nullptr;
-        shape.texts = static_cast<int64_t>(lengths.size());
-        shape.heads = heads;
-        shape.head_dim = depth;
-        shape.scale = scale;
-        shape.causal = causal;
-        shape.window_left = shape.window_right = -1;
-        shape.threads = threads;
-        const auto heads_of = [&](const Floats& x) { return pyllmclf::Heads{x.data(), row, depth}; };
-        const auto written = [&](Floats& x) { return pyllmclf::MutableHeads{x.data(), row, depth}; };
-        check::that(
-            ops.attention_forward({shape, heads_of(q), heads_of(k), heads_of(v), written(out), log_sum_exp.data()}),
-            what + ": memory");
-        check::that(ops.attention_backward({shape, heads_of(q), heads_of(k), heads_of(v), heads_of(out), heads_of(dout),
-                                            log_sum_exp.data(), written(dq), written(dk), written(dv)}),
+        Floats out = nans<float>(rows_q * row), dq = nans<float>(rows_q * stride), dkv = nans<float>(rows_k * stride);
+        Floats log_sum_exp = nans<float>(c.heads * rows_q);
+        pyllmclf::AttentionShape s = shape;
+        s.threads = threads;
+        const auto part = [&](const Floats& x, int64_t i) {
+          return pyllmclf::Heads{x.data() + i * row, stride, c.depth};
+        };
+        const auto written = [&](Floats& x, int64_t i) {
+          return pyllmclf::MutableHeads{x.data() + i * row, stride, c.depth};
+        };
+        const pyllmclf::Heads outputs = {out.data(), row, c.depth}, douts = {dout.data(), row, c.depth};
+        check::that(ops.attention_forward(
+                        {s, part(q, 0), part(kv, 1), part(kv, 2), {out.data(), row, c.depth}, log_sum_exp.data()}),
                     what + ": memory");
-        return std::vector<Floats>{out, dq, dk, dv};
+        check::that(ops.attention_backward({s, part(q, 0), part(kv, 1), part(kv, 2), outputs, douts, log_sum_exp.data(),
+                                            written(dq, 0), written(dkv, 1), written(dkv, 2)}),
+                    what + ": memory");
+        return std::vector<Floats>{out, columns(dq, stride, 0, row), columns(dkv, stride, row, row),
+                                   columns(dkv, stride, 2 * row, row)};
       },
       what);
 
-  std::vector<double> out(q.size()), dq(q.size()), dk(k.size()), dv(k.size());
-  for (std::size_t t = 0; t < lengths.size(); ++t) {
-    for (int64_t head = 0; head < heads; ++head) {
-      const auto part = [&](const Floats& x, const std::vector<int32_t>& cu) {
+  std::vector<double> out(formulas::at(rows_q, row, 0)), dq = out, dk(formulas::at(rows_k, row, 0)), dv = dk;
+  for (std::size_t t = 0; t < c.lengths.size(); ++t) {
+    for (int64_t head = 0; head < c.heads; ++head) {
+      const auto part = [&](const Floats& x, int64_t width, int64_t first, const std::vector<int32_t>& cu) {
         std::vector<double> rows;
         for (int64_t i = cu[t]; i < cu[t + 1]; ++i) {
-          for (int64_t d = 0; d < depth; ++d) rows.push_back(x[formulas::at(i, row, head * depth + d)]);
+          for (int64_t d = 0; d < c.depth; ++d) rows.push_back(x[formulas::at(i, width, first + head * c.depth + d)]);
         }
         return rows;
       };
       const auto put = [&](const std::vector<double>& rows, std::vector<double>& x, const std::vector<int32_t>& cu) {
         for (std::size_t i = 0; i < rows.size(); ++i) {
           const int64_t at = static_cast<int64_t>(i);
-          x[formulas::at(cu[t] + at / depth, row, head * depth + at % depth)] = rows[i];
+          x[formulas::at(cu[t] + at / c.depth, row, head * c.depth + at % c.depth)] = rows[i];
         }
       };
       const std::vector<int32_t> own(positions.begin() + cu_q[t], positions.begin() + cu_q[t + 1]);
-      const auto one =
-          formulas::attention(part(q, cu_q), part(k, cu_k), part(v, cu_k), part(dout, cu_q), depth, own, causal, scale);
+      const auto factor = [&](int64_t query, int64_t key) {
+        if (!c.dropout) return 1.0;
+        const auto stream = shape.dropout.stream | static_cast<std::uint32_t>(head) << 16;
+        const std::uint32_t word = formulas::philox(
+            static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(own[static_cast<std::size_t>(query)]),
+            static_cast<std::uint32_t>(examples[t]), stream, shape.dropout.seed, shape.dropout.step);
+        return word >= shape.dropout.threshold ? 1.0 / 0.75 : 0.0;
+      };
+      const auto one = formulas::attention(part(q, stride, 0, cu_q), part(kv, stride, row, cu_k),
+                                           part(kv, stride, 2 * row, cu_k), part(dout, row, 0, cu_q), c.depth, own,
+                                           c.mask, 1.0 / std::sqrt(static_cast<double>(c.depth)), factor);
       put(one.out, out, cu_q);
       put(one.dq, dq, cu_q);
       put(one.dk, dk, cu_k);
@@ -260,10 +311,14 @@ int main() {
     test_dropout(ops, 3, 5, name);
     test_dropout(ops, 200, 768, name);
     for (const bool causal : {false, true}) {
-      for (const int64_t depth : {7, 16, 64, 80, 256}) test_attention(ops, {33, 1, 70}, 2, depth, causal, 0, name);
-      test_attention(ops, {600, 30}, 1, 64, causal, 0, name);  // several chunks of queries and of keys
-      test_attention(ops, {33, 1, 5}, 3, 16, causal, 1, name);
-      test_attention(ops, {}, 1, 8, causal, 0, name);
+      const formulas::Mask mask = {causal, -1, -1}, window = {causal, 40, 3};
+      for (const int64_t depth : {7, 16, 64, 80, 256}) test_attention(ops, {{33, 1, 70}, 2, depth, mask}, name);
+      test_attention(ops, {{600, 30}, 1, 64, mask}, name);  // several chunks of queries and of keys
+      test_attention(ops, {{33, 1, 5}, 3, 16, mask, 1}, name);
+      test_attention(ops, {{}, 1, 8, mask}, name);
+      test_attention(ops, {{150, 2}, 2, 16, window}, name);
+      test_attention(ops, {{150, 2}, 2, 16, mask, 0, true}, name);
+      test_attention(ops, {{150, 2}, 2, 16, window, 5, true}, name);
     }
     std::printf("%s done\n", name.c_str());
   }

@@ -1,0 +1,142 @@
+// What attention is cut into: texts, tasks of queries or keys, the keys that a query sees, packed tiles.
+#pragma once
+
+#include <stdlib.h>
+
+#include "ops.h"
+#include "philox.h"
+#include "simd.h"
+
+namespace pyllmclf {
+namespace PYLLMCLF_SIMD {
+
+constexpr int64_t kQueryBlock = 24;   // rows of a tile of scores, a multiple of kTileRows
+constexpr int64_t kKeyBlock = 64;     // columns of a tile of scores
+constexpr int64_t kQueryChunk = 192;  // queries of a forward task, which share the packed keys
+constexpr int64_t kKeyChunk = 512;    // keys of a backward task
+// Multiplications of a call below which one thread does it alone.
+constexpr int64_t kGrain = 200000;
+
+inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
+inline int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
+inline int64_t at_least(int64_t x, int64_t limit) { return x > limit ? x : limit; }
+
+struct Task {
+  int64_t text, head, chunk;
+};
+
+struct Text {
+  int64_t q_begin, q_count, k_begin, k_count;
+};
+
+inline Text text_of(const AttentionShape& s, int64_t i) {
+  return {s.cu_seqlens_q[i], s.cu_seqlens_q[i + 1] - s.cu_seqlens_q[i], s.cu_seqlens_k[i],
+          s.cu_seqlens_k[i + 1] - s.cu_seqlens_k[i]};
+}
+
+inline int64_t position_of(const AttentionShape& s, const Text& text, int64_t query) {
+  return s.query_positions ? s.query_positions[text.q_begin + query] : query;
+}
+
+// Keys [begin, end) that a query sees.
+struct Keys {
+  int64_t begin, end;
+};
+
+inline Keys keys_of(const AttentionShape& s, const Text& text, int64_t query) {
+  const int64_t position = position_of(s, text, query);
+  Keys keys = {0, text.k_count};
+  if (s.causal) keys.end = at_most(keys.end, position + 1);
+  if (s.window_right >= 0) keys.end = at_most(keys.end, position + s.window_right + 1);
+  if (s.window_left >= 0) keys.begin = at_least(0, position - s.window_left);
+  return keys;
+}
+
+// Keys that any of the queries [begin, end) sees; empty if none sees any.
+inline Keys keys_of(const AttentionShape& s, const Text& text, int64_t begin, int64_t end) {
+  Keys all = {text.k_count, 0};
+  for (int64_t i = begin; i < end; ++i) {
+    const Keys keys = keys_of(s, text, i);
+    all = {at_most(all.begin, keys.begin), at_least(all.end, keys.end)};
+  }
+  return all;
+}
+
+// All tasks; texts are cut into chunks of `chunk` queries or keys. Null if memory is not to be had.
+inline Task* list_tasks(const AttentionShape& s, const int32_t* cu_seqlens, int64_t chunk, int64_t* count) {
+  int64_t n = 0;
+  for (int64_t t = 0; t < s.texts; ++t) n += s.heads * ((cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk);
+  *count = n;
+  Task* tasks = static_cast<Task*>(malloc(static_cast<size_t>(n + 1) * sizeof(Task)));
+  if (!tasks) return nullptr;
+  n = 0;
+  for (int64_t t = 0; t < s.texts; ++t) {
+    const int64_t chunks = (cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk;
+    for (int64_t c = 0; c < chunks; ++c) {
+      for (int64_t h = 0; h < s.heads; ++h) tasks[n++] = {t, h, c};
+    }
+  }
+  return tasks;
+}
+
+inline int thread_count(const AttentionShape& s) {
+  int64_t work = 0;
+  for (int64_t t = 0; t < s.texts; ++t) {
+    const Text text = text_of(s, t);
+    work += text.q_count * text.k_count * s.heads * s.head_dim;
+  }
+  return work < kGrain ? 1 : s.threads;
+}
+
+// Rows [begin, begin + count) of a head, times `scale`, into packed[count][depth]; columns beyond head_dim are zero.
+inline void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
+                      float scale, float* packed) {
+  for (int64_t i = 0; i < count; ++i) {
+    float* row = packed + i * depth;
+    const float* from = x.data + (begin + i) * x.row_stride + head * x.head_stride;
+    for (int64_t d = 0; d < head_dim; ++d) row[d] = from[d] * scale;
+    for (int64_t d = head_dim; d < depth; ++d) row[d] = 0.0f;
+  }
+}
+
+// The same block turned: packed[depth][kKeyBlock]; of the columns, as many as vectors of `count` keys have.
+inline void pack_columns(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
+                         float* packed) {
+  const int64_t columns = round_up(count, kLanes);
+  for (int64_t j = 0; j < columns; j += kTurned) {
+    const float* from = x.data + (begin + j) * x.row_stride + head * x.head_stride;
+    for (int64_t d = 0; d < depth; d += kTurned) {
+      float* to = packed + d * kKeyBlock + j;
+      if (j + kTurned <= count && d + kTurned <= head_dim) {
+        turn(from + d, x.row_stride, to, kKeyBlock);
+        continue;
+      }
+      for (int64_t dd = 0; dd < kTurned; ++dd) {
+        for (int64_t jj = 0; jj < kTurned; ++jj) {
+          const bool inside = j + jj < count && d + dd < head_dim;
+          to[dd * kKeyBlock + jj] = inside ? from[jj * x.row_stride + d + dd] : 0.0f;
+        }
+      }
+    }
+  }
+}
+
+// Lanes of a vector of key indices that lie in [begin, end).
+PYLLMCLF_INLINE IntVec inside(int64_t key, Keys keys) {
+  IntVec index;
+  for (int i = 0; i < kLanes; ++i) index[i] = i;
+  index += static_cast<int32_t>(key);
+  return (index >= static_cast<int32_t>(keys.begin)) & (index < static_cast<int32_t>(keys.end));
+}
+
+// Factors of dropout, 0 or `scale`, of the probabilities of one query and the keys of a block.
+inline void dropout_factors(const AttentionShape& s, const Task& task, int64_t position, int64_t key, float* factors) {
+  uint32_t words[kPhiloxWords];
+  static_assert(kPhiloxWords == kKeyBlock, "one call of the generator makes the words of one block");
+  philox(s.dropout, s.dropout.stream | static_cast<uint32_t>(task.head) << 16,
+         static_cast<uint32_t>(s.example_ids[task.text]), static_cast<uint32_t>(position), key, words);
+  for (int64_t j = 0; j < kKeyBlock; ++j) factors[j] = words[j] >= s.dropout.threshold ? s.dropout.scale : 0.0f;
+}
+
+}  // namespace PYLLMCLF_SIMD
+}  // namespace pyllmclf

@@ -1,0 +1,161 @@
+"""Attention in every backend against its formula in float64: outputs and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import ATTENTION, DTYPES, AttentionCase, offsets, relative_error
+from formulas import attention_formula, compare
+from torch import Tensor
+
+from pyllmclf import UsageError, ops
+from pyllmclf.ops import native
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_attention(case: AttentionCase, dtype: torch.dtype, backend: str, generator: torch.Generator) -> None:
+    cu, longest = offsets(case.lengths), max(case.lengths, default=0)
+    shape = (sum(case.lengths), case.heads, case.head_dim)
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
+    compare(
+        lambda q, k, v: ops.attention(q, k, v, cu, cu, longest, longest, causal=case.causal),
+        lambda q, k, v: attention_formula(q, k, v, case.lengths, case.causal),
+        inputs,
+        dtype,
+    )
+
+
+def test_attention_reads_views(backend: str, generator: torch.Generator) -> None:
+    """q, k and v may be views into one tensor, by rows or turned; the output's gradient may be expanded or turned."""
+    qkv = torch.randn(22, 3 * 32, generator=generator).requires_grad_()
+    cu = offsets((17, 5))
+    views = [t.unflatten(1, (4, 8)) for t in qkv.chunk(3, dim=1)]
+    turned = [t.transpose(0, 2).contiguous().transpose(0, 2) for t in views]
+    plain = [t.contiguous() for t in views]
+    factors = [torch.randn(22, 1, 1, generator=generator).expand(22, 4, 8), torch.randn(8, 4, 22).transpose(0, 2)]
+    for factor in factors:
+        results = []
+        for parts in (plain, views, turned):
+            out = ops.attention(*parts, cu, cu, 17, 17, causal=True)
+            results.append((out, *torch.autograd.grad(out, qkv, factor)))
+        for others in results[1:]:
+            for found, expected in zip(others, results[0], strict=True):
+                assert relative_error(found.detach(), expected.detach()) < 1e-6
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_of_some_rows(causal: bool, backend: str, generator: torch.Generator) -> None:
+    """Queries that are a subset of the rows give the rows of the full result."""
+    lengths = (17, 1, 6)
+    q, k, v = (torch.randn(24, 2, 16, generator=generator) for _ in range(3))
+    cu = offsets(lengths)
+    full = ops.attention(q, k, v, cu, cu, 17, 17, causal=causal)
+    rows = torch.tensor([3, 16, 17, 20, 23])
+    positions = torch.tensor([3, 16, 0, 2, 5], dtype=torch.int32)
+    some = ops.attention(q[rows], k, v, offsets((2, 1, 2)), cu, 2, 17, causal=causal, query_positions=positions)
+    assert relative_error(some, full[rows]) < 1e-6
+
+
+@pytest.mark.parametrize("rows", [9, 300])
+def test_attention_window(rows: int, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
+    inputs = [torch.randn(rows, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
+    cu = offsets((rows,))
+
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        distance = torch.arange(rows)[None, :] - torch.arange(rows)[:, None]
+        scores = torch.einsum("qhd,khd->hqk", q, k) / 2.0
+        scores = scores.masked_fill((distance < -2) | (distance > 1), -torch.inf)
+        return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
+
+    compare(
+        lambda q, k, v: ops.attention(q, k, v, cu, cu, rows, rows, causal=False, window=(2, 1)),
+        formula,
+        inputs,
+        dtype_of,
+    )
+
+
+def test_attention_scale(backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
+    inputs = [torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
+    cu = offsets((9,))
+    compare(
+        lambda q, k, v: ops.attention(q, k, v, cu, cu, 9, 9, causal=False, scale=1.0),
+        lambda q, k, v: attention_formula(2.0 * q, k, v, (9,), False),
+        inputs,
+        dtype_of,
+    )
+
+
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_attention_packed(case: AttentionCase, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
+    """A fused projection gives what its parts give, and one gradient."""
+    cu, longest, width = offsets(case.lengths), max(case.lengths, default=0), case.heads * case.head_dim
+    qkv = torch.randn(sum(case.lengths), 3 * width, generator=generator, dtype=torch.float64)
+
+    def formula(qkv: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(1, (case.heads, case.head_dim)) for t in qkv.chunk(3, dim=1))
+        return attention_formula(q, k, v, case.lengths, case.causal).flatten(1)
+
+    compare(
+        lambda qkv: ops.attention_packed(qkv, cu, longest, heads=case.heads, causal=case.causal),
+        formula,
+        [qkv],
+        dtype_of,
+    )
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_gradients_of_some_rows(
+    causal: bool, backend: str, dtype_of: torch.dtype, generator: torch.Generator
+) -> None:
+    """Texts of several blocks of keys, read by a few queries, one of them by none."""
+    lengths, counts = (700, 1, 90, 5), (3, 1, 2, 0)
+    rows = torch.tensor([0, 511, 699, 700, 701, 790])
+    positions = torch.tensor([0, 511, 699, 0, 0, 89], dtype=torch.int32)
+    q = torch.randn(6, 2, 16, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 796, 2, 16, generator=generator, dtype=torch.float64)
+
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        full = torch.zeros(796, 2, 16, dtype=torch.float64).index_copy(0, rows, q)
+        return attention_formula(full, k, v, lengths, causal)[rows]
+
+    compare(
+        lambda q, k, v: ops.attention(
+            q, k, v, offsets(counts), offsets(lengths), 3, 700, causal=causal, query_positions=positions
+        ),
+        formula,
+        [q, k, v],
+        dtype_of,
+    )
+
+
+def test_attention_refuses_what_does_not_fit() -> None:
+    x = torch.zeros(4, 2, 8)
+    cu = offsets((4,))
+    with pytest.raises(UsageError, match="shapes"):
+        ops.attention(x, x[:, :1], x[:, :1], cu, cu, 4, 4, causal=True)
+    with pytest.raises(UsageError, match="numbers of texts"):
+        ops.attention(x, x, x, cu, offsets((2, 2)), 4, 4, causal=True)
+    with pytest.raises(UsageError, match="query_positions"):
+        ops.attention(x[:1], x, x, offsets((1,)), cu, 1, 4, causal=True)
+    with pytest.raises(UsageError, match="query_positions"):
+        ops.attention(x, x, x, offsets((1, 3)), offsets((3, 1)), 3, 3, causal=True)
+    for window in ((-1, 0), (3, -2)):
+        with pytest.raises(UsageError, match="negative"):
+            ops.attention(x, x, x, cu, cu, 4, 4, causal=True, window=window)
+    with pytest.raises(UsageError, match="dropout_key"):
+        ops.attention(x, x, x, cu, cu, 4, 4, causal=True, dropout_p=0.1)
+
+
+def test_native_head_dim_limit() -> None:
+    """Heads that are too wide for the native core take another way, or are refused where it was asked for."""
+    x = torch.randn(3, 1, native.MAX_HEAD_DIM + 1, generator=torch.Generator().manual_seed(1))
+    cu = offsets((3,))
+    with ops.use_backend("native"):
+        with pytest.raises(UsageError, match="head_dim of 257"):
+            ops.attention(x, x, x, cu, cu, 3, 3, causal=True)
+        with pytest.raises(UsageError, match="head_dim of 257"):
+            ops.attention_packed(torch.cat([x, x, x], 1).flatten(1), cu, 3, heads=1, causal=True)
+    found = ops.attention(x, x, x, cu, cu, 3, 3, causal=True)
+    assert relative_error(found, attention_formula(*[x.double()] * 3, (3,), True)) < 1e-5

@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: install develop test sanitize lint format bench dist clean
+.PHONY: install develop test sanitize aot lint format bench dist clean
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt .
@@ -14,6 +14,10 @@ test:
 
 sanitize:
 	tests/native/sanitize.sh
+
+# Every Triton configuration for every architecture, without a GPU; the table of what they take.
+aot:
+	$(PYTHON) bench/aot.py bench/results/aot
 
 lint:
 	ruff check .

@@ -1,6 +1,6 @@
 """The native CUDA ops, forward and backward, against torch's own kernels; on a machine with a GPU.
 
-A round is 20 calls in a row, so that the launches and not the wait for the device are timed. Rates count the bytes of
+Rates count the bytes of
 the tensors that an op reads and writes once.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from calls import CALLS, ROUNDS, WARMUP, forward, gradient, leaf
 from conftest import Peaks, Work
 from torch import Tensor
 
@@ -24,25 +25,6 @@ pytestmark = pytest.mark.skipif(
 ROWS = (240, 2432, 65536)  # 8 texts of SMS Spam, 8 of IMDb, and a batch that fills the device
 WIDTHS = (768, 1600)
 DTYPES = (torch.float32, torch.bfloat16)
-CALLS = 20
-ROUNDS = 15
-
-
-def gradient(function: Callable[[], Tensor | tuple[Tensor, ...]], inputs: list[Tensor], backend: str) -> Callable:
-    """CALLS times forward and backward; gradients are returned, not added to ``.grad``."""
-    made = function()
-    factors = [torch.randn_like(t) for t in (made if isinstance(made, tuple) else (made,))]
-
-    def run(_: int) -> None:
-        with ops.use_backend(backend):
-            for _ in range(CALLS):
-                torch.autograd.grad(function(), inputs, factors)
-
-    return run
-
-
-def leaf(dtype: torch.dtype, *shape: int) -> Tensor:
-    return torch.randn(shape, device="cuda", dtype=dtype).requires_grad_()
 
 
 def timed(name: str, ours: Callable, plain: Callable, moved: int, compare: Callable, peaks: Peaks) -> None:
@@ -53,7 +35,7 @@ def timed(name: str, ours: Callable, plain: Callable, moved: int, compare: Calla
         plain=plain,
         baseline="torch eager",
         rounds=ROUNDS,
-        warmup=3,
+        warmup=WARMUP,
         work=Work(CALLS * moved, "GB/s", peaks.gbytes),
     )
 
@@ -113,14 +95,6 @@ def test_embedding(rows: int, width: int, dtype: torch.dtype, trained: bool, com
 
     def eager() -> Tensor:
         return F.embedding(ids, tables[0]) + F.embedding(positions, tables[1])
-
-    def forward(function: Callable[[], Tensor], backend: str) -> Callable:
-        def run(_: int) -> None:
-            with ops.use_backend(backend):
-                for _ in range(CALLS):
-                    function()
-
-        return run
 
     sides = [gradient(f, tables, b) if trained else forward(f, b) for f, b in ((ours, "native"), (eager, "reference"))]
     name = f"embedding, {rows} x {width}, {dtype}, {'trained' if trained else 'frozen'}"

@@ -27,7 +27,7 @@ class Work:
     ----------
     amount : float
         Real tokens, floating-point operations or bytes.
-    unit : {"tokens/s", "GFLOP/s", "GB/s"}
+    unit : {"tokens/s", "GFLOP/s", "TFLOP/s", "GB/s"}
     peak : float, optional
         In the unit.
     """
@@ -37,7 +37,7 @@ class Work:
     peak: float | None = None
 
     def rate(self, seconds: float) -> float:
-        return self.amount / seconds / (1.0 if self.unit == "tokens/s" else 1e9)
+        return self.amount / seconds / {"t": 1.0, "T": 1e12, "G": 1e9}[self.unit[0]]
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,14 @@ def device() -> torch.device:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the machine does at best, measured here: matmuls in GFLOP/s, a copy in GB/s (read and written)."""
+    """What the machine does at best, measured here: matmuls, and a copy in GB/s (read and written).
+
+    ``gflops`` is of fp32 matmuls; ``tflops16`` of bf16 ones on a GPU.
+    """
 
     gflops: float
     gbytes: float
+    tflops16: float | None
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +122,12 @@ def peaks(device: torch.device) -> Peaks:
         from pyllmclf.ops.linear import product
 
         matmul = min(matmul, fastest(lambda: product(a, b, None)))
-    return Peaks(2 * 2048**3 / matmul / 1e9, 2 * source.nbytes / fastest(lambda: target.copy_(source)) / 1e9)
+    copied = 2 * source.nbytes / fastest(lambda: target.copy_(source)) / 1e9
+    tflops16 = None
+    if device.type == "cuda":
+        wide = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+        tflops16 = 2 * 8192**3 / fastest(lambda: torch.mm(wide, wide)) / 1e12
+    return Peaks(2 * 2048**3 / matmul / 1e9, copied, tflops16)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in one go: build, tests, benchmarks.
-# Usage: bench/gpu.sh RESULTS_DIR [arguments of pytest for the benchmarks, as -k step]
+# Usage: bench/gpu.sh RESULTS_DIR [arguments of pytest for the training benchmarks, as -k step]
+# With TRITON_INTERPRET=1 and no GPU, the parts for Triton run in its interpreter at small sizes, to check this script.
 # Needs torch with CUDA, nvcc, setuptools>=77, cmake, ninja, pybind11 and what the package and its extra [test] require
 # installed already; no network.
 # PYLLMCLF_DATA_DIR and TIKTOKEN_CACHE_DIR name the data sets and GPT-2's vocabulary.
@@ -35,6 +36,12 @@ part tests-gpu "$python" -m pytest -m gpu tests
 # 2. speed
 part bench-cuda-ops "$python" -m pytest bench/bench_cuda_ops.py --results "$results" \
   --benchmark-json "$results/bench-cuda-ops-full.json"
+part bench-attention "$python" -m pytest bench/bench_attention.py --results "$results" \
+  --benchmark-json "$results/bench-attention-full.json"
+part bench-lora "$python" -m pytest bench/bench_lora.py --results "$results" \
+  --benchmark-json "$results/bench-lora-full.json"
+# 3. configurations that would be faster here than those of kernels/configs.py
+part tune "$python" bench/tune.py
 part bench-training "$python" -m pytest bench/bench_training.py --results "$results" \
   --benchmark-json "$results/bench-training-full.json" "$@"
 echo "results in $results"

@@ -150,10 +150,10 @@ def finetune(
     max_grad_norm : float, optional
         Gradients are scaled down to this norm.
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Of the matmuls. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute it.
+        Of the computation; parameters stay in float32. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute it.
     device : str
         ``"auto"`` is a CUDA device if there is one.
-    backend : {"auto", "reference", "native"}
+    backend : {"auto", "reference", "native", "triton"}
         Implementation of the ops.
     seed : int
         Decides new weights, shuffling, dropout and the validation fraction.
@@ -191,7 +191,7 @@ def finetune(
     lora_config = LoRAConfig.coerce(lora) if trainable == "lora" else None
     torch_device = resolve_device(device)
     torch_dtype = resolve_dtype(dtype, torch_device)
-    check_backend(backend)
+    check_backend(backend, torch_device)
     check_trainable(trainable)
     check_padding(padding, max_length)
     check_pooling(pooling)

@@ -46,7 +46,7 @@ class Classifier:
         self.state = state
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
-        self.backend = check_backend(backend)
+        self.backend = check_backend(backend, self.device)
         state.model.to(self.device)
 
     @property
@@ -199,7 +199,7 @@ def load(
     path : path
     device : str
     dtype : {"auto", "float32", "bfloat16", "float16"}
-    backend : {"auto", "reference", "native"}
+    backend : {"auto", "reference", "native", "triton"}
 
     Raises
     ------

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
+from pyllmclf.ops import BACKENDS
+
 # Relative error max|a - b| / max|b| per tensor against a float64 computation.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 DTYPES = list(TOLERANCE)
+# Triton's kernels have tests of their own, in its interpreter and on a GPU.
+CPU_BACKENDS = [backend for backend in BACKENDS if backend != "triton"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="pyllmclf-test-hf-")
 
 import pytest
 import torch
+from cases import CPU_BACKENDS
 
 from pyllmclf import ops
 
@@ -71,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
-@pytest.fixture(params=ops.BACKENDS)
+@pytest.fixture(params=CPU_BACKENDS)
 def backend(request: pytest.FixtureRequest):
     with ops.use_backend(request.param):
         yield request.param

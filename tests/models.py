@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
 
+from pyllmclf import finetune
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import LibraryTokenizer, byte_level_json
+from pyllmclf.training.trainer import Trainer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -115,3 +119,21 @@ def padded(packer: Packer, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_id)
     lengths = torch.tensor([len(r) for r in rows])
     return ids, (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+
+
+def make_trainer(folder: Path, texts: list[str], labels: list[int], trainable: str, **changes: Any) -> Trainer:
+    """The trainer that finetune builds, before its first step."""
+    made: list[Trainer] = []
+
+    class Stop(Exception):
+        pass
+
+    def fit(self: Trainer, *_: Any) -> None:
+        made.append(self)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Trainer, "fit", fit)
+        arguments = {"batch_size": 8, "learning_rate": 1e-3, "progress": False, "epochs": 2} | changes
+        finetune(folder, (texts, labels), trainable=trainable, **arguments)
+    return made[0]

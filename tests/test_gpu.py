@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import cuda_ops
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from cases import ATTENTION, AttentionCase, offsets, relative_error
-from models import LABELS, TEXTS, bert_folder, gpt2_folder
+from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer
 
 from pyllmclf import _C, UsageError, finetune, load, ops
+from pyllmclf.ops import triton_backend
 
 pytestmark = pytest.mark.gpu
 
@@ -88,6 +90,82 @@ def test_attention(case: AttentionCase, backend: str, dtype: torch.dtype, genera
     ]
     torchs_error = relative_error(torch.cat(torchs), exact) if torchs else 0.0
     assert relative_error(found, exact) <= 2 * torchs_error
+
+
+needs_triton = pytest.mark.skipif(not triton_backend.installed(), reason="needs the triton package")
+TRITON_DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
+@pytest.mark.parametrize("scheduled", [True, False])
+@pytest.mark.parametrize("case", ATTENTION, ids=str)
+def test_triton_attention(case: AttentionCase, scheduled: bool, dtype: torch.dtype) -> None:
+    if case.head_dim > triton_backend.MAX_HEAD_DIM:
+        pytest.skip("wider than Triton's heads")
+    import triton_ops
+
+    triton_ops.check_attention(case, dtype, "cuda", scheduled=scheduled)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
+@pytest.mark.parametrize("scheduled", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+def test_triton_attention_of_some_rows(causal: bool, scheduled: bool, dtype: torch.dtype) -> None:
+    import triton_ops
+
+    triton_ops.check_attention_of_some_rows(causal, dtype, "cuda", scheduled=scheduled)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
+@pytest.mark.parametrize("p", [0.1, 0.75])
+def test_triton_dropout(p: float, dtype: torch.dtype) -> None:
+    import triton_ops
+
+    triton_ops.check_dropout(p, dtype, "cuda")
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "shape", [(17, 96, 160, 16), (70, 64, 200, 5), (1100, 768, 3072, 16), (40, 48, 33, 256)], ids=str
+)
+def test_triton_lora_linear(shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    import triton_ops
+
+    triton_ops.check_lora(shape, dtype, "cuda", bias=True)
+
+
+@needs_triton
+def test_triton_gives_the_same_bits_again(generator: torch.Generator) -> None:
+    qkv = torch.randn(400, 3 * 128, generator=generator).to("cuda", torch.bfloat16).requires_grad_()
+    weight, a, b = (
+        torch.randn(s, generator=generator).to("cuda", torch.bfloat16) for s in [(512, 128), (16, 128), (512, 16)]
+    )
+    cu = offsets((300, 90, 10)).cuda()
+
+    def results() -> list[torch.Tensor]:
+        with ops.use_backend("triton"):
+            out = ops.attention_packed(qkv, cu, 300, heads=2, causal=True)
+            out = ops.lora_linear(out, weight, None, a.requires_grad_(), b.requires_grad_(), scaling=1.0)
+        return [out, *torch.autograd.grad(out.sum(), (qkv, a, b))]
+
+    assert all(torch.equal(x, y) for x, y in zip(results(), results(), strict=True))
+
+
+@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("trainable", ["all", "lora", "last_block"])
+def test_a_step_does_not_wait_for_the_device(tmp_path: Path, make, trainable: str) -> None:
+    trainer = make_trainer(make(tmp_path), TEXTS, LABELS, trainable, device="cuda", dtype="bfloat16", dropout=0.1)
+    ids = [np.arange(4)]
+    trainer.queue_step(ids)  # kernels are compiled and loaded here
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        trainer.queue_step(ids)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("make", [gpt2_folder, bert_folder])

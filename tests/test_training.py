@@ -12,7 +12,7 @@ import plain_pytorch
 import pytest
 import torch
 from cases import relative_error
-from models import bert_folder, gpt2_folder
+from models import bert_folder, gpt2_folder, make_trainer
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 import pyllmclf
@@ -67,7 +67,7 @@ def test_trajectory_equals_a_plain_padded_loop(tmp_path: Path, trainable: str) -
     texts = [text.encode("ascii", "ignore").decode()[:60] for text in sample.texts[:160]]
     labels = [int(label in ("account", "billing")) for label in sample.labels or []][:160]
 
-    ours = _trainer(tmp_path, texts, labels, trainable)
+    ours = make_trainer(tmp_path, texts, labels, trainable)
     plain_config = plain_pytorch.PlainConfig(vocab_size=257, n_positions=64, width=48, n_layers=3, n_heads=4)
     plain = plain_pytorch.PlainGPT2Classifier(plain_config, num_classes=2, head_bias=False)
     theirs = GPT2ForSequenceClassification.from_pretrained(tmp_path)
@@ -100,28 +100,10 @@ def test_trajectory_equals_a_plain_padded_loop(tmp_path: Path, trainable: str) -
     assert found[-1] != found[0]
 
 
-def _trainer(folder: Path, texts: list[str], labels: list[int], trainable: str, **changes: Any) -> Trainer:
-    """The trainer that finetune builds, before its first step."""
-    made: list[Trainer] = []
-
-    class Stop(Exception):
-        pass
-
-    def fit(self: Trainer, *_: Any) -> None:
-        made.append(self)
-        raise Stop
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Trainer, "fit", fit)
-        arguments = {"batch_size": 8, "learning_rate": 1e-3, "progress": False, "epochs": 2} | changes
-        finetune(folder, (texts, labels), trainable=trainable, **arguments)
-    return made[0]
-
-
 @pytest.mark.parametrize("counts", [[4, 4, 4], [1, 7], [5, 3, 2, 2]])
 def test_accumulation_is_exact_for_unequal_counts(gpt2: Path, counts: list[int]) -> None:
     """Micro-batches of any sizes give the gradient of one batch that holds all their texts."""
-    whole, split = (_trainer(gpt2, TEXTS, LABELS, "all", gradient_accumulation_steps=4) for _ in range(2))
+    whole, split = (make_trainer(gpt2, TEXTS, LABELS, "all", gradient_accumulation_steps=4) for _ in range(2))
     ids = np.arange(sum(counts))
     loss, correct = whole.train_step([ids])
     pieces = np.split(ids, np.cumsum(counts)[:-1])
@@ -137,11 +119,11 @@ def test_dropout_does_not_depend_on_micro_batches(gpt2: Path) -> None:
     """With dropout, too, splitting a step into micro-batches leaves its loss."""
     losses = []
     for pieces in ([np.arange(8)], [np.array([5, 2, 7]), np.array([0, 1, 3, 4, 6])]):
-        trainer = _trainer(gpt2, TEXTS, LABELS, "all", gradient_accumulation_steps=2)
+        trainer = make_trainer(gpt2, TEXTS, LABELS, "all", gradient_accumulation_steps=2)
         trainer.rates = DropoutRates(0.2, 0.2, 0.2, 0.2)
         losses.append(trainer.train_step(pieces)[0])
     assert abs(losses[0] - losses[1]) < 1e-6
-    undropped = _trainer(gpt2, TEXTS, LABELS, "all").train_step([np.arange(8)])[0]
+    undropped = make_trainer(gpt2, TEXTS, LABELS, "all").train_step([np.arange(8)])[0]
     assert abs(losses[0] - undropped) > 1e-3
 
 
@@ -236,7 +218,7 @@ def test_dropout_from_the_configuration(tmp_path: Path) -> None:
 
 def test_other_backward_passes_take_no_step(gpt2: Path) -> None:
     """Parameters that change in the backward pass do so in a training step alone, and never again after training."""
-    trainer = _trainer(gpt2, TEXTS, LABELS, "all")
+    trainer = make_trainer(gpt2, TEXTS, LABELS, "all")
     batch = trainer.packer.batch(np.arange(6))
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     with pytest.raises(RuntimeError, match="outside of the training step"):
@@ -260,9 +242,9 @@ def test_trainable(
     """
     monkeypatch.setattr("pyllmclf.ops.gradients.PART_ROWS", 7)  # embeddings take several parts
     folder = request.getfixturevalue(family)
-    in_backward = _trainer(folder, TEXTS, LABELS, trainable)
+    in_backward = make_trainer(folder, TEXTS, LABELS, trainable)
     # A limit that is never reached; but the norm of all gradients has to be known first.
-    trainer = _trainer(folder, TEXTS, LABELS, trainable, max_grad_norm=1e9)
+    trainer = make_trainer(folder, TEXTS, LABELS, trainable, max_grad_norm=1e9)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     for step in range(3):
         ids = np.arange(step, step + 6)
@@ -352,7 +334,7 @@ def test_backends_agree(gpt2: Path) -> None:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_trains_like_fp32(gpt2: Path, dtype: str) -> None:
     """Matmuls in half precision, parameters in fp32; fp16 with loss scaling."""
-    exact, half = _trainer(gpt2, TEXTS, LABELS, "all"), _trainer(gpt2, TEXTS, LABELS, "all", dtype=dtype)
+    exact, half = make_trainer(gpt2, TEXTS, LABELS, "all"), make_trainer(gpt2, TEXTS, LABELS, "all", dtype=dtype)
     one, other = exact.train_step([np.arange(8)])[0], half.train_step([np.arange(8)])[0]
     # The logits are of order one: their rounding bounds the difference.
     assert 0 < abs(one - other) < 4 * torch.finfo(getattr(torch, dtype)).eps
@@ -487,7 +469,7 @@ def test_nano_has_no_pretrained_weights() -> None:
 
 
 def test_gradient_norm_is_limited(gpt2: Path) -> None:
-    trainer = _trainer(gpt2, TEXTS, LABELS, "all", max_grad_norm=0.01)
+    trainer = make_trainer(gpt2, TEXTS, LABELS, "all", max_grad_norm=0.01)
     trainer.train_step([np.arange(4)])
     norms = torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None])
     assert float(norms.norm()) == pytest.approx(0.01, rel=1e-4)

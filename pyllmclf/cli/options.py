@@ -13,7 +13,7 @@ TextColumn = Annotated[str | None, typer.Option(help="Column with the texts; fou
 LabelColumn = Annotated[str | None, typer.Option(help="Column with the labels; found likewise.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="Of the matmuls: auto, float32, bfloat16 or float16.")]
-Backend = Annotated[str, typer.Option(help="Implementation of the ops: auto, reference or native.")]
+Backend = Annotated[str, typer.Option(help="Implementation of the ops: auto, reference, native or triton.")]
 Progress = Annotated[bool, typer.Option(help="Show progress on standard error.")]
 
 

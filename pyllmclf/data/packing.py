@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .. import _C
 from ..errors import UsageError
+from ..ops import triton_backend
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
+
+if TYPE_CHECKING:
+    from ..kernels.tiles import Schedule
 
 PADDINGS = ("none", "train_longest", "context")
 
@@ -35,6 +39,8 @@ class PackedBatch:
         Index of each text in its data set; dropout masks depend on it.
     lengths : int32 tensor, shape [n]
         Real tokens of each text: less than its rows where it is padded.
+    schedule : Schedule, or None
+        In which order Triton's attention works on the texts; made by :meth:`to` for a GPU.
     """
 
     input_ids: torch.Tensor
@@ -44,16 +50,24 @@ class PackedBatch:
     labels: torch.Tensor | None
     example_ids: torch.Tensor
     lengths: torch.Tensor
+    schedule: Schedule | None = None
 
     def __len__(self) -> int:
         return len(self.example_ids)
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {
-            k: v.to(device, non_blocking=True) for k, v in tensors.items() if isinstance(v, torch.Tensor)
-        }
+        """The batch on another device; the host does not wait for it."""
+        device = torch.device(device)
+        to_gpu = device.type == "cuda" and not self.cu_seqlens.is_cuda
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                moved[field.name] = (value.pin_memory() if to_gpu else value).to(device, non_blocking=to_gpu)
+        if to_gpu and triton_backend.installed():
+            from ..kernels.tiles import Schedule
+
+            moved["schedule"] = Schedule(self.cu_seqlens, self.cu_seqlens, device)
         return replace(self, **moved)
 
 

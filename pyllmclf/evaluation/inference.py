@@ -7,7 +7,6 @@ import torch
 
 from .. import ops
 from ..data.packing import Packer, token_budget_batches
-from ..device import autocast
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
 
@@ -44,9 +43,9 @@ def predict_logits(
     logits = np.empty((len(packer), model.head.weight.shape[0]), dtype=np.float32)
     batches = token_budget_batches(packer.row_counts, TOKEN_BUDGET[device.type])
     bar = tqdm(total=len(packer), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
-    with bar, ops.use_backend(backend), autocast(device, dtype):
+    with bar, ops.use_backend(backend):
         for ids in batches:
-            logits[ids] = model(packer.batch(ids).to(device)).cpu().numpy()
+            logits[ids] = model(packer.batch(ids).to(device), dtype=dtype).cpu().numpy()
             bar.update(len(ids))
     if not np.isfinite(logits).all():
         text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])

@@ -35,7 +35,7 @@ class BertEmbeddings(nn.Module):
             self.LayerNorm.bias,
             self.LayerNorm.eps,
         )
-        return context.drop(x, context.rates.embedding, 0, EMBEDDING)
+        return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
 
 
 class BertSelfAttention(nn.Module):

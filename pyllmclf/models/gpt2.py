@@ -76,7 +76,7 @@ class GPT2(nn.Module):
         """Rows before the first block, shape [total, width]."""
         batch = context.batch
         x = ops.embedding(batch.input_ids, batch.positions, self.wte.weight, self.wpe.weight)
-        return context.drop(x, context.rates.embedding, 0, EMBEDDING)
+        return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
 
     def finish(self, x: Tensor) -> Tensor:
         """What follows the last block for each row."""

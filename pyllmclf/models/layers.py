@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -39,11 +40,12 @@ class DropoutState:
 
 @dataclass(frozen=True)
 class Context:
-    """One forward pass: the batch, whether attention is causal, and dropout in training."""
+    """One forward pass: the batch, whether attention is causal, dropout in training, and the dtype of the rows."""
 
     batch: PackedBatch
     causal: bool
     dropout: DropoutState | None = None
+    dtype: torch.dtype = torch.float32
 
     @property
     def rates(self) -> DropoutRates:
@@ -71,6 +73,31 @@ class Context:
     def drop(self, x: Tensor, p: float, layer: int, site: int) -> Tensor:
         """Dropout of packed rows [total, channels]."""
         return x if p == 0.0 else ops.dropout(x, p, self.key(layer, site))
+
+
+@overload
+def in_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor: ...
+@overload
+def in_dtype(parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None: ...
+
+
+def in_dtype(parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None:
+    """A parameter, which is kept in fp32, in the dtype of the computation.
+
+    A trained one is cast each time, and its gradient comes back in fp32; of a frozen one, the cast is kept.
+    """
+    if parameter is None or parameter.dtype == dtype:
+        return parameter
+    if parameter.requires_grad:
+        return parameter.to(dtype)
+    kept: tuple[int, Tensor] | None = getattr(parameter, "kept_cast", None)
+    current = kept is not None and kept[0] == parameter._version and kept[1].dtype == dtype
+    if kept is None or not current or kept[1].device != parameter.device:
+        # Not an inference tensor, which later training could not use.
+        with torch.inference_mode(False), torch.no_grad():
+            kept = parameter._version, parameter.to(dtype)
+        parameter.kept_cast = kept  # type: ignore[attr-defined]
+    return kept[1]
 
 
 class Linear(nn.Module):
@@ -111,26 +138,28 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor, context: Context, *, add_bias: bool = True) -> Tensor:
         """x Wᵀ + b, or without b where the next op adds it."""
-        bias = self.bias if add_bias else None
+        weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias if add_bias else None, x.dtype)
         if self.lora_a is None or self.lora_b is None:
-            return ops.linear(x, self.weight, bias)
+            return ops.linear(x, weight, bias)
         p = context.rates.lora
         return ops.lora_linear(
             x,
-            self.weight,
+            weight,
             bias,
-            self.lora_a,
-            self.lora_b,
+            in_dtype(self.lora_a, x.dtype),
+            in_dtype(self.lora_b, x.dtype),
             scaling=self.scaling,
             dropout_p=p,
             dropout_key=context.key(self.layer, self.site) if p > 0.0 else None,
         )
 
-    def after_gelu(self, x: Tensor, x_bias: Tensor | None, approximate: str, context: Context) -> Tensor:
+    def after_gelu(self, x: Tensor, x_bias: nn.Parameter | None, approximate: str, context: Context) -> Tensor:
         """The layer on GELU(x + x_bias)."""
+        bias_before = in_dtype(x_bias, x.dtype)
         if self.lora_a is None:
-            return ops.gelu_linear(x, x_bias, self.weight, self.bias, approximate)
-        return self(ops.gelu(x, x_bias, approximate), context)
+            weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
+            return ops.gelu_linear(x, bias_before, weight, bias, approximate)
+        return self(ops.gelu(x, bias_before, approximate), context)
 
 
 class LayerNorm(nn.Module):
@@ -143,11 +172,11 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+        return ops.layer_norm(x, in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype), self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(norm of x + residual, x + residual)."""
-        return ops.layer_norm(x, self.weight, self.bias, self.eps, residual)
+        return ops.layer_norm(x, in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype), self.eps, residual)
 
 
 class Embedding(nn.Module):
@@ -178,6 +207,7 @@ def self_attention(
             scale=scale,
             dropout_p=p,
             dropout_key=key,
+            schedule=batch.schedule,
         )
     q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv)
     out = ops.attention(
@@ -192,5 +222,6 @@ def self_attention(
         scale=scale,
         dropout_p=p,
         dropout_key=key,
+        schedule=batch.schedule,
     )
     return out.flatten(1)

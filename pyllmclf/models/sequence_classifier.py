@@ -73,15 +73,19 @@ class SequenceClassifier(nn.Module):
         self.backbone: GPT2 | Bert = BACKBONES[config.model_type](config)
         self.head = Linear(config.width, n_classes, bias=head.bias)
 
-    def hidden_states(self, batch: PackedBatch, dropout: DropoutState | None = None) -> Tensor:
+    def hidden_states(
+        self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Rows behind the last block and the final norm, shape [total, width]."""
-        context = Context(batch, self.spec.causal, dropout)
+        context = Context(batch, self.spec.causal, dropout, dtype)
         x = self.backbone.embed(context)
         for block in self.backbone.blocks:
             x = block(x, context)
         return self.backbone.finish(x)
 
-    def forward(self, batch: PackedBatch, dropout: DropoutState | None = None) -> Tensor:
+    def forward(
+        self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         """Logits in fp32.
 
         Parameters
@@ -89,14 +93,16 @@ class SequenceClassifier(nn.Module):
         batch : PackedBatch
         dropout : DropoutState, optional
             Given in training only.
+        dtype : torch.dtype
+            Of the rows between the embedding and the logits, and of the matmuls. Parameters stay in fp32.
 
         Returns
         -------
         tensor, shape [texts, classes]
         """
-        x = self.hidden_states(batch, dropout)
+        x = self.hidden_states(batch, dropout, dtype)
         pooled = ops.pool(x, batch.cu_seqlens, batch.lengths, self.spec.pooling)
-        context = Context(_one_row_each(batch), self.spec.causal, dropout)
+        context = Context(_one_row_each(batch), self.spec.causal, dropout, dtype)
         pooled = self.backbone.pooled(pooled, context)
         if context.rates.head > 0.0:
             pooled = ops.dropout(pooled, context.rates.head, context.key(self.config.n_layers, HEAD))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeAlias
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, reference
+from . import native, reference, triton_backend
 from .dispatch import implementation
 from .dropout import DropoutKey
+
+if TYPE_CHECKING:
+    from ..kernels.attention import Launch
+    from ..kernels.tiles import Schedule
+
+    Shape: TypeAlias = native.AttentionShape | Launch
 
 
 def attention(
@@ -28,6 +37,7 @@ def attention(
     window: tuple[int, int] | None = None,
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
+    schedule: Schedule | None = None,
 ) -> Tensor:
     """softmax(scale q kᵀ + mask) v, each text within itself.
 
@@ -51,6 +61,8 @@ def attention(
         Share of the probabilities that is dropped.
     dropout_key : DropoutKey, optional
         Needed where ``dropout_p`` is not 0.
+    schedule : Schedule, optional
+        The order of work of the batch, for Triton; see :class:`pyllmclf.kernels.tiles.Schedule`.
 
     Returns
     -------
@@ -78,7 +90,7 @@ def attention(
         raise UsageError(f"attention: window={window} is negative; a query sees its own position at least.")
     _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    chosen = implementation("attention", q, k, v, unless=_too_wide(q.shape[2]))
+    chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2], window))
     if chosen == "native":
         shape = native.AttentionShape(
             cu_seqlens_q,
@@ -94,7 +106,23 @@ def attention(
             dropout_p=dropout_p,
             dropout_key=dropout_key,
         )
-        return AttentionFunction.apply(q, k, v, shape)
+        return AttentionFunction.apply(q, k, v, shape, native)
+    if chosen == "triton":
+        from ..kernels import attention as kernels
+
+        launch = kernels.Launch(
+            q,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            max_seqlen_q,
+            max_seqlen_k,
+            causal=causal,
+            scale=scale,
+            query_positions=None if query_positions is None else query_positions.to(torch.int32).contiguous(),
+            dropout=triton_backend.attention_dropout(dropout_p, dropout_key),
+            schedule=schedule,
+        )
+        return AttentionFunction.apply(q, k, v, launch, kernels)
     if chosen == "torch" and query_positions is None and window is None and dropout_p == 0.0:
         return _attention_torch(q, k, v, cu_seqlens_q, causal, scale)
     with torch.autocast(q.device.type, enabled=False):  # the reference computes half precision in fp32
@@ -123,6 +151,7 @@ def attention_packed(
     scale: float | None = None,
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
+    schedule: Schedule | None = None,
 ) -> Tensor:
     """:func:`attention` of all rows on a fused projection; its gradient is written into one tensor.
 
@@ -133,7 +162,7 @@ def attention_packed(
     cu_seqlens : int32 tensor, shape [texts + 1]
     max_seqlen : int
     heads : int
-    causal, scale, dropout_p, dropout_key
+    causal, scale, dropout_p, dropout_key, schedule
         As for :func:`attention`.
 
     Returns
@@ -149,7 +178,9 @@ def attention_packed(
         raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold 3 times {heads} heads.")
     _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     head_dim = qkv.shape[1] // (3 * heads)
-    if implementation("attention", qkv, unless=_too_wide(head_dim)) == "native":
+    chosen = implementation("attention", qkv, unless=_obstacles(head_dim, None))
+    scale = head_dim**-0.5 if scale is None else scale
+    if chosen == "native":
         shape = native.AttentionShape(
             cu_seqlens,
             cu_seqlens,
@@ -157,13 +188,28 @@ def attention_packed(
             rows_k=len(qkv),
             heads=heads,
             head_dim=head_dim,
-            scale=head_dim**-0.5 if scale is None else scale,
+            scale=scale,
             causal=causal,
             dropout_p=dropout_p,
             dropout_key=dropout_key,
         )
-        return PackedAttentionFunction.apply(qkv, shape)
+        return PackedAttentionFunction.apply(qkv, shape, native)
     q, k, v = _split(qkv, heads)
+    if chosen == "triton":
+        from ..kernels import attention as kernels
+
+        launch = kernels.Launch(
+            q,
+            cu_seqlens,
+            cu_seqlens,
+            max_seqlen,
+            max_seqlen,
+            causal=causal,
+            scale=scale,
+            dropout=triton_backend.attention_dropout(dropout_p, dropout_key),
+            schedule=schedule,
+        )
+        return PackedAttentionFunction.apply(qkv, launch, kernels)
     out = attention(
         q,
         k,
@@ -180,8 +226,18 @@ def attention_packed(
     return out.flatten(1)
 
 
-def _too_wide(head_dim: int) -> str | None:
-    return None if head_dim <= native.MAX_HEAD_DIM else f"a head_dim of {head_dim}, above {native.MAX_HEAD_DIM}"
+def _obstacles(head_dim: int, window: tuple[int, int] | None) -> dict[str, str | None] | None:
+    """By backend, what it can't compute."""
+    if head_dim <= triton_backend.MAX_HEAD_DIM and window is None:
+        return None
+    limits = {"native": native.MAX_HEAD_DIM, "triton": triton_backend.MAX_HEAD_DIM}
+    found: dict[str, str | None] = {
+        backend: f"a head_dim of {head_dim}, above {limit}" if head_dim > limit else None
+        for backend, limit in limits.items()
+    }
+    if window is not None and found["triton"] is None:
+        found["triton"] = "a window"
+    return found
 
 
 def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: DropoutKey | None) -> None:
@@ -206,11 +262,11 @@ class AttentionFunction(torch.autograd.Function):
     """Saves q, k, v, the output and the log-sum-exp of each row of scores."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, shape: native.AttentionShape) -> Tensor:
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor, shape: Shape, kernels: ModuleType) -> Tensor:
         q, k, v = _readable(q), _readable(k), _readable(v)
-        out, log_sum_exp = native.attention_forward(shape, q, k, v)
+        out, log_sum_exp = kernels.attention_forward(shape, q, k, v)
         ctx.save_for_backward(q, k, v, out, log_sum_exp)
-        ctx.shape = shape
+        ctx.shape, ctx.kernels = shape, kernels
         return out
 
     @staticmethod
@@ -218,19 +274,19 @@ class AttentionFunction(torch.autograd.Function):
     def backward(ctx, dout: Tensor):
         q, k, v = ctx.saved_tensors[:3]
         gradients = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-        native.attention_backward(ctx.shape, ctx.saved_tensors, _readable(dout), gradients)
-        return *gradients, None
+        ctx.kernels.attention_backward(ctx.shape, ctx.saved_tensors, _readable(dout), gradients)
+        return *gradients, None, None
 
 
 class PackedAttentionFunction(torch.autograd.Function):
     """The same on a fused projection: neither the parts nor their gradients are copied."""
 
     @staticmethod
-    def forward(ctx, qkv: Tensor, shape: native.AttentionShape) -> Tensor:
+    def forward(ctx, qkv: Tensor, shape: Shape, kernels: ModuleType) -> Tensor:
         qkv = _readable(qkv)
-        out, log_sum_exp = native.attention_forward(shape, *_split(qkv, shape.heads))
+        out, log_sum_exp = kernels.attention_forward(shape, *_split(qkv, shape.heads))
         ctx.save_for_backward(qkv, out, log_sum_exp)
-        ctx.shape = shape
+        ctx.shape, ctx.kernels = shape, kernels
         return out.flatten(1)
 
     @staticmethod
@@ -240,8 +296,9 @@ class PackedAttentionFunction(torch.autograd.Function):
         heads = ctx.shape.heads
         dqkv = qkv.new_empty(qkv.shape)
         inputs = (*_split(qkv, heads), out, log_sum_exp)
-        native.attention_backward(ctx.shape, inputs, _readable(dout).unflatten(1, (heads, -1)), _split(dqkv, heads))
-        return dqkv, None
+        dout = _readable(dout).unflatten(1, (heads, -1))
+        ctx.kernels.attention_backward(ctx.shape, inputs, dout, _split(dqkv, heads))
+        return dqkv, None, None
 
 
 def _attention_torch(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, causal: bool, scale: float) -> Tensor:

@@ -1,7 +1,8 @@
 """Which implementation of an op runs.
 
 ``"reference"`` runs :mod:`pyllmclf.ops.reference` everywhere. ``"native"`` runs the native core and raises where it
-can't; what it leaves to torch on purpose runs there. ``"auto"`` takes, for each op, what the table below names for the
+can't; what it leaves to torch on purpose runs there. ``"triton"`` runs the Triton kernels and raises where they can't;
+an op without one runs as with ``"auto"``. ``"auto"`` takes, for each op, what the table below names for the
 device, by measurement where there is one; what this does not compute, torch does. The environment variable
 ``PYLLMCLF_BACKEND`` says what ``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has the last word.
 """
@@ -9,18 +10,19 @@ device, by measurement where there is one; what this does not compute, torch doe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from . import native, native_cuda
+from . import native, native_cuda, triton_backend
 
-BACKENDS = ("auto", "reference", "native")
+BACKENDS = ("auto", "reference", "native", "triton")
 ENVIRONMENT_VARIABLE = "PYLLMCLF_BACKEND"
 
 
@@ -35,12 +37,15 @@ class Choice:
         Serves the dtypes that ``implementation`` does not compute.
     native : {"yes", "no", "needless"}
         Whether the native core has the op on this device; needless: torch's own is as good.
+    triton : bool
+        Whether there is a Triton kernel.
     """
 
     implementation: str
     why: str
     other: str = "reference"
     native: str = "yes"
+    triton: bool = False
 
 
 _UNMEASURED = "torch's own kernels; the native one is checked and timed by bench/gpu.sh"
@@ -48,9 +53,15 @@ _FEW_ROWS = "one row per text: nothing to gain"
 
 TABLE: dict[str, dict[str, Choice]] = {
     "attention": {
-        "cpu": Choice("native", "variable length, any rows, window and dropout in one kernel", other="torch"),
+        "cpu": Choice(
+            "native", "variable length, any rows, window and dropout in one kernel", other="torch", triton=True
+        ),
         "cuda": Choice(
-            "torch", "fused kernel per text; the reference serves dropout, windows, row subsets", native="no"
+            "triton",
+            "variable length in one kernel; torch calls one per text, and waits for their lengths",
+            other="torch",
+            native="no",
+            triton=True,
         ),
     },
     "cross_entropy": {
@@ -58,8 +69,8 @@ TABLE: dict[str, dict[str, Choice]] = {
         "cuda": Choice("reference", _UNMEASURED),
     },
     "dropout": {
-        "cpu": Choice("native", "vectorised generator"),
-        "cuda": Choice("reference", "the generator in torch's operations", native="no"),
+        "cpu": Choice("native", "vectorised generator", triton=True),
+        "cuda": Choice("triton", "the generator in one kernel", native="no", triton=True),
     },
     "embedding": {
         "cpu": Choice("native", "one pass; its gradient touches the rows of the batch alone"),
@@ -78,8 +89,10 @@ TABLE: dict[str, dict[str, Choice]] = {
         "cuda": Choice("reference", "torch's matmuls", native="needless"),
     },
     "lora_linear": {
-        "cpu": Choice("native", "torch's matmuls, added up in place"),
-        "cuda": Choice("reference", "torch's matmuls", native="needless"),
+        "cpu": Choice("native", "torch's matmuls, added up in place", triton=True),
+        "cuda": Choice(
+            "triton", "fused, or torch's matmuls added up in place, by a rule", native="needless", triton=True
+        ),
     },
     "pool": {
         "cpu": Choice("reference", _FEW_ROWS, native="needless"),
@@ -91,10 +104,12 @@ TABLE: dict[str, dict[str, Choice]] = {
 _active: ContextVar[str] = ContextVar("pyllmclf_backend", default="")
 
 
-def check_backend(name: str) -> str:
-    """Returns ``name``, or raises :class:`UsageError` if there is no such backend."""
+def check_backend(name: str, device: torch.device | None = None) -> str:
+    """Returns ``name``, or raises :class:`UsageError` if there is no such backend, or none for this device."""
     if name not in BACKENDS:
         raise UsageError(f"backend={name!r} is not available; choose one of {', '.join(BACKENDS)}.")
+    if name == "triton" and device is not None and (obstacle := triton_backend.missing(device.type)) is not None:
+        raise UsageError(f"backend='triton' {obstacle}; choose 'auto'.")
     return name
 
 
@@ -134,40 +149,53 @@ def kernels(x: Tensor) -> ModuleType:
     return native_cuda if x.is_cuda else native
 
 
-def implementation(op: str, first: Tensor, *others: Tensor | None, unless: str | None = None) -> str:
+def implementation(
+    op: str, first: Tensor, *others: Tensor | None, unless: Mapping[str, str | None] | None = None
+) -> str:
     """Name of the implementation that runs now for ``op`` on these tensors.
 
     Parameters
     ----------
     op : str
     first, *others : tensor or None
-    unless : str, optional
-        Why the native core can't compute them, beside dtypes and devices; None: nothing is in the way.
+    unless : mapping, optional
+        By backend, what keeps it from computing them, beside dtypes and devices; None: nothing.
 
     Raises
     ------
     UsageError
-        If ``"native"`` was chosen and does not compute them.
+        If ``"native"`` or ``"triton"`` was chosen and does not compute them.
     """
     backend = _active.get() or _resolve("auto")
     if backend == "reference":
         return "reference"
-    on_cuda = first.is_cuda
-    choice = TABLE[op]["cuda" if on_cuda else "cpu"]
-    if backend == "auto" and choice.implementation != "native":
-        return choice.implementation
-    if choice.native == "needless":
-        return choice.implementation
-    if choice.native == "yes" and unless is None and kernels(first).serves(first, *others):
-        return "native"
+    choice = TABLE[op]["cuda" if first.is_cuda else "cpu"]
+    wanted = choice.implementation if backend == "auto" else backend
+    if (wanted == "native" and choice.native == "needless") or (wanted == "triton" and not choice.triton):
+        wanted, backend = choice.implementation, "auto"
+    if wanted not in ("native", "triton"):
+        return wanted
+    obstacle = unless[wanted] if unless is not None else None
+    if obstacle is None:
+        if wanted == "triton" and triton_backend.serves(first, *others):
+            return wanted
+        if wanted == "native" and choice.native == "yes" and kernels(first).serves(first, *others):
+            return wanted
     if backend == "auto":
         return choice.other
-    if unless is not None:
-        raise UsageError(f"backend='native' does not compute {op} with {unless}; choose 'auto'.")
-    device = {"cpu": "the CPU", "cuda": "CUDA"}.get(first.device.type, first.device.type)
-    if choice.native == "no" or first.device.type not in ("cpu", "cuda"):
-        raise UsageError(f"backend='native' does not compute {op} on {device}; choose 'auto'.")
-    if on_cuda and not native_cuda.BUILT:
-        raise UsageError("backend='native' was built without a CUDA compiler; choose 'auto'.")
-    dtypes = "one of float32, bfloat16 and float16" if on_cuda else "float32"
-    raise UsageError(f"backend='native' computes {op} in {dtypes} on {device}, without autocast; choose 'auto'.")
+    if obstacle is not None:
+        raise UsageError(f"backend={wanted!r} does not compute {op} with {obstacle}; choose 'auto'.")
+    if wanted == "triton":
+        raise UsageError(f"backend='triton' {triton_backend.why_not(first)}; choose 'auto'.")
+    raise UsageError(f"backend='native' {_why_not_native(op, choice, first)}; choose 'auto'.")
+
+
+def _why_not_native(op: str, choice: Choice, first: Tensor) -> str:
+    kind = first.device.type
+    device = {"cpu": "the CPU", "cuda": "CUDA"}.get(kind, kind)
+    if choice.native == "no" or kind not in ("cpu", "cuda"):
+        return f"does not compute {op} on {device}"
+    if first.is_cuda and not native_cuda.BUILT:
+        return "was built without a CUDA compiler"
+    dtypes = "one of float32, bfloat16 and float16" if first.is_cuda else "float32"
+    return f"computes {op} in {dtypes} on {device}, without autocast"

@@ -9,12 +9,13 @@ attention probabilities, channels are key positions and the head stands in the u
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, reference
+from . import native, reference, triton_backend
 from .dispatch import implementation
 
 # Sites of a block at which something is dropped; each has its own mask.
@@ -76,8 +77,9 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
         return x
     if x.dim() != 2 or not len(key.row_example_ids) == len(key.row_positions) == len(x):
         raise UsageError(f"dropout: a key of {len(key.row_positions)} rows doesn't fit x of shape {tuple(x.shape)}.")
-    if implementation("dropout", x) == "native":
-        return DropoutFunction.apply(x, p, key)
+    chosen = implementation("dropout", x)
+    if chosen in ("native", "triton"):
+        return DropoutFunction.apply(x, p, key, native if chosen == "native" else triton_backend)
     return reference.dropout(x, p, key)
 
 
@@ -85,11 +87,11 @@ class DropoutFunction(torch.autograd.Function):
     """Saves nothing: the mask is computed again."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
-        ctx.p, ctx.key = p, key
-        return native.dropout_rows(x, p, key)
+    def forward(ctx, x: torch.Tensor, p: float, key: DropoutKey, kernels: ModuleType) -> torch.Tensor:
+        ctx.p, ctx.key, ctx.kernels = p, key, kernels
+        return kernels.dropout_rows(x, p, key)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: torch.Tensor):
-        return native.dropout_rows(dy, ctx.p, ctx.key), None, None
+        return ctx.kernels.dropout_rows(dy, ctx.p, ctx.key), None, None, None

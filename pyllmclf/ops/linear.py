@@ -60,19 +60,21 @@ def _onednn_is_faster() -> bool:
 
 
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
+    if not x.is_cpu or x.dtype is not torch.float32:
+        return False
     large = min(len(x), *weight.shape) >= ONEDNN_MIN_SIZE
     return large and _onednn_is_faster() and bool(torch.backends.mkldnn.enabled)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b without autograd, fp32 on the CPU."""
+    """x Wᵀ + b without autograd."""
     if _use_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    """dY W without autograd, fp32 on the CPU."""
+    """dY W without autograd."""
     return product(dy, weight.t(), None) if _use_onednn(dy, weight) else dy @ weight
 
 

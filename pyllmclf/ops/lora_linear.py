@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, reference
-from .dispatch import implementation
+from . import native, reference, triton_backend
+from .dispatch import active_backend, implementation
 from .dropout import DropoutKey
 from .linear import check_shapes, input_gradient, product
+
+if TYPE_CHECKING:
+    from ..kernels.philox import Dropout
 
 
 def lora_linear(
@@ -54,25 +62,66 @@ def lora_linear(
         raise UsageError(f"lora_linear: A and B of shapes {shapes} don't fit a weight of shape {tuple(weight.shape)}.")
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("lora_linear: dropout needs a dropout_key.")
-    if implementation("lora_linear", x, weight, bias, lora_a, lora_b) == "native":
-        return LoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, dropout_p, dropout_key)
+    chosen = implementation("lora_linear", x, weight, bias, lora_a, lora_b)
+    if chosen in ("native", "triton"):
+        way = _way(chosen, x, weight, lora_a, dropout_p, dropout_key)
+        return LoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, way)
     return reference.lora_linear(
         x, weight, bias, lora_a, lora_b, scaling=scaling, dropout_p=dropout_p, dropout_key=dropout_key
     )
 
 
+@dataclass(frozen=True)
+class Way:
+    """How one call is computed.
+
+    Attributes
+    ----------
+    fused_product, fused_thin : bool
+        Whether Triton starts the large products at the low-rank ones, and whether it reads dY once for dB and dS;
+        otherwise the library computes each product.
+    drop : callable, or None
+        Dropout of the rows of a tensor.
+    mask : Dropout, or None
+        The same for the fused product.
+    """
+
+    fused_product: bool
+    fused_thin: bool
+    drop: Callable[[Tensor], Tensor] | None
+    mask: Dropout | None = None
+
+
+def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: DropoutKey | None) -> Way:
+    kernels = native if chosen == "native" else triton_backend
+    drop = partial(kernels.dropout_rows, p=p, key=key) if p > 0.0 and key is not None else None
+    if chosen == "native":
+        return Way(False, False, drop)
+    # Asked for by name, the kernels run; otherwise where they were measured to be faster.
+    asked = active_backend() == "triton"
+    product, thin = (
+        asked or triton_backend.lora_kernel_is_faster(kernel, x, weight, len(lora_a)) for kernel in ("product", "thin")
+    )
+    mask = triton_backend.row_dropout(p, key) if drop is not None and key is not None and product else None
+    return Way(product, thin, drop, mask)
+
+
 class LoRALinearFunction(torch.autograd.Function):
     """Saves x and the thin product S = drop(x) Aᵀ.
 
-    Forward y = x Wᵀ + b, then y += s S Bᵀ in place. Backward dS = s dY B, dX = dY W, then dX += drop(dS A) in place;
-    dA = dSᵀ drop(x) with the mask computed again, dB = s dYᵀ S.
+    Forward y = x Wᵀ + b + s S Bᵀ. Backward dS = s dY B, dX = dY W + drop(dS A), dA = dSᵀ drop(x) with the mask computed
+    again, dB = s dYᵀ S. The large products start at the low-rank ones, or these are added in place.
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, lora_a, lora_b, scaling: float, dropout_p: float, key: DropoutKey | None):
-        thin = (native.dropout_rows(x, dropout_p, key) if key is not None and dropout_p > 0.0 else x) @ lora_a.t()
+    def forward(ctx, x, weight, bias, lora_a, lora_b, scaling: float, way: Way):
+        thin = (x if way.drop is None else way.drop(x)) @ lora_a.t()
         ctx.save_for_backward(x, weight, lora_a, lora_b, thin)
-        ctx.scaling, ctx.dropout_p, ctx.key = scaling, dropout_p, key if dropout_p > 0.0 else None
+        ctx.scaling, ctx.way = scaling, way
+        if way.fused_product:
+            from ..kernels.lora_linear import product_with_low_rank
+
+            return product_with_low_rank(_readable(x), weight.t(), bias, thin, lora_b.t(), scaling)
         return product(x, weight, bias).addmm_(thin, lora_b.t(), alpha=scaling)
 
     @staticmethod
@@ -80,22 +129,43 @@ class LoRALinearFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         x, weight, lora_a, lora_b, thin = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_a, needs_b, *_ = ctx.needs_input_grad
-        dx = dweight = dbias = da = db = None
-        if needs_x or needs_a:
-            dthin = (dy @ lora_b).mul_(ctx.scaling)
+        way, dx, dweight, dbias, da = ctx.way, None, None, None, None
+        dthin, db = _thin_gradients(
+            way, dy, thin, lora_b, ctx.scaling, thin_needed=needs_x or needs_a, b_needed=needs_b
+        )
         if needs_x:
-            dx = input_gradient(dy, weight)
-            if ctx.key is None:
-                dx.addmm_(dthin, lora_a)
-            else:
-                dx.add_(native.dropout_rows(dthin @ lora_a, ctx.dropout_p, ctx.key))
+            dx = _input_gradient(way, dy, weight, dthin, lora_a)
         if needs_a:
-            read = x if ctx.key is None else native.dropout_rows(x, ctx.dropout_p, ctx.key)
-            da = dthin.t() @ read
-        if needs_b:
-            db = (thin.t() @ dy).mul_(ctx.scaling).t()  # the thin matrix on the left: faster than dYᵀ S
+            da = dthin.t() @ (x if way.drop is None else way.drop(x))
         if needs_weight:
             dweight = dy.t() @ x
         if needs_bias:
             dbias = dy.sum(0)
-        return dx, dweight, dbias, da, db, None, None, None
+        return dx, dweight, dbias, da, db, None, None
+
+
+def _thin_gradients(
+    way: Way, dy: Tensor, thin: Tensor, lora_b: Tensor, scaling: float, *, thin_needed: bool, b_needed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """(dS, dB); what is not needed may be anything."""
+    if way.fused_thin and thin_needed and b_needed:
+        from ..kernels.lora_linear import thin_gradients
+
+        dthin, db = thin_gradients(_readable(dy), thin, _readable(lora_b), scaling)
+        return dthin.to(dy.dtype), db.to(lora_b.dtype)
+    dthin = (dy @ lora_b).mul_(scaling) if thin_needed else thin
+    # The thin matrix on the left: faster than dYᵀ S.
+    return dthin, (thin.t() @ dy).mul_(scaling).t() if b_needed else None
+
+
+def _input_gradient(way: Way, dy: Tensor, weight: Tensor, dthin: Tensor, lora_a: Tensor) -> Tensor:
+    if way.fused_product:
+        from ..kernels.lora_linear import product_with_low_rank
+
+        return product_with_low_rank(_readable(dy), weight, None, dthin, lora_a, 1.0, way.mask)
+    dx = input_gradient(dy, weight)
+    return dx.addmm_(dthin, lora_a) if way.drop is None else dx.add_(way.drop(dthin @ lora_a))
+
+
+def _readable(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()

@@ -14,7 +14,6 @@ from torch import nn
 
 from .. import ops
 from ..data.packing import Packer
-from ..device import autocast
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
@@ -76,7 +75,7 @@ class Trainer:
     rates : DropoutRates
     device : torch.device
     dtype : torch.dtype
-        Of the matmuls; parameters stay fp32.
+        Of the computation; parameters stay fp32.
     backend : str
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
@@ -216,6 +215,30 @@ class Trainer:
         -------
         (loss, correct) : (float, int)
             Mean loss over the texts, and how many were classified rightly.
+
+        Raises
+        ------
+        NonFiniteError
+            If the loss or, with clipping, the norm of the gradient is not finite; no parameter has changed then.
+        """
+        loss_sum, correct, norm = self.queue_step(micro_batches)
+        mean_loss = float(loss_sum) / sum(len(ids) for ids in micro_batches)
+        self._check_loss(mean_loss, micro_batches)
+        # With loss scaling a step that overflows is skipped and the scale lowered.
+        if norm is not None and not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise NonFiniteError(self._not_finite(f"the norm of the gradient is {float(norm)}", micro_batches))
+        self.scheduler.step()
+        self.step += 1
+        return mean_loss, int(correct)
+
+    def queue_step(self, micro_batches: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Forward, backward and the optimizer's step; on a GPU all is queued, and the host waits for nothing.
+
+        Returns
+        -------
+        (loss_sum, correct, norm) : tensors, shape []
+            Norm of the gradient before clipping, ``None`` without. If one is not finite, the optimizer has left the
+            parameters as they were.
         """
         total = sum(len(ids) for ids in micro_batches)
         dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
@@ -225,9 +248,8 @@ class Trainer:
         for ids in micro_batches:
             batch = self.packer.batch(ids).to(self.device)
             assert batch.labels is not None
-            with ops.use_backend(self.backend), autocast(self.device, self.dtype):
-                logits = self.model(batch, dropout)
             with ops.use_backend(self.backend):
+                logits = self.model(batch, dropout, self.dtype)
                 loss = ops.cross_entropy(logits, batch.labels)
             if self._in_backward is not None:
                 self._check_loss(float(loss.detach()) / total, micro_batches)
@@ -235,14 +257,17 @@ class Trainer:
                 self.scaler.scale(loss / total).backward()
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()
-        mean_loss = float(loss_sum) / total
-        self._check_loss(mean_loss, micro_batches)
-        self._clip(micro_batches)
+        norm = None
+        if self.settings.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        if not self.scaler.is_enabled() and self._in_backward is None:
+            finite = torch.isfinite(loss_sum if norm is None else loss_sum + norm)
+            # What loss scaling uses, too: the fused AdamW reads it on the device and steps only where it is 0.
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, 1.0 - finite.float()  # type: ignore[attr-defined]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.scheduler.step()
-        self.step += 1
-        return mean_loss, int(correct)
+        return loss_sum, correct, norm
 
     def _check_loss(self, mean_loss: float, micro_batches: list[np.ndarray]) -> None:
         if not np.isfinite(mean_loss):
@@ -253,15 +278,6 @@ class Trainer:
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
                 raise NonFiniteError(f"step {self.step}: {name} is no longer finite; lower the learning rate.")
-
-    def _clip(self, micro_batches: list[np.ndarray]) -> None:
-        if self.settings.max_grad_norm is None:
-            return
-        self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        # With loss scaling a step that overflows is skipped and the scale lowered.
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
-            raise NonFiniteError(self._not_finite(f"the norm of the gradient is {float(norm)}", micro_batches))
 
     def _not_finite(self, what: str, micro_batches: list[np.ndarray]) -> str:
         ids = np.concatenate(micro_batches)

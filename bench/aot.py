@@ -1,0 +1,314 @@
+"""Compiles the Triton kernels ahead of time, without a GPU, and lists what they take: registers, stack, shared memory.
+
+Run as a program it compiles every configuration of the tables in ``kernels/configs.py`` for each architecture and
+writes the list: ``python bench/aot.py RESULTS_DIR``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from pyllmclf.kernels import attention, configs, dropout, lora_linear
+
+# Bytes of shared memory that a program may take.
+SHARED_LIMIT = {80: 166912, 90: 232448, 100: 232448}
+MATRIX_INSTRUCTIONS = {80: ("HMMA",), 90: ("HGMMA", "HMMA"), 100: ("UTCHMMA", "HMMA")}
+ARCHITECTURES = tuple(SHARED_LIMIT)
+DTYPES = ("bf16", "fp16", "fp32")
+KERNELS = {
+    "forward": attention._attention_forward_kernel,
+    "dq": attention._attention_backward_dq_kernel,
+    "dkdv": attention._attention_backward_dkdv_kernel,
+    "product": lora_linear._lora_linear_product_kernel,
+    "thin": lora_linear._lora_linear_thin_kernel,
+    "dropout": dropout._dropout_rows_kernel,
+}
+_OFFSETS = ("cu_seqlens_q", "cu_seqlens_k", "positions", "tiles")
+_INPUTS = ("q", "k", "v", "out", "dout", "dq", "dk", "dv", "x", "weight", "bias", "thin", "factor", "y", "dy", "lora_b")
+_FLOATS = ("log_sum_exp", "delta", "dthin_shares", "db_shares")
+_SCALES = ("scale", "dq_scale", "dk_scale", "factor_scale", "keep_scale")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kernel with everything that is compiled in.
+
+    Attributes
+    ----------
+    kernel : str
+        One of KERNELS.
+    dtype : str
+        One of DTYPES.
+    architecture : int
+    constants : dict
+        The kernel's own; None for pointers that are not given.
+    strides : dict
+        Those that are 1 and compiled in.
+    """
+
+    kernel: str
+    dtype: str
+    architecture: int
+    constants: dict[str, Any]
+    num_warps: int
+    num_stages: int
+    strides: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        shown = [f"{name}={value}" for name, value in self.constants.items() if value not in (None, False)]
+        return f"{self.kernel}-sm_{self.architecture}-{self.dtype}-{'-'.join(shown)}".lower()
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a compiled kernel takes: registers of a thread, bytes of stack and of shared memory, and its code."""
+
+    registers: int
+    stack: int
+    shared: int
+    matrix_instructions: tuple[str, ...]
+
+
+def compile_variant(variant: Variant) -> Resources:
+    """Compiles it and reads its code with the tools in the triton package."""
+    kernel = KERNELS[variant.kernel]
+    constants = variant.constants | variant.strides
+    signature, divisible = {}, {}
+    for index, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in _SCALES:
+            signature[name] = "fp32"
+        elif name in ("example_ids",):
+            signature[name] = "*i64"
+        elif name in _OFFSETS:
+            signature[name] = "*i32"
+        elif name in _FLOATS:
+            signature[name] = "*fp32"
+        elif name in _INPUTS:
+            signature[name] = f"*{variant.dtype}"
+        else:
+            signature[name] = "i32"
+        # As a launch finds them: tensors begin at, and widths and strides are, multiples of 16.
+        is_width = name in ("columns", "depth", "rank") or re.search(r"_(row|head|depth|column|rank)$", name)
+        if signature[name].startswith("*") or (signature[name] == "i32" and is_width):
+            divisible[(index,)] = [["tt.divisibility", 16]]
+    source = ASTSource(kernel, signature, constants, divisible)
+    compiled = triton.compile(
+        source,
+        target=GPUTarget("cuda", variant.architecture, 32),
+        options={"num_warps": variant.num_warps, "num_stages": variant.num_stages},
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+        code = _tool("nvdisasm", "-c", file.name)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found is not None, usage
+    used = tuple(name for name in ("UTCHMMA", "HGMMA", "HMMA") if re.search(rf"\b{name}", code))
+    return Resources(int(found[1]), int(found[2]), compiled.metadata.shared, used)
+
+
+def _tool(name: str, *arguments: str) -> str:
+    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"  # cuobjdump calls nvdisasm
+    done = subprocess.run(
+        [str(folder / name), *arguments], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
+    )
+    return done.stdout
+
+
+def _bits(dtype: str) -> int:
+    return 32 if dtype == "fp32" else 16
+
+
+def attention_variant(
+    kernel: str,
+    architecture: int,
+    dtype: str,
+    head_dim: int,
+    rows: int,
+    *,
+    causal: bool = True,
+    subset: bool = False,
+    tiled: bool = True,
+    dropout: bool = False,
+) -> Variant:
+    """A kernel of attention for tiles of ``rows`` rows."""
+    depth = attention.depth_of(head_dim)
+    table = configs.table(configs.ATTENTION, (architecture // 10, architecture % 10))
+    config = table[kernel, _bits(dtype), 64 if depth <= 64 else 128, rows]
+    constants = {
+        "HEAD_DIM": head_dim,
+        "DEPTH": depth,
+        "BLOCK_M": config.block_m,
+        "BLOCK_N": config.block_n,
+        "CAUSAL": causal,
+        "SUBSET": subset,
+        "TILED": tiled,
+        "DROPOUT": dropout,
+    }
+    constants |= {} if subset else {"positions": None}
+    constants |= {} if tiled else {"tiles": None}
+    constants |= {} if dropout else {"example_ids": None}
+    return Variant(kernel, dtype, architecture, constants, config.num_warps, config.num_stages)
+
+
+def product_variant(
+    architecture: int, dtype: str, few: bool, *, backward: bool = False, rank: int = 16, dropout: bool = False
+) -> Variant:
+    """The product with a low-rank beginning, forward (with a bias) or for the input's gradient."""
+    config = configs.table(configs.LORA, (architecture // 10, architecture % 10))["product", _bits(dtype), few, False]
+    constants: dict[str, Any] = {
+        "ROWS": config.rows,
+        "COLUMNS": config.columns,
+        "DEPTH": config.depth,
+        "RANK": lora_linear.rank_block(rank),
+        "GROUP": lora_linear._GROUP,
+        "EVEN_DEPTH": True,
+        "BIAS": not backward,
+        "DROPOUT": dropout,
+    }
+    constants |= {"bias": None} if backward else {}
+    constants |= {} if dropout else {"example_ids": None, "positions": None}
+    unit = {"weight_column": 1, "factor_column": 1} if backward else {"weight_depth": 1, "factor_rank": 1}
+    return Variant("product", dtype, architecture, constants, config.num_warps, config.num_stages, unit)
+
+
+def thin_variant(architecture: int, dtype: str, few: bool, rank: int = 16) -> Variant:
+    """The pass over dY."""
+    config = configs.table(configs.LORA, (architecture // 10, architecture % 10))[
+        "thin", _bits(dtype), few, rank > configs.RANK_LIMIT
+    ]
+    constants = {"ROWS": config.rows, "COLUMNS": config.columns, "RANK": max(16, triton.next_power_of_2(rank))}
+    return Variant("thin", dtype, architecture, constants, config.num_warps, config.num_stages)
+
+
+def dropout_variant(architecture: int, dtype: str) -> Variant:
+    constants = {"ROWS": dropout._ROWS, "COLUMNS": dropout._COLUMNS}
+    return Variant("dropout", dtype, architecture, constants, dropout._WARPS, 3)
+
+
+def long_tile(dtype: str) -> int:
+    return 64 if dtype == "fp32" else 128
+
+
+def selected() -> list[Variant]:
+    """Those that every test run compiles: each kernel, dtype, architecture and branch at least once."""
+    chosen = []
+    for kernel in ("forward", "dq", "dkdv"):
+        for architecture in ARCHITECTURES:
+            chosen += [attention_variant(kernel, architecture, "bf16", 64, rows) for rows in (32, 128)]
+            chosen.append(attention_variant(kernel, architecture, "fp32", 64, 64))
+        chosen += [
+            attention_variant(kernel, 90, "fp16", 64, 128, causal=False),
+            attention_variant(kernel, 90, "bf16", 80, 128),
+            attention_variant(kernel, 80, "bf16", 128, 128, tiled=False),
+            attention_variant(kernel, 90, "bf16", 64, 128, dropout=True),
+            attention_variant(kernel, 90, "bf16", 64, 16, subset=True),
+        ]
+    for architecture in ARCHITECTURES:
+        for few, backward in itertools.product((True, False), (True, False)):
+            chosen.append(product_variant(architecture, "bf16", few, backward=backward))
+        chosen += [thin_variant(architecture, "bf16", few) for few in (True, False)]
+        chosen.append(dropout_variant(architecture, "bf16"))
+    chosen += [
+        product_variant(80, "fp32", False),
+        product_variant(90, "fp32", False, backward=True),
+        product_variant(90, "bf16", False, backward=True, dropout=True),
+        product_variant(90, "fp16", False, rank=256),
+        thin_variant(80, "fp32", False),
+        thin_variant(90, "bf16", False, rank=256),
+    ]
+    return chosen
+
+
+def everything() -> Iterator[Variant]:
+    """Every entry of the tables for every dtype and architecture, and the branches on the largest tiles."""
+    for architecture, dtype in itertools.product(ARCHITECTURES, DTYPES):
+        for kernel, head_dim, rows, causal in itertools.product(
+            ("forward", "dq", "dkdv"), (32, 64, 80, 96, 128), (16, 32, 64, 128), (True, False)
+        ):
+            if rows <= long_tile(dtype):
+                yield attention_variant(kernel, architecture, dtype, head_dim, rows, causal=causal)
+        for kernel in ("forward", "dq", "dkdv"):
+            long = long_tile(dtype)
+            yield attention_variant(kernel, architecture, dtype, 64, long, tiled=False)
+            yield attention_variant(kernel, architecture, dtype, 64, long, dropout=True)
+            yield attention_variant(kernel, architecture, dtype, 64, long, subset=True)
+        for few, rank in itertools.product((True, False), (4, 16, 64, 256)):
+            yield product_variant(architecture, dtype, few, rank=rank)
+            yield product_variant(architecture, dtype, few, rank=rank, backward=True)
+            yield product_variant(architecture, dtype, few, rank=rank, backward=True, dropout=True)
+            yield thin_variant(architecture, dtype, few, rank)
+        yield dropout_variant(architecture, dtype)
+
+
+def complaints(variant: Variant, found: Resources) -> list[str]:
+    """What keeps a compiled kernel from being shipped."""
+    wrong = []
+    if found.shared > SHARED_LIMIT[variant.architecture]:
+        wrong.append(f"{found.shared} bytes of shared memory")
+    if variant.dtype == "fp32":
+        return wrong
+    if found.stack:
+        wrong.append(f"{found.stack} bytes of stack")
+    if variant.kernel != "dropout" and not set(found.matrix_instructions) & set(
+        MATRIX_INSTRUCTIONS[variant.architecture]
+    ):
+        wrong.append("no matrix instruction")
+    return wrong
+
+
+def write_table(rows: list[tuple[Variant, Resources]], folder: Path) -> None:
+    """``resources.md``: one line for each kernel."""
+    lines = [
+        "# Triton kernels, compiled ahead of time",
+        "",
+        f"triton {triton.__version__}; registers of a thread, bytes of stack and of shared memory of a program.",
+        "",
+        "| kernel | architecture | dtype | compiled in | warps | stages | registers | stack | shared | instructions |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for variant, found in rows:
+        compiled_in = ", ".join(f"{k}={v}" for k, v in variant.constants.items() if v not in (None, False))
+        lines.append(
+            f"| {variant.kernel} | sm_{variant.architecture} | {variant.dtype} | {compiled_in.lower()} "
+            f"| {variant.num_warps} | {variant.num_stages} | {found.registers} | {found.stack} | {found.shared:,} "
+            f"| {' '.join(found.matrix_instructions)} |"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "resources.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    rows, failed = [], 0
+    for variant in everything():
+        found = compile_variant(variant)
+        rows.append((variant, found))
+        wrong = complaints(variant, found)
+        failed += bool(wrong)
+        print(variant, asdict(found), *(["WRONG:", *wrong] if wrong else []), flush=True)
+    write_table(rows, Path(sys.argv[1]))
+    print(f"{len(rows)} compiled, {failed} not fit to ship")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python bench/aot.py RESULTS_DIR")
+    sys.exit(main())

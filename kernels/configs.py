@@ -1,0 +1,152 @@
+"""Block sizes of the Triton kernels: pinned for each kernel, dtype and architecture, so that no user waits for tuning.
+
+``bench/tune.py`` times the candidates on the GPU at hand and prints these tables anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """Rows of queries and of keys in a block; warps of a program; blocks that are loaded ahead."""
+
+    block_m: int
+    block_n: int
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Rows, columns and depth of a block of a matrix product; warps of a program; blocks that are loaded ahead."""
+
+    rows: int
+    columns: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+# (kernel, bits of an element, columns of a tile at most, rows of the owned tile). The owned tile is of queries in
+# "forward" and "dq", of keys in "dkdv".
+AttentionKey = tuple[str, int, int, int]
+# fmt: off
+_ATTENTION: dict[AttentionKey, AttentionConfig] = {
+    ("forward", 16, 64, 16): AttentionConfig(16, 16, 1, 1),
+    ("forward", 16, 64, 32): AttentionConfig(32, 32, 1, 1),
+    ("forward", 16, 64, 64): AttentionConfig(64, 64, 4, 1),
+    ("forward", 16, 64, 128): AttentionConfig(128, 64, 4, 3),
+    ("forward", 16, 128, 16): AttentionConfig(16, 16, 1, 1),
+    ("forward", 16, 128, 32): AttentionConfig(32, 32, 2, 1),
+    ("forward", 16, 128, 64): AttentionConfig(64, 64, 4, 1),
+    ("forward", 16, 128, 128): AttentionConfig(128, 64, 8, 2),
+    ("forward", 32, 64, 16): AttentionConfig(16, 16, 2, 1),
+    ("forward", 32, 64, 32): AttentionConfig(32, 16, 4, 1),
+    ("forward", 32, 64, 64): AttentionConfig(64, 32, 4, 1),
+    ("forward", 32, 128, 16): AttentionConfig(16, 16, 4, 1),
+    ("forward", 32, 128, 32): AttentionConfig(32, 16, 4, 1),
+    ("forward", 32, 128, 64): AttentionConfig(64, 16, 8, 1),
+    ("dq", 16, 64, 16): AttentionConfig(16, 16, 1, 1),
+    ("dq", 16, 64, 32): AttentionConfig(32, 32, 2, 1),
+    ("dq", 16, 64, 64): AttentionConfig(64, 32, 4, 1),
+    ("dq", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
+    ("dq", 16, 128, 16): AttentionConfig(16, 16, 2, 1),
+    ("dq", 16, 128, 32): AttentionConfig(32, 32, 4, 1),
+    ("dq", 16, 128, 64): AttentionConfig(64, 32, 4, 1),
+    ("dq", 16, 128, 128): AttentionConfig(128, 32, 8, 2),
+    ("dq", 32, 64, 16): AttentionConfig(16, 16, 2, 1),
+    ("dq", 32, 64, 32): AttentionConfig(32, 16, 4, 1),
+    ("dq", 32, 64, 64): AttentionConfig(64, 16, 8, 1),
+    ("dq", 32, 128, 16): AttentionConfig(16, 16, 4, 1),
+    ("dq", 32, 128, 32): AttentionConfig(32, 16, 4, 1),
+    ("dq", 32, 128, 64): AttentionConfig(64, 16, 8, 1),
+    ("dkdv", 16, 64, 16): AttentionConfig(16, 16, 1, 1),
+    ("dkdv", 16, 64, 32): AttentionConfig(32, 32, 2, 1),
+    ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 4, 1),
+    ("dkdv", 16, 64, 128): AttentionConfig(64, 128, 8, 2),
+    ("dkdv", 16, 128, 16): AttentionConfig(16, 16, 2, 1),
+    ("dkdv", 16, 128, 32): AttentionConfig(32, 32, 4, 1),
+    ("dkdv", 16, 128, 64): AttentionConfig(32, 64, 4, 1),
+    ("dkdv", 16, 128, 128): AttentionConfig(32, 128, 8, 2),
+    ("dkdv", 32, 64, 16): AttentionConfig(16, 16, 2, 1),
+    ("dkdv", 32, 64, 32): AttentionConfig(16, 32, 4, 1),
+    ("dkdv", 32, 64, 64): AttentionConfig(16, 64, 8, 1),
+    ("dkdv", 32, 128, 16): AttentionConfig(16, 16, 4, 1),
+    ("dkdv", 32, 128, 32): AttentionConfig(16, 32, 4, 1),
+    ("dkdv", 32, 128, 64): AttentionConfig(16, 64, 8, 1),
+}
+# (kernel, bits of an element, whether there are few rows, whether the rank is above RANK_LIMIT). The product takes
+# ranks in blocks, and its configuration does not depend on them.
+LoRAKey = tuple[str, int, bool, bool]
+_LORA: dict[LoRAKey, LoRAConfig] = {
+    ("product", 16, True, False): LoRAConfig(32, 64, 64, 4, 3),
+    ("product", 16, False, False): LoRAConfig(128, 128, 64, 8, 3),
+    ("product", 32, True, False): LoRAConfig(32, 32, 32, 4, 2),
+    ("product", 32, False, False): LoRAConfig(64, 64, 16, 8, 2),
+    ("thin", 16, True, False): LoRAConfig(32, 64, 0, 4, 1),
+    ("thin", 16, False, False): LoRAConfig(64, 64, 0, 4, 2),
+    ("thin", 32, True, False): LoRAConfig(32, 32, 0, 4, 1),
+    ("thin", 32, False, False): LoRAConfig(32, 32, 0, 4, 1),
+    ("thin", 16, True, True): LoRAConfig(32, 32, 0, 8, 1),
+    ("thin", 16, False, True): LoRAConfig(32, 32, 0, 8, 1),
+    ("thin", 32, True, True): LoRAConfig(16, 16, 0, 8, 1),
+    ("thin", 32, False, True): LoRAConfig(16, 16, 0, 8, 1),
+}
+# fmt: on
+# Up to this many rows, tiles are small: there are few programs.
+FEW_ROWS = 1024
+RANK_LIMIT = 64
+
+# Compute capability from which an architecture's tables hold; those of the newest that is not above the GPU's.
+# Not tuned yet on any of them: the blocks are those that compile without spills and fit the smallest shared memory.
+ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {(8, 0): _ATTENTION, (9, 0): _ATTENTION}
+LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {(8, 0): _LORA, (9, 0): _LORA}
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    # The interpreter runs on the CPU; there the newest tables are as good as any.
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else max(ATTENTION)
+
+
+def table(tables: dict, at: tuple[int, int]):
+    """The newest table that is not above a capability."""
+    known = [c for c in tables if c <= at]
+    return tables[max(known) if known else min(tables)]
+
+
+def attention_config(kernel: str, bits: int, depth: int, rows: int, device: torch.device) -> AttentionConfig:
+    """Of "forward", "dq" or "dkdv" for tiles of ``depth`` columns of which ``rows`` are owned."""
+    return table(ATTENTION, capability(device))[kernel, bits, 64 if depth <= 64 else 128, rows]
+
+
+def lora_config(kernel: str, bits: int, rows: int, rank: int, device: torch.device) -> LoRAConfig:
+    """Of "product" or "thin" for so many rows and this rank."""
+    wide = kernel == "thin" and rank > RANK_LIMIT
+    return table(LORA, capability(device))[kernel, bits, rows <= FEW_ROWS, wide]
+
+
+@dataclass(frozen=True)
+class Faster:
+    """Where a kernel was measured to be faster than the library: rows, smaller side of the weight, and rank."""
+
+    least_rows: int
+    least_width: int
+    most_rank: int
+
+
+# By capability; then by kernel and bits of an element. Nothing is measured yet: the library computes everything.
+LORA_FASTER: dict[tuple[int, int], dict[tuple[str, int], Faster]] = {(8, 0): {}, (9, 0): {}}
+
+
+def lora_is_faster(kernel: str, bits: int, rows: int, width: int, rank: int, device: torch.device) -> bool:
+    """Whether "product" or "thin" is faster than the library's products, by measurement."""
+    limits = table(LORA_FASTER, capability(device)).get((kernel, bits))
+    if limits is None:
+        return False
+    return rows >= limits.least_rows and width >= limits.least_width and rank <= limits.most_rank

@@ -1,0 +1,282 @@
+"""A frozen matrix product that begins at a low-rank one, and the thin products of its backward pass.
+
+Forward, with S = drop(x) Aᵀ from the library:  y = s S Bᵀ + x Wᵀ + b; the accumulator starts at s S Bᵀ.
+Backward, with dS = s dY B:  dX = drop(dS A) + dY W, by the same kernel; dA = dSᵀ drop(x) by the library. One pass over
+dY gives dB = s dYᵀ S and dS: a program sums over its share of rows and columns, and the shares are added in order.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from .configs import lora_config
+from .philox import Dropout, keep
+
+_COUNTS = ["rows"]
+_WORDS = ["seed", "step", "stream", "threshold"]
+# Tiles of rows that go through the column tiles together, so that these stay in the L2 cache.
+_GROUP = 8
+# Columns of the thin matrices that a block takes.
+_RANK_BLOCK = 64
+
+
+@triton.jit(do_not_specialize=[*_COUNTS, *_WORDS])
+def _lora_linear_product_kernel(
+    x,
+    weight,
+    bias,
+    thin,
+    factor,
+    y,
+    example_ids,
+    positions,
+    x_row,
+    weight_depth,
+    weight_column,
+    thin_row,
+    factor_rank,
+    factor_column,
+    y_row,
+    rows,
+    columns,
+    depth,
+    rank,
+    factor_scale,
+    seed,
+    step,
+    stream,
+    threshold,
+    keep_scale,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DEPTH: tl.constexpr,
+    RANK: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN_DEPTH: tl.constexpr,
+    BIAS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    """y [rows, columns] = factor_scale drop(thin factor) + x weight + bias; thin [rows, rank], x [rows, depth]."""
+    index = tl.program_id(0)
+    row_tiles = tl.cdiv(rows, ROWS)
+    column_tiles = tl.cdiv(columns, COLUMNS)
+    group = index // (GROUP * column_tiles)
+    group_rows = tl.minimum(row_tiles - group * GROUP, GROUP)
+    within = index % (GROUP * column_tiles)
+    row = (group * GROUP + within % group_rows) * ROWS + tl.arange(0, ROWS)
+    first_column = within // group_rows * COLUMNS
+    column = first_column + tl.arange(0, COLUMNS)
+    # Tiles at the edges read the first rows and columns again instead of those that there are not.
+    row_read = (row % rows).to(tl.int64)
+    column_read = (column % columns).to(tl.int64)
+
+    accumulated = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for first in range(0, rank, RANK):
+        at = first + tl.arange(0, RANK)
+        thin_tile = tl.load(thin + row_read[:, None] * thin_row + at[None, :], mask=(at < rank)[None, :], other=0.0)
+        factor_tile = tl.load(
+            factor + at[:, None] * factor_rank + column_read[None, :] * factor_column,
+            mask=(at < rank)[:, None],
+            other=0.0,
+        )
+        accumulated = tl.dot(thin_tile, factor_tile, accumulated, input_precision="ieee")
+    accumulated *= factor_scale
+    if DROPOUT:
+        at = tl.load(positions + row_read)
+        example = tl.load(example_ids + row_read).to(tl.uint32)[:, None]
+        kept = keep(at, example, stream, first_column, seed, step, threshold, COLUMNS)
+        accumulated = tl.where(kept, accumulated * keep_scale, 0.0)
+
+    x_at = x + row_read[:, None] * x_row + tl.arange(0, DEPTH)[None, :]
+    weight_at = weight + column_read[None, :] * weight_column + tl.arange(0, DEPTH)[:, None] * weight_depth
+    for first in range(0, depth, DEPTH):
+        if EVEN_DEPTH:
+            x_tile = tl.load(x_at)
+            weight_tile = tl.load(weight_at)
+        else:
+            at = first + tl.arange(0, DEPTH)
+            x_tile = tl.load(x_at, mask=(at < depth)[None, :], other=0.0)
+            weight_tile = tl.load(weight_at, mask=(at < depth)[:, None], other=0.0)
+        accumulated = tl.dot(x_tile, weight_tile, accumulated, input_precision="ieee")
+        x_at += DEPTH
+        weight_at += DEPTH * weight_depth
+    if BIAS:
+        accumulated += tl.load(bias + column_read).to(tl.float32)[None, :]
+    tl.store(
+        y + row.to(tl.int64)[:, None] * y_row + column[None, :],
+        accumulated.to(y.dtype.element_ty),
+        mask=(row < rows)[:, None] & (column < columns)[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=[*_COUNTS, "row_share"])
+def _lora_linear_thin_kernel(
+    dy,
+    thin,
+    lora_b,
+    dthin_shares,
+    db_shares,
+    dy_row,
+    thin_row,
+    b_row,
+    rows,
+    columns,
+    rank,
+    row_share,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    RANK: tl.constexpr,
+):
+    """Shares of dY B [column tiles, rows, RANK] and of dYᵀ thin [row shares, columns, RANK]; dY is read once."""
+    column_tile = tl.program_id(0)
+    share = tl.program_id(1)
+    column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
+    at = tl.arange(0, RANK)
+    b_tile = tl.load(
+        lora_b + column.to(tl.int64)[:, None] * b_row + at[None, :],
+        mask=(column < columns)[:, None] & (at < rank)[None, :],
+        other=0.0,
+    )
+    db = tl.zeros((COLUMNS, RANK), tl.float32)
+    last = tl.minimum((share + 1) * row_share, rows)
+    for first in range(share * row_share, last, ROWS):
+        row = first + tl.arange(0, ROWS)
+        valid = row < last
+        wide = row.to(tl.int64)
+        dy_tile = tl.load(
+            dy + wide[:, None] * dy_row + column[None, :], mask=valid[:, None] & (column < columns)[None, :], other=0.0
+        )
+        thin_tile = tl.load(
+            thin + wide[:, None] * thin_row + at[None, :], mask=valid[:, None] & (at < rank)[None, :], other=0.0
+        )
+        dthin = tl.dot(dy_tile, b_tile, input_precision="ieee")
+        db = tl.dot(tl.trans(dy_tile), thin_tile, db, input_precision="ieee")
+        target = dthin_shares + (column_tile.to(tl.int64) * rows + wide)[:, None] * RANK + at[None, :]
+        tl.store(target, dthin, mask=valid[:, None])
+    target = db_shares + (share.to(tl.int64) * columns + column)[:, None] * RANK + at[None, :]
+    tl.store(target, db, mask=(column < columns)[:, None])
+
+
+def product_with_low_rank(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    thin: torch.Tensor,
+    factor: torch.Tensor,
+    scale: float,
+    dropout: Dropout | None = None,
+) -> torch.Tensor:
+    """scale drop(thin factor) + x weight + bias in one pass.
+
+    Parameters
+    ----------
+    x : tensor, shape [rows, depth]
+        fp32, bf16 or fp16, as the others; the last axis is contiguous.
+    weight : tensor, shape [depth, columns]
+        Any strides: a layer's weight [out, in], turned or not.
+    bias : tensor, shape [columns], optional
+    thin : tensor, shape [rows, rank]
+        The last axis is contiguous.
+    factor : tensor, shape [rank, columns]
+    scale : float
+    dropout : Dropout, optional
+        Of each row's elements of ``thin factor``.
+
+    Returns
+    -------
+    tensor, shape [rows, columns]
+    """
+    rows, depth = x.shape
+    columns, rank = weight.shape[1], thin.shape[1]
+    y = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
+    if not y.numel():
+        return y
+    config = lora_config("product", 8 * x.element_size(), rows, rank, x.device)
+    masks = dropout or Dropout.none()
+    grid = (triton.cdiv(rows, config.rows) * triton.cdiv(columns, config.columns),)
+    _lora_linear_product_kernel[grid](
+        x,
+        weight,
+        bias,
+        thin,
+        factor,
+        y,
+        masks.example_ids,
+        masks.positions,
+        x.stride(0),
+        *weight.stride(),
+        thin.stride(0),
+        *factor.stride(),
+        y.stride(0),
+        rows,
+        columns,
+        depth,
+        rank,
+        scale,
+        *masks.words,
+        masks.scale,
+        ROWS=config.rows,
+        COLUMNS=config.columns,
+        DEPTH=config.depth,
+        RANK=rank_block(rank),
+        GROUP=_GROUP,
+        EVEN_DEPTH=depth % config.depth == 0,
+        BIAS=bias is not None,
+        DROPOUT=dropout is not None,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    return y
+
+
+def rank_block(rank: int) -> int:
+    """Columns of the thin matrices in a block of the product: a power of two."""
+    return min(_RANK_BLOCK, max(16, triton.next_power_of_2(rank)))
+
+
+def thin_gradients(
+    dy: torch.Tensor, thin: torch.Tensor, lora_b: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(scale dY B [rows, rank], scale dYᵀ thin [columns, rank]) in one pass over dY, both fp32.
+
+    Parameters
+    ----------
+    dy : tensor, shape [rows, columns]
+        fp32, bf16 or fp16, as the others; the last axis of each is contiguous.
+    thin : tensor, shape [rows, rank]
+    lora_b : tensor, shape [columns, rank]
+    scale : float
+    """
+    (rows, columns), rank = dy.shape, thin.shape[1]
+    config = lora_config("thin", 8 * dy.element_size(), rows, rank, dy.device)
+    block = max(16, triton.next_power_of_2(rank))
+    column_tiles = triton.cdiv(columns, config.columns)
+    # About two programs for each multiprocessor of a large GPU, each with as many whole tiles of rows as that leaves.
+    wanted = max(1, 256 // column_tiles)
+    row_share = max(1, triton.cdiv(triton.cdiv(rows, config.rows), wanted)) * config.rows
+    shares = triton.cdiv(rows, row_share)
+    dthin = torch.empty(column_tiles, rows, block, dtype=torch.float32, device=dy.device)
+    db = torch.empty(shares, columns, block, dtype=torch.float32, device=dy.device)
+    if shares:
+        _lora_linear_thin_kernel[column_tiles, shares](
+            dy,
+            thin,
+            lora_b,
+            dthin,
+            db,
+            dy.stride(0),
+            thin.stride(0),
+            lora_b.stride(0),
+            rows,
+            columns,
+            rank,
+            row_share,
+            ROWS=config.rows,
+            COLUMNS=config.columns,
+            RANK=block,
+            num_warps=config.num_warps,
+            num_stages=config.num_stages,
+        )
+    return dthin.sum(0)[:, :rank] * scale, db.sum(0)[:, :rank] * scale

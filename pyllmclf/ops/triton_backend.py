@@ -1,0 +1,90 @@
+"""The Triton kernels on tensors: whether they serve these, and what they take.
+
+They run on CUDA devices; with ``TRITON_INTERPRET=1`` in the environment before the start, on the CPU, slowly, to check
+them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..kernels.philox import Dropout
+    from .dropout import DropoutKey
+
+# The interpreter computes bfloat16 wrongly.
+DTYPES = {"cuda": (torch.float32, torch.bfloat16, torch.float16), "cpu": (torch.float32, torch.float16)}
+MAX_HEAD_DIM = 128
+
+
+@cache
+def installed() -> bool:
+    """Whether there is a triton package."""
+    return importlib.util.find_spec("triton") is not None
+
+
+@cache
+def interpreted() -> bool:
+    """Whether the kernels run in Triton's interpreter."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")
+
+
+def missing(device: str) -> str | None:
+    """What keeps the kernels from running on a kind of device, for a message."""
+    if not installed():
+        return "needs the triton package (pip install 'pyllmclf[triton]')"
+    if device == "cuda" and interpreted():
+        return "runs in Triton's interpreter (TRITON_INTERPRET=1), which takes tensors on the CPU"
+    return None if device == ("cpu" if interpreted() else "cuda") else "needs a CUDA device"
+
+
+def serves(first: Tensor, *others: Tensor | None) -> bool:
+    """Whether the kernels compute these: one dtype on one device that they run on."""
+    device = first.device.type
+    if missing(device) is not None or first.dtype not in DTYPES[device] or torch.is_autocast_enabled(device):
+        return False
+    return all(t is None or (t.dtype is first.dtype and t.device == first.device) for t in others)
+
+
+def why_not(first: Tensor) -> str:
+    """Why :func:`serves` says no, for a message."""
+    device = first.device.type
+    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.get(device, ()))
+    return missing(device) or f"computes {dtypes} on one device, without autocast"
+
+
+def attention_dropout(p: float, key: DropoutKey | None) -> Dropout | None:
+    """The mask of attention's probabilities."""
+    if p == 0.0 or key is None:
+        return None
+    from ..kernels.philox import Dropout
+
+    return Dropout.make(p, key.seed, key.step, key.stream, key.example_ids)
+
+
+def row_dropout(p: float, key: DropoutKey) -> Dropout:
+    """The mask of packed rows."""
+    from ..kernels.philox import Dropout
+
+    positions = key.row_positions.to(torch.int32).contiguous()
+    return Dropout.make(p, key.seed, key.step, key.stream, key.row_example_ids.contiguous(), positions)
+
+
+def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
+    """x * mask / (1 - p)."""
+    from ..kernels.dropout import dropout_rows
+
+    return dropout_rows(x if x.stride(-1) == 1 else x.contiguous(), row_dropout(p, key))
+
+
+def lora_kernel_is_faster(kernel: str, x: Tensor, weight: Tensor, rank: int) -> bool:
+    """Whether the fused "product" or "thin" kernel was measured to be faster than the library for these."""
+    from ..kernels.configs import lora_is_faster
+
+    return lora_is_faster(kernel, 8 * x.element_size(), len(x), min(weight.shape), rank, x.device)

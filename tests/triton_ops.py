@@ -1,0 +1,163 @@
+"""Checks of the Triton kernels through ``pyllmclf.ops``, for the interpreter on a CPU and for a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from cases import AttentionCase, offsets, relative_error
+from formulas import attention_formula
+from torch import Tensor
+
+from pyllmclf import ops
+from pyllmclf.kernels.tiles import Schedule
+
+# (rows, in, out, rank): ranks from 4 to 256, sizes that are multiples of nothing.
+LORA = [(1, 8, 8, 4), (17, 96, 160, 16), (70, 64, 200, 5), (33, 33, 65, 64), (40, 48, 33, 256), (0, 8, 8, 2)]
+# Of outputs and gradients in half precision, on the scale of each tensor: some roundings of 11 bits.
+HALF_TOLERANCE = 4e-3
+
+Run = Callable[..., Tensor]
+
+
+def results(run: Run, inputs: list[Tensor], factor: Tensor) -> list[Tensor]:
+    """Output and gradients."""
+    given = [t.detach().requires_grad_() for t in inputs]
+    out = run(*given)
+    return [out.detach(), *torch.autograd.grad(out, given, factor.to(out.dtype))]
+
+
+def compare(run: Run, formula: Run, inputs: list[Tensor], dtype: torch.dtype, device: str) -> None:
+    """Output and gradients of ``run`` in ``dtype`` on ``device`` against ``formula`` in float64 on the CPU.
+
+    In fp32 within 1e-5; in half precision within HALF_TOLERANCE.
+    """
+    rounded = [t.to(dtype) for t in inputs]
+    factor = torch.randn(formula(*(t.double() for t in rounded)).shape, generator=torch.Generator().manual_seed(5))
+    expected = results(formula, [t.double() for t in rounded], factor.to(dtype).double())
+    with ops.use_backend("triton"):
+        found = results(run, [t.to(device) for t in rounded], factor.to(device))
+    scale = max((float(t.abs().max()) for t in expected[1:] if t.numel()), default=1.0)
+    tolerance = 1e-5 if dtype == torch.float32 else HALF_TOLERANCE
+    for mine, exact in zip(found, expected, strict=True):
+        assert mine.dtype == dtype and mine.shape == exact.shape and mine.isfinite().all()
+        if exact.numel() and float(exact.abs().max()) < 1e-6 * scale:  # no true gradient
+            assert float(mine.abs().max()) <= tolerance * scale
+        else:
+            assert relative_error(mine.cpu(), exact) < tolerance
+
+
+def check_attention(case: AttentionCase, dtype: torch.dtype, device: str, *, scheduled: bool) -> None:
+    """On a fused projection, whose parts are read in place."""
+    generator = torch.Generator().manual_seed(3)
+    cu, longest = offsets(case.lengths), max(case.lengths, default=0)
+    on_device = cu.to(device)
+    schedule = Schedule(cu, cu, torch.device(device)) if scheduled else None
+    width = case.heads * case.head_dim
+    qkv = torch.randn(sum(case.lengths), 3 * width, generator=generator)
+
+    def formula(qkv: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(1, (case.heads, case.head_dim)) for t in qkv.chunk(3, dim=1))
+        return attention_formula(q, k, v, case.lengths, case.causal).flatten(1)
+
+    def run(qkv: Tensor) -> Tensor:
+        return ops.attention_packed(qkv, on_device, longest, heads=case.heads, causal=case.causal, schedule=schedule)
+
+    compare(run, formula, [qkv], dtype, device)
+
+
+def check_attention_of_some_rows(causal: bool, dtype: torch.dtype, device: str, *, scheduled: bool) -> None:
+    """Texts of several blocks of keys, read by a few queries out of order, one of them by none."""
+    lengths, counts = (150, 1, 90, 5), (3, 1, 2, 0)
+    rows = torch.tensor([149, 0, 77, 150, 240, 152])
+    positions = torch.tensor([149, 0, 77, 0, 89, 1], dtype=torch.int32)
+    generator = torch.Generator().manual_seed(3)
+    q = torch.randn(6, 2, 16, generator=generator)
+    k, v = torch.randn(2, sum(lengths), 2, 16, generator=generator)
+    cu_q, cu_k = offsets(counts), offsets(lengths)
+    schedule = Schedule(cu_q, cu_k, torch.device(device)) if scheduled else None
+
+    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        full = torch.zeros(sum(lengths), 2, 16, dtype=torch.float64).index_copy(0, rows, q)
+        return attention_formula(full, k, v, lengths, causal)[rows]
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        offsets_q, offsets_k = cu_q.to(device), cu_k.to(device)
+        at = positions.to(device)
+        return ops.attention(
+            q, k, v, offsets_q, offsets_k, 3, 150, causal=causal, query_positions=at, schedule=schedule
+        )
+
+    compare(run, formula, [q, k, v], dtype, device)
+
+
+def dropout_key(lengths: tuple[int, ...], device: str) -> ops.DropoutKey:
+    """With a seed and example ids that need the 32nd bit."""
+    sizes = torch.tensor(lengths)
+    examples = torch.arange(len(lengths)) + 2**31 + 5
+    positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
+    rows = examples.repeat_interleave(sizes)
+    return ops.DropoutKey(2**32 - 7, 3, 2, 1, examples.to(device), rows.to(device), positions.to(device))
+
+
+def _by_the_reference(run: Run) -> Run:
+    def computed(*inputs: Tensor) -> Tensor:
+        with ops.use_backend("reference"):
+            return run(*inputs)
+
+    return computed
+
+
+def check_dropout(p: float, dtype: torch.dtype, device: str) -> None:
+    """Masks are those of the reference: of rows, of attention (all rows, and some), and of low-rank layers."""
+    lengths, heads = (70, 3), 2
+    generator = torch.Generator().manual_seed(3)
+    cu = offsets(lengths)
+    keys = {where: dropout_key(lengths, where) for where in {device, "cpu"}}
+
+    def rows(x: Tensor) -> Tensor:
+        return ops.dropout(x, p, keys[x.device.type])
+
+    compare(rows, _by_the_reference(rows), [torch.randn(73, 37, generator=generator)], dtype, device)
+
+    def attention(qkv: Tensor) -> Tensor:
+        where = qkv.device
+        return ops.attention_packed(
+            qkv, cu.to(where), 70, heads=heads, causal=True, dropout_p=p, dropout_key=keys[where.type]
+        )
+
+    qkv = torch.randn(73, 3 * heads * 16, generator=generator)
+    compare(attention, _by_the_reference(attention), [qkv], dtype, device)
+
+    def some_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        where = q.device
+        at = torch.tensor([69, 4, 1], dtype=torch.int32, device=where)
+        return ops.attention(
+            q, k, v, offsets((2, 1)).to(where), cu.to(where), 2, 70, causal=True, query_positions=at,
+            dropout_p=p, dropout_key=keys[where.type],
+        )  # fmt: skip
+
+    parts = [torch.randn(n, heads, 16, generator=generator) for n in (3, 73, 73)]
+    compare(some_rows, _by_the_reference(some_rows), parts, dtype, device)
+
+    def lora(x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return ops.lora_linear(x, weight, None, a, b, scaling=0.5, dropout_p=p, dropout_key=keys[x.device.type])
+
+    sizes = [(73, 40), (24, 40), (4, 40), (24, 4)]
+    compare(lora, _by_the_reference(lora), [torch.randn(s, generator=generator) for s in sizes], dtype, device)
+
+
+def check_lora(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str, *, bias: bool) -> None:
+    rows, inputs, outputs, rank = shape
+    generator = torch.Generator().manual_seed(3)
+    sizes = [(rows, inputs), (outputs, inputs), (rank, inputs), (outputs, rank), *([(outputs,)] if bias else [])]
+    tensors = [torch.randn(size, generator=generator) / size[-1] ** 0.5 for size in sizes]
+
+    def run(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, *bias: Tensor) -> Tensor:
+        return ops.lora_linear(x, weight, bias[0] if bias else None, a, b, scaling=0.5)
+
+    def formula(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, *bias: Tensor) -> Tensor:
+        return F.linear(x, weight + 0.5 * b @ a, *bias)
+
+    compare(run, formula, tensors, dtype, device)

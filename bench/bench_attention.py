@@ -6,6 +6,7 @@ a user gets; it must not lose against any of torch's.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -152,8 +153,12 @@ def test_mix(
         varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 has varlen_attn")
         parts = [leaf(dtype, sum(lengths), HEADS, HEAD_DIM) for _ in range(3)]
 
+        # Its argument has changed from torch 2.10 on.
+        by_name = "is_causal" in inspect.signature(varlen.varlen_attn).parameters
+        mask_option = {"is_causal": causal} if by_name else {"window_size": (-1, 0 if causal else -1)}
+
         def plain() -> Tensor:
-            return varlen.varlen_attn(*parts, cu, cu, longest, longest, is_causal=causal)
+            return varlen.varlen_attn(*parts, cu, cu, longest, longest, **mask_option)
 
     runs_here(plain, parts)
     name = f"{mix} x {len(lengths)}, {'causal' if causal else 'full'}, {dtype}"

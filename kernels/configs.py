@@ -36,15 +36,15 @@ class LoRAConfig:
 # "forward" and "dq", of keys in "dkdv".
 AttentionKey = tuple[str, int, int, int]
 # fmt: off
-_ATTENTION: dict[AttentionKey, AttentionConfig] = {
+_AMPERE: dict[AttentionKey, AttentionConfig] = {
     ("forward", 16, 64, 16): AttentionConfig(16, 16, 1, 1),
     ("forward", 16, 64, 32): AttentionConfig(32, 32, 1, 1),
     ("forward", 16, 64, 64): AttentionConfig(64, 64, 4, 1),
-    ("forward", 16, 64, 128): AttentionConfig(128, 64, 4, 3),
+    ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 3),
     ("forward", 16, 128, 16): AttentionConfig(16, 16, 1, 1),
     ("forward", 16, 128, 32): AttentionConfig(32, 32, 2, 1),
     ("forward", 16, 128, 64): AttentionConfig(64, 64, 4, 1),
-    ("forward", 16, 128, 128): AttentionConfig(128, 64, 8, 2),
+    ("forward", 16, 128, 128): AttentionConfig(128, 16, 8, 2),
     ("forward", 32, 64, 16): AttentionConfig(16, 16, 2, 1),
     ("forward", 32, 64, 32): AttentionConfig(32, 16, 4, 1),
     ("forward", 32, 64, 64): AttentionConfig(64, 32, 4, 1),
@@ -54,11 +54,11 @@ _ATTENTION: dict[AttentionKey, AttentionConfig] = {
     ("dq", 16, 64, 16): AttentionConfig(16, 16, 1, 1),
     ("dq", 16, 64, 32): AttentionConfig(32, 32, 2, 1),
     ("dq", 16, 64, 64): AttentionConfig(64, 32, 4, 1),
-    ("dq", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
+    ("dq", 16, 64, 128): AttentionConfig(128, 32, 8, 2),
     ("dq", 16, 128, 16): AttentionConfig(16, 16, 2, 1),
     ("dq", 16, 128, 32): AttentionConfig(32, 32, 4, 1),
     ("dq", 16, 128, 64): AttentionConfig(64, 32, 4, 1),
-    ("dq", 16, 128, 128): AttentionConfig(128, 32, 8, 2),
+    ("dq", 16, 128, 128): AttentionConfig(128, 16, 8, 1),
     ("dq", 32, 64, 16): AttentionConfig(16, 16, 2, 1),
     ("dq", 32, 64, 32): AttentionConfig(32, 16, 4, 1),
     ("dq", 32, 64, 64): AttentionConfig(64, 16, 8, 1),
@@ -68,17 +68,27 @@ _ATTENTION: dict[AttentionKey, AttentionConfig] = {
     ("dkdv", 16, 64, 16): AttentionConfig(16, 16, 1, 1),
     ("dkdv", 16, 64, 32): AttentionConfig(32, 32, 2, 1),
     ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 4, 1),
-    ("dkdv", 16, 64, 128): AttentionConfig(64, 128, 8, 2),
+    ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 1),
     ("dkdv", 16, 128, 16): AttentionConfig(16, 16, 2, 1),
     ("dkdv", 16, 128, 32): AttentionConfig(32, 32, 4, 1),
     ("dkdv", 16, 128, 64): AttentionConfig(32, 64, 4, 1),
-    ("dkdv", 16, 128, 128): AttentionConfig(32, 128, 8, 2),
+    ("dkdv", 16, 128, 128): AttentionConfig(16, 128, 8, 1),
     ("dkdv", 32, 64, 16): AttentionConfig(16, 16, 2, 1),
     ("dkdv", 32, 64, 32): AttentionConfig(16, 32, 4, 1),
     ("dkdv", 32, 64, 64): AttentionConfig(16, 64, 8, 1),
     ("dkdv", 32, 128, 16): AttentionConfig(16, 16, 4, 1),
     ("dkdv", 32, 128, 32): AttentionConfig(16, 32, 4, 1),
     ("dkdv", 32, 128, 64): AttentionConfig(16, 64, 8, 1),
+}
+_HOPPER = _AMPERE | {
+    ("forward", 16, 128, 128): AttentionConfig(128, 64, 8, 2),
+    ("dq", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
+    ("dq", 16, 128, 128): AttentionConfig(128, 32, 8, 2),
+    ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 2),
+}
+_BLACKWELL = _HOPPER | {
+    ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
+    ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 4, 2),
 }
 # (kernel, bits of an element, whether there are few rows, whether the rank is above RANK_LIMIT). The product takes
 # ranks in blocks, and its configuration does not depend on them.
@@ -102,10 +112,16 @@ _LORA: dict[LoRAKey, LoRAConfig] = {
 FEW_ROWS = 1024
 RANK_LIMIT = 64
 
-# Compute capability from which an architecture's tables hold; those of the newest that is not above the GPU's.
-# Not tuned yet on any of them: the blocks are those that compile without spills and fit the smallest shared memory.
-ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {(8, 0): _ATTENTION, (9, 0): _ATTENTION}
-LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {(8, 0): _LORA, (9, 0): _LORA}
+# Compute capability from which an architecture's tables hold.
+# Not tuned yet on any of them: the blocks are those that compile without spills and fit the shared memory.
+ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
+    (8, 0): _AMPERE,
+    (9, 0): _HOPPER,
+    (10, 0): _BLACKWELL,
+}
+LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {(8, 0): _LORA, (9, 0): dict(_LORA), (10, 0): dict(_LORA)}
+# GeForce cards with Blackwell chips have Ampere's shared memory and matrix instructions.
+_GEFORCE_BLACKWELL = 12
 
 
 @cache
@@ -115,9 +131,9 @@ def capability(device: torch.device) -> tuple[int, int]:
 
 
 def table(tables: dict, at: tuple[int, int]):
-    """The newest table that is not above a capability."""
+    """The table of a capability: the newest that is not above it; for older GPUs the oldest."""
     known = [c for c in tables if c <= at]
-    return tables[max(known) if known else min(tables)]
+    return tables[max(known) if known and at[0] < _GEFORCE_BLACKWELL else min(tables)]
 
 
 def attention_config(kernel: str, bits: int, depth: int, rows: int, device: torch.device) -> AttentionConfig:
@@ -141,7 +157,7 @@ class Faster:
 
 
 # By capability; then by kernel and bits of an element. Nothing is measured yet: the library computes everything.
-LORA_FASTER: dict[tuple[int, int], dict[tuple[str, int], Faster]] = {(8, 0): {}, (9, 0): {}}
+LORA_FASTER: dict[tuple[int, int], dict[tuple[str, int], Faster]] = {(8, 0): {}, (9, 0): {}, (10, 0): {}}
 
 
 def lora_is_faster(kernel: str, bits: int, rows: int, width: int, rank: int, device: torch.device) -> bool:

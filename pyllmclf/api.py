@@ -150,7 +150,8 @@ def finetune(
     max_grad_norm : float, optional
         Gradients are scaled down to this norm.
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Of the computation; parameters stay in float32. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute it.
+        Of the computation; parameters stay in float32. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute
+        it.
     device : str
         ``"auto"`` is a CUDA device if there is one.
     backend : {"auto", "reference", "native", "triton"}

@@ -39,11 +39,11 @@ AttentionKey = tuple[str, int, int, int]
 _AMPERE: dict[AttentionKey, AttentionConfig] = {
     ("forward", 16, 64, 16): AttentionConfig(16, 16, 1, 1),
     ("forward", 16, 64, 32): AttentionConfig(32, 32, 1, 1),
-    ("forward", 16, 64, 64): AttentionConfig(64, 64, 4, 1),
+    ("forward", 16, 64, 64): AttentionConfig(64, 32, 4, 1),
     ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 3),
     ("forward", 16, 128, 16): AttentionConfig(16, 16, 1, 1),
     ("forward", 16, 128, 32): AttentionConfig(32, 32, 2, 1),
-    ("forward", 16, 128, 64): AttentionConfig(64, 64, 4, 1),
+    ("forward", 16, 128, 64): AttentionConfig(64, 32, 4, 1),
     ("forward", 16, 128, 128): AttentionConfig(128, 16, 8, 2),
     ("forward", 32, 64, 16): AttentionConfig(16, 16, 2, 1),
     ("forward", 32, 64, 32): AttentionConfig(32, 16, 4, 1),
@@ -81,6 +81,8 @@ _AMPERE: dict[AttentionKey, AttentionConfig] = {
     ("dkdv", 32, 128, 64): AttentionConfig(16, 64, 8, 1),
 }
 _HOPPER = _AMPERE | {
+    ("forward", 16, 64, 64): AttentionConfig(64, 64, 4, 1),
+    ("forward", 16, 128, 64): AttentionConfig(64, 64, 4, 1),
     ("forward", 16, 128, 128): AttentionConfig(128, 64, 8, 2),
     ("dq", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
     ("dq", 16, 128, 128): AttentionConfig(128, 32, 8, 2),

@@ -52,7 +52,7 @@ def config() -> dict[str, Any]:
         "backends": list(BACKENDS),
         "backend": active_backend(),
         "ops": {
-            op: {name: {"auto": c.implementation, "why": c.why} for name, c in choices.items()}
+            op: {name: {"auto": c.installed, "why": c.why} for name, c in choices.items()}
             for op, choices in TABLE.items()
         },
     }

@@ -1,10 +1,11 @@
 """Which implementation of an op runs.
 
 ``"reference"`` runs :mod:`pyllmclf.ops.reference` everywhere. ``"native"`` runs the native core and raises where it
-can't; what it leaves to torch on purpose runs there. ``"triton"`` runs the Triton kernels and raises where they can't;
-an op without one runs as with ``"auto"``. ``"auto"`` takes, for each op, what the table below names for the
-device, by measurement where there is one; what this does not compute, torch does. The environment variable
-``PYLLMCLF_BACKEND`` says what ``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has the last word.
+can't; what it leaves to torch on purpose runs there. ``"triton"`` runs the Triton kernels and raises where they can't,
+the native core for ops without one, and what neither has as with ``"auto"``. ``"auto"`` takes, for each op, what the
+table below names for the device, by measurement where there is one; what this does not compute, torch does. The
+environment variable ``PYLLMCLF_BACKEND`` says what ``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has
+the last word.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Choice:
     native: str = "yes"
     triton: bool = False
 
+    @property
+    def installed(self) -> str:
+        """What ``"auto"`` runs in this installation, which may lack triton."""
+        return self.other if self.implementation == "triton" and not triton_backend.installed() else self.implementation
+
 
 _UNMEASURED = "torch's own kernels; the native one is checked and timed by bench/gpu.sh"
 _FEW_ROWS = "one row per text: nothing to gain"
@@ -81,7 +87,9 @@ TABLE: dict[str, dict[str, Choice]] = {
         "cuda": Choice("reference", _UNMEASURED),
     },
     "layer_norm": {
-        "cpu": Choice("native", "one pass with the residual: on par with torch for short batches, 1.2-1.4 x for long"),
+        "cpu": Choice(
+            "native", "one pass with the residual: on par with torch for short batches, up to 1.4 x for long"
+        ),
         "cuda": Choice("reference", _UNMEASURED),
     },
     "linear": {
@@ -91,7 +99,10 @@ TABLE: dict[str, dict[str, Choice]] = {
     "lora_linear": {
         "cpu": Choice("native", "torch's matmuls, added up in place", triton=True),
         "cuda": Choice(
-            "triton", "fused, or torch's matmuls added up in place, by a rule", native="needless", triton=True
+            "triton",
+            "torch's matmuls, added up in place; fused where that was measured to be faster",
+            native="needless",
+            triton=True,
         ),
     },
     "pool": {
@@ -171,7 +182,11 @@ def implementation(
         return "reference"
     choice = TABLE[op]["cuda" if first.is_cuda else "cpu"]
     wanted = choice.implementation if backend == "auto" else backend
-    if (wanted == "native" and choice.native == "needless") or (wanted == "triton" and not choice.triton):
+    if wanted == "triton" and not choice.triton:
+        if choice.native == "yes" and kernels(first).serves(first, *others):
+            return "native"
+        wanted, backend = choice.implementation, "auto"
+    elif wanted == "native" and choice.native == "needless":
         wanted, backend = choice.implementation, "auto"
     if wanted not in ("native", "triton"):
         return wanted

@@ -81,12 +81,14 @@ _AMPERE: dict[AttentionKey, AttentionConfig] = {
     ("dkdv", 32, 128, 64): AttentionConfig(16, 64, 8, 1),
 }
 _HOPPER = _AMPERE | {
+    ("forward", 16, 64, 16): AttentionConfig(16, 16, 2, 1),
     ("forward", 16, 64, 64): AttentionConfig(64, 64, 4, 1),
     ("forward", 16, 128, 64): AttentionConfig(64, 64, 4, 1),
     ("forward", 16, 128, 128): AttentionConfig(128, 64, 8, 2),
     ("dq", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
     ("dq", 16, 128, 128): AttentionConfig(128, 32, 8, 2),
     ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 2),
+    ("dkdv", 16, 128, 64): AttentionConfig(32, 64, 8, 1),
 }
 _BLACKWELL = _HOPPER | {
     ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 2),

@@ -92,6 +92,7 @@ _HOPPER = _AMPERE | {
 }
 _BLACKWELL = _HOPPER | {
     ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
+    ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 8, 1),
     ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 4, 2),
 }
 # (kernel, bits of an element, whether there are few rows, whether the rank is above RANK_LIMIT). The product takes
@@ -123,7 +124,11 @@ ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
     (9, 0): _HOPPER,
     (10, 0): _BLACKWELL,
 }
-LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {(8, 0): _LORA, (9, 0): dict(_LORA), (10, 0): dict(_LORA)}
+LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {
+    (8, 0): _LORA,
+    (9, 0): dict(_LORA),
+    (10, 0): _LORA | {("thin", 16, False, False): LoRAConfig(64, 64, 0, 8, 2)},
+}
 # GeForce cards with Blackwell chips have Ampere's shared memory and matrix instructions.
 _GEFORCE_BLACKWELL = 12
 

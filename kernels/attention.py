@@ -558,23 +558,24 @@ class Launch:
             if not tiles.count:
                 continue
             config = attention_config(name, self.bits, depth_of(self.head_dim), tiles.rows, self.device)
-            kernel[(tiles.count * self.heads,)](
-                *tensors,
-                *self.offsets,
-                self.positions,
-                tiles.table,
-                dropout.example_ids,
-                *strides,
-                self.rows_q,
-                self.heads,
-                tiles.blocks,
-                *scales,
-                *dropout.words,
-                dropout.scale,
-                **self.constants(config, tiles.table is not None),
-                num_warps=config.num_warps,
-                num_stages=config.num_stages,
-            )
+            with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
+                kernel[(tiles.count * self.heads,)](
+                    *tensors,
+                    *self.offsets,
+                    self.positions,
+                    tiles.table,
+                    dropout.example_ids,
+                    *strides,
+                    self.rows_q,
+                    self.heads,
+                    tiles.blocks,
+                    *scales,
+                    *dropout.words,
+                    dropout.scale,
+                    **self.constants(config, tiles.table is not None),
+                    num_warps=config.num_warps,
+                    num_stages=config.num_stages,
+                )
 
     def constants(self, config: AttentionConfig, tiled: bool) -> dict[str, int | bool]:
         return {

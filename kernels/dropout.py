@@ -60,19 +60,20 @@ def dropout_rows(x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
     rows, columns = x.shape
     y = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
     if y.numel():
-        _dropout_rows_kernel[triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS)](
-            x,
-            y,
-            dropout.example_ids,
-            dropout.positions,
-            x.stride(0),
-            y.stride(0),
-            rows,
-            columns,
-            *dropout.words,
-            dropout.scale,
-            ROWS=_ROWS,
-            COLUMNS=_COLUMNS,
-            num_warps=_WARPS,
-        )
+        with torch.cuda.device_of(x):  # Triton launches on the current device
+            _dropout_rows_kernel[triton.cdiv(rows, _ROWS), triton.cdiv(columns, _COLUMNS)](
+                x,
+                y,
+                dropout.example_ids,
+                dropout.positions,
+                x.stride(0),
+                y.stride(0),
+                rows,
+                columns,
+                *dropout.words,
+                dropout.scale,
+                ROWS=_ROWS,
+                COLUMNS=_COLUMNS,
+                num_warps=_WARPS,
+            )
     return y

@@ -15,6 +15,7 @@ shift
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
 export PYTHONSAFEPATH=1  # the installed package, not the source tree beside us, which has no extension
+export PYTHONPATH=$PWD/bench:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}
 failed=0
 
 part() { # name, command...: runs a part, keeps its output, goes on after a failure

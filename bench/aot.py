@@ -92,7 +92,7 @@ def compile_variant(variant: Variant) -> Resources:
             signature[name] = "constexpr"
         elif name in _SCALES:
             signature[name] = "fp32"
-        elif name in ("example_ids",):
+        elif name == "example_ids":
             signature[name] = "*i64"
         elif name in _OFFSETS:
             signature[name] = "*i32"
@@ -110,7 +110,7 @@ def compile_variant(variant: Variant) -> Resources:
     compiled = triton.compile(
         source,
         target=GPUTarget("cuda", variant.architecture, 32),
-        options={"num_warps": variant.num_warps, "num_stages": variant.num_stages},
+        options={"num_warps": variant.num_warps, "num_stages": variant.num_stages, "enable_fp_fusion": True},
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -169,17 +169,24 @@ def attention_variant(
 
 
 def product_variant(
-    architecture: int, dtype: str, few: bool, *, backward: bool = False, rank: int = 16, dropout: bool = False
+    architecture: int,
+    dtype: str,
+    few: bool,
+    *,
+    backward: bool = False,
+    rank: int = 16,
+    dropout: bool = False,
+    even: bool = True,
 ) -> Variant:
     """The product with a low-rank beginning, forward (with a bias) or for the input's gradient."""
-    config = configs.table(configs.LORA, (architecture // 10, architecture % 10))["product", _bits(dtype), few, False]
+    config = configs.table(configs.LORA, (architecture // 10, architecture % 10))["product", _bits(dtype), few]
     constants: dict[str, Any] = {
         "ROWS": config.rows,
         "COLUMNS": config.columns,
         "DEPTH": config.depth,
         "RANK": lora_linear.rank_block(rank),
         "GROUP": lora_linear._GROUP,
-        "EVEN_DEPTH": True,
+        "EVEN_DEPTH": even,
         "BIAS": not backward,
         "DROPOUT": dropout,
     }
@@ -191,10 +198,8 @@ def product_variant(
 
 def thin_variant(architecture: int, dtype: str, few: bool, rank: int = 16) -> Variant:
     """The pass over dY."""
-    config = configs.table(configs.LORA, (architecture // 10, architecture % 10))[
-        "thin", _bits(dtype), few, rank > configs.RANK_LIMIT
-    ]
-    constants = {"ROWS": config.rows, "COLUMNS": config.columns, "RANK": max(16, triton.next_power_of_2(rank))}
+    config = configs.table(configs.LORA, (architecture // 10, architecture % 10))["thin", _bits(dtype), few]
+    constants = {"ROWS": config.rows, "COLUMNS": config.columns, "RANK": lora_linear.rank_block(rank)}
     return Variant("thin", dtype, architecture, constants, config.num_warps, config.num_stages)
 
 
@@ -232,7 +237,10 @@ def selected() -> list[Variant]:
         product_variant(90, "bf16", False, backward=True, dropout=True),
         product_variant(90, "fp16", False, rank=256),
         thin_variant(80, "fp32", False),
-        thin_variant(90, "bf16", False, rank=256),
+        product_variant(80, "bf16", False, even=False),
+        product_variant(90, "bf16", True, backward=True, dropout=True, even=False),
+        attention_variant("forward", 90, "bf16", 64, 16, subset=True, dropout=True),
+        thin_variant(90, "bf16", False, rank=64),
     ]
     return chosen
 
@@ -250,11 +258,15 @@ def everything() -> Iterator[Variant]:
             yield attention_variant(kernel, architecture, dtype, 64, long, tiled=False)
             yield attention_variant(kernel, architecture, dtype, 64, long, dropout=True)
             yield attention_variant(kernel, architecture, dtype, 64, long, subset=True)
+            yield attention_variant(kernel, architecture, dtype, 64, long, subset=True, dropout=True)
         for few, rank in itertools.product((True, False), (4, 16, 64, 256)):
             yield product_variant(architecture, dtype, few, rank=rank)
             yield product_variant(architecture, dtype, few, rank=rank, backward=True)
             yield product_variant(architecture, dtype, few, rank=rank, backward=True, dropout=True)
-            yield thin_variant(architecture, dtype, few, rank)
+            yield product_variant(architecture, dtype, few, rank=rank, even=False)
+            yield product_variant(architecture, dtype, few, rank=rank, backward=True, dropout=True, even=False)
+            if rank <= lora_linear.THIN_RANK:
+                yield thin_variant(architecture, dtype, few, rank)
         yield dropout_variant(architecture, dtype)
 
 

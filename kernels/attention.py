@@ -71,7 +71,8 @@ def _seen_keys(
     if SUBSET:
         valid = rows < count_q
         at = tl.load(positions + begin_q + rows, mask=valid, other=0)
-        lowest = tl.min(tl.where(valid, at, 2147483647 - 1), 0)
+        # Less than the largest int32, for one is added below.
+        lowest = tl.min(tl.where(valid, at, 2**31 - 2), 0)
         highest = tl.max(tl.where(valid, at, 0), 0)
     else:
         at = rows
@@ -205,6 +206,7 @@ def _attention_forward_kernel(
         whole, end, scale, example, seed, step, head_stream, threshold, keep_scale,
         HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, DROPOUT, True,
     )  # fmt: skip
+    total = tl.where(total > 0.0, total, 1.0)  # of a text without keys: its output is 0
     _put_rows(out + head * out_head, begin_q, out_row, rows, count_q, accumulated / total[:, None], HEAD_DIM, DEPTH)
     saved = log_sum_exp + head.to(tl.int64) * rows_q + begin_q + rows
     tl.store(saved, largest + tl.log2(total), mask=rows < count_q)
@@ -495,9 +497,6 @@ def _attention_backward_dkdv_kernel(
     _put_rows(dv + head * dv_head, begin_k, dv_row, keys, count_k, dv_tile, HEAD_DIM, DEPTH)
 
 
-MAX_HEAD_DIM = 128
-
-
 def depth_of(head_dim: int) -> int:
     """Columns of a tile: a power of two, and as many as a matrix instruction takes."""
     return max(16, triton.next_power_of_2(head_dim))
@@ -575,6 +574,7 @@ class Launch:
                     **self.constants(config, tiles.table is not None),
                     num_warps=config.num_warps,
                     num_stages=config.num_stages,
+                    enable_fp_fusion=True,
                 )
 
     def constants(self, config: AttentionConfig, tiled: bool) -> dict[str, int | bool]:

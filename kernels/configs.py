@@ -95,27 +95,21 @@ _BLACKWELL = _HOPPER | {
     ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 8, 1),
     ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 4, 2),
 }
-# (kernel, bits of an element, whether there are few rows, whether the rank is above RANK_LIMIT). The product takes
-# ranks in blocks, and its configuration does not depend on them.
-LoRAKey = tuple[str, int, bool, bool]
+# (kernel, bits of an element, whether there are few rows). Ranks are taken in blocks and don't matter here.
+LoRAKey = tuple[str, int, bool]
 _LORA: dict[LoRAKey, LoRAConfig] = {
-    ("product", 16, True, False): LoRAConfig(32, 64, 64, 4, 3),
-    ("product", 16, False, False): LoRAConfig(128, 128, 64, 8, 3),
-    ("product", 32, True, False): LoRAConfig(32, 32, 32, 4, 2),
-    ("product", 32, False, False): LoRAConfig(64, 64, 16, 8, 2),
-    ("thin", 16, True, False): LoRAConfig(32, 64, 0, 4, 1),
-    ("thin", 16, False, False): LoRAConfig(64, 64, 0, 4, 2),
-    ("thin", 32, True, False): LoRAConfig(32, 32, 0, 4, 1),
-    ("thin", 32, False, False): LoRAConfig(32, 32, 0, 4, 1),
-    ("thin", 16, True, True): LoRAConfig(32, 32, 0, 8, 1),
-    ("thin", 16, False, True): LoRAConfig(32, 32, 0, 8, 1),
-    ("thin", 32, True, True): LoRAConfig(16, 16, 0, 8, 1),
-    ("thin", 32, False, True): LoRAConfig(16, 16, 0, 8, 1),
+    ("product", 16, True): LoRAConfig(32, 64, 64, 4, 3),
+    ("product", 16, False): LoRAConfig(128, 128, 64, 8, 3),
+    ("product", 32, True): LoRAConfig(32, 32, 32, 4, 2),
+    ("product", 32, False): LoRAConfig(64, 64, 16, 8, 2),
+    ("thin", 16, True): LoRAConfig(32, 64, 0, 4, 1),
+    ("thin", 16, False): LoRAConfig(64, 256, 0, 8, 2),
+    ("thin", 32, True): LoRAConfig(32, 32, 0, 4, 1),
+    ("thin", 32, False): LoRAConfig(32, 128, 0, 8, 1),
 }
 # fmt: on
 # Up to this many rows, tiles are small: there are few programs.
 FEW_ROWS = 1024
-RANK_LIMIT = 64
 
 # Compute capability from which an architecture's tables hold.
 # Not tuned yet on any of them: the blocks are those that compile without spills and fit the shared memory.
@@ -127,7 +121,7 @@ ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
 LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {
     (8, 0): _LORA,
     (9, 0): dict(_LORA),
-    (10, 0): _LORA | {("thin", 16, False, False): LoRAConfig(64, 64, 0, 8, 2)},
+    (10, 0): dict(_LORA),
 }
 # GeForce cards with Blackwell chips have Ampere's shared memory and matrix instructions.
 _GEFORCE_BLACKWELL = 12
@@ -150,10 +144,9 @@ def attention_config(kernel: str, bits: int, depth: int, rows: int, device: torc
     return table(ATTENTION, capability(device))[kernel, bits, 64 if depth <= 64 else 128, rows]
 
 
-def lora_config(kernel: str, bits: int, rows: int, rank: int, device: torch.device) -> LoRAConfig:
-    """Of "product" or "thin" for so many rows and this rank."""
-    wide = kernel == "thin" and rank > RANK_LIMIT
-    return table(LORA, capability(device))[kernel, bits, rows <= FEW_ROWS, wide]
+def lora_config(kernel: str, bits: int, rows: int, device: torch.device) -> LoRAConfig:
+    """Of "product" or "thin" for so many rows."""
+    return table(LORA, capability(device))[kernel, bits, rows <= FEW_ROWS]
 
 
 @dataclass(frozen=True)

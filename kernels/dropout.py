@@ -75,5 +75,6 @@ def dropout_rows(x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
                 ROWS=_ROWS,
                 COLUMNS=_COLUMNS,
                 num_warps=_WARPS,
+                enable_fp_fusion=True,
             )
     return y

@@ -18,8 +18,9 @@ _COUNTS = ["rows"]
 _WORDS = ["seed", "step", "stream", "threshold"]
 # Tiles of rows that go through the column tiles together, so that these stay in the L2 cache.
 _GROUP = 8
-# Columns of the thin matrices that a block takes.
-_RANK_BLOCK = 64
+# Columns of the thin matrices that a block takes; of a higher rank the product takes several, and the pass over dY
+# would read dY several times: the library's two products are as good then.
+THIN_RANK = 64
 
 
 @triton.jit(do_not_specialize=[*_COUNTS, *_WORDS])
@@ -73,20 +74,21 @@ def _lora_linear_product_kernel(
     column_read = (column % columns).to(tl.int64)
 
     accumulated = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for first in range(0, rank, RANK):
-        at = first + tl.arange(0, RANK)
-        thin_tile = tl.load(thin + row_read[:, None] * thin_row + at[None, :], mask=(at < rank)[None, :], other=0.0)
+    for first_rank in tl.range(0, rank, RANK, num_stages=1):
+        rank_at = first_rank + tl.arange(0, RANK)
+        there = rank_at < rank
+        thin_tile = tl.load(thin + row_read[:, None] * thin_row + rank_at[None, :], mask=there[None, :], other=0.0)
         factor_tile = tl.load(
-            factor + at[:, None] * factor_rank + column_read[None, :] * factor_column,
-            mask=(at < rank)[:, None],
+            factor + rank_at[:, None] * factor_rank + column_read[None, :] * factor_column,
+            mask=there[:, None],
             other=0.0,
         )
         accumulated = tl.dot(thin_tile, factor_tile, accumulated, input_precision="ieee")
     accumulated *= factor_scale
     if DROPOUT:
-        at = tl.load(positions + row_read)
+        position = tl.load(positions + row_read)
         example = tl.load(example_ids + row_read).to(tl.uint32)[:, None]
-        kept = keep(at, example, stream, first_column, seed, step, threshold, COLUMNS)
+        kept = keep(position, example, stream, first_column, seed, step, threshold, COLUMNS)
         accumulated = tl.where(kept, accumulated * keep_scale, 0.0)
 
     x_at = x + row_read[:, None] * x_row + tl.arange(0, DEPTH)[None, :]
@@ -96,9 +98,9 @@ def _lora_linear_product_kernel(
             x_tile = tl.load(x_at)
             weight_tile = tl.load(weight_at)
         else:
-            at = first + tl.arange(0, DEPTH)
-            x_tile = tl.load(x_at, mask=(at < depth)[None, :], other=0.0)
-            weight_tile = tl.load(weight_at, mask=(at < depth)[:, None], other=0.0)
+            inside = first + tl.arange(0, DEPTH) < depth
+            x_tile = tl.load(x_at, mask=inside[None, :], other=0.0)
+            weight_tile = tl.load(weight_at, mask=inside[:, None], other=0.0)
         accumulated = tl.dot(x_tile, weight_tile, accumulated, input_precision="ieee")
         x_at += DEPTH
         weight_at += DEPTH * weight_depth
@@ -125,11 +127,15 @@ def _lora_linear_thin_kernel(
     columns,
     rank,
     row_share,
+    scale,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     RANK: tl.constexpr,
 ):
-    """Shares of dY B [column tiles, rows, RANK] and of dYᵀ thin [row shares, columns, RANK]; dY is read once."""
+    """Shares of scale dY B [column tiles, rows, RANK] and of scale dYᵀ thin [row shares, columns, RANK].
+
+    dY is read once.
+    """
     column_tile = tl.program_id(0)
     share = tl.program_id(1)
     column = column_tile * COLUMNS + tl.arange(0, COLUMNS)
@@ -154,9 +160,9 @@ def _lora_linear_thin_kernel(
         dthin = tl.dot(dy_tile, b_tile, input_precision="ieee")
         db = tl.dot(tl.trans(dy_tile), thin_tile, db, input_precision="ieee")
         target = dthin_shares + (column_tile.to(tl.int64) * rows + wide)[:, None] * RANK + at[None, :]
-        tl.store(target, dthin, mask=valid[:, None])
+        tl.store(target, dthin * scale, mask=valid[:, None])
     target = db_shares + (share.to(tl.int64) * columns + column)[:, None] * RANK + at[None, :]
-    tl.store(target, db, mask=(column < columns)[:, None])
+    tl.store(target, db * scale, mask=(column < columns)[:, None])
 
 
 def product_with_low_rank(
@@ -193,7 +199,7 @@ def product_with_low_rank(
     y = torch.empty(rows, columns, dtype=x.dtype, device=x.device)
     if not y.numel():
         return y
-    config = lora_config("product", 8 * x.element_size(), rows, rank, x.device)
+    config = lora_config("product", 8 * x.element_size(), rows, x.device)
     masks = dropout or Dropout.none()
     grid = (triton.cdiv(rows, config.rows) * triton.cdiv(columns, config.columns),)
     with torch.cuda.device_of(x):  # Triton launches on the current device
@@ -228,13 +234,14 @@ def product_with_low_rank(
             DROPOUT=dropout is not None,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
+            enable_fp_fusion=True,
         )
     return y
 
 
 def rank_block(rank: int) -> int:
-    """Columns of the thin matrices in a block of the product: a power of two."""
-    return min(_RANK_BLOCK, max(16, triton.next_power_of_2(rank)))
+    """Columns of the thin matrices in a block: a power of two, and as many as a matrix instruction takes."""
+    return min(THIN_RANK, max(16, triton.next_power_of_2(rank)))
 
 
 def thin_gradients(
@@ -247,12 +254,15 @@ def thin_gradients(
     dy : tensor, shape [rows, columns]
         fp32, bf16 or fp16, as the others; the last axis of each is contiguous.
     thin : tensor, shape [rows, rank]
+        Rank THIN_RANK at most.
     lora_b : tensor, shape [columns, rank]
     scale : float
     """
     (rows, columns), rank = dy.shape, thin.shape[1]
-    config = lora_config("thin", 8 * dy.element_size(), rows, rank, dy.device)
-    block = max(16, triton.next_power_of_2(rank))
+    if rank > THIN_RANK:
+        raise ValueError(f"rank {rank} is above {THIN_RANK}")
+    config = lora_config("thin", 8 * dy.element_size(), rows, dy.device)
+    block = rank_block(rank)
     column_tiles = triton.cdiv(columns, config.columns)
     # About two programs for each multiprocessor of a large GPU, each with as many whole tiles of rows as that leaves.
     wanted = max(1, 256 // column_tiles)
@@ -275,10 +285,12 @@ def thin_gradients(
                 columns,
                 rank,
                 row_share,
+                scale,
                 ROWS=config.rows,
                 COLUMNS=config.columns,
                 RANK=block,
                 num_warps=config.num_warps,
                 num_stages=config.num_stages,
+                enable_fp_fusion=True,
             )
-    return dthin.sum(0)[:, :rank] * scale, db.sum(0)[:, :rank] * scale
+    return dthin.sum(0)[:, :rank], db.sum(0)[:, :rank]

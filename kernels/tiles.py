@@ -57,10 +57,15 @@ class Schedule:
     def __init__(self, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, device: torch.device) -> None:
         lengths_q = cu_seqlens_q.diff().long()
         lengths_k = lengths_q if cu_seqlens_k is cu_seqlens_q else cu_seqlens_k.diff().long()
+        self._counts = len(lengths_q), int(lengths_q.sum()), int(lengths_k.sum())
         self._owned = {"q": lengths_q, "k": lengths_k}
         self._other = {"q": lengths_k, "k": lengths_q}
-        self._device = device
+        self.device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
         self._made: dict[tuple[str, int, bool], list[Tiles]] = {}
+
+    def fits(self, texts: int, rows_q: int, rows_k: int, device: torch.device) -> bool:
+        """Whether a batch on a device has as many texts, queries and keys as the one this was made for."""
+        return (texts, rows_q, rows_k) == self._counts and device == self.device
 
     def tiles(self, side: str, long: int, *, causal: bool) -> list[Tiles]:
         """The launches for tiles of queries (side "q") or of keys ("k"), with ``long`` rows for long texts.
@@ -97,6 +102,6 @@ class Schedule:
         return launches
 
     def _move(self, table: torch.Tensor) -> torch.Tensor:
-        if self._device.type == "cuda":
-            return table.pin_memory().to(self._device, non_blocking=True)
+        if self.device.type == "cuda":
+            return table.pin_memory().to(self.device, non_blocking=True)
         return table

@@ -36,6 +36,21 @@ def test_attention_of_some_rows(causal: bool, scheduled: bool, dtype: torch.dtyp
     triton_ops.check_attention_of_some_rows(causal, dtype, "cpu", scheduled=scheduled)
 
 
+def test_a_text_without_keys() -> None:
+    """Its queries read nothing: zeros, as the reference gives."""
+    q, k = torch.randn(3, 1, 8), torch.randn(2, 1, 8)
+    cu_q, cu_k = torch.tensor([0, 1, 3], dtype=torch.int32), torch.tensor([0, 2, 2], dtype=torch.int32)
+    found = []
+    for backend in ("triton", "reference"):
+        with ops.use_backend(backend):
+            given = q.clone().requires_grad_()
+            at = torch.zeros(3, dtype=torch.int32)
+            out = ops.attention(given, k, k, cu_q, cu_k, 2, 2, causal=False, query_positions=at)
+            found.append((out.detach(), *torch.autograd.grad(out.sum(), given)))
+    for mine, exact in zip(*found, strict=True):
+        torch.testing.assert_close(mine, exact)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("p", [0.1, 0.75])
 def test_dropout(p: float, dtype: torch.dtype) -> None:
@@ -71,6 +86,9 @@ def test_what_is_refused() -> None:
         x = torch.zeros(4, 1, 8)
         with pytest.raises(UsageError, match="with a window"):
             ops.attention(x, x, x, cu, cu, 4, 4, causal=True, window=(1, 1))
+        schedule = Schedule(cu, cu, torch.device("cpu"))
+        with pytest.raises(UsageError, match="schedule is that of another batch"):
+            ops.attention(x[:3], x[:3], x[:3], cu - 1, cu - 1, 4, 4, causal=True, schedule=schedule)
         x = x.bfloat16()
         with pytest.raises(UsageError, match="computes float32, float16"):
             ops.attention(x, x, x, cu, cu, 4, 4, causal=True)

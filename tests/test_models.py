@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 from pyllmclf import UsageError, ops
 from pyllmclf.models.config import PRESETS, ModelConfig
 from pyllmclf.models.hub import find_model
+from pyllmclf.models.layers import in_dtype
 from pyllmclf.models.lora import LoRAConfig, add_lora, lora_targets, merge_lora
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 from pyllmclf.models.weights import BACKBONE_PREFIX, HEAD_NAME, TRANSPOSED, init_weights, load_weights
@@ -228,3 +229,33 @@ def test_real_minilm(minilm: Path) -> None:
         expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
         found = model.hidden_states(packer.batch(range(len(packer))))
     assert relative_error(found, expected) < TOLERANCE
+
+
+def test_casts_of_frozen_parameters_follow_them() -> None:
+    """The cast that is kept is never an old one."""
+    parameter = torch.nn.Parameter(torch.ones(3, 2), requires_grad=False)
+
+    def cast(dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return in_dtype(parameter, dtype)
+
+    assert cast() is cast() and cast().dtype == torch.bfloat16
+    assert cast(torch.float16).dtype == torch.float16 and cast(torch.float32) is parameter
+    with torch.no_grad():
+        parameter.add_(1)
+    assert cast()[0, 0] == 2
+    parameter.data = torch.full((3, 2), 5.0)
+    assert cast()[0, 0] == 5
+    # Trained by the fused AdamW, whose writes torch does not count; in fp32 or in half precision.
+    for dtype in (torch.float32, torch.bfloat16):
+        before = cast()
+        parameter.requires_grad_(True)
+        assert cast(dtype).requires_grad
+        parameter.grad = torch.ones(3, 2)
+        torch.optim.AdamW([parameter], lr=1.0, fused=True).step()
+        parameter.requires_grad_(False)
+        assert cast() is not before and cast()[0, 0] == parameter[0, 0].bfloat16() != before[0, 0]
+    with torch.inference_mode():
+        assert in_dtype(torch.nn.Parameter(torch.ones(1), requires_grad=False), torch.float16) == 1
+        inside = cast()
+    assert not inside.is_inference()
+    assert not any("cast" in name for name in vars(parameter))

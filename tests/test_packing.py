@@ -22,6 +22,8 @@ from pyllmclf.data.packing import PackedBatch, Packer, RowLayout, token_budget_b
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.errors import DataError, UsageError
 
+TENSORS = [f.name for f in dataclasses.fields(PackedBatch) if f.name not in ("max_seqlen", "schedule")]
+
 PAD = 99
 
 
@@ -113,7 +115,7 @@ def test_dtypes_and_shapes(ids: list[int], make: Any) -> None:
     packer = Packer(store_of([[1, 2, 3], [4]]), FakeTokenizer(), RowLayout(8), np.array([0, 1], dtype=np.int32))
     batch = packer.batch(make(ids))
     rows = sum([3, 1][i] for i in ids)
-    assert {f.name: getattr(batch, f.name).dtype for f in dataclasses.fields(batch) if f.name != "max_seqlen"} == {
+    assert {name: getattr(batch, name).dtype for name in TENSORS} == {
         "input_ids": torch.int32,
         "positions": torch.int32,
         "cu_seqlens": torch.int32,
@@ -167,10 +169,9 @@ def test_a_batch_on_another_device() -> None:
     packer = Packer(store_of([[1, 2], [3]]), FakeTokenizer(), RowLayout(4), np.array([1, 0]))
     batch = packer.batch([0, 1])
     moved = batch.to("meta")
-    for f in dataclasses.fields(PackedBatch):
-        if f.name != "max_seqlen":
-            assert getattr(moved, f.name).device.type == "meta"
-            assert getattr(moved, f.name).shape == getattr(batch, f.name).shape
+    for name in TENSORS:
+        assert getattr(moved, name).device.type == "meta"
+        assert getattr(moved, name).shape == getattr(batch, name).shape
     assert moved.max_seqlen == 2
     unlabelled = dataclasses.replace(batch, labels=None).to("cpu")
     assert unlabelled.labels is None

@@ -16,7 +16,7 @@ from models import bert_folder, gpt2_folder, make_trainer
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 import pyllmclf
-from pyllmclf import DataError, LoRAConfig, NonFiniteError, ResourceError, UsageError, finetune
+from pyllmclf import DataError, LoRAConfig, NonFiniteError, ResourceError, UsageError, finetune, ops
 from pyllmclf.data.named import load_named
 from pyllmclf.models.layers import DropoutRates
 from pyllmclf.ops import native
@@ -473,6 +473,73 @@ def test_gradient_norm_is_limited(gpt2: Path) -> None:
     trainer.train_step([np.arange(4)])
     norms = torch.stack([p.grad.norm() for p in trainer.model.parameters() if p.grad is not None])
     assert float(norms.norm()) == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dtype", "spoil"),
+    [
+        ({"max_grad_norm": 1.0}, "float32", "loss"),
+        ({"max_grad_norm": 1.0}, "float32", "gradient"),
+        ({"gradient_accumulation_steps": 2}, "float32", "loss"),
+        ({}, "float16", "loss"),
+        ({}, "float32", "loss"),
+    ],
+    ids=str,
+)
+def test_a_step_that_is_not_finite_changes_nothing(
+    gpt2: Path, settings: dict[str, Any], dtype: str, spoil: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the parameters, nor AdamW's state; and neither do steps that were queued behind it."""
+    pieces = [np.arange(4), np.arange(4, 6)][: settings.get("gradient_accumulation_steps", 1)]
+    trainer = make_trainer(gpt2, TEXTS, LABELS, "all", dtype=dtype, **settings)
+    trainer.train_step(pieces)
+
+    def state() -> list[torch.Tensor]:
+        moments = [t for s in trainer.optimizer.state.values() for t in s.values()]
+        return [t.detach().clone() for t in (*trainer.model.parameters(), *moments)]
+
+    before = state()
+    good = ops.cross_entropy
+    # An infinite loss whose gradient is finite, or a gradient that is not where the loss is.
+    bad = (
+        (lambda x, y: good(x, y) + torch.inf) if spoil == "loss" else (lambda x, y: good(x, y) * _NanGradient.apply(x))
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "cross_entropy", bad)
+        if trainer._in_backward is not None:
+            with pytest.raises(NonFiniteError, match="step 2: the loss is inf"):
+                trainer.queue_step(pieces)
+        else:
+            queued = trainer.queue_step(pieces)
+            with pytest.raises(NonFiniteError, match=r"step 2: the (loss|norm of the gradient) is (inf|nan)"):
+                queued.result()
+    if trainer._in_backward is None:
+        trainer.queue_step(pieces)
+    for was, now in zip(before, state(), strict=True):
+        assert torch.equal(was, now)
+
+
+class _NanGradient(torch.autograd.Function):
+    """1, with a gradient of NaN."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.shape = x.shape
+        return x.new_ones(())
+
+    @staticmethod
+    def backward(ctx, _: torch.Tensor) -> torch.Tensor:
+        return torch.full(ctx.shape, torch.nan)
+
+
+def test_a_step_after_a_good_one_moves(gpt2: Path) -> None:
+    """What a step tells the optimizer about itself does not stay there."""
+    trainer = make_trainer(gpt2, TEXTS, LABELS, "all", max_grad_norm=1.0)
+    trainer.train_step([np.arange(4)])
+    assert not hasattr(trainer.optimizer, "found_inf")
+    before = trainer.model.head.weight.detach().clone()
+    trainer.train_step([np.arange(4)])
+    assert not torch.equal(before, trainer.model.head.weight)
 
 
 def test_predictions_come_in_input_order(gpt2: Path) -> None:

@@ -64,10 +64,12 @@ class PackedBatch:
             value = getattr(self, field.name)
             if isinstance(value, torch.Tensor):
                 moved[field.name] = (value.pin_memory() if to_gpu else value).to(device, non_blocking=to_gpu)
-        if to_gpu and triton_backend.installed():
+        if to_gpu and triton_backend.missing(device) is None:
             from ..kernels.tiles import Schedule
 
             moved["schedule"] = Schedule(self.cu_seqlens, self.cu_seqlens, device)
+        elif self.schedule is not None and self.schedule.device != moved["cu_seqlens"].device:
+            moved["schedule"] = None
         return replace(self, **moved)
 
 

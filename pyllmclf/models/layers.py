@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import ops
 from ..data.packing import PackedBatch
@@ -75,6 +77,10 @@ class Context:
         return x if p == 0.0 else ops.dropout(x, p, self.key(layer, site))
 
 
+# Casts of frozen parameters, each with the state of the parameter that it was made in; gone with the parameter.
+_kept_casts: MutableMapping[Tensor, tuple[tuple[int, int, torch.device, torch.dtype], Tensor]] = WeakIdKeyDictionary()
+
+
 @overload
 def in_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> Tensor: ...
 @overload
@@ -84,19 +90,23 @@ def in_dtype(parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | Non
 def in_dtype(parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None:
     """A parameter, which is kept in fp32, in the dtype of the computation.
 
-    A trained one is cast each time, and its gradient comes back in fp32; of a frozen one, the cast is kept.
+    A trained one is cast each time, and its gradient comes back in fp32; of a frozen one, the cast is kept until the
+    parameter is written to (other than by ``.data``, which torch does not count), moved, or trained.
     """
-    if parameter is None or parameter.dtype == dtype:
-        return parameter
+    if parameter is None:
+        return None
     if parameter.requires_grad:
+        _kept_casts.pop(parameter, None)  # the fused optimizer's writes are not counted
+    if parameter.dtype == dtype:
+        return parameter
+    if parameter.requires_grad or parameter.is_inference():
         return parameter.to(dtype)
-    kept: tuple[int, Tensor] | None = getattr(parameter, "kept_cast", None)
-    current = kept is not None and kept[0] == parameter._version and kept[1].dtype == dtype
-    if kept is None or not current or kept[1].device != parameter.device:
+    state = parameter._version, parameter.data_ptr(), parameter.device, dtype
+    kept = _kept_casts.get(parameter)
+    if kept is None or kept[0] != state:
         # Not an inference tensor, which later training could not use.
         with torch.inference_mode(False), torch.no_grad():
-            kept = parameter._version, parameter.to(dtype)
-        parameter.kept_cast = kept  # type: ignore[attr-defined]
+            kept = _kept_casts[parameter] = state, parameter.to(dtype)
     return kept[1]
 
 

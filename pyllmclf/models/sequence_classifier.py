@@ -117,4 +117,5 @@ def _one_row_each(batch: PackedBatch) -> PackedBatch:
         batch,
         positions=torch.zeros(n, dtype=torch.int32, device=device),
         cu_seqlens=torch.arange(n + 1, dtype=torch.int32, device=device),
+        schedule=None,
     )

@@ -14,6 +14,7 @@ from ..errors import UsageError
 from . import native, reference, triton_backend
 from .dispatch import implementation
 from .dropout import DropoutKey
+from .triton_backend import readable
 
 if TYPE_CHECKING:
     from ..kernels.attention import Launch
@@ -89,6 +90,7 @@ def attention(
     if window is not None and min(window) < 0:
         raise UsageError(f"attention: window={window} is negative; a query sees its own position at least.")
     _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
+    _check_schedule(schedule, cu_seqlens_q, len(q), len(k))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2], window))
     if chosen == "native":
@@ -177,6 +179,7 @@ def attention_packed(
     if qkv.dim() != 2 or qkv.shape[1] % (3 * heads):
         raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold 3 times {heads} heads.")
     _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
+    _check_schedule(schedule, cu_seqlens, len(qkv), len(qkv))
     head_dim = qkv.shape[1] // (3 * heads)
     chosen = implementation("attention", qkv, unless=_obstacles(head_dim, None))
     scale = head_dim**-0.5 if scale is None else scale
@@ -249,13 +252,14 @@ def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: Dro
         raise UsageError("attention: the dropout_key counts another number of texts.")
 
 
+def _check_schedule(schedule: Schedule | None, cu_seqlens: Tensor, rows_q: int, rows_k: int) -> None:
+    if schedule is not None and not schedule.fits(len(cu_seqlens) - 1, rows_q, rows_k, cu_seqlens.device):
+        raise UsageError("attention: the schedule is that of another batch, or of another device.")
+
+
 def _split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv.chunk(3, dim=1))
     return q, k, v
-
-
-def _readable(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 class AttentionFunction(torch.autograd.Function):
@@ -263,7 +267,7 @@ class AttentionFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, q: Tensor, k: Tensor, v: Tensor, shape: Shape, kernels: ModuleType) -> Tensor:
-        q, k, v = _readable(q), _readable(k), _readable(v)
+        q, k, v = readable(q), readable(k), readable(v)
         out, log_sum_exp = kernels.attention_forward(shape, q, k, v)
         ctx.save_for_backward(q, k, v, out, log_sum_exp)
         ctx.shape, ctx.kernels = shape, kernels
@@ -274,7 +278,7 @@ class AttentionFunction(torch.autograd.Function):
     def backward(ctx, dout: Tensor):
         q, k, v = ctx.saved_tensors[:3]
         gradients = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-        ctx.kernels.attention_backward(ctx.shape, ctx.saved_tensors, _readable(dout), gradients)
+        ctx.kernels.attention_backward(ctx.shape, ctx.saved_tensors, readable(dout), gradients)
         return *gradients, None, None
 
 
@@ -283,7 +287,7 @@ class PackedAttentionFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, qkv: Tensor, shape: Shape, kernels: ModuleType) -> Tensor:
-        qkv = _readable(qkv)
+        qkv = readable(qkv)
         out, log_sum_exp = kernels.attention_forward(shape, *_split(qkv, shape.heads))
         ctx.save_for_backward(qkv, out, log_sum_exp)
         ctx.shape, ctx.kernels = shape, kernels
@@ -296,7 +300,7 @@ class PackedAttentionFunction(torch.autograd.Function):
         heads = ctx.shape.heads
         dqkv = qkv.new_empty(qkv.shape)
         inputs = (*_split(qkv, heads), out, log_sum_exp)
-        dout = _readable(dout).unflatten(1, (heads, -1))
+        dout = readable(dout).unflatten(1, (heads, -1))
         ctx.kernels.attention_backward(ctx.shape, inputs, dout, _split(dqkv, heads))
         return dqkv, None, None
 

@@ -119,7 +119,7 @@ def check_backend(name: str, device: torch.device | None = None) -> str:
     """Returns ``name``, or raises :class:`UsageError` if there is no such backend, or none for this device."""
     if name not in BACKENDS:
         raise UsageError(f"backend={name!r} is not available; choose one of {', '.join(BACKENDS)}.")
-    if name == "triton" and device is not None and (obstacle := triton_backend.missing(device.type)) is not None:
+    if name == "triton" and device is not None and (obstacle := triton_backend.missing(device)) is not None:
         raise UsageError(f"backend='triton' {obstacle}; choose 'auto'.")
     return name
 
@@ -177,7 +177,7 @@ def implementation(
     UsageError
         If ``"native"`` or ``"triton"`` was chosen and does not compute them.
     """
-    backend = _active.get() or _resolve("auto")
+    backend = active_backend()
     if backend == "reference":
         return "reference"
     choice = TABLE[op]["cuda" if first.is_cuda else "cpu"]

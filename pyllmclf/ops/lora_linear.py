@@ -16,6 +16,7 @@ from . import native, reference, triton_backend
 from .dispatch import active_backend, implementation
 from .dropout import DropoutKey
 from .linear import check_shapes, input_gradient, product
+from .triton_backend import readable
 
 if TYPE_CHECKING:
     from ..kernels.philox import Dropout
@@ -98,10 +99,7 @@ def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: 
     if chosen == "native":
         return Way(False, False, drop)
     # Asked for by name, the kernels run; otherwise where they were measured to be faster.
-    asked = active_backend() == "triton"
-    product, thin = (
-        asked or triton_backend.lora_kernel_is_faster(kernel, x, weight, len(lora_a)) for kernel in ("product", "thin")
-    )
+    product, thin = triton_backend.lora_kernels(x, weight, len(lora_a), asked=active_backend() == "triton")
     mask = triton_backend.row_dropout(p, key) if drop is not None and key is not None and product else None
     return Way(product, thin, drop, mask)
 
@@ -121,7 +119,7 @@ class LoRALinearFunction(torch.autograd.Function):
         if way.fused_product:
             from ..kernels.lora_linear import product_with_low_rank
 
-            return product_with_low_rank(_readable(x), weight.t(), bias, thin, lora_b.t(), scaling)
+            return product_with_low_rank(readable(x), weight.t(), bias, thin, lora_b.t(), scaling)
         return product(x, weight, bias).addmm_(thin, lora_b.t(), alpha=scaling)
 
     @staticmethod
@@ -151,7 +149,7 @@ def _thin_gradients(
     if way.fused_thin and thin_needed and b_needed:
         from ..kernels.lora_linear import thin_gradients
 
-        dthin, db = thin_gradients(_readable(dy), thin, _readable(lora_b), scaling)
+        dthin, db = thin_gradients(readable(dy), thin, readable(lora_b), scaling)
         return dthin.to(dy.dtype), db.to(lora_b.dtype)
     dthin = (dy @ lora_b).mul_(scaling) if thin_needed else thin
     # The thin matrix on the left: faster than dYᵀ S.
@@ -162,10 +160,6 @@ def _input_gradient(way: Way, dy: Tensor, weight: Tensor, dthin: Tensor, lora_a:
     if way.fused_product:
         from ..kernels.lora_linear import product_with_low_rank
 
-        return product_with_low_rank(_readable(dy), weight, None, dthin, lora_a, 1.0, way.mask)
+        return product_with_low_rank(readable(dy), weight, None, dthin, lora_a, 1.0, way.mask)
     dx = input_gradient(dy, weight)
     return dx.addmm_(dthin, lora_a) if way.drop is None else dx.add_(way.drop(dthin @ lora_a))
-
-
-def _readable(x: Tensor) -> Tensor:
-    return x if x.stride(-1) == 1 else x.contiguous()

@@ -112,7 +112,8 @@ def pool(x: Tensor, cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor
     """One row per text."""
     starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
     if pooling == "mean":
-        return torch.segment_reduce(_wide(x), "mean", lengths=ends - starts).to(x.dtype)
+        # Checked, the lengths would have to be waited for on a GPU.
+        return torch.segment_reduce(_wide(x), "mean", lengths=ends - starts, unsafe=x.is_cuda).to(x.dtype)
     return x[{"first": starts, "last": starts + lengths.long() - 1, "last_position": ends - 1}[pooling]]
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # The interpreter computes bfloat16 wrongly.
 DTYPES = {"cuda": (torch.float32, torch.bfloat16, torch.float16), "cpu": (torch.float32, torch.float16)}
 MAX_HEAD_DIM = 128
+# Triton has no matrix instructions for older GPUs.
+LEAST_CAPABILITY = (8, 0)
 
 
 @cache
@@ -35,28 +37,35 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")
 
 
-def missing(device: str) -> str | None:
-    """What keeps the kernels from running on a kind of device, for a message."""
+@cache
+def missing(device: torch.device) -> str | None:
+    """What keeps the kernels from running on a device, for a message."""
     if not installed():
         return "needs the triton package (pip install 'pyllmclf[triton]')"
-    if device == "cuda" and interpreted():
+    if interpreted():
+        if device.type == "cpu":
+            return None
         return "runs in Triton's interpreter (TRITON_INTERPRET=1), which takes tensors on the CPU"
-    return None if device == ("cpu" if interpreted() else "cuda") else "needs a CUDA device"
+    if device.type != "cuda":
+        return "needs a CUDA device"
+    if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        return f"needs a GPU of compute capability {'.'.join(map(str, LEAST_CAPABILITY))} or newer"
+    return None
 
 
 def serves(first: Tensor, *others: Tensor | None) -> bool:
     """Whether the kernels compute these: one dtype on one device that they run on."""
-    device = first.device.type
-    if missing(device) is not None or first.dtype not in DTYPES[device] or torch.is_autocast_enabled(device):
+    device = first.device
+    kind = device.type
+    if missing(device) is not None or first.dtype not in DTYPES[kind] or torch.is_autocast_enabled(kind):
         return False
     return all(t is None or (t.dtype is first.dtype and t.device == first.device) for t in others)
 
 
 def why_not(first: Tensor) -> str:
     """Why :func:`serves` says no, for a message."""
-    device = first.device.type
-    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.get(device, ()))
-    return missing(device) or f"computes {dtypes} on one device, without autocast"
+    dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.get(first.device.type, ()))
+    return missing(first.device) or f"computes {dtypes} on one device, without autocast"
 
 
 def attention_dropout(p: float, key: DropoutKey | None) -> Dropout | None:
@@ -78,13 +87,26 @@ def row_dropout(p: float, key: DropoutKey) -> Dropout:
 
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     """x * mask / (1 - p)."""
-    from ..kernels.dropout import dropout_rows
+    from ..kernels import dropout
 
-    return dropout_rows(x if x.stride(-1) == 1 else x.contiguous(), row_dropout(p, key))
+    return dropout.dropout_rows(readable(x), row_dropout(p, key))
 
 
-def lora_kernel_is_faster(kernel: str, x: Tensor, weight: Tensor, rank: int) -> bool:
-    """Whether the fused "product" or "thin" kernel was measured to be faster than the library for these."""
+def readable(x: Tensor) -> Tensor:
+    """The tensor with a contiguous last axis."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def lora_kernels(x: Tensor, weight: Tensor, rank: int, *, asked: bool) -> tuple[bool, bool]:
+    """Whether the fused product runs, and the one pass for the thin gradients.
+
+    Asked for, they run; otherwise where they were measured to be faster than the library.
+    """
     from ..kernels.configs import lora_is_faster
+    from ..kernels.lora_linear import THIN_RANK
 
-    return lora_is_faster(kernel, 8 * x.element_size(), len(x), min(weight.shape), rank, x.device)
+    product, thin = (
+        asked or lora_is_faster(kernel, 8 * x.element_size(), len(x), min(weight.shape), rank, x.device)
+        for kernel in ("product", "thin")
+    )
+    return product, thin and rank <= THIN_RANK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -62,6 +63,47 @@ class EpochRecord:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class QueuedStep:
+    """A step that the device may still be working on.
+
+    Attributes
+    ----------
+    step : int
+        Counted from 1.
+    ids : ndarray of int64
+        Texts of the step.
+    learning_rate : float
+    stats : fp32 tensor, shape [2 or 3]
+        Sum of the losses, texts that were classified rightly and, with clipping, the norm of the gradient.
+    """
+
+    step: int
+    ids: np.ndarray
+    learning_rate: float
+    stats: torch.Tensor
+
+    def result(self) -> tuple[float, int]:
+        """(mean loss, texts that were classified rightly), when the device is done.
+
+        Raises
+        ------
+        NonFiniteError
+            If the loss or, with clipping, the norm of the gradient is not finite.
+        """
+        loss_sum, correct, *norm = self.stats.tolist()
+        mean_loss = loss_sum / len(self.ids)
+        if not math.isfinite(mean_loss):
+            raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}"))
+        if norm and not math.isfinite(norm[0]):
+            raise NonFiniteError(self._not_finite(f"the norm of the gradient is {norm[0]}"))
+        return mean_loss, int(correct)
+
+    def _not_finite(self, what: str) -> str:
+        shown = ", ".join(map(str, self.ids[:16])) + (", ..." if len(self.ids) > 16 else "")
+        return f"step {self.step}: {what} (texts {shown}); lower the learning rate or look at these texts."
+
+
 class Trainer:
     """Trains a classifier on packed batches.
 
@@ -107,6 +149,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
         # On a GPU asking for the loss before the backward pass would make it wait.
         needs_all_gradients = settings.max_grad_norm is not None or settings.gradient_accumulation_steps > 1
+        # Whether a step was not finite; no parameter changes from then on.
+        self._failed = torch.zeros((), dtype=torch.bool, device=device)
         self._in_backward: StepInBackward | None = None
         if device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
             self._in_backward = StepInBackward(self.optimizer)
@@ -172,14 +216,14 @@ class Trainer:
         started = time.perf_counter()
         loss_sum, correct, texts, tokens = 0.0, 0, 0, 0
         learning_rate = self.settings.learning_rate
-        for micro_batches in self.epoch_steps(epoch):
-            learning_rate = self.optimizer.param_groups[0]["lr"]
-            step_loss, step_correct = self.train_step(micro_batches)
-            count = sum(len(ids) for ids in micro_batches)
-            loss_sum += step_loss * count
+        for queued in self._queued_ahead(epoch):
+            step_loss, step_correct = queued.result()
+            learning_rate = queued.learning_rate
+            ids = queued.ids
+            loss_sum += step_loss * len(ids)
             correct += step_correct
-            texts += count
-            tokens += int(sum(self.packer.real_lengths[ids].sum() for ids in micro_batches))
+            texts += len(ids)
+            tokens += int(self.packer.real_lengths[ids].sum())
             rate = tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss_sum / texts:.4f}, {rate:,.0f} tokens/s", refresh=False)
             bar.update()
@@ -196,6 +240,17 @@ class Trainer:
             seconds=seconds,
             tokens_per_second=tokens / seconds,
         )
+
+    def _queued_ahead(self, epoch: int) -> Iterator[QueuedStep]:
+        """The steps of an epoch, each when the next is queued, so that a GPU has work while the host reads results."""
+        waiting: QueuedStep | None = None
+        for micro_batches in self.epoch_steps(epoch):
+            queued = self.queue_step(micro_batches)
+            if waiting is not None:
+                yield waiting
+            waiting = queued
+        if waiting is not None:
+            yield waiting
 
     def epoch_steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
         """Example ids of each optimizer step's micro-batches, in an order that (seed, epoch) decides."""
@@ -221,68 +276,68 @@ class Trainer:
         NonFiniteError
             If the loss or, with clipping, the norm of the gradient is not finite; no parameter has changed then.
         """
-        loss_sum, correct, norm = self.queue_step(micro_batches)
-        mean_loss = float(loss_sum) / sum(len(ids) for ids in micro_batches)
-        self._check_loss(mean_loss, micro_batches)
-        # With loss scaling a step that overflows is skipped and the scale lowered.
-        if norm is not None and not self.scaler.is_enabled() and not torch.isfinite(norm):
-            raise NonFiniteError(self._not_finite(f"the norm of the gradient is {float(norm)}", micro_batches))
-        self.scheduler.step()
-        self.step += 1
-        return mean_loss, int(correct)
+        return self.queue_step(micro_batches).result()
 
-    def queue_step(self, micro_batches: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def queue_step(self, micro_batches: list[np.ndarray]) -> QueuedStep:
         """Forward, backward and the optimizer's step; on a GPU all is queued, and the host waits for nothing.
 
-        Returns
-        -------
-        (loss_sum, correct, norm) : tensors, shape []
-            Norm of the gradient before clipping, ``None`` without. If one is not finite, the optimizer has left the
-            parameters as they were.
+        A step whose loss or norm of the gradient is not finite leaves the parameters as they were, and so do the steps
+        that were queued after it.
         """
-        total = sum(len(ids) for ids in micro_batches)
+        ids = np.concatenate(micro_batches)
         dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = torch.zeros((), device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        for ids in micro_batches:
-            batch = self.packer.batch(ids).to(self.device)
+        correct = torch.zeros((), device=self.device)
+        for part in micro_batches:
+            batch = self.packer.batch(part).to(self.device)
             assert batch.labels is not None
             with ops.use_backend(self.backend):
                 logits = self.model(batch, dropout, self.dtype)
                 loss = ops.cross_entropy(logits, batch.labels)
-            if self._in_backward is not None:
-                self._check_loss(float(loss.detach()) / total, micro_batches)
-            with self._in_backward or nullcontext():
-                self.scaler.scale(loss / total).backward()
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()
-        norm = None
+            if self._in_backward is not None:  # which would change parameters
+                QueuedStep(self.step + 1, ids, 0.0, torch.stack([loss_sum, correct])).result()
+            with self._in_backward or nullcontext():
+                self._backward(loss / len(ids))
+        stats = [loss_sum, correct]
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        if not self.scaler.is_enabled() and self._in_backward is None:
-            finite = torch.isfinite(loss_sum if norm is None else loss_sum + norm)
-            # What loss scaling uses, too: the fused AdamW reads it on the device and steps only where it is 0.
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, 1.0 - finite.float()  # type: ignore[attr-defined]
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss_sum, correct, norm
+            if not self.scaler.is_enabled():  # with loss scaling an overflow is skipped, and the scale lowered
+                stats.append(norm)
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        self._optimizer_step(torch.stack(stats))
+        self.scheduler.step()
+        self.step += 1
+        return QueuedStep(self.step, ids, learning_rate, torch.stack(stats))
 
-    def _check_loss(self, mean_loss: float, micro_batches: list[np.ndarray]) -> None:
-        if not np.isfinite(mean_loss):
-            raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}", micro_batches))
+    def _backward(self, loss: torch.Tensor) -> None:
+        if self.scaler.is_enabled():
+            # The scaler looks at the gradients alone, which can be finite where the loss is not.
+            self._failed = self._failed | ~torch.isfinite(loss.detach())
+            loss = loss * torch.where(self._failed, torch.nan, 1.0)
+        self.scaler.scale(loss).backward()
+
+    def _optimizer_step(self, stats: torch.Tensor) -> None:
+        if self.scaler.is_enabled() or self._in_backward is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        self._failed = self._failed | ~torch.isfinite(stats).all()
+        # What loss scaling uses, too: the fused AdamW reads it on the device and steps only where it is 0.
+        self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
+        try:
+            self.optimizer.step()
+        finally:
+            del self.optimizer.found_inf  # type: ignore[attr-defined]
 
     def _check_parameters(self) -> None:
         """The last step of an epoch has no later loss that would tell."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
                 raise NonFiniteError(f"step {self.step}: {name} is no longer finite; lower the learning rate.")
-
-    def _not_finite(self, what: str, micro_batches: list[np.ndarray]) -> str:
-        ids = np.concatenate(micro_batches)
-        shown = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
-        return f"step {self.step + 1}: {what} (texts {shown}); lower the learning rate or look at these texts."
 
     def _bar(self):
         from tqdm import tqdm

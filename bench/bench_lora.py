@@ -41,14 +41,21 @@ class PlainLoRA(nn.Module):
 
 
 class ConcatenatedLoRA(LoRALinearFunction):
-    """Forward in one library product, [S | x] [s B | W]ᵀ; backward as "in place"."""
+    """Forward in one library product, [S | x] [s B | W]ᵀ; backward as "in place".
+
+    ``wide`` is [s B | W]; W stays there, and B's columns are written each time.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, lora_a, lora_b, scaling: float, way: Way):
-        thin = x @ lora_a.t()
-        ctx.save_for_backward(x, weight, lora_a, lora_b, thin)
+    def forward(ctx, x, wide, bias, lora_a, lora_b, scaling: float, way: Way):
+        rank = len(lora_a)
+        torch.mul(lora_b, scaling, out=wide[:, :rank])
+        both = x.new_empty(len(x), wide.shape[1])
+        thin = torch.mm(x, lora_a.t(), out=both[:, :rank])
+        both[:, rank:] = x
+        ctx.save_for_backward(x, wide[:, rank:], lora_a, lora_b, thin)
         ctx.scaling, ctx.way = scaling, way
-        return F.linear(torch.cat([thin, x], dim=1), torch.cat([scaling * lora_b, weight], dim=1), bias)
+        return F.linear(both, wide, bias)
 
 
 class OneLayer(nn.Module):
@@ -97,7 +104,8 @@ def test_lora_linear(rows: int, width: int, rank: int, baseline: str, compare: C
     elif baseline == "in place":
         plain, theirs = (lambda: LoRALinearFunction.apply(x, weight, bias, a, b, SCALING, IN_PLACE)), inputs
     elif baseline == "concatenated":
-        plain, theirs = (lambda: ConcatenatedLoRA.apply(x, weight, bias, a, b, SCALING, IN_PLACE)), inputs
+        wide = torch.cat([b.detach(), weight], dim=1)
+        plain, theirs = (lambda: ConcatenatedLoRA.apply(x, wide, bias, a, b, SCALING, IN_PLACE)), inputs
     else:
         backend = "auto"
         plain, theirs = ours, inputs

@@ -1,58 +1,58 @@
 """Times the candidate configurations of the Triton kernels on the GPU at hand and prints tables for kernels/configs.py.
 
-``python bench/tune.py [--kernels forward,dq,dkdv,product,thin]``; some minutes. With TRITON_INTERPRET=1 it runs two
-candidates of each kernel at a size that says nothing but that it runs.
+``python bench/tune.py [--kernels forward,dq,dkdv,product,thin] [--bits 16,32] [--minutes 10]``; a candidate is compiled
+first, about a second, and half precision comes first. With TRITON_INTERPRET=1 it runs two candidates of each
+kernel at a size that says nothing but that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 from calls import DEVICE, SMALL
-from triton.runtime.errors import OutOfResources
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources, PTXASError
+from triton.testing import do_bench
 
 from pyllmclf.kernels import attention, configs, lora_linear
 from pyllmclf.kernels.configs import AttentionConfig, LoRAConfig
 from pyllmclf.kernels.tiles import Schedule
 
-WARPS = (1, 2, 4, 8)
 DTYPES = {16: torch.float16 if SMALL else torch.bfloat16, 32: torch.float32}
 HEADS = 1 if SMALL else 12
 TOKENS = 64 if SMALL else 32768
 
 
-def seconds(run: Callable[[], object]) -> float:
-    """Median of a few calls; infinite where the configuration does not fit the device."""
+def microseconds(run: Callable[[], object]) -> float:
+    """Median time on the device; infinite where the configuration does not fit it."""
     try:
         run()
-    except OutOfResources:
+    except (OutOfResources, CompilationError, PTXASError, RuntimeError):
         return float("inf")
-    times = []
-    for _ in range(2 if SMALL else 10):
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
+    if SMALL:
         started = time.perf_counter()
         run()
-        if DEVICE == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+        return (time.perf_counter() - started) * 1e6
+    return do_bench(run, warmup=5, rep=20, return_mode="median") * 1e3
 
 
 def attention_candidates(kernel: str, rows: int) -> Iterator[AttentionConfig]:
     """The owned side is fixed; the other side, warps and stages vary."""
-    others = [size for size in (16, 32, 64, 128) if size <= max(rows, 64)]
-    for other, warps, stages in itertools.product(others, WARPS, (1, 2, 3, 4)):
-        yield (
-            AttentionConfig(other, rows, warps, stages)
-            if kernel == "dkdv"
-            else AttentionConfig(rows, other, warps, stages)
-        )
+    for other in (16, 32, 64, 128):
+        tile = rows * other
+        if other > max(rows, 64) or tile > 128 * 128:
+            continue
+        all_warps = (1, 2) if tile <= 512 else (1, 2, 4) if tile <= 2048 else (4, 8)
+        for warps, stages in itertools.product(all_warps, (1, 2) if rows <= 32 else (1, 2, 3)):
+            yield (
+                AttentionConfig(other, rows, warps, stages)
+                if kernel == "dkdv"
+                else AttentionConfig(rows, other, warps, stages)
+            )
 
 
 def attention_run(kernel: str, bits: int, depth: int, rows: int) -> Callable[[], object]:
@@ -69,23 +69,28 @@ def attention_run(kernel: str, bits: int, depth: int, rows: int) -> Callable[[],
     if kernel == "forward":
         return lambda: attention.attention_forward(launch, q, k, v)
     inputs = (q, k, v, *attention.attention_forward(launch, q, k, v))
-    gradients = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    return lambda: attention.attention_backward(launch, inputs, dout, gradients)
+    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    if kernel == "dq":
+        return lambda: attention.backward_dq(launch, inputs, dout, dq)
+    delta = attention.backward_dq(launch, inputs, dout, dq)
+    return lambda: attention.backward_dkdv(launch, inputs, dout, delta, dk, dv)
 
 
-def lora_candidates(kernel: str) -> Iterator[LoRAConfig]:
-    sizes = (32, 64, 128, 256)
+def lora_candidates(kernel: str, bits: int, few: bool) -> Iterator[LoRAConfig]:
+    rows_of_a_tile = (16, 32, 64) if few else (64, 128)
     if kernel == "thin":
-        for rows, columns, warps, stages in itertools.product((32, 64, 128), (32, 64, 128), (4, 8), (1, 2, 3)):
+        for rows, columns, warps, stages in itertools.product((32, 64), (64, 128, 256), (4, 8), (1, 2, 3)):
             yield LoRAConfig(rows, columns, 0, warps, stages)
         return
-    for rows, columns, depth, warps, stages in itertools.product(sizes[:3], sizes, (32, 64), (4, 8), (2, 3, 4)):
-        yield LoRAConfig(rows, columns, depth, warps, stages)
+    depths = (32, 64, 128) if bits == 16 else (16, 32)
+    for rows, columns, depth, stages in itertools.product(rows_of_a_tile, (64, 128, 256), depths, (2, 3, 4)):
+        if rows * columns <= 128 * 256:
+            yield LoRAConfig(rows, columns, depth, 8 if rows * columns >= 128 * 128 else 4, stages)
 
 
-def lora_run(kernel: str, bits: int, few: bool, wide: bool) -> Callable[[], object]:
-    """The MLP's first layer of GPT-2 124M; rank 16 or 256, the rows of 8 texts of SMS Spam or of a batch that fills."""
-    rows, width, rank = (24, 32, 4) if SMALL else (240 if few else 16384, 768, 256 if wide else 16)
+def lora_run(kernel: str, bits: int, few: bool) -> Callable[[], object]:
+    """The MLP's first layer of GPT-2 124M; rank 16, the rows of 8 texts of SMS Spam or of a batch that fills a GPU."""
+    rows, width, rank = (24, 32, 4) if SMALL else (240 if few else 16384, 768, 16)
     dtype = DTYPES[bits]
     x, dy = (torch.randn(rows, n, device=DEVICE).to(dtype) for n in (width, 4 * width))
     weight, bias = (
@@ -98,38 +103,40 @@ def lora_run(kernel: str, bits: int, few: bool, wide: bool) -> Callable[[], obje
     return lambda: lora_linear.product_with_low_rank(x, weight.t(), bias, thin, b.t(), 1.0)
 
 
-def best(table: dict, key: tuple, candidates: Iterator, run: Callable[[], object]):
-    """The fastest configuration of one entry, and its time beside that of the entry as it is."""
+def tune(table: dict, key: tuple, candidates: Iterator, run: Callable[[], object]) -> None:
+    """Prints the fastest configuration of one entry, and its time beside that of the entry as it is."""
     kept = table[key]
-    before = seconds(run)
+    before = microseconds(run)
     found, fastest = kept, before
     for candidate in itertools.islice(candidates, 2) if SMALL else candidates:
         table[key] = candidate
-        taken = seconds(run)
+        taken = microseconds(run)
         if taken < fastest:
             found, fastest = candidate, taken
     table[key] = kept
-    return found, before, fastest
+    print(f"    {key}: {found},  # {before:.0f} -> {fastest:.0f} us", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernels", default="forward,dq,dkdv,product,thin")
-    wanted = parser.parse_args().kernels.split(",")
+    parser.add_argument("--bits", default="16,32")
+    parser.add_argument("--minutes", type=float, default=10.0, help="no entry is begun after that")
+    given = parser.parse_args()
+    end = time.monotonic() + 60 * given.minutes
+    wanted = {(kernel, int(bits)) for kernel in given.kernels.split(",") for bits in given.bits.split(",")}
     capability = configs.capability(torch.device(DEVICE))
     tables = configs.table(configs.ATTENTION, capability), configs.table(configs.LORA, capability)
     print(f"# {torch.cuda.get_device_name() if DEVICE == 'cuda' else 'interpreter'}, capability {capability}")
-    for key in tables[0]:
-        kernel, _, depth, rows = key
-        if kernel not in wanted or (SMALL and (depth, rows) != (64, 16)):
-            continue
-        found, before, after = best(tables[0], key, attention_candidates(kernel, rows), attention_run(*key))
-        print(f"    {key}: {found},  # {before * 1e6:.0f} -> {after * 1e6:.0f} us", flush=True)
-    for lora_key in tables[1]:
-        if lora_key[0] not in wanted:
-            continue
-        found, before, after = best(tables[1], lora_key, lora_candidates(lora_key[0]), lora_run(*lora_key))
-        print(f"    {lora_key}: {found},  # {before * 1e6:.0f} -> {after * 1e6:.0f} us", flush=True)
+    keys = [key for table in tables for key in table if key[:2] in wanted]
+    for key in sorted(keys, key=lambda key: key[1]):
+        kernel, bits, *rest = key
+        if time.monotonic() > end:
+            print(f"    {key}: not timed, the {given.minutes:g} minutes are over")
+        elif kernel in ("product", "thin"):
+            tune(tables[1], key, lora_candidates(kernel, bits, *rest), lora_run(kernel, bits, *rest))
+        elif not SMALL or rest == [64, 16]:
+            tune(tables[0], key, attention_candidates(kernel, rest[1]), attention_run(kernel, bits, *rest))
 
 
 if __name__ == "__main__":

@@ -639,25 +639,43 @@ def attention_backward(
     gradients : (dq, dk, dv)
         Of the shapes of q, k and v; the last axis is contiguous.
     """
-    q, k, v, out, log_sum_exp = inputs
     dq, dk, dv = gradients
+    delta = backward_dq(launch, inputs, dout, dq)
+    backward_dkdv(launch, inputs, dout, delta, dk, dv)
+
+
+def backward_dq(launch: Launch, inputs: tuple[torch.Tensor, ...], dout: torch.Tensor, dq: torch.Tensor) -> torch.Tensor:
+    """Writes dq; returns rowsum(dO O), fp32, shape [heads, rows_q]."""
+    q, k, v, out, log_sum_exp = inputs
     delta = torch.empty_like(log_sum_exp)
-    scale = launch.scale
     launch.run(
         _attention_backward_dq_kernel,
         "dq",
         "q",
         (q, k, v, out, dout, log_sum_exp, delta, dq),
         _strides(q, k, v, out, dout, dq),
-        (scale * LOG2_E, scale),
+        (launch.scale * LOG2_E, launch.scale),
     )
+    return delta
+
+
+def backward_dkdv(
+    launch: Launch,
+    inputs: tuple[torch.Tensor, ...],
+    dout: torch.Tensor,
+    delta: torch.Tensor,
+    dk: torch.Tensor,
+    dv: torch.Tensor,
+) -> None:
+    """Writes dk and dv; ``delta`` is what :func:`backward_dq` returned."""
+    q, k, v, _, log_sum_exp = inputs
     launch.run(
         _attention_backward_dkdv_kernel,
         "dkdv",
         "k",
         (q, k, v, dout, log_sum_exp, delta, dk, dv),
         _strides(q, k, v, dout, dk, dv),
-        (scale * LOG2_E, scale),
+        (launch.scale * LOG2_E, launch.scale),
     )
 
 

@@ -155,6 +155,7 @@ def test_triton_gives_the_same_bits_again(generator: torch.Generator) -> None:
     assert all(torch.equal(x, y) for x, y in zip(results(), results(), strict=True))
 
 
+@needs_triton
 @pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
 @pytest.mark.parametrize("trainable", ["all", "lora", "last_block"])
 def test_a_step_does_not_wait_for_the_device(tmp_path: Path, make, trainable: str) -> None:

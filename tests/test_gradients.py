@@ -14,7 +14,9 @@ from pyllmclf import ops
 
 def test_kept_gradients_are_those_of_autograd(generator: torch.Generator) -> None:
     """Several steps and micro-batches: memory is written again, rows of the step before are cleared."""
-    tables = [torch.nn.Parameter(torch.randn(size, generator=generator)) for size in [(20, 8), (5, 8), (1, 8), (6, 8)]]
+    tables = [
+        torch.nn.Parameter(torch.randn(size, generator=generator)) for size in [(20, 8), (5, 8), (1, 8), (6, 8), (9, 8)]
+    ]
     copies = [torch.nn.Parameter(t.detach().clone()) for t in tables]
     ops.keep_gradients(tables)
     memory = []
@@ -26,9 +28,10 @@ def test_kept_gradients_are_those_of_autograd(generator: torch.Generator) -> Non
             ids = torch.randint(0, 20, (7,), generator=generator)
             positions = torch.randint(0, 5, (7,), generator=generator)
             factor = torch.randn(7, 6, generator=generator)
-            for token, position, kind, weight in (tables, copies):
+            for token, position, kind, weight, fused in (tables, copies):
                 x = ops.embedding(ids, positions, token, position, kind)
-                (ops.linear(x, weight) * factor).sum().backward()
+                q, kv = ops.query_key_value(x, torch.tensor([5, 0]), fused)
+                ((ops.linear(x, weight) * factor).sum() + q.square().sum() + kv.square().sum()).backward()
         for kept, plain in zip(tables, copies, strict=True):
             assert relative_error(kept.grad, plain.grad) < 1e-6
         memory.append([t.grad.data_ptr() for t in tables])

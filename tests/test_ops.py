@@ -185,6 +185,27 @@ def test_linear(shape: tuple[int, int, int, int], backend: str, generator: torch
         compare(ops.linear, lambda x, w: x @ w.T, tensors[:2], dtype)
 
 
+@pytest.mark.parametrize("rows", [[], [4, 0], [0, 1, 2, 3, 4]], ids=str)
+def test_query_key_value(rows: list[int], backend: str, generator: torch.Generator) -> None:
+    index = torch.tensor(rows, dtype=torch.int64)
+    sizes = [(5, 7), (9, 7), (9,)]
+    tensors = [torch.randn(size, generator=generator, dtype=torch.float64) for size in sizes]
+
+    def side_by_side(q: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        return torch.cat([q.flatten(), kv.flatten()])
+
+    for dtype in DTYPES:
+        for given in (tensors, tensors[:2]):
+            compare(
+                lambda x, w, *b: side_by_side(*ops.query_key_value(x, index, w, *b)),
+                lambda x, w, *b: side_by_side(*(F.linear(x, w, *b)[index, :3], F.linear(x, w, *b)[:, 3:])),
+                given,
+                dtype,
+            )
+    with pytest.raises(UsageError, match="three equal parts"):
+        ops.query_key_value(tensors[0], index, tensors[1][:8])
+
+
 def test_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="backend"), ops.use_backend("fastest"):
         pass

@@ -55,6 +55,24 @@ class PackedBatch:
     def __len__(self) -> int:
         return len(self.example_ids)
 
+    def one_row_each(self, positions: torch.Tensor) -> PackedBatch:
+        """The batch as it goes on behind pooling: one row per text, at these positions."""
+        n = len(self)
+        return replace(
+            self,
+            input_ids=self.input_ids[:0],
+            positions=positions,
+            cu_seqlens=torch.arange(n + 1, dtype=torch.int32, device=positions.device),
+            max_seqlen=min(n, 1),
+            schedule=None,
+        )
+
+    def first_tokens(self) -> PackedBatch:
+        """Each text cut to its first token."""
+        starts = self.cu_seqlens[:-1].long()
+        cut = self.one_row_each(self.positions[starts])
+        return replace(cut, input_ids=self.input_ids[starts], lengths=torch.ones_like(self.lengths))
+
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on another device; the host does not wait for it."""
         device = torch.device(device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..ops.dropout import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from .config import ModelConfig
-from .layers import Context, Embedding, LayerNorm, Linear, self_attention
+from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, self_attention
 
 
 class BertEmbeddings(nn.Module):
@@ -46,9 +46,10 @@ class BertSelfAttention(nn.Module):
         self.value = Linear(config.width, config.width, layer=layer, site=LORA + 2)
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        qkv = self.query(x, context), self.key(x, context), self.value(x, context)
-        return self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer)
+    def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        q = self.query(x, context) if pooled is None else self.query(pooled(x), pooled.context)
+        qkv = q, self.key(x, context), self.value(x, context)
+        return self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer, pooled=pooled)
 
 
 class BertOutput(nn.Module):
@@ -71,8 +72,11 @@ class BertAttention(nn.Module):
         self.self = BertSelfAttention(config, layer)
         self.output = BertOutput(config, config.width, layer, LORA + 3, ATTENTION_OUTPUT)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        return self.output(self.output.dense(self.self(x, context), context), x, context)
+    def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        attended = self.self(x, context, pooled)
+        if pooled is not None:
+            x, context = pooled(x), pooled.context
+        return self.output(self.output.dense(attended, context), x, context)
 
 
 class BertIntermediate(nn.Module):
@@ -94,8 +98,10 @@ class BertLayer(nn.Module):
         self.output = BertOutput(config, config.inner_width, layer, LORA + 5, MLP_OUTPUT)
         self.gelu = config.gelu
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        x = self.attention(x, context)
+    def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        """All rows, or the pooled ones of them."""
+        x = self.attention(x, context, pooled)
+        context = context if pooled is None else pooled.context
         inner, bias = self.intermediate(x, context), self.intermediate.dense.bias
         return self.output(self.output.dense.after_gelu(inner, bias, self.gelu, context), x, context)
 

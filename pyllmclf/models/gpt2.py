@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..ops.dropout import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from .config import ModelConfig
-from .layers import Context, Embedding, LayerNorm, Linear, self_attention
+from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, self_attention
 
 
 class GPT2Attention(nn.Module):
@@ -26,9 +26,16 @@ class GPT2Attention(nn.Module):
         if config.scale_attention_by_layer:
             self.scale /= layer + 1
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        qkv = self.c_attn(x, context)
-        out = self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer)
+    def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        qkv: Tensor | tuple[Tensor, Tensor, Tensor]
+        if pooled is None:
+            qkv = self.c_attn(x, context)
+        else:
+            q, kv = self.c_attn.query_key_value(x, context, pooled)
+            k, v = kv.chunk(2, dim=1)
+            qkv = q, k, v
+        out = self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer, pooled=pooled)
+        context = context if pooled is None else pooled.context
         return context.drop(self.c_proj(out, context), context.rates.hidden, self.layer, ATTENTION_OUTPUT)
 
 
@@ -53,8 +60,12 @@ class GPT2Block(nn.Module):
         self.ln_2 = LayerNorm(config.width, config.layer_norm_eps)
         self.mlp = GPT2MLP(config, layer)
 
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        normed, x = self.ln_2.add(self.attn(self.ln_1(x), context), x)
+    def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        """All rows, or the pooled ones of them."""
+        attended = self.attn(self.ln_1(x), context, pooled)
+        if pooled is not None:
+            x, context = pooled(x), pooled.context
+        normed, x = self.ln_2.add(attended, x)
         return x + self.mlp(normed, context)
 
 

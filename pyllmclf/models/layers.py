@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
 
@@ -148,16 +148,37 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor, context: Context, *, add_bias: bool = True) -> Tensor:
         """x Wᵀ + b, or without b where the next op adds it."""
+        if self.lora_a is not None:
+            return self._adapted(x, context, add_bias=add_bias)
         weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias if add_bias else None, x.dtype)
-        if self.lora_a is None or self.lora_b is None:
-            return ops.linear(x, weight, bias)
+        return ops.linear(x, weight, bias)
+
+    def query_key_value(self, x: Tensor, context: Context, pooled: PooledRows) -> tuple[Tensor, Tensor]:
+        """As the fused projection of attention: (queries of the pooled rows, keys and values of all)."""
+        width = len(self.weight) // 3
+        if self.lora_a is None:
+            weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
+            return ops.query_key_value(x, pooled.index, weight, bias)
+        return (
+            self._adapted(pooled(x), pooled.context, slice(0, width)),
+            self._adapted(x, context, slice(width, None)),
+        )
+
+    def _adapted(self, x: Tensor, context: Context, outputs: slice | None = None, *, add_bias: bool = True) -> Tensor:
+        """All or some of the outputs, with the low-rank addition."""
+        assert self.lora_a is not None and self.lora_b is not None
+        weight, lora_b = in_dtype(self.weight, x.dtype), in_dtype(self.lora_b, x.dtype)
+        bias = in_dtype(self.bias if add_bias else None, x.dtype)
+        if outputs is not None:
+            weight, lora_b = weight[outputs], lora_b[outputs]
+            bias = None if bias is None else bias[outputs]
         p = context.rates.lora
         return ops.lora_linear(
             x,
             weight,
             bias,
             in_dtype(self.lora_a, x.dtype),
-            in_dtype(self.lora_b, x.dtype),
+            lora_b,
             scaling=self.scaling,
             dropout_p=p,
             dropout_key=context.key(self.layer, self.site) if p > 0.0 else None,
@@ -197,12 +218,49 @@ class Embedding(nn.Module):
         self.weight = nn.Parameter(torch.empty(rows, width))
 
 
-def self_attention(
-    qkv: Tensor | tuple[Tensor, Tensor, Tensor], context: Context, *, heads: int, scale: float, layer: int
-) -> Tensor:
-    """Attention of all rows, shape [total, width].
+@dataclass(frozen=True)
+class PooledRows:
+    """The one row of each text that is read: behind keys and values, the last block computes no other.
 
-    ``qkv`` is a fused projection of shape [total, 3 width], or q, k and v of shape [total, width].
+    Attributes
+    ----------
+    index : int64 tensor, shape [texts]
+        Among the rows of the batch.
+    context : Context
+        Of these rows alone, at their positions in their texts: dropout masks are those of all rows' computation.
+    """
+
+    index: Tensor
+    context: Context
+
+    @classmethod
+    def of(cls, context: Context, pooling: str) -> PooledRows | None:
+        """``None`` where all rows are read."""
+        batch = context.batch
+        index = ops.pooled_rows(batch.cu_seqlens, batch.lengths, pooling)
+        if index is None:
+            return None
+        positions = batch.positions.index_select(0, index)
+        return cls(index, replace(context, batch=batch.one_row_each(positions)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """These rows of x [total, width]."""
+        return x.index_select(0, self.index)
+
+
+def self_attention(
+    qkv: Tensor | tuple[Tensor, Tensor, Tensor],
+    context: Context,
+    *,
+    heads: int,
+    scale: float,
+    layer: int,
+    pooled: PooledRows | None = None,
+) -> Tensor:
+    """Attention of all rows, shape [total, width], or of the pooled ones, shape [texts, width].
+
+    ``qkv`` is a fused projection of shape [total, 3 width], or q, k and v of shape [total, width]; with ``pooled``, q
+    has the pooled rows.
     """
     batch = context.batch
     p = context.rates.attention
@@ -220,18 +278,20 @@ def self_attention(
             schedule=batch.schedule,
         )
     q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv)
+    queries = batch if pooled is None else pooled.context.batch
     out = ops.attention(
         q,
         k,
         v,
+        queries.cu_seqlens,
         batch.cu_seqlens,
-        batch.cu_seqlens,
-        batch.max_seqlen,
+        queries.max_seqlen,
         batch.max_seqlen,
         causal=context.causal,
+        query_positions=None if pooled is None else queries.positions,
         scale=scale,
         dropout_p=p,
         dropout_key=key,
-        schedule=batch.schedule,
+        schedule=batch.schedule if pooled is None else None,
     )
     return out.flatten(1)

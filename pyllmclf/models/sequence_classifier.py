@@ -15,7 +15,7 @@ from ..ops.pooling import POOLINGS
 from .bert import Bert
 from .config import ModelConfig
 from .gpt2 import GPT2
-from .layers import Context, DropoutState, Linear
+from .layers import Context, DropoutState, Linear, PooledRows
 
 BACKBONES: dict[str, type[GPT2] | type[Bert]] = {"gpt2": GPT2, "bert": Bert}
 
@@ -73,18 +73,82 @@ class SequenceClassifier(nn.Module):
         self.backbone: GPT2 | Bert = BACKBONES[config.model_type](config)
         self.head = Linear(config.width, n_classes, bias=head.bias)
 
+    @property
+    def depth(self) -> int:
+        """Stages before the head: the embedding, each block, and what follows them up to the pooled row."""
+        return self.config.n_layers + 2
+
+    def stage_of_block(self, block: int) -> int:
+        """The stage that a block is."""
+        return block + 1
+
     def hidden_states(
         self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """Rows behind the last block and the final norm, shape [total, width]."""
+        """All rows behind the last block and the final norm, shape [total, width]."""
         context = Context(batch, self.spec.causal, dropout, dtype)
         x = self.backbone.embed(context)
         for block in self.backbone.blocks:
             x = block(x, context)
         return self.backbone.finish(x)
 
+    def read(self, batch: PackedBatch) -> PackedBatch:
+        """The batch without the rows that no logit depends on: causal, a first token sees itself alone."""
+        return batch.first_tokens() if self._first_alone else batch
+
+    @property
+    def _first_alone(self) -> bool:
+        return self.spec.causal and self.spec.pooling == "first"
+
+    def one_row(self, stage: int) -> bool:
+        """Whether the rows before a stage are one for each text."""
+        behind_blocks = self.depth - 1
+        return self._first_alone or stage > behind_blocks or (stage == behind_blocks and self.spec.pooling != "mean")
+
+    def advance(
+        self,
+        x: Tensor | None,
+        batch: PackedBatch,
+        start: int,
+        end: int,
+        dropout: DropoutState | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The rows before stage ``end`` from those before stage ``start``.
+
+        Parameters
+        ----------
+        x : tensor, shape [total, width], or [texts, width] where :meth:`one_row` says so; ``None`` for stage 0
+        batch : PackedBatch
+            What :meth:`read` leaves of it.
+        start, end : int
+            From 0 to :attr:`depth`.
+        dropout, dtype
+            As for :meth:`forward`.
+        """
+        context = Context(batch, self.spec.causal, dropout, dtype)
+        if start == 0 < end:
+            x = self.backbone.embed(context)
+        last = self.depth - 2
+        for stage, block in enumerate(self.backbone.blocks, 1):
+            if start <= stage < end:
+                # Behind the last block one row per text is read: its keys and values are all that others are for.
+                x = block(x, context, PooledRows.of(context, self.spec.pooling) if stage == last else None)
+        assert x is not None
+        if start < end == self.depth:
+            x = self.backbone.finish(x)
+            if not self.one_row(self.depth - 1):
+                x = ops.pool(x, batch.cu_seqlens, batch.lengths, self.spec.pooling)
+            x = self.backbone.pooled(x, self._behind_pooling(context))
+        return x
+
     def forward(
-        self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
+        self,
+        batch: PackedBatch,
+        dropout: DropoutState | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        given: tuple[int, Tensor] | None = None,
     ) -> Tensor:
         """Logits in fp32.
 
@@ -95,27 +159,22 @@ class SequenceClassifier(nn.Module):
             Given in training only.
         dtype : torch.dtype
             Of the rows between the embedding and the logits, and of the matmuls. Parameters stay in fp32.
+        given : (int, tensor), optional
+            A stage and the rows before it, where these are known already.
 
         Returns
         -------
         tensor, shape [texts, classes]
         """
-        x = self.hidden_states(batch, dropout, dtype)
-        pooled = ops.pool(x, batch.cu_seqlens, batch.lengths, self.spec.pooling)
-        context = Context(_one_row_each(batch), self.spec.causal, dropout, dtype)
-        pooled = self.backbone.pooled(pooled, context)
+        batch = self.read(batch)
+        start, x = (0, None) if given is None else given
+        pooled = self.advance(x, batch, start, self.depth, dropout, dtype) if x is None or start < self.depth else x
+        context = self._behind_pooling(Context(batch, self.spec.causal, dropout, dtype))
         if context.rates.head > 0.0:
             pooled = ops.dropout(pooled, context.rates.head, context.key(self.config.n_layers, HEAD))
         return self.head(pooled, context).float()
 
-
-def _one_row_each(batch: PackedBatch) -> PackedBatch:
-    """The batch as dropout sees it behind pooling: one row per text, at position 0."""
-    n = len(batch)
-    device = batch.cu_seqlens.device
-    return replace(
-        batch,
-        positions=torch.zeros(n, dtype=torch.int32, device=device),
-        cu_seqlens=torch.arange(n + 1, dtype=torch.int32, device=device),
-        schedule=None,
-    )
+    def _behind_pooling(self, context: Context) -> Context:
+        """One row per text, for dropout masks at position 0."""
+        batch = context.batch
+        return replace(context, batch=batch.one_row_each(torch.zeros_like(batch.lengths)))

@@ -11,7 +11,8 @@ from .gradients import forget_gradients, keep_gradients
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_linear import lora_linear
-from .pooling import pool
+from .pooling import pool, pooled_rows
+from .query_key_value import query_key_value
 
 __all__ = [
     "BACKENDS",
@@ -30,5 +31,7 @@ __all__ = [
     "linear",
     "lora_linear",
     "pool",
+    "pooled_rows",
+    "query_key_value",
     "use_backend",
 ]

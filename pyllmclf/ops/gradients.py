@@ -9,7 +9,7 @@ matrices share that memory, and an embedding's gradient is made some rows at a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -57,17 +57,23 @@ class KeptGradient:
 
     def add_matmul(self, dy: Tensor, x: Tensor) -> None:
         """Adds dyᵀ x; dy [rows, out], x [rows, in]."""
+        self.add_matmuls((dy, x))
+
+    def add_matmuls(self, *products: tuple[Tensor, Tensor]) -> None:
+        """Adds the products dyᵀ x of parts of the outputs, one behind the other."""
         parameter = self._parameter
         if self._consumer is not None:
-            gradient = torch.mm(dy.t(), x, out=self._shared.like(parameter))
+            gradient = self._shared.like(parameter)
+            _write(products, gradient)
             self._consumer(parameter, [(slice(None), gradient)])
             return
         if parameter.grad is not None:
-            parameter.grad.addmm_(dy.t(), x)
+            for part, (dy, x) in zip(_parts(products, parameter.grad), products, strict=True):
+                part.addmm_(dy.t(), x)
             return
         if self._memory is None:
             self._memory = torch.empty(parameter.shape)
-        torch.mm(dy.t(), x, out=self._memory)
+        _write(products, self._memory)
         parameter.grad = self._memory
 
     def add_rows(self, dy: Tensor, index: Tensor | None) -> None:
@@ -117,6 +123,16 @@ class KeptGradient:
                 native.embedding_backward(dy[first:last], rows, memory)
             yield slice(begin, end), memory[: end - begin]
             memory.index_fill_(0, rows.long(), 0.0)
+
+
+def _parts(products: Sequence[tuple[Tensor, Tensor]], matrix: Tensor) -> tuple[Tensor, ...]:
+    """The rows of the matrix that each product takes."""
+    return matrix.split([dy.shape[1] for dy, _ in products])
+
+
+def _write(products: Sequence[tuple[Tensor, Tensor]], out: Tensor) -> None:
+    for part, (dy, x) in zip(_parts(products, out), products, strict=True):
+        torch.mm(dy.t(), x, out=part)
 
 
 def keep_gradients(parameters: Iterable[nn.Parameter], consumer: Consumer | None = None) -> None:

@@ -26,6 +26,22 @@ def pool(x: Tensor, cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor
     -------
     tensor, shape [texts, width]
     """
+    _check(pooling)
+    return reference.pool(x, cu_seqlens, lengths, pooling)
+
+
+def pooled_rows(cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor | None:
+    """The rows that :func:`pool` reads, int64, shape [texts]; ``None`` where it reads all of them.
+
+    Parameters
+    ----------
+    cu_seqlens, lengths, pooling
+        As for :func:`pool`.
+    """
+    _check(pooling)
+    return None if pooling == "mean" else reference.pooled_rows(cu_seqlens, lengths, pooling)
+
+
+def _check(pooling: str) -> None:
     if pooling not in POOLINGS:
         raise UsageError(f"pooling={pooling!r} is unknown; it is one of {', '.join(POOLINGS)}.")
-    return reference.pool(x, cu_seqlens, lengths, pooling)

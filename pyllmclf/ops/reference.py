@@ -108,13 +108,26 @@ def embedding(
     return summed if type_weight is None else summed + type_weight[0]
 
 
+def query_key_value(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries of some rows, keys and values of all."""
+    q, kv = weight.tensor_split((len(weight) // 3,))
+    bias_q, bias_kv = (None, None) if bias is None else bias.tensor_split((len(bias) // 3,))
+    return linear(x.index_select(0, rows), q, bias_q), linear(x, kv, bias_kv)
+
+
 def pool(x: Tensor, cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor:
     """One row per text."""
-    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
     if pooling == "mean":
+        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
         # Checked, the lengths would have to be waited for on a GPU.
         return torch.segment_reduce(_wide(x), "mean", lengths=ends - starts, unsafe=x.is_cuda).to(x.dtype)
-    return x[{"first": starts, "last": starts + lengths.long() - 1, "last_position": ends - 1}[pooling]]
+    return x[pooled_rows(cu_seqlens, lengths, pooling)]
+
+
+def pooled_rows(cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor:
+    """Which row of each text is read, int64."""
+    starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
+    return {"first": starts, "last": starts + lengths.long() - 1, "last_position": ends - 1}[pooling]
 
 
 def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:

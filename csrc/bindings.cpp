@@ -49,6 +49,24 @@ std::int64_t find_invalid_text(const Int32Array& tokens, const Int64Array& offse
   return pyllmclf::find_invalid_text(tokens.data(), tokens.size(), offsets.data(), offsets.size() - 1, vocab_size);
 }
 
+// Raises unless the offsets of one text lie within the tokens.
+void require_text(const Int32Array& tokens, const Int64Array& offsets, std::int64_t text) {
+  const std::int64_t begin = offsets.data()[text];
+  const std::int64_t end = offsets.data()[text + 1];
+  if (begin < 0 || end < begin || end > tokens.size()) throw py::value_error("offsets do not fit the tokens");
+}
+
+Int64Array first_equal_texts(const Int32Array& tokens, const Int64Array& offsets, std::int64_t most_tokens) {
+  require_flat(tokens, "tokens");
+  require_flat(offsets, "offsets");
+  if (offsets.size() < 1 || most_tokens < 0) throw py::value_error("no offsets, or a negative length");
+  const std::int64_t texts = offsets.size() - 1;
+  for (std::int64_t i = 0; i < texts; ++i) require_text(tokens, offsets, i);
+  Int64Array first(texts);
+  pyllmclf::first_equal_texts(tokens.data(), offsets.data(), texts, most_tokens, first.mutable_data());
+  return first;
+}
+
 py::tuple pack(const Int32Array& tokens, const Int64Array& offsets, const Int64Array& ids, std::int64_t max_length,
                std::int64_t pad_to, std::int32_t pad_token, const std::vector<std::int32_t>& prefix,
                const std::vector<std::int32_t>& suffix) {
@@ -64,9 +82,7 @@ py::tuple pack(const Int32Array& tokens, const Int64Array& offsets, const Int64A
   for (py::ssize_t i = 0; i < ids.size(); ++i) {
     const std::int64_t id = ids.data()[i];
     if (id < 0 || id >= texts) throw py::index_error("example id " + std::to_string(id) + " is not in the token store");
-    const std::int64_t begin = offsets.data()[id];
-    const std::int64_t end = offsets.data()[id + 1];
-    if (begin < 0 || end < begin || end > tokens.size()) throw py::value_error("offsets do not fit the tokens");
+    require_text(tokens, offsets, id);
   }
   pyllmclf::RowLayout layout;
   layout.max_length = max_length;
@@ -154,6 +170,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("find_invalid_text", &find_invalid_text, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
              py::arg("vocab_size"),
              "Index of the first text with an id outside [0, vocab_size) or with broken offsets, -1 if none.");
+  module.def("first_equal_texts", &first_equal_texts, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
+             py::arg("most_tokens"),
+             "For each text the first one whose first most_tokens tokens are the same, int64, shape [texts].");
   module.def("pack", &pack, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("ids").noconvert(),
              py::kw_only(), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_token"), py::arg("prefix"),
              py::arg("suffix"), "Returns (input_ids, positions, cu_seqlens, max_seqlen, lengths) of a batch.");

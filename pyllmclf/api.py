@@ -31,6 +31,8 @@ from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pool
 from .models.weights import init_head, init_weights, load_head_of_same_classes, load_weights
 from .ops.dispatch import check_backend
 from .training.checkpoint import ClassifierState
+from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
+from .training.prefix_storage import check_cache
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
 from .training.trainable import check_trainable, set_trainable
@@ -103,6 +105,9 @@ def finetune(
     device: str = "auto",
     backend: str = "auto",
     seed: int = 123,
+    cache: str = "auto",
+    cache_budget: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     output_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> FinetuneResult:
@@ -158,6 +163,16 @@ def finetune(
         Implementation of the ops.
     seed : int
         Decides new weights, shuffling, dropout and the validation fraction.
+    cache : {"auto", "device", "memory", "disk", "off"}
+        Where the rows that frozen layers give are kept between epochs, so that these are computed once for each
+        distinct text: in the device's memory, in main memory, or in a file. ``"auto"`` takes the first of these that
+        holds them all. Nothing is kept where it would change results (dropout in frozen layers) or gain nothing.
+    cache_budget : int, optional
+        Bytes that are kept at most; by default half of what is free there. Texts that don't fit are computed in each
+        epoch.
+    cache_dir : path, optional
+        With ``cache="disk"``: keeps the file there, and later runs on the same texts and frozen weights begin with
+        it. By default it goes with the process.
     output_dir : path, optional
         Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
         the best validation accuracy.
@@ -197,6 +212,8 @@ def finetune(
     check_padding(padding, max_length)
     check_pooling(pooling)
     check_dropout(dropout)
+    kept_in = None if cache_dir is None else Path(cache_dir)
+    check_cache(cache, cache_budget, kept_in)
     run = None if output_dir is None else RunFolder(Path(output_dir))
 
     columns = {"text_column": text_column, "label_column": label_column}
@@ -244,6 +261,19 @@ def finetune(
         for name, data in (("validation", validation_data), ("test", test_data))
         if data is not None
     }
+    prefix = None
+    obstacle = None if cache == "off" else why_not(state.model, rates, epochs)
+    if cache != "off" and obstacle is None:
+        prefix = FrozenPrefix(
+            state.model,
+            [packer, *(parts[name] for name in ("validation",) if name in parts)],  # test texts are read once
+            cache=cache,
+            budget=cache_budget,
+            folder=kept_in,
+            device=torch_device,
+            dtype=torch_dtype,
+            backend=backend,
+        )
     trainer = Trainer(
         state.model,
         packer,
@@ -252,17 +282,23 @@ def finetune(
         device=torch_device,
         dtype=torch_dtype,
         backend=backend,
+        prefix=prefix,
         progress=progress,
     )
     lengths = LengthReport.of(packer, source.tokenizer)
     _say(f"train: {lengths}", progress)
+    if prefix is not None:
+        _say(str(prefix), progress)
+    elif obstacle is not None and (cache != "auto" or changes_each_epoch(rates)):
+        _say(f"nothing is kept of frozen layers: {obstacle}", progress)
     seconds = {"prepare": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
 
     metrics: dict[str, dict[str, Any]] = {}
 
     def validate() -> tuple[float, float]:
         begun = time.perf_counter()
-        result = classifier.evaluate_packed(parts["validation"])
+        given = None if prefix is None else prefix.given
+        result = classifier.evaluate_packed(parts["validation"], given=given)
         metrics["validation"] = result.to_dict()
         seconds["evaluate"] += time.perf_counter() - begun
         return result.log_loss, result.accuracy

@@ -19,7 +19,7 @@ from .data.sources import read_data
 from .data.token_store import TokenStore
 from .device import resolve_device, resolve_dtype
 from .errors import UsageError
-from .evaluation.inference import predict_logits
+from .evaluation.inference import Given, predict_logits
 from .evaluation.metrics import EvaluationResult, evaluate_logits, softmax
 from .models.lora import merge_lora
 from .ops.dispatch import check_backend
@@ -125,12 +125,12 @@ class Classifier:
         return self.evaluate_packed(packer, started=started, progress=progress)
 
     def evaluate_packed(
-        self, packer: Packer, *, started: float | None = None, progress: bool = False
+        self, packer: Packer, *, started: float | None = None, given: Given | None = None, progress: bool = False
     ) -> EvaluationResult:
-        """Metrics on texts that were tokenized already."""
+        """Metrics on texts that were tokenized already; ``given`` as for :func:`predict_logits`."""
         assert packer.labels is not None
         started = time.perf_counter() if started is None else started
-        logits = self._logits(packer, progress)
+        logits = self._logits(packer, progress, given)
         return evaluate_logits(
             logits,
             packer.labels.numpy(),
@@ -178,13 +178,14 @@ class Classifier:
             merge_lora(state.model)
         write_folder(Path(path), model_files(state))
 
-    def _logits(self, packer: Packer, progress: bool) -> np.ndarray:
+    def _logits(self, packer: Packer, progress: bool, given: Given | None = None) -> np.ndarray:
         return predict_logits(
             self.state.model,
             packer,
             device=self.device,
             dtype=self.dtype,
             backend=self.backend,
+            given=given,
             progress=progress,
         )
 

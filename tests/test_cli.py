@@ -175,6 +175,9 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "device": (["--device", "cuda:3"], "cuda:3"),
     "backend": (["--backend", "reference"], "reference"),
     "seed": (["--seed", "42"], 42),
+    "cache": (["--cache", "disk"], "disk"),
+    "cache_budget": (["--cache-budget", "1000000"], 1000000),
+    "cache_dir": (["--cache-dir", "kept"], Path("kept")),
     "output_dir": (["--output-dir", "out"], Path("out")),
     "progress": (["--no-progress"], False),
 }

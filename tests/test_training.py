@@ -168,6 +168,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
 # Arguments that decide where, from what and what is shown, each with a test of its own below.
 ELSEWHERE = {
     "model", "train", "test", "text_column", "label_column", "device", "backend", "output_dir", "progress",
+    "cache", "cache_budget", "cache_dir",  # test_frozen_prefix.py
 }  # fmt: skip
 
 

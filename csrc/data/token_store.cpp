@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <string_view>
+#include <unordered_map>
 #include <utility>
 
 #include "pyllmclf/data.h"
@@ -24,6 +27,18 @@ std::int64_t find_invalid_text(const std::int32_t* tokens, std::int64_t token_co
     }
   }
   return -1;
+}
+
+void first_equal_texts(const std::int32_t* tokens, const std::int64_t* offsets, std::int64_t texts,
+                       std::int64_t most_tokens, std::int64_t* first) {
+  std::unordered_map<std::string_view, std::int64_t> seen;
+  seen.reserve(static_cast<std::size_t>(texts));
+  for (std::int64_t i = 0; i < texts; ++i) {
+    const std::int64_t count = std::min(offsets[i + 1] - offsets[i], most_tokens);
+    const std::string_view bytes(reinterpret_cast<const char*>(tokens + offsets[i]),
+                                 static_cast<std::size_t>(count) * sizeof(std::int32_t));
+    first[i] = seen.emplace(bytes, i).first->second;
+  }
 }
 
 }  // namespace pyllmclf

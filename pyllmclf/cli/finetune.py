@@ -56,6 +56,11 @@ def finetune(
     device: Device = "auto",
     backend: Backend = "auto",
     seed: int = 123,
+    cache: Annotated[
+        str, typer.Option(help="What frozen layers give, kept between epochs: auto, device, memory, disk or off.")
+    ] = "auto",
+    cache_budget: Annotated[int | None, typer.Option(help="Bytes at most; default: half of what is free.")] = None,
+    cache_dir: Annotated[Path | None, typer.Option(help="With --cache disk: keep the file there.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
     progress: Progress = True,
     as_json: Json = False,
@@ -100,6 +105,9 @@ def finetune(
         device=device,
         backend=backend,
         seed=seed,
+        cache=cache,
+        cache_budget=cache_budget,
+        cache_dir=cache_dir,
         output_dir=output_dir,
         progress=progress,
     )

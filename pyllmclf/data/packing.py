@@ -179,9 +179,10 @@ class Packer:
         self, store: TokenStore, tokenizer: Tokenizer, layout: RowLayout, labels: np.ndarray | None = None
     ) -> None:
         self.store = store
+        self.tokenizer = tokenizer
         self.layout = layout
         self.labels = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
-        self._rows: dict[str, Any] = {
+        self.row_options: dict[str, Any] = {
             "max_length": layout.max_length,
             "pad_to": layout.pad_to,
             "pad_token": tokenizer.pad_token_id,
@@ -212,7 +213,7 @@ class Packer:
         if index.size and index.dtype.kind not in "iu":
             raise TypeError(f"example ids must be integers, not {index.dtype}")
         index = index.astype(np.int64)
-        packed = _C.pack(self.store.tokens, self.store.offsets, index, **self._rows)
+        packed = _C.pack(self.store.tokens, self.store.offsets, index, **self.row_options)
         input_ids, positions, cu_seqlens, max_seqlen, lengths = packed
         example_ids = torch.from_numpy(index)
         return PackedBatch(

@@ -49,6 +49,20 @@ class TokenStore:
         """Tokens of each text, int64, shape [texts]."""
         return np.diff(self.offsets)
 
+    def first_equal_texts(self, most_tokens: int) -> np.ndarray:
+        """For each text the first one with the same first ``most_tokens`` tokens, int64, shape [texts]."""
+        return _C.first_equal_texts(self.tokens, self.offsets, most_tokens)
+
+    @classmethod
+    def concatenate(cls, stores: Sequence[TokenStore]) -> TokenStore:
+        """The texts of several stores, one behind the other."""
+        if len(stores) == 1:
+            return stores[0]
+        ends = np.cumsum([0] + [len(store.tokens) for store in stores])
+        shifted = [store.offsets[1:] + end for store, end in zip(stores, ends[:-1], strict=True)]
+        offsets = np.concatenate([np.zeros(1, np.int64), *shifted])
+        return cls(np.concatenate([store.tokens for store in stores]), offsets)
+
     def check(self, vocab_size: int) -> None:
         """Raises :class:`DataError` if a token does not fit a vocabulary of ``vocab_size``."""
         if (text := _C.find_invalid_text(self.tokens, self.offsets, vocab_size)) >= 0:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -9,6 +11,8 @@ from .. import ops
 from ..data.packing import Packer, token_budget_batches
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
+
+Given = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
 
 # Rows of a batch: enough to run matmuls at full rate, little enough for the caches and the memory.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
@@ -22,12 +26,18 @@ def predict_logits(
     device: torch.device,
     dtype: torch.dtype,
     backend: str = "auto",
+    given: Given | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """Logits of every text of a packer, in its order.
 
     Texts of similar length share a batch of bounded size; a text's logits don't depend on its neighbours (but for the
     rounding of matmuls of another shape).
+
+    Parameters
+    ----------
+    given : callable, optional
+        Takes the packer and the texts of a batch; returns the stage and rows that the model goes on from, or ``None``.
 
     Returns
     -------
@@ -45,7 +55,8 @@ def predict_logits(
     bar = tqdm(total=len(packer), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
     with bar, ops.use_backend(backend):
         for ids in batches:
-            logits[ids] = model(packer.batch(ids).to(device), dtype=dtype).cpu().numpy()
+            known = None if given is None else given(packer, ids)
+            logits[ids] = model(packer.batch(ids).to(device), dtype=dtype, given=known).cpu().numpy()
             bar.update(len(ids))
     if not np.isfinite(logits).all():
         text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])

@@ -137,6 +137,11 @@ class Bert(nn.Module):
     def blocks(self) -> nn.ModuleList:
         return self.encoder.layer
 
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """What has parameters in the embedding, in each layer, and behind them."""
+        return [[self.embeddings], *([layer] for layer in self.encoder.layer), [self.pooler]]
+
     def embed(self, context: Context) -> Tensor:
         """Rows before the first layer, shape [total, width]."""
         return self.embeddings(context)

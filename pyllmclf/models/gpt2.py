@@ -83,6 +83,11 @@ class GPT2(nn.Module):
     def blocks(self) -> nn.ModuleList:
         return self.h
 
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """What has parameters in the embedding, in each block, and behind them."""
+        return [[self.wte, self.wpe], *([block] for block in self.h), [self.ln_f]]
+
     def embed(self, context: Context) -> Tensor:
         """Rows before the first block, shape [total, width]."""
         batch = context.batch

@@ -18,6 +18,7 @@ from ..data.packing import Packer
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
+from .frozen_prefix import FrozenPrefix
 from .optim import StepInBackward, make_optimizer, make_scheduler
 from .settings import TrainingSettings
 
@@ -119,6 +120,8 @@ class Trainer:
     dtype : torch.dtype
         Of the computation; parameters stay fp32.
     backend : str
+    prefix : FrozenPrefix, optional
+        Rows that frozen layers give; training goes on from there.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
     """
@@ -133,11 +136,12 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype,
         backend: str = "auto",
+        prefix: FrozenPrefix | None = None,
         progress: bool = False,
     ) -> None:
         self.model, self.packer, self.settings = model, packer, settings
         self.rates, self.device, self.dtype = rates, device, dtype
-        self.backend, self.progress = backend, progress
+        self.backend, self.prefix, self.progress = backend, prefix, progress
         self.step = 0
         self.history: list[EpochRecord] = []
         texts_per_step = settings.batch_size * settings.gradient_accumulation_steps
@@ -214,6 +218,8 @@ class Trainer:
 
     def _train_epoch(self, epoch: int, bar) -> EpochRecord:
         started = time.perf_counter()
+        if self.prefix is not None and not self.prefix.filled:
+            self.prefix.fill()
         loss_sum, correct, texts, tokens = 0.0, 0, 0, 0
         learning_rate = self.settings.learning_rate
         for queued in self._queued_ahead(epoch):
@@ -292,8 +298,9 @@ class Trainer:
         for part in micro_batches:
             batch = self.packer.batch(part).to(self.device)
             assert batch.labels is not None
+            given = None if self.prefix is None else self.prefix.given(self.packer, part)
             with ops.use_backend(self.backend):
-                logits = self.model(batch, dropout, self.dtype)
+                logits = self.model(batch, dropout, self.dtype, given=given)
                 loss = ops.cross_entropy(logits, batch.labels)
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()

@@ -22,6 +22,16 @@ void test_token_store() {
   check::that(pyllmclf::find_invalid_text(tokens.data(), 4, offsets.data(), 3, 8) == 2, "an id that is too large");
 }
 
+void test_equal_texts() {
+  const Ints tokens = {5, 6, 5, 6, 7, 5, 6};
+  const std::vector<std::int64_t> offsets = {0, 2, 2, 5, 7, 7};
+  std::vector<std::int64_t> first(5, -1);
+  pyllmclf::first_equal_texts(tokens.data(), offsets.data(), 5, 9, first.data());
+  check::that(first == std::vector<std::int64_t>{0, 1, 2, 0, 1}, "equal texts");
+  pyllmclf::first_equal_texts(tokens.data(), offsets.data(), 5, 2, first.data());
+  check::that(first == std::vector<std::int64_t>{0, 1, 0, 0, 1}, "equal beginnings");
+}
+
 void test_pack() {
   const Ints tokens = {5, 6, 7, 8}, prefix = {1}, suffix = {2};
   const std::vector<std::int64_t> offsets = {0, 3, 3, 4}, ids = {2, 0, 1};
@@ -54,6 +64,7 @@ void test_pack() {
 
 int main() {
   test_token_store();
+  test_equal_texts();
   test_pack();
   return check::finish("data");
 }

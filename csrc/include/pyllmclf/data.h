@@ -28,6 +28,10 @@ class TokenStoreBuilder {
 std::int64_t find_invalid_text(const std::int32_t* tokens, std::int64_t token_count, const std::int64_t* offsets,
                                std::int64_t texts, std::int32_t vocab_size);
 
+// first[i] is the first text whose first most_tokens tokens are those of text i; offsets must be valid.
+void first_equal_texts(const std::int32_t* tokens, const std::int64_t* offsets, std::int64_t texts,
+                       std::int64_t most_tokens, std::int64_t* first);
+
 // How a stored text becomes the rows of a batch.
 struct RowLayout {
   std::int64_t max_length = 0;  // longest row, special tokens included; longer texts lose their end

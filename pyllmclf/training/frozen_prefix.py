@@ -1,0 +1,251 @@
+"""What frozen layers give, computed once for each distinct text.
+
+Below the lowest trained parameter a text's rows are the same in every epoch. They are computed before the first one, in
+batches of many texts of similar length, and kept; training and evaluation go on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import __version__, ops
+from ..data.packing import Packer, token_budget_batches
+from ..data.token_store import TokenStore
+from ..evaluation.inference import TOKEN_BUDGET
+from ..models.layers import DropoutRates
+from ..models.sequence_classifier import SequenceClassifier
+from .prefix_storage import choose_place, in_file, in_kept_file, in_memory
+
+
+def frozen_stages(model: SequenceClassifier) -> int:
+    """How many stages of the model stand below its lowest trained parameter."""
+    for stage, modules in enumerate(model.backbone.stages):
+        if any(p.requires_grad for module in modules for p in module.parameters()):
+            return stage
+    return model.depth
+
+
+def changes_each_epoch(rates: DropoutRates) -> bool:
+    """Whether dropout gives frozen layers other rows in each epoch."""
+    return max(rates.embedding, rates.attention, rates.hidden) > 0.0
+
+
+def why_not(model: SequenceClassifier, rates: DropoutRates, epochs: int) -> str | None:
+    """Why nothing is kept of a model's frozen layers, for a message; ``None`` if something is."""
+    stages = frozen_stages(model)
+    if stages == 0:
+        return "the embeddings are trained"
+    if stages == 1:
+        return "no block is frozen"
+    if changes_each_epoch(rates):
+        return "dropout gives frozen layers other rows in each epoch"
+    return "a single epoch reads each text once" if epochs == 1 else None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which texts are kept, in which order.
+
+    Attributes
+    ----------
+    batches : list of int64 arrays
+        Texts that are computed together, in the order in which their rows are stored.
+    starts : int64 array, shape [texts]
+        First kept row of each text; -1: not kept. Texts that are the same have the same rows.
+    rows, distinct_rows : int
+        Rows that are kept, and that all distinct texts have.
+    """
+
+    batches: list[np.ndarray]
+    starts: np.ndarray
+    rows: int
+    distinct_rows: int
+
+    @classmethod
+    def make(
+        cls, first: np.ndarray, counts: np.ndarray, lengths: np.ndarray, most_rows: int, token_budget: int
+    ) -> Plan:
+        """Keeps the longest texts, as far as ``most_rows`` goes.
+
+        Parameters
+        ----------
+        first : int64 array, shape [texts]
+            The first text that is the same as each.
+        counts : int64 array, shape [texts]
+            Rows that are kept of each.
+        lengths : int64 array, shape [texts]
+            Rows that are computed of each; a batch has at most ``token_budget`` of them.
+        """
+        distinct = np.flatnonzero(first == np.arange(len(first)))
+        order = distinct[np.argsort(-lengths[distinct], kind="stable")]
+        kept = order[np.cumsum(counts[order]) <= most_rows]
+        batches = [kept[chosen] for chosen in token_budget_batches(lengths[kept], token_budget)]
+        stored = np.concatenate(batches) if batches else kept
+        ends = np.cumsum(counts[stored])
+        of_first = np.full(len(first), -1, dtype=np.int64)
+        of_first[stored] = ends - counts[stored]
+        rows = int(ends[-1]) if len(ends) else 0
+        return cls(batches, of_first[first], rows, int(counts[distinct].sum()))
+
+
+class FrozenPrefix:
+    """The rows before the lowest trained stage, of the texts of some packers.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+        With ``requires_grad`` set; its frozen parameters must not change from now on.
+    packers : sequence of Packer
+        Identical texts of all of them are computed once.
+    cache : {"auto", "device", "memory", "disk"}
+    budget : int, optional
+        Bytes at most. Texts that don't fit are computed again each time.
+    folder : Path, optional
+        With ``"disk"``: where the file is kept for later runs; otherwise it goes with the process.
+    device : torch.device
+    dtype : torch.dtype
+        Of the computation, and of what is kept.
+    backend : str
+    """
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        packers: Sequence[Packer],
+        *,
+        cache: str = "auto",
+        budget: int | None = None,
+        folder: Path | None = None,
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str = "auto",
+    ) -> None:
+        self.model, self.packers = model, list(packers)
+        self.device, self.dtype, self.backend, self.folder = device, dtype, backend, folder
+        self.stage = frozen_stages(model)
+        # All texts, one part behind the other.
+        store = TokenStore.concatenate([packer.store for packer in packers])
+        self._all = Packer(store, packers[0].tokenizer, packers[0].layout)
+        self._offsets = np.cumsum([0] + [len(packer) for packer in packers])
+        lengths = self._all.row_counts.astype(np.int64)
+        self._counts = np.ones_like(lengths) if model.one_row(self.stage) else lengths
+        first = store.first_equal_texts(packers[0].layout.max_length)
+        distinct_rows = int(self._counts[first == np.arange(len(first))].sum())
+        self.row_bytes = model.config.width * torch.empty((), dtype=dtype).element_size()
+        self.place = choose_place(cache, budget, self.row_bytes * distinct_rows, device, folder)
+        most_rows = self.place.bytes // self.row_bytes
+        self.plan = Plan.make(first, self._counts, lengths, most_rows, TOKEN_BUDGET[device.type])
+        self._rows: Tensor | None = None
+        self.found = False
+
+    def __str__(self) -> str:
+        kept, distinct = self.plan.rows, self.plan.distinct_rows
+        names = {"device": "on the device", "memory": "in memory", "disk": "on disk"}
+        size = f"{kept * self.row_bytes / 1e6:,.0f} MB"
+        line = f"frozen layers are computed once; {kept:,} rows are kept {names[self.place.kind]} ({size})"
+        if kept < distinct:
+            line += f"; {distinct - kept:,} rows don't fit the budget and are computed each time"
+        return line
+
+    @property
+    def filled(self) -> bool:
+        return self._rows is not None
+
+    @torch.inference_mode(False)  # of inference tensors autograd could save none
+    def fill(self) -> None:
+        """Computes all rows that are kept, or finds them in the folder.
+
+        Raises
+        ------
+        ResourceError
+            If they can't be stored.
+        """
+        shape = self.plan.rows, self.model.config.width
+        if self.place.kind != "disk":
+            where = self.device if self.place.kind == "device" else torch.device("cpu")
+            self._rows = in_memory(shape, self.dtype, where, self._blocks)
+        elif self.folder is None:
+            self._rows = in_file(shape, self.dtype, self._blocks)
+        else:
+            self._rows, self.found = in_kept_file(self.folder, self._key(), shape, self.dtype, self._blocks)
+
+    def given(self, packer: Packer, ids: np.ndarray) -> tuple[int, Tensor] | None:
+        """What :class:`SequenceClassifier` goes on from for a batch; ``None`` for another packer's texts.
+
+        Parameters
+        ----------
+        packer : Packer
+        ids : ndarray of int64
+            The texts of the batch, in its order.
+        """
+        part = next((i for i, known in enumerate(self.packers) if known is packer), None)
+        if part is None:
+            return None
+        if self._rows is None:
+            self.fill()
+        assert self._rows is not None
+        texts = ids + self._offsets[part]
+        starts, counts = self.plan.starts[texts], self._counts[texts]
+        kept = starts >= 0
+        if kept.all():
+            return self.stage, self._gather(starts, counts)
+        computed = self._compute(texts[~kept])
+        rows = computed.new_empty(int(counts.sum()), computed.shape[1])
+        of_kept = torch.from_numpy(np.repeat(kept, counts)).to(self.device)
+        rows[of_kept] = self._gather(starts[kept], counts[kept])
+        rows[~of_kept] = computed
+        return self.stage, rows
+
+    def _gather(self, starts: np.ndarray, counts: np.ndarray) -> Tensor:
+        """Kept rows of texts, one behind the other, on the device."""
+        assert self._rows is not None
+        before = np.cumsum(counts) - counts
+        index = torch.from_numpy(np.arange(counts.sum()) + np.repeat(starts - before, counts))
+        if self._rows.is_cuda:
+            return self._rows.index_select(0, index.pin_memory().to(self.device, non_blocking=True))
+        rows = self._rows.index_select(0, index)
+        return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
+
+    def _blocks(self) -> Iterator[Tensor]:
+        """The rows that are kept, in their order."""
+        for texts in self.plan.batches:
+            yield self._compute(texts)
+
+    @torch.no_grad()
+    def _compute(self, texts: np.ndarray) -> Tensor:
+        batch = self.model.read(self._all.batch(texts).to(self.device))
+        with ops.use_backend(self.backend):
+            return self.model.advance(None, batch, 0, self.stage, dtype=self.dtype)
+
+    def _key(self) -> dict[str, object]:
+        """What the rows are a function of, and of which machine's arithmetic."""
+        digest = hashlib.sha256()
+        for stage, modules in enumerate(self.model.backbone.stages[: self.stage]):
+            for module in modules:
+                for name, parameter in module.named_parameters():
+                    digest.update(f"{stage} {name} {tuple(parameter.shape)}".encode())
+                    digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        for texts in self.plan.batches:
+            batch = self._all.batch(texts)
+            digest.update(batch.input_ids.numpy().data)
+            digest.update(batch.cu_seqlens.numpy().data)
+        described: dict[str, object] = {
+            "model": str(self.model.config),
+            "head": str(self.model.spec),
+            "stage": self.stage,
+            "dtype": str(self.dtype),
+            "device": self.device.type,
+            "backend": self.backend,
+            "threads": torch.get_num_threads(),
+            "pyllmclf": __version__,
+            "torch": torch.__version__,
+        }
+        digest.update(repr(sorted(described.items())).encode())
+        return described | {"sha256": digest.hexdigest()}

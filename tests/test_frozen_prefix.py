@@ -1,0 +1,398 @@
+"""Rows of frozen layers, computed once and kept: the same training as without, and nothing stale or damaged is used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import bert_folder, gpt2_folder
+from torch import Tensor
+
+import pyllmclf
+from pyllmclf import ResourceError, UsageError, finetune
+from pyllmclf.models.layers import DropoutRates
+from pyllmclf.models.sequence_classifier import SequenceClassifier
+from pyllmclf.training import frozen_prefix, prefix_storage
+from pyllmclf.training.frozen_prefix import FrozenPrefix, Plan, frozen_stages, why_not
+from pyllmclf.training.prefix_storage import choose_place
+from pyllmclf.training.trainer import Trainer
+
+# Of other lengths and of the same ones; two are there twice.
+TEXTS = [f"{a} {b * (n + 1)}" for n, a in enumerate(("red", "blue", "green", "an ox")) for b in ("cat ", "dog", "x")]
+TEXTS += [TEXTS[4], TEXTS[7]]
+LABELS = [int("cat" in text) for text in TEXTS]
+LAST_LAYER = {"layers": (2,), "rank": 4, "dropout": 0.2}
+TRAINABLE: dict[str, dict[str, Any]] = {
+    "head": {"trainable": "head"},
+    "last_block": {"trainable": "last_block"},
+    "last_2_blocks": {"trainable": "last_2_blocks"},
+    "lora": {"trainable": "lora", "lora": LAST_LAYER},
+}
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gpt2_folder(tmp_path_factory.mktemp("gpt2"), n_classes=2)
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bert_folder(tmp_path_factory.mktemp("bert"), n_classes=2)
+
+
+def run(model: Path, **changes: Any) -> pyllmclf.FinetuneResult:
+    arguments = {
+        "trainable": "last_block",
+        "epochs": 5,
+        "batch_size": 4,
+        "learning_rate": 1e-3,
+        "validation": (TEXTS[:5], LABELS[:5]),
+        "progress": False,
+    }
+    return finetune(model, (TEXTS, LABELS), **(arguments | changes))
+
+
+def weights(result: pyllmclf.FinetuneResult) -> dict[str, Tensor]:
+    return result.classifier.state.model.state_dict()
+
+
+def losses(result: pyllmclf.FinetuneResult) -> list[float]:
+    return [loss for r in result.history for loss in (r.train_loss, r.validation_loss) if loss is not None]
+
+
+def same_bits(one: pyllmclf.FinetuneResult, other: pyllmclf.FinetuneResult) -> bool:
+    pairs = zip(weights(one).values(), weights(other).values(), strict=True)
+    return losses(one) == losses(other) and all(torch.equal(a, b) for a, b in pairs)
+
+
+class Counted:
+    """How many rows the embeddings have made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows = 0
+        advance = SequenceClassifier.advance
+
+        def counting(model: SequenceClassifier, x: Tensor | None, batch: Any, start: int, *rest: Any, **named: Any):
+            self.rows += len(batch.input_ids) if start == 0 else 0
+            return advance(model, x, batch, start, *rest, **named)
+
+        monkeypatch.setattr(SequenceClassifier, "advance", counting)
+
+
+# --- the same training ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "first"])
+@pytest.mark.parametrize("trainable", TRAINABLE)
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_the_same_as_without(family: str, trainable: str, pooling: str, request: pytest.FixtureRequest) -> None:
+    """Twenty steps: within 1e-6 of computing every layer each time; the same bits wherever the rows lie."""
+    folder = request.getfixturevalue(family)
+    arguments = TRAINABLE[trainable] | {"pooling": pooling}
+    off = run(folder, cache="off", **arguments)
+    kept = {cache: run(folder, cache=cache, **arguments) for cache in ("auto", "device", "memory", "disk")}
+    assert off.timing["steps"] == 20
+    assert all(same_bits(kept["auto"], other) for other in kept.values())
+    assert np.allclose(losses(off), losses(kept["auto"]), rtol=0, atol=1e-6)
+    # Not the weights: where there is no true gradient, AdamW turns its rounding into steps.
+    assert np.allclose(off.classifier.logits(TEXTS), kept["auto"].classifier.logits(TEXTS), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("trainable", ["head", "last_block"])
+def test_over_the_budget(gpt2: Path, trainable: str, share: float, capsys: pytest.CaptureFixture[str]) -> None:
+    """What doesn't fit is computed each time, and that is said once."""
+    everything = run(gpt2, trainable=trainable)
+    rows = sum(len(text) for text in set(TEXTS)) if trainable == "last_block" else len(set(TEXTS))
+    budget = int(rows * share) * 32 * 4
+    part = run(gpt2, trainable=trainable, cache="memory", cache_budget=budget, progress=True)
+    assert np.allclose(losses(part), losses(everything), rtol=0, atol=1e-6)
+    assert capsys.readouterr().err.count("don't fit the budget and are computed each time") == 1
+
+
+def test_each_distinct_text_is_computed_once(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all epochs, with the validation texts, which are among the training texts here."""
+    counted = Counted(monkeypatch)
+    run(gpt2)
+    assert counted.rows == sum(len(text) for text in set(TEXTS))
+    counted.rows = 0
+    run(gpt2, cache="off")
+    assert counted.rows == 5 * sum(len(text) for text in TEXTS + TEXTS[:5])
+    counted.rows = 0
+    run(gpt2, cache_budget=0)
+    assert counted.rows == 5 * sum(len(text) for text in TEXTS + TEXTS[:5])
+
+
+@pytest.mark.parametrize(("model", "trainable", "stages", "rows"), [
+    ("gpt2", "head", 5, "one"), ("gpt2", "last_block", 3, "all"), ("gpt2", "last_2_blocks", 2, "all"),
+    ("gpt2", "all", 0, "all"), ("bert", "head", 5, "one"), ("bert", "last_block", 3, "all"),
+])  # fmt: skip
+def test_frozen_stages(model: str, trainable: str, stages: int, rows: str, request: pytest.FixtureRequest) -> None:
+    """With the head alone, one row is kept of each text."""
+    trainer = stopped(request.getfixturevalue(model), trainable=trainable)
+    assert frozen_stages(trainer.model) == stages
+    assert (trainer.prefix is None) is (stages == 0)
+    if trainer.prefix is not None:
+        distinct = len(set(TEXTS)) if rows == "one" else sum(trainer.packer.row_counts[: len(TEXTS) - 2])
+        assert trainer.prefix.plan.rows == trainer.prefix.plan.distinct_rows == distinct
+
+
+def stopped(model: Path, **changes: Any) -> Trainer:
+    """The trainer before its first step."""
+    made: list[Trainer] = []
+
+    class Stop(Exception):
+        pass
+
+    def fit(self: Trainer, *_: Any) -> None:
+        made.append(self)
+        raise Stop
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(Trainer, "fit", fit)
+        run(model, **changes)
+    return made[0]
+
+
+# --- when nothing is kept -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dropout": 0.1}, "dropout gives frozen layers other rows"),
+        ({"cache": "memory", "trainable": "all"}, "the embeddings are trained"),
+        ({"cache": "memory", "trainable": "lora"}, "no block is frozen"),
+        ({"cache": "memory", "epochs": 1}, "a single epoch reads each text once"),
+        ({"cache": "off"}, ""),
+        ({"trainable": "all"}, ""),
+    ],
+    ids=str,
+)
+def test_nothing_is_kept(gpt2: Path, changes: dict[str, Any], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it would change results or gain nothing; said where somebody would expect it."""
+    assert stopped(gpt2, progress=True, **changes).prefix is None
+    error = capsys.readouterr().err
+    assert (f"nothing is kept of frozen layers: {why}" in error) if why else "frozen layers" not in error
+
+
+def test_dropout_that_changes_no_frozen_layer(gpt2: Path) -> None:
+    model = stopped(gpt2).model
+    assert why_not(model, DropoutRates(head=0.5, lora=0.5), epochs=2) is None
+    for site in ("embedding", "attention", "hidden"):
+        assert why_not(model, DropoutRates(**{site: 0.5}), epochs=2) is not None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"cache": "tape"},
+        {"cache_budget": -1},
+        {"cache_budget": 1.5},
+        {"cache_budget": True},
+        {"cache_dir": "x"},
+        {"cache": "memory", "cache_dir": "x"},
+    ],
+    ids=str,
+)
+def test_bad_arguments(gpt2: Path, arguments: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="cache"):
+        run(gpt2, **arguments)
+
+
+# --- the plan -------------------------------------------------------------------------------------------------------
+
+
+def test_plan_keeps_the_longest_texts() -> None:
+    first, counts = np.array([0, 1, 0, 3, 4]), np.array([2, 9, 2, 4, 5])
+    plan = Plan.make(first, counts, counts, most_rows=16, token_budget=9)
+    assert (plan.rows, plan.distinct_rows) == (14, 20)
+    assert [batch.tolist() for batch in plan.batches] == [[4], [1]]
+    assert plan.starts.tolist() == [-1, 5, -1, -1, 0]
+    everything = Plan.make(first, counts, counts, most_rows=20, token_budget=11)
+    assert [batch.tolist() for batch in everything.batches] == [[0, 3, 4], [1]]
+    assert everything.starts.tolist() == [0, 11, 0, 2, 6]
+    nothing = Plan.make(first, counts, counts, most_rows=0, token_budget=9)
+    assert (nothing.rows, nothing.starts.tolist()) == (0, [-1] * 5)
+
+
+def test_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fastest that holds all, or that which holds most."""
+    free = {"device": 10, "memory": 100, "disk": 1000}
+    monkeypatch.setattr(prefix_storage, "_share_of_free", lambda kind, *_: free[kind])
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+
+    def place(cache: str, budget: int | None, need: int, device: torch.device) -> tuple[str, int]:
+        chosen = choose_place(cache, budget, need, device, None)
+        return chosen.kind, chosen.bytes
+
+    assert place("auto", None, 10, cuda) == ("device", 10)
+    assert place("auto", None, 11, cuda) == ("memory", 100)
+    assert place("auto", None, 10, cpu) == ("memory", 100)
+    assert place("auto", None, 101, cpu) == ("disk", 1000)
+    assert place("auto", None, 1001, cpu) == ("disk", 1000)
+    assert place("auto", 50, 101, cpu) == ("memory", 50)
+    assert place("disk", None, 1, cpu) == ("disk", 1000)
+    assert place("disk", 5000, 1, cpu) == ("disk", 5000)
+    assert place("device", None, 1, cpu) == ("memory", 100)
+
+
+def test_available_memory() -> None:
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < prefix_storage.available_memory() <= physical
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_goes_with_the_process(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(tmp_path))
+    trainer = stopped(gpt2, cache="disk")
+    assert trainer.prefix is not None
+    trainer.prefix.fill()
+    assert trainer.prefix.place.kind == "disk"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_kept_file_is_found_again(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same texts and weights alone."""
+    first = run(gpt2, cache="disk", cache_dir=tmp_path)
+    files = sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    assert files == ["manifest.json", "prefix.json", "rows.bin"]
+    counted = Counted(monkeypatch)
+    assert same_bits(run(gpt2, cache="disk", cache_dir=tmp_path), first)
+    assert counted.rows == 0
+    for changes in (
+        {"max_length": 4},
+        {"trainable": "last_2_blocks"},
+        {"weights": "random"},
+        {"causal": False},
+        {"backend": "reference"},
+        {"validation": None},  # the validation texts are training texts: the same rows, and the same file
+    ):
+        counted.rows = 0
+        run(gpt2, cache="disk", cache_dir=tmp_path, **changes)
+        assert (counted.rows > 0) is ("validation" not in changes)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("damage", ["a bit", "the end", "no manifest", "no rows", "another key"])
+def test_a_damaged_file_is_made_anew(gpt2: Path, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = run(gpt2, cache="disk", cache_dir=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    rows = folder / "rows.bin"
+    content = bytearray(rows.read_bytes())
+    if damage == "a bit":
+        content[1000] ^= 1
+        rows.write_bytes(content)
+    elif damage == "the end":
+        rows.write_bytes(content[:-4])
+    elif damage == "no manifest":
+        (folder / "manifest.json").unlink()
+        rows.unlink()
+        (folder / "prefix.json").unlink()
+    elif damage == "no rows":
+        rows.unlink()
+    else:
+        (folder / "prefix.json").write_text("{}")
+    counted = Counted(monkeypatch)
+    assert same_bits(run(gpt2, cache="disk", cache_dir=tmp_path), expected)
+    assert counted.rows > 0
+    assert rows.read_bytes() == rows.read_bytes() and len(rows.read_bytes()) == len(content)
+
+
+def test_changed_weights_are_noticed(gpt2: Path, tmp_path: Path) -> None:
+    """One element of one frozen matrix."""
+    trainer = stopped(gpt2, cache="disk", cache_dir=tmp_path)
+    assert trainer.prefix is not None
+    trainer.prefix.fill()
+    again = stopped(gpt2, cache="disk", cache_dir=tmp_path)
+    assert again.prefix is not None
+    with torch.no_grad():
+        again.model.backbone.blocks[1].get_parameter("mlp.c_fc.weight")[0, 0] += 1e-3
+    again.prefix.fill()
+    assert (trainer.prefix.found, again.prefix.found) == (False, False)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from pyllmclf import finetune
+from pyllmclf.training.frozen_prefix import FrozenPrefix
+
+compute = FrozenPrefix._compute
+calls = []
+def killed(self, texts):
+    calls.append(texts)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute(self, texts)
+FrozenPrefix._compute = killed
+import pyllmclf.training.frozen_prefix as module
+module.TOKEN_BUDGET = {"cpu": 40}
+finetune(sys.argv[1], (eval(sys.argv[2]), eval(sys.argv[3])), trainable="last_block", cache="disk",
+         cache_dir=sys.argv[4], progress=False)
+"""
+
+
+def test_killed_while_writing(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run finds nothing, writes it all, and removes what the other left."""
+    folder = tmp_path / "kept"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(gpt2), repr(TEXTS), repr(LABELS), str(folder)],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.suffix for path in folder.iterdir()] == [".tmp"]
+    counted = Counted(monkeypatch)
+    run(gpt2, cache="disk", cache_dir=folder)
+    assert counted.rows == sum(len(text) for text in set(TEXTS))
+    (kept,) = folder.iterdir()
+    assert sorted(path.name for path in kept.iterdir()) == ["manifest.json", "prefix.json", "rows.bin"]
+
+
+def test_no_room(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One clear sentence."""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prefix_storage, "_write", full)
+    for folder in (None, tmp_path):
+        with pytest.raises(ResourceError, match="No space left"):
+            run(gpt2, cache="disk", cache_dir=folder)
+    assert not list(tmp_path.glob("prefix-*"))
+
+
+@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+def test_half_precision_keeps_the_dtype_of_the_computation(make: Callable, tmp_path: Path) -> None:
+    trainer = stopped(make(tmp_path, n_classes=2), dtype="bfloat16", cache="disk", cache_dir=tmp_path / "kept")
+    assert trainer.prefix is not None
+    ids = np.arange(4)
+    known = trainer.prefix.given(trainer.packer, ids)
+    assert known is not None and known[1].dtype == torch.bfloat16
+    batch = trainer.packer.batch(ids)
+    assert torch.equal(
+        trainer.model(batch, dtype=torch.bfloat16, given=known),
+        trainer.model(
+            batch, dtype=torch.bfloat16, given=(3, trainer.model.advance(None, batch, 0, 3, dtype=torch.bfloat16))
+        ),
+    )
+
+
+def test_other_texts_are_not_known(gpt2: Path) -> None:
+    trainer, other = stopped(gpt2), stopped(gpt2)
+    assert isinstance(trainer.prefix, FrozenPrefix)
+    assert trainer.prefix.given(other.packer, np.arange(3)) is None
+    assert frozen_prefix.frozen_stages(trainer.model) == 3

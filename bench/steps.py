@@ -83,10 +83,10 @@ def make_model() -> SequenceClassifier:
     return model
 
 
-def make_trainer(trainable: str, device: torch.device, backend: str = "auto") -> Trainer:
+def make_trainer(trainable: str, device: torch.device, backend: str = "auto", epochs: int = 5) -> Trainer:
     model = make_model().to(device)
     set_trainable(model, trainable, LORA if trainable == "lora" else None, torch.Generator().manual_seed(SEED))
-    settings = TrainingSettings(batch_size=BATCH_SIZE)
+    settings = TrainingSettings(batch_size=BATCH_SIZE, epochs=epochs)
     return Trainer(model, packer(), settings, rates=DropoutRates(), device=device, dtype=torch.float32, backend=backend)
 
 
@@ -122,7 +122,7 @@ def _plain_step(trainable: str, batches: list[np.ndarray], device: torch.device,
     if trainable == "lora":
         plain_pytorch.replace_linears_with_lora(model, LORA.rank, LORA.factor)
     else:
-        plain_pytorch.set_trainable(model, trainable)  # type: ignore[arg-type]
+        plain_pytorch.set_trainable(model, trainable.replace("2", "two"))  # type: ignore[arg-type]
     model.to(device)
     optimizer = plain_pytorch.make_optimizer(model, fused=fused)
     store, labels = packer().store, _labels()
@@ -165,7 +165,13 @@ def _huggingface_step(trainable: str, batches: list[np.ndarray], device: torch.d
         )
         model = get_peft_model(model, lora)  # type: ignore[arg-type]
     else:
-        trained = {"all": ("",), "last_block": ("transformer.h.11.", "transformer.ln_f.", "score.")}[trainable]
+        last = "transformer.h.11.", "transformer.ln_f.", "score."
+        trained = {
+            "head": ("score.",),
+            "last_block": last,
+            "last_2_blocks": ("transformer.h.10.", *last),
+            "all": ("",),
+        }[trainable]
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith(trained))
     model.to(device).train()

@@ -8,12 +8,14 @@ One layer, with x of shape [total, width]:
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .. import ops
 from ..ops.dropout import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from .config import ModelConfig
-from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, self_attention
+from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
 
 
 class BertEmbeddings(nn.Module):
@@ -47,9 +49,12 @@ class BertSelfAttention(nn.Module):
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        q = self.query(x, context) if pooled is None else self.query(pooled(x), pooled.context)
-        qkv = q, self.key(x, context), self.value(x, context)
-        return self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer, pooled=pooled)
+        how: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
+        layers = self.query, self.key, self.value
+        if pooled is not None:
+            return pooled_self_attention(x, layers, context, pooled, **how)
+        q, k, v = (linear(x, context) for linear in layers)
+        return self_attention((q, k, v), context, **how)
 
 
 class BertOutput(nn.Module):

@@ -8,12 +8,14 @@ One block, with x of shape [total, width]:
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from .. import ops
 from ..ops.dropout import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from .config import ModelConfig
-from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, self_attention
+from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
 
 
 class GPT2Attention(nn.Module):
@@ -27,15 +29,12 @@ class GPT2Attention(nn.Module):
             self.scale /= layer + 1
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        qkv: Tensor | tuple[Tensor, Tensor, Tensor]
+        how: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
         if pooled is None:
-            qkv = self.c_attn(x, context)
+            out = self_attention(self.c_attn(x, context), context, **how)
         else:
-            q, kv = self.c_attn.query_key_value(x, context, pooled)
-            k, v = kv.chunk(2, dim=1)
-            qkv = q, k, v
-        out = self_attention(qkv, context, heads=self.heads, scale=self.scale, layer=self.layer, pooled=pooled)
-        context = context if pooled is None else pooled.context
+            out = pooled_self_attention(x, [self.c_attn], context, pooled, **how)
+            context = pooled.context
         return context.drop(self.c_proj(out, context), context.rates.hidden, self.layer, ATTENTION_OUTPUT)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import overload
@@ -156,13 +156,16 @@ class Linear(nn.Module):
     def query_key_value(self, x: Tensor, context: Context, pooled: PooledRows) -> tuple[Tensor, Tensor]:
         """As the fused projection of attention: (queries of the pooled rows, keys and values of all)."""
         width = len(self.weight) // 3
-        if self.lora_a is None:
-            weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
-            return ops.query_key_value(x, pooled.index, weight, bias)
         return (
             self._adapted(pooled(x), pooled.context, slice(0, width)),
             self._adapted(x, context, slice(width, None)),
         )
+
+    def whole_weight(self, dtype: torch.dtype) -> Tensor:
+        """W + s B A, where nothing is dropped before A."""
+        if self.lora_a is None or self.lora_b is None:
+            return in_dtype(self.weight, dtype)
+        return torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scaling).to(dtype)
 
     def _adapted(self, x: Tensor, context: Context, outputs: slice | None = None, *, add_bias: bool = True) -> Tensor:
         """All or some of the outputs, with the low-rank addition."""
@@ -295,3 +298,44 @@ def self_attention(
         schedule=batch.schedule if pooled is None else None,
     )
     return out.flatten(1)
+
+
+def pooled_self_attention(
+    x: Tensor,
+    layers: Sequence[Linear],
+    context: Context,
+    pooled: PooledRows,
+    *,
+    heads: int,
+    scale: float,
+    layer: int,
+) -> Tensor:
+    """Attention of the pooled rows, shape [texts, width].
+
+    ``layers`` project x [total, width] to queries, keys and values: one fused layer, or three.
+    """
+    if context.rates.lora > 0.0 and any(linear.lora_a is not None for linear in layers):
+        # Rows are dropped from before the low-rank part: keys and values are no product of one matrix.
+        if len(layers) == 1:
+            q, kv = layers[0].query_key_value(x, context, pooled)
+            k, v = kv.chunk(2, dim=1)
+        else:
+            query, key, value = layers
+            q, k, v = query(pooled(x), pooled.context), key(x, context), value(x, context)
+        return self_attention((q, k, v), context, heads=heads, scale=scale, layer=layer, pooled=pooled)
+    batch = context.batch
+    p = context.rates.attention
+    return ops.pooled_attention(
+        x,
+        pooled.index,
+        [linear.whole_weight(x.dtype) for linear in layers],
+        [in_dtype(linear.bias, x.dtype) for linear in layers],
+        batch.cu_seqlens,
+        batch.max_seqlen,
+        pooled.context.batch.positions,
+        heads=heads,
+        causal=context.causal,
+        scale=scale,
+        dropout_p=p,
+        dropout_key=context.key(layer, ATTENTION) if p > 0.0 else None,
+    )

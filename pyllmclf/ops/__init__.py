@@ -11,6 +11,7 @@ from .gradients import forget_gradients, keep_gradients
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_linear import lora_linear
+from .pooled_attention import pooled_attention
 from .pooling import pool, pooled_rows
 from .query_key_value import query_key_value
 
@@ -31,6 +32,7 @@ __all__ = [
     "linear",
     "lora_linear",
     "pool",
+    "pooled_attention",
     "pooled_rows",
     "query_key_value",
     "use_backend",

@@ -105,6 +105,10 @@ TABLE: dict[str, dict[str, Choice]] = {
             triton=True,
         ),
     },
+    "pooled_attention": {
+        "cpu": Choice("native", "no keys and values of rows that ask nothing"),
+        "cuda": Choice("reference", "keys and values of all rows, and attention's kernel", native="needless"),
+    },
     "pool": {
         "cpu": Choice("reference", _FEW_ROWS, native="needless"),
         "cuda": Choice("reference", _FEW_ROWS, native="needless"),

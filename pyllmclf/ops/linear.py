@@ -13,8 +13,10 @@ from . import reference
 from .dispatch import implementation
 from .gradients import KeptGradient, kept_gradient
 
-# Below this many rows, inputs or outputs, oneDNN's preparation of a call costs more than its kernel gains.
+# Below this many rows, inputs or outputs, oneDNN's preparation of a call costs more than its kernel gains. Of a weight
+# with ONEDNN_WIDE inputs and outputs, it gains at a single row already: such a product waits for the weight.
 ONEDNN_MIN_SIZE = 64
+ONEDNN_WIDE = 512
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -62,8 +64,9 @@ def _onednn_is_faster() -> bool:
 def _use_onednn(x: Tensor, weight: Tensor) -> bool:
     if not x.is_cpu or x.dtype is not torch.float32:
         return False
-    large = min(len(x), *weight.shape) >= ONEDNN_MIN_SIZE
-    return large and _onednn_is_faster() and bool(torch.backends.mkldnn.enabled)
+    narrow = min(weight.shape)
+    large = narrow >= ONEDNN_WIDE or min(len(x), narrow) >= ONEDNN_MIN_SIZE
+    return large and len(x) > 0 and _onednn_is_faster() and bool(torch.backends.mkldnn.enabled)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,239 @@
+"""Attention of one query per text, without keys and values of the other rows.
+
+A key is a linear function of its row, and meets one query alone: q · (Wk x + bk) = (Wkᵀ q) · x + q · bk, where the last
+term is the same for every key of the query and drops out of the softmax. Values are averaged by one set of
+probabilities: sum p (Wv x + bv) = Wv (sum p x) + bv sum p. So the matrices meet one row per text and head instead of
+every row, and in the backward pass likewise; the rows themselves meet two thin products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..errors import UsageError
+from . import reference
+from .attention import attention
+from .dispatch import implementation
+from .gradients import kept_gradient
+from .linear import input_gradient, linear, product
+from .query_key_value import query_key_value
+
+if TYPE_CHECKING:
+    from .dropout import DropoutKey
+
+
+def pooled_attention(
+    x: Tensor,
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    positions: Tensor,
+    *,
+    heads: int,
+    causal: bool,
+    scale: float,
+    dropout_p: float = 0.0,
+    dropout_key: DropoutKey | None = None,
+) -> Tensor:
+    """Self-attention of one row of each text, from the rows that queries, keys and values are made of.
+
+    Parameters
+    ----------
+    x : tensor, shape [total, width]
+    rows : int64 tensor, shape [texts]
+        The row of each text that asks.
+    weights : one tensor of shape [3 * width, width], or three of shape [width, width]
+        Of queries, keys and values.
+    biases : as many tensors of shape [3 * width] or [width], or None
+    cu_seqlens : int32 tensor, shape [texts + 1]
+    max_seqlen : int
+    positions : int32 tensor, shape [texts]
+        Of the rows that ask, in their texts.
+    heads, causal, scale, dropout_p, dropout_key
+        As for :func:`pyllmclf.ops.attention`.
+
+    Returns
+    -------
+    tensor, shape [texts, width]
+
+    Raises
+    ------
+    UsageError
+        If shapes don't fit each other, dropout is asked for without a key, or the chosen backend can't compute this.
+    """
+    width = x.shape[1] if x.dim() == 2 else -1
+    outputs = 3 * width // max(1, len(weights))
+    if len(weights) not in (1, 3) or any(w.shape != (outputs, width) for w in weights) or width % heads:
+        shapes = [tuple(t.shape) for t in (x, *weights)]
+        raise UsageError(f"pooled_attention: shapes {shapes} of rows and weights don't fit {heads} heads.")
+    if len(biases) != len(weights) or not len(rows) == len(positions) == len(cu_seqlens) - 1:
+        raise UsageError("pooled_attention: a bias for each weight, and one row and position for each text are needed.")
+    if dropout_p > 0.0 and dropout_key is None:
+        raise UsageError("pooled_attention: dropout needs a dropout_key.")
+    chosen = implementation("pooled_attention", x, *weights, *biases)
+    # Of texts that are shorter than there are heads, keys and values are the smaller ones.
+    if chosen == "native" and len(x) >= heads * len(rows):
+        asked = Asked(rows, cu_seqlens, positions, heads, causal, scale, dropout_p, dropout_key)
+        return PooledAttentionFunction.apply(x, asked, len(weights), *weights, *biases)
+    if len(weights) == 1:
+        q, kv = query_key_value(x, rows, weights[0], biases[0])
+        k, v = kv.chunk(2, dim=1)
+    else:
+        q = linear(x.index_select(0, rows), weights[0], biases[0])
+        k, v = linear(x, weights[1], biases[1]), linear(x, weights[2], biases[2])
+    q, k, v = (t.unflatten(1, (heads, -1)) for t in (q, k, v))
+    out = attention(
+        q,
+        k,
+        v,
+        torch.arange(len(cu_seqlens), dtype=torch.int32, device=x.device),
+        cu_seqlens,
+        1,
+        max_seqlen,
+        causal=causal,
+        query_positions=positions,
+        scale=scale,
+        dropout_p=dropout_p,
+        dropout_key=dropout_key,
+    )
+    return out.flatten(1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is no tensor of the computation; see :func:`pooled_attention`."""
+
+    rows: Tensor
+    cu_seqlens: Tensor
+    positions: Tensor
+    heads: int
+    causal: bool
+    scale: float
+    dropout_p: float
+    dropout_key: DropoutKey | None
+
+    def seen(self) -> list[tuple[int, int]]:
+        """First and last row, exclusive, of the keys of each text that its query sees."""
+        begins = self.cu_seqlens.tolist()
+        if self.causal:
+            return [(b, b + at + 1) for b, at in zip(begins[:-1], self.positions.tolist(), strict=True)]
+        return list(pairwise(begins))
+
+    def factors(self, text: int, keys: int) -> Tensor | None:
+        """What dropout multiplies the probabilities of a text with, shape [keys, heads]."""
+        if self.dropout_p == 0.0:
+            return None
+        assert self.dropout_key is not None
+        at = self.positions[text : text + 1]
+        kept = reference.attention_mask(self.dropout_key, text, at, self.heads, keys, self.dropout_p)
+        return kept[:, 0].t() / (1.0 - self.dropout_p)
+
+
+class PooledAttentionFunction(torch.autograd.Function):
+    """Saves x, the queries, and of each text and head the query in the space of the rows, the probabilities, and their
+    mean of the rows.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, asked: Asked, count: int, *given) -> Tensor:
+        """``given``: ``count`` weights, then as many biases."""
+        heads, texts, width = asked.heads, len(asked.rows), x.shape[1]
+        bq, wq, wk, wv, bv = _parts(given[:count], given[count:])
+        q = product(x.index_select(0, asked.rows), wq, bq)
+        keyed = torch.bmm(_by_head(q, heads), wk.view(heads, -1, width)).mul_(asked.scale)  # [heads, texts, width]
+        means = x.new_empty(heads, texts, width)
+        sums = x.new_ones(texts, heads)
+        seen = asked.seen()
+        probabilities = []
+        for i, (begin, end) in enumerate(seen):
+            rows = x[begin:end]
+            p = (rows @ keyed[:, i].t()).softmax(dim=0)
+            probabilities.append(p)
+            if (factors := asked.factors(i, end - begin)) is not None:
+                p = p * factors
+                sums[i] = p.sum(0)
+            means[:, i] = p.t() @ rows
+        out = torch.bmm(means, wv.view(heads, -1, width).mT)
+        if bv is not None:
+            out += bv.view(heads, 1, -1) * sums.t().unsqueeze(2)
+        ctx.save_for_backward(x, q, keyed, means, sums, *given)
+        ctx.asked, ctx.count, ctx.seen, ctx.probabilities = asked, count, seen, probabilities
+        ctx.kept = [kept_gradient(w) for w in given[:count]]
+        return out.transpose(0, 1).reshape(texts, width)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout: Tensor):
+        x, q, keyed, means, sums, *given = ctx.saved_tensors
+        asked, count = ctx.asked, ctx.count
+        heads, width = asked.heads, x.shape[1]
+        _, wq, wk, wv, bv = _parts(given[:count], given[count:])
+        needs_x, _, _, *needs = ctx.needs_input_grad
+        dout_by_head = _by_head(dout, heads)
+        dmeans = torch.bmm(dout_by_head, wv.view(heads, -1, width))
+        dsums = None if bv is None else (dout_by_head * bv.view(heads, 1, -1)).sum(2).t()
+        dkeyed = torch.empty_like(keyed)
+        dx = torch.zeros_like(x) if needs_x else None
+        for i, (begin, end) in enumerate(ctx.seen):
+            rows, p = x[begin:end], ctx.probabilities[i]
+            dp = rows @ dmeans[:, i].t()
+            dropped = p
+            if (factors := asked.factors(i, end - begin)) is not None:
+                dropped = p * factors
+                dp = (dp if dsums is None else dp + dsums[i]) * factors
+            dscores = p * (dp - (p * dp).sum(0))
+            dkeyed[:, i] = dscores.t() @ rows
+            if dx is not None:
+                torch.mm(dscores, keyed[:, i], out=dx[begin:end]).addmm_(dropped, dmeans[:, i])
+        dkeyed.mul_(asked.scale)
+        dq = torch.bmm(dkeyed, wk.view(heads, -1, width).mT).transpose(0, 1).reshape(q.shape)
+        if dx is not None:
+            dx.index_add_(0, asked.rows, input_gradient(dq, wq))
+        # The bias of the keys has no effect, and no gradient.
+        dbiases: list[Tensor | None] = [None] * count
+        if any(needs[count:]):
+            dbv = (dout.unflatten(1, (heads, -1)) * sums.unsqueeze(2)).sum(0).flatten()
+            parts = [dq.sum(0), dq.new_zeros(width), dbv]
+            dbiases = [*parts] if count == 3 else [torch.cat(parts)]
+            dbiases = [d if need else None for d, need in zip(dbiases, needs[count:], strict=True)]
+        # The weights' gradients last: whoever consumes them may change the weights.
+        products = [
+            [(dq, x.index_select(0, asked.rows))],
+            list(zip(_by_head(q, heads), dkeyed, strict=True)),
+            list(zip(dout_by_head, means, strict=True)),
+        ]
+        if count == 1:
+            products = [[pair for part in products for pair in part]]
+        dweights: list[Tensor | None] = [None] * count
+        for i, pairs in enumerate(products):
+            if needs[i] and ctx.kept[i] is not None:
+                ctx.kept[i].add_matmuls(*pairs)
+            elif needs[i]:
+                dweights[i] = torch.cat([dy.t() @ inputs for dy, inputs in pairs])
+        return dx, None, None, *dweights, *dbiases
+
+
+def _parts(
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor | None]:
+    """(bias of the queries, weights of queries, keys and values, bias of the values)."""
+    if len(weights) == 3:
+        wq, wk, wv = weights
+        return biases[0], wq, wk, wv, biases[2]
+    wq, wk, wv = weights[0].chunk(3)
+    bq, _, bv = (None, None, None) if biases[0] is None else biases[0].chunk(3)
+    return bq, wq, wk, wv, bv
+
+
+def _by_head(x: Tensor, heads: int) -> Tensor:
+    """[texts, width] as [heads, texts, head_dim]."""
+    return x.unflatten(1, (heads, -1)).transpose(0, 1)

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyllmclf.data.labels import LabelEncoder
+from pyllmclf.data.loader import shuffled
 from pyllmclf.data.named import load_named
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
@@ -31,7 +32,7 @@ from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 from pyllmclf.models.weights import backbone_state, head_state, init_weights
 from pyllmclf.training.settings import TrainingSettings
 from pyllmclf.training.trainable import set_trainable
-from pyllmclf.training.trainer import Trainer, shuffled
+from pyllmclf.training.trainer import Trainer
 
 BATCH_SIZE = 8
 SEED = 123

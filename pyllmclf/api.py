@@ -95,6 +95,7 @@ def finetune(
     max_length: int | None = None,
     epochs: int = 5,
     batch_size: int = 8,
+    batch_tokens: int | None = None,
     gradient_accumulation_steps: int = 1,
     learning_rate: float = 5e-5,
     weight_decay: float = 0.1,
@@ -147,6 +148,9 @@ def finetune(
         Tokens that are read of a text; the model's positions by default.
     epochs, batch_size, gradient_accumulation_steps : int
         An optimizer step sees ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may see fewer.
+    batch_tokens : int, optional
+        Instead of ``batch_size``: as many texts of the shuffled order as have this many tokens together (padding
+        included, one text at least).
     learning_rate, weight_decay : float
         Of AdamW; the decay is applied to every trained parameter.
     warmup_ratio : float
@@ -171,8 +175,8 @@ def finetune(
         Bytes that are kept at most; by default half of what is free there. Texts that don't fit are computed in each
         epoch.
     cache_dir : path, optional
-        With ``cache="disk"``: keeps the file there, and later runs on the same texts and frozen weights begin with
-        it. By default it goes with the process.
+        Keeps the tokens there, and what ``cache`` puts on disk; later runs on the same texts (and frozen weights) begin
+        with them. By default nothing outlives the process.
     output_dir : path, optional
         Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
         the best validation accuracy.
@@ -194,6 +198,7 @@ def finetune(
     settings = TrainingSettings(
         epochs=epochs,
         batch_size=batch_size,
+        batch_tokens=batch_tokens,
         gradient_accumulation_steps=gradient_accumulation_steps,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
@@ -213,7 +218,7 @@ def finetune(
     check_pooling(pooling)
     check_dropout(dropout)
     kept_in = None if cache_dir is None else Path(cache_dir)
-    check_cache(cache, cache_budget, kept_in)
+    check_cache(cache, cache_budget)
     run = None if output_dir is None else RunFolder(Path(output_dir))
 
     columns = {"text_column": text_column, "label_column": label_column}
@@ -223,7 +228,10 @@ def finetune(
     head = HeadSpec.resolve(source.config.model_type, pooling, causal, head_bias)
     rates = _dropout_rates(dropout, source.config, lora_config)
 
-    store = TokenStore.from_texts(train_data.texts, source.tokenizer)
+    if kept_in is None:
+        store = TokenStore.from_texts(train_data.texts, source.tokenizer)
+    else:
+        store = TokenStore.kept(kept_in, train_data.texts, source.tokenizer)
     store.check(source.config.vocab_size)
     specials = special_count(source.tokenizer)
     layout = RowLayout.resolve(
@@ -257,7 +265,7 @@ def finetune(
     set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
     packer = Packer(store, source.tokenizer, layout, encoder.encode(train_data))
     parts = {
-        name: classifier.packer(data.texts, encoder.encode(data))
+        name: classifier.packer(data.texts, encoder.encode(data), kept_in)
         for name, data in (("validation", validation_data), ("test", test_data))
         if data is not None
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .data.atomic_folder import write_folder
 from .data.lengths import LengthReport
 from .data.packing import Packer
 from .data.readers import Label, TextData, read_object
@@ -23,7 +24,6 @@ from .evaluation.inference import Given, predict_logits
 from .evaluation.metrics import EvaluationResult, evaluate_logits, softmax
 from .models.lora import merge_lora
 from .ops.dispatch import check_backend
-from .training.atomic_folder import write_folder
 from .training.checkpoint import ClassifierState, load_checkpoint, model_files, save_checkpoint, why_not_transformers
 
 EXPORT_FORMATS = ("huggingface", "peft")
@@ -60,9 +60,13 @@ class Classifier:
             f"pooling={spec.pooling!r}, causal={spec.causal}, classes={self.state.encoder.names})"
         )
 
-    def packer(self, texts: list[str], labels: np.ndarray | None = None) -> Packer:
-        """Tokenizes texts and makes a packer for them."""
-        store = TokenStore.from_texts(texts, self.state.tokenizer)
+    def packer(self, texts: list[str], labels: np.ndarray | None = None, keep_in: Path | None = None) -> Packer:
+        """Tokenizes texts and makes a packer for them; ``keep_in`` is a folder where their tokens are kept."""
+        tokenizer = self.state.tokenizer
+        if keep_in is None:
+            store = TokenStore.from_texts(texts, tokenizer)
+        else:
+            store = TokenStore.kept(keep_in, texts, tokenizer)
         store.check(self.state.model.config.vocab_size)
         return Packer(store, self.state.tokenizer, self.state.layout, labels)
 

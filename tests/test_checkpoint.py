@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 import pyllmclf
 from pyllmclf import Classifier, ModelError, ResourceError, UsageError
-from pyllmclf.training.atomic_folder import text_writer, write_folder
+from pyllmclf.data.atomic_folder import text_writer, write_folder
 from pyllmclf.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -165,6 +165,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "max_length": (["--max-length", "77"], 77),
     "epochs": (["--epochs", "7"], 7),
     "batch_size": (["--batch-size", "3"], 3),
+    "batch_tokens": (["--batch-tokens", "99"], 99),
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "5"], 5),
     "learning_rate": (["--learning-rate", "0.0625"], 0.0625),
     "weight_decay": (["--weight-decay", "0.03125"], 0.03125),

@@ -17,11 +17,12 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 import pyllmclf
 from pyllmclf import DataError, LoRAConfig, NonFiniteError, ResourceError, UsageError, finetune, ops
+from pyllmclf.data.loader import shuffled
 from pyllmclf.data.named import load_named
 from pyllmclf.models.layers import DropoutRates
 from pyllmclf.ops import native
 from pyllmclf.training.settings import TrainingSettings
-from pyllmclf.training.trainer import Trainer, shuffled
+from pyllmclf.training.trainer import Trainer
 
 TEXTS = [
     f"{a} {b} {c}" for a in ("red", "blue", "green") for b in ("cat", "dog") for c in ("runs", "sleeps a lot", "x")
@@ -152,6 +153,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "max_length": {"max_length": 3},
     "epochs": {"epochs": 2},
     "batch_size": {"batch_size": 3},
+    "batch_tokens": {"batch_tokens": 40},
     "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
     "learning_rate": {"learning_rate": 1e-4},
     "weight_decay": {"weight_decay": 10.0},

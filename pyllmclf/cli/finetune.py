@@ -46,6 +46,7 @@ def finetune(
     ] = None,
     epochs: int = 5,
     batch_size: int = 8,
+    batch_tokens: Annotated[int | None, typer.Option(help="Instead: tokens of a batch at most.")] = None,
     gradient_accumulation_steps: int = 1,
     learning_rate: float = 5e-5,
     weight_decay: float = 0.1,
@@ -60,7 +61,9 @@ def finetune(
         str, typer.Option(help="What frozen layers give, kept between epochs: auto, device, memory, disk or off.")
     ] = "auto",
     cache_budget: Annotated[int | None, typer.Option(help="Bytes at most; default: half of what is free.")] = None,
-    cache_dir: Annotated[Path | None, typer.Option(help="With --cache disk: keep the file there.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Keep tokens, and what --cache puts on disk, for later runs.")
+    ] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
     progress: Progress = True,
     as_json: Json = False,
@@ -95,6 +98,7 @@ def finetune(
         max_length=max_length,
         epochs=epochs,
         batch_size=batch_size,
+        batch_tokens=batch_tokens,
         gradient_accumulation_steps=gradient_accumulation_steps,
         learning_rate=learning_rate,
         weight_decay=weight_decay,

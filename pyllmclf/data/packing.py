@@ -199,6 +199,10 @@ class Packer:
         """Rows that each text takes, padding included, int64, shape [texts]."""
         return np.full_like(self.real_lengths, self.layout.pad_to) if self.layout.pad_to else self.real_lengths
 
+    def row_counts_of(self, ids: np.ndarray) -> np.ndarray:
+        """Rows that these texts take, int64."""
+        return np.full(len(ids), self.layout.pad_to) if self.layout.pad_to else self.real_lengths[ids]
+
     def batch(self, ids: Sequence[int] | np.ndarray) -> PackedBatch:
         """The batch of the texts ``ids``, in that order.
 
@@ -236,12 +240,22 @@ def token_budget_batches(row_counts: np.ndarray, budget: int) -> list[np.ndarray
         Example ids of each batch.
     """
     order = np.argsort(row_counts, kind="stable")
-    batches, start, used = [], 0, 0
-    for i, text in enumerate(order):
-        rows = int(row_counts[text])
-        if i > start and used + rows > budget:
-            batches.append(order[start:i])
-            start, used = i, 0
-        used += rows
-    batches.append(order[start:])
-    return [b for b in batches if len(b)]
+    bounds = budget_bounds(row_counts[order], budget)
+    return np.split(order, bounds[1:-1]) if len(order) else []
+
+
+def budget_bounds(rows: np.ndarray, budget: int) -> np.ndarray:
+    """Cuts consecutive texts into batches of at most ``budget`` rows (at least one text each).
+
+    Returns
+    -------
+    ndarray of int64
+        Where each batch begins, and the end of the last.
+    """
+    ends = np.cumsum(rows)
+    bounds = [0]
+    while bounds[-1] < len(rows):
+        begin = bounds[-1]
+        before = int(ends[begin - 1]) if begin else 0
+        bounds.append(max(begin + 1, int(np.searchsorted(ends, before + budget, side="right"))))
+    return np.array(bounds, dtype=np.int64)

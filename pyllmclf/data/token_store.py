@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch  # noqa: F401 - before the native core, so that both share its OpenMP runtime
 
 from .. import _C
-from ..errors import DataError
+from ..errors import DataError, ModelError
+from .atomic_folder import verify_folder, write_folder
 from .tokenizers import Tokenizer
 
 TEXTS_PER_CHUNK = 4096
+FILES = {"tokens.bin": np.int32, "offsets.bin": np.int64}
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,58 @@ class TokenStore:
     offsets: np.ndarray
 
     @classmethod
-    def from_texts(cls, texts: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
-        """Tokenizes in chunks, so that Python objects exist for one chunk at a time."""
+    def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> TokenStore:
+        """Tokenizes in chunks, each on all cores, so that Python objects exist for one chunk at a time."""
         builder = _C.TokenStoreBuilder()
-        for start in range(0, len(texts), TEXTS_PER_CHUNK):
-            builder.append_batch(tokenizer.encode_batch(texts[start : start + TEXTS_PER_CHUNK]))
+        waiting = iter(texts)
+        while chunk := list(islice(waiting, TEXTS_PER_CHUNK)):
+            builder.append_batch(tokenizer.encode_batch(chunk))
         return cls(*builder.finish())
+
+    @classmethod
+    def kept(cls, folder: Path, texts: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
+        """The tokens of these texts from a file in ``folder``, written there if there is none, or a damaged one.
+
+        They are mapped into memory, not read.
+
+        Raises
+        ------
+        ResourceError
+            If the file can't be written.
+        """
+        target = folder / f"tokens-{_key(texts, tokenizer)[:16]}"
+        try:
+            return cls.open(target)
+        except ModelError:
+            store = cls.from_texts(texts, tokenizer)
+        shutil.rmtree(target, ignore_errors=True)
+        store.save(target)
+        return cls.open(target)
+
+    def save(self, folder: Path) -> None:
+        """Writes a folder that :meth:`open` takes; complete, or absent.
+
+        Raises
+        ------
+        UsageError
+            If the folder exists and holds something else.
+        ResourceError
+            If it can't be written.
+        """
+        write_folder(folder, {name: getattr(self, name.removesuffix(".bin")).tofile for name in FILES})
+
+    @classmethod
+    def open(cls, folder: Path) -> TokenStore:
+        """The store in a folder, mapped into memory.
+
+        Raises
+        ------
+        ModelError
+            If it is not there, or damaged.
+        """
+        verify_folder(folder, FILES)
+        tokens, offsets = (_mapped(folder / name, dtype) for name, dtype in FILES.items())
+        return cls(tokens, offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -67,3 +119,18 @@ class TokenStore:
         """Raises :class:`DataError` if a token does not fit a vocabulary of ``vocab_size``."""
         if (text := _C.find_invalid_text(self.tokens, self.offsets, vocab_size)) >= 0:
             raise DataError(f"text {text} holds a token outside the model's vocabulary of {vocab_size}.")
+
+
+def _key(texts: Sequence[str], tokenizer: Tokenizer) -> str:
+    """A hash of the texts and of what makes tokens of them."""
+    digest = hashlib.sha256(tokenizer.to_json().encode())
+    digest.update(tokenizer.kind.encode())
+    for text in texts:
+        content = text.encode("utf-8", "surrogatepass")
+        digest.update(len(content).to_bytes(8, "little"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _mapped(path: Path, dtype: type) -> np.ndarray:
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.atomic_folder import Writer, text_writer, verify_folder, write_folder
 from ..data.labels import LabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer, restore_tokenizer
@@ -35,7 +36,6 @@ from ..models.weights import (
     head_state,
     load_weights,
 )
-from .atomic_folder import Writer, text_writer, verify_folder, write_folder
 
 FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"

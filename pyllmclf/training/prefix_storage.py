@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.atomic_folder import MANIFEST, text_writer, verify_folder, write_folder
 from ..data.fetch import cache_dir
 from ..errors import ModelError, ResourceError, UsageError
-from .atomic_folder import MANIFEST, text_writer, verify_folder, write_folder
 
 CACHES = ("auto", "device", "memory", "disk", "off")
 # Of what is free, this share is taken without asking.
@@ -38,14 +38,12 @@ class Place:
     bytes: int
 
 
-def check_cache(cache: str, budget: int | None, folder: Path | None) -> None:
+def check_cache(cache: str, budget: int | None) -> None:
     """Raises :class:`UsageError` if the arguments name no cache."""
     if cache not in CACHES:
         raise UsageError(f"cache={cache!r} is unknown; it is one of {', '.join(CACHES)}.")
     if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
         raise UsageError(f"cache_budget={budget!r} must be a number of bytes.")
-    if folder is not None and cache != "disk":
-        raise UsageError("cache_dir is where cache='disk' keeps its file; choose cache='disk'.")
 
 
 def choose_place(cache: str, budget: int | None, need: int, device: torch.device, folder: Path | None) -> Place:
@@ -161,6 +159,7 @@ def in_kept_file(folder: Path, key: dict[str, object], shape: tuple[int, int], d
     found = _is_intact(target, key)
     if not found:
         _remove_abandoned(folder)
+        shutil.rmtree(target, ignore_errors=True)
         with_key = json.dumps(key, indent=2, sort_keys=True)
 
         def write(path: Path) -> None:

@@ -17,6 +17,7 @@ class TrainingSettings:
 
     epochs: int = 5
     batch_size: int = 8
+    batch_tokens: int | None = None
     gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-5
     weight_decay: float = 0.1
@@ -30,6 +31,9 @@ class TrainingSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"{name}={value!r} must be a positive integer.")
+        tokens = self.batch_tokens
+        if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
+            raise UsageError(f"batch_tokens={tokens!r} must be a positive integer.")
         for name in ("learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm"):
             value = getattr(self, name)
             optional = name == "max_grad_norm" and value is None

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from .. import ops
+from ..data.loader import BatchLoader
 from ..data.packing import Packer
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
@@ -144,9 +145,17 @@ class Trainer:
         self.backend, self.prefix, self.progress = backend, prefix, progress
         self.step = 0
         self.history: list[EpochRecord] = []
-        texts_per_step = settings.batch_size * settings.gradient_accumulation_steps
-        self.steps_per_epoch = -(-len(packer) // texts_per_step)
-        self.total_steps = self.steps_per_epoch * settings.epochs
+        self.loader = BatchLoader(
+            packer,
+            batch_size=settings.batch_size,
+            batch_tokens=settings.batch_tokens,
+            accumulate=settings.gradient_accumulation_steps,
+            seed=settings.seed,
+        )
+        if settings.batch_tokens is None:
+            self.total_steps = self.loader.count(0) * settings.epochs
+        else:
+            self.total_steps = sum(self.loader.count(epoch) for epoch in range(settings.epochs))
         self.optimizer = make_optimizer(model.parameters(), settings)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
@@ -260,11 +269,7 @@ class Trainer:
 
     def epoch_steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
         """Example ids of each optimizer step's micro-batches, in an order that (seed, epoch) decides."""
-        order = shuffled(len(self.packer), self.settings.seed, epoch)
-        size, count = self.settings.batch_size, self.settings.gradient_accumulation_steps
-        for start in range(0, len(order), size * count):
-            window = order[start : start + size * count]
-            yield [window[i : i + size] for i in range(0, len(window), size)]
+        return self.loader.steps(epoch)
 
     def train_step(self, micro_batches: list[np.ndarray]) -> tuple[float, int]:
         """One optimizer step over the texts of all micro-batches.
@@ -350,9 +355,3 @@ class Trainer:
         from tqdm import tqdm
 
         return tqdm(total=self.total_steps, unit="step", disable=None if self.progress else True, dynamic_ncols=True)
-
-
-def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of ``count`` that depends on (seed, epoch) alone, int64."""
-    generator = torch.Generator().manual_seed(seed * 2**16 + epoch)
-    return torch.randperm(count, generator=generator).numpy()

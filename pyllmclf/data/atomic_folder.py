@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ..data.fetch import sha256
 from ..errors import ModelError, ResourceError, UsageError
+from .fetch import sha256
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1

@@ -31,8 +31,8 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits of every text of a packer, in its order.
 
-    Texts of similar length share a batch of bounded size; a text's logits don't depend on its neighbours (but for the
-    rounding of matmuls of another shape).
+    Each distinct text is computed once. Texts of similar length share a batch of bounded size; a text's logits don't
+    depend on its neighbours (but for the rounding of matmuls of another shape).
 
     Parameters
     ----------
@@ -51,13 +51,16 @@ def predict_logits(
     from tqdm import tqdm
 
     logits = np.empty((len(packer), model.head.weight.shape[0]), dtype=np.float32)
-    batches = token_budget_batches(packer.row_counts, TOKEN_BUDGET[device.type])
-    bar = tqdm(total=len(packer), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
+    first = packer.store.first_equal_texts(packer.layout.max_length)
+    distinct = np.flatnonzero(first == np.arange(len(first)))
+    batches = token_budget_batches(packer.row_counts_of(distinct), TOKEN_BUDGET[device.type])
+    bar = tqdm(total=len(distinct), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
     with bar, ops.use_backend(backend):
-        for ids in batches:
+        for ids in (distinct[batch] for batch in batches):
             known = None if given is None else given(packer, ids)
             logits[ids] = model(packer.batch(ids).to(device), dtype=dtype, given=known).cpu().numpy()
             bar.update(len(ids))
+    logits = logits[first]
     if not np.isfinite(logits).all():
         text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
         raise NonFiniteError(f"the logits of text {text} are not finite; the model is damaged or diverged in training.")

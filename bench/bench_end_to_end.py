@@ -14,10 +14,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from conftest import ROWS, Row, Work
+from conftest import ROWS, Peaks, Row, Work
 from steps import Step, batch_ids, make_step, make_trainer, packer
 from torch import Tensor
 
+from pyllmclf.ops.linear import product
 from pyllmclf.training.frozen_prefix import FrozenPrefix, why_not
 from pyllmclf.training.trainer import Trainer
 
@@ -118,6 +119,47 @@ def test_training(trainable: str, side: str, benchmark, device: torch.device) ->
         rounds=1,
         work=Work(float(packer().real_lengths.sum()) * EPOCHS, "tokens/s"),
         note=note if run is whole else f"{note}; ours: median of {STEPS} x {trainer.total_steps}",
+    )
+    benchmark.extra_info.update(ratio=row.ratio)
+    ROWS.append(row)
+
+
+def needed_flops(trainer: Trainer, ids: np.ndarray) -> float:
+    """Of a step over all layers: a causal block takes 24 width^2 + 2 width length operations per token forward.
+
+    Backward takes twice that. Embeddings, norms and the last block, of which one row per text is computed, are left
+    out.
+    """
+    config = trainer.model.config
+    lengths = trainer.packer.real_lengths[ids].astype(np.float64)
+    forward = 24.0 * config.width**2 * lengths.sum() + 2.0 * config.width * (lengths**2).sum()
+    return 3.0 * (config.n_layers - 1) * float(forward)
+
+
+@pytest.mark.parametrize("batch_size", [8, 32])
+def test_share_of_the_machine(batch_size: int, benchmark, device: torch.device, peaks: Peaks) -> None:
+    """The operations that a step needs, over the time it takes, beside the rate of a large matmul."""
+    trainer = make_trainer("all", device, epochs=EPOCHS, batch_size=batch_size)
+    steps = list(trainer.epoch_steps(0))
+    trainer.train_step(steps[0])
+    square = torch.randn(2048, 2048, device=device)
+    ours, plain, flops = [], [], []
+    for step in steps[1 : STEPS // 2 + 1]:
+        seconds = timed(trainer.train_step, step, device)
+        rate = 2 * 2048**3 / min(timed(lambda _: product(square, square, None), None, device) for _ in range(3))
+        ours.append(seconds)
+        flops.append(needed_flops(trainer, step[0]))
+        plain.append(flops[-1] / rate)
+    benchmark.pedantic(lambda: trainer.train_step(steps[-2]), rounds=1, iterations=1)
+    row = Row(
+        group="end_to_end",
+        name=f"a step's needed operations, all, {batch_size} texts",
+        baseline="as many in matmuls of 2048 x 2048 x 2048",
+        plain=statistics.median(plain),
+        ours=statistics.median(ours),
+        rounds=len(ours),
+        work=Work(statistics.median(flops), "GFLOP/s", peaks.gflops),
+        note="the ratio is the share of the matmul's rate, measured after each step",
     )
     benchmark.extra_info.update(ratio=row.ratio)
     ROWS.append(row)

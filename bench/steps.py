@@ -84,10 +84,12 @@ def make_model() -> SequenceClassifier:
     return model
 
 
-def make_trainer(trainable: str, device: torch.device, backend: str = "auto", epochs: int = 5) -> Trainer:
+def make_trainer(
+    trainable: str, device: torch.device, backend: str = "auto", *, epochs: int = 5, batch_size: int = BATCH_SIZE
+) -> Trainer:
     model = make_model().to(device)
     set_trainable(model, trainable, LORA if trainable == "lora" else None, torch.Generator().manual_seed(SEED))
-    settings = TrainingSettings(batch_size=BATCH_SIZE, epochs=epochs)
+    settings = TrainingSettings(batch_size=batch_size, epochs=epochs)
     return Trainer(model, packer(), settings, rates=DropoutRates(), device=device, dtype=torch.float32, backend=backend)
 
 

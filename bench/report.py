@@ -1,0 +1,87 @@
+"""One page of a machine's results: the tables that the benchmarks wrote, and a plot of the ratios.
+
+``python bench/report.py RESULTS_DIR`` reads the JSON files there and writes ``report.md`` and ``ratios.svg``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from conftest import Memory, Row, Work, memory_table, table
+
+ORDER = ("end_to_end", "training", "evaluation", "loader", "attention", "lora", "cuda-ops", "ops", "memory")
+
+
+def groups(folder: Path) -> dict[str, dict[str, Any]]:
+    """Content of each benchmark's file, by its name."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    found = {name: content for name, content in found.items() if "rows" in content and "machine" in content}
+    return dict(sorted(found.items(), key=lambda item: (ORDER.index(item[0]) if item[0] in ORDER else 99, item[0])))
+
+
+def rows_of(content: dict[str, Any]) -> list[Row]:
+    return [Row(**{k: Work(**v) if k == "work" else v for k, v in r.items() if k != "ratio"}) for r in content["rows"]]
+
+
+def memory_of(content: dict[str, Any]) -> list[Memory]:
+    return [Memory(**{k: v for k, v in r.items() if k != "ratio"}) for r in content["memory"]]
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """A bar for each comparison: how many times faster ours is."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    matplotlib.rcParams["svg.hashsalt"] = "pyllmclf"  # the same file for the same figures
+    names = [f"{row.name} / {row.baseline}" for row in rows]
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.32 * len(rows)))
+    bars = axes.barh(names, [row.ratio for row in rows], color="#3366aa")
+    axes.bar_label(bars, [f"{row.ratio:.1f}" for row in rows], padding=3)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("times as fast as the baseline")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> int:
+    if len(sys.argv) != 2:
+        print("usage: python bench/report.py RESULTS_DIR", file=sys.stderr)
+        return 2
+    folder = Path(sys.argv[1])
+    found = groups(folder)
+    if not found:
+        print(f"{folder}: no results of benchmarks (*.json)", file=sys.stderr)
+        return 3
+    lines = ["# Results", ""]
+    for name, content in found.items():
+        machine = content["machine"]
+        lines += [
+            f"## {name}",
+            "",
+            f"{machine['cpu']}; {machine['device']}; torch {machine['torch']}; {machine['date']}",
+        ]
+        tables = [table(rows_of(content))] * bool(content["rows"])
+        tables += [memory_table(memory_of(content))] * bool(content["memory"])
+        for shown in tables:
+            lines += ["", shown]
+        lines.append("")
+    whole = [row for name in ("end_to_end", "evaluation", "loader") for row in rows_of(found.get(name, {"rows": []}))]
+    if whole:
+        plot(whole, folder / "ratios.svg")
+        lines[2:2] = ["![How many times as fast as the baselines](ratios.svg)", ""]
+    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+    print(f"written to {folder / 'report.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -157,9 +157,22 @@ def test_triton_gives_the_same_bits_again(generator: torch.Generator) -> None:
 
 @needs_triton
 @pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
-@pytest.mark.parametrize("trainable", ["all", "lora", "last_block"])
-def test_a_step_does_not_wait_for_the_device(tmp_path: Path, make, trainable: str) -> None:
-    trainer = make_trainer(make(tmp_path), TEXTS, LABELS, trainable, device="cuda", dtype="bfloat16", dropout=0.1)
+@pytest.mark.parametrize(
+    ("trainable", "changes"),
+    [
+        ("all", {"dropout": 0.1}),
+        ("lora", {"dropout": 0.1}),
+        ("last_block", {"dropout": 0.1}),
+        ("last_block", {"cache": "device"}),
+        ("last_block", {"cache": "memory"}),
+        ("last_block", {"cache": "device", "cache_budget": 2000}),
+        ("head", {}),
+        ("all", {"pooling": "mean"}),
+    ],
+    ids=str,
+)
+def test_a_step_does_not_wait_for_the_device(tmp_path: Path, make, trainable: str, changes: dict) -> None:
+    trainer = make_trainer(make(tmp_path), TEXTS, LABELS, trainable, device="cuda", dtype="bfloat16", **changes)
     ids = [np.arange(4)]
     trainer.queue_step(ids)  # kernels are compiled and loaded here
     torch.cuda.set_sync_debug_mode("error")
@@ -188,3 +201,20 @@ def test_training_equals_the_cpu(tmp_path: Path, make, trainable: str) -> None:
     again = load(tmp_path / "saved", device="cpu").logits(TEXTS)
     found = torch.from_numpy(on_gpu.classifier.logits(TEXTS))
     assert relative_error(found, torch.from_numpy(again)) < 1e-4
+
+
+@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("trainable", ["head", "last_block"])
+def test_kept_rows_change_nothing(tmp_path: Path, make, trainable: str) -> None:
+    """Wherever they lie, and where some are computed each time."""
+    folder = make(tmp_path)
+    arguments = {"trainable": trainable, "epochs": 3, "batch_size": 3, "progress": False, "device": "cuda"}
+
+    def losses(**changes) -> list[float]:
+        history = finetune(folder, (TEXTS, LABELS), dtype="float32", **arguments, **changes).history
+        return [record.train_loss for record in history]
+
+    expected = losses(cache="off")
+    for cache in ("auto", "device", "memory", "disk"):
+        assert np.allclose(losses(cache=cache), expected, rtol=0, atol=1e-5)
+        assert np.allclose(losses(cache=cache, cache_budget=2000), expected, rtol=0, atol=1e-5)

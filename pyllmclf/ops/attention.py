@@ -81,10 +81,11 @@ def attention(
         raise UsageError(f"attention: shapes {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)} don't fit.")
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise UsageError("attention: cu_seqlens_q and cu_seqlens_k count different numbers of texts.")
-    # The same object in the usual case: comparing the contents would wait for a GPU.
-    same_rows = cu_seqlens_q is cu_seqlens_k or torch.equal(cu_seqlens_q, cu_seqlens_k)
-    if query_positions is None and not (same_rows and q.shape[0] == k.shape[0] and max_seqlen_q == max_seqlen_k):
-        raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
+    if query_positions is None:
+        # The same object in the usual case: comparing the contents would wait for a GPU.
+        same_rows = cu_seqlens_q is cu_seqlens_k or torch.equal(cu_seqlens_q, cu_seqlens_k)
+        if not (same_rows and q.shape[0] == k.shape[0] and max_seqlen_q == max_seqlen_k):
+            raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
     if query_positions is not None and query_positions.shape != q.shape[:1]:
         raise UsageError(f"attention: {len(query_positions)} query_positions for {len(q)} queries.")
     if window is not None and min(window) < 0:

@@ -198,20 +198,26 @@ class FrozenPrefix:
             return self.stage, self._gather(starts, counts)
         computed = self._compute(texts[~kept])
         rows = computed.new_empty(int(counts.sum()), computed.shape[1])
-        of_kept = torch.from_numpy(np.repeat(kept, counts)).to(self.device)
-        rows[of_kept] = self._gather(starts[kept], counts[kept])
-        rows[~of_kept] = computed
+        of_kept = np.repeat(kept, counts)
+        rows.index_copy_(0, self._index(np.flatnonzero(of_kept)), self._gather(starts[kept], counts[kept]))
+        rows.index_copy_(0, self._index(np.flatnonzero(~of_kept)), computed)
         return self.stage, rows
 
     def _gather(self, starts: np.ndarray, counts: np.ndarray) -> Tensor:
         """Kept rows of texts, one behind the other, on the device."""
         assert self._rows is not None
         before = np.cumsum(counts) - counts
-        index = torch.from_numpy(np.arange(counts.sum()) + np.repeat(starts - before, counts))
+        index = np.arange(counts.sum()) + np.repeat(starts - before, counts)
         if self._rows.is_cuda:
-            return self._rows.index_select(0, index.pin_memory().to(self.device, non_blocking=True))
-        rows = self._rows.index_select(0, index)
-        return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
+            return self._rows.index_select(0, self._index(index))
+        return self._moved(self._rows.index_select(0, torch.from_numpy(index)))
+
+    def _index(self, index: np.ndarray) -> Tensor:
+        return self._moved(torch.from_numpy(index))
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """On the device, without waiting for it."""
+        return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
 
     def _blocks(self) -> Iterator[Tensor]:
         """The rows that are kept, in their order."""

@@ -41,6 +41,8 @@ part bench-attention "$python" -m pytest bench/bench_attention.py --results "$re
   --benchmark-json "$results/bench-attention-full.json"
 part bench-lora "$python" -m pytest bench/bench_lora.py --results "$results" \
   --benchmark-json "$results/bench-lora-full.json"
+part bench-published "$python" -m pytest bench/bench_published.py --results "$results" \
+  --benchmark-json "$results/bench-published-full.json"
 part bench-training "$python" -m pytest bench/bench_training.py --results "$results" \
   --benchmark-json "$results/bench-training-full.json" "$@"
 # 3. configurations that would be faster here than those of kernels/configs.py

@@ -69,28 +69,37 @@ class Step:
 
 
 @cache
-def packer() -> Packer:
-    """The training texts of the published balanced split."""
-    data = load_named("sms_spam")["train"]
+def packer(data_set: str = "sms_spam", max_length: int = 1024) -> Packer:
+    """The training texts of a data set; by default the published balanced split."""
+    data = load_named(data_set)["train"]
     source = find_model("gpt2", "random")
     store = TokenStore.from_texts(data.texts, source.tokenizer)
-    return Packer(store, source.tokenizer, RowLayout(1024), LabelEncoder.fit(data).encode(data))
+    return Packer(store, source.tokenizer, RowLayout(max_length), LabelEncoder.fit(data).encode(data))
 
 
-def make_model() -> SequenceClassifier:
+def make_model(size: str = "gpt2") -> SequenceClassifier:
     """The same each time."""
-    model = SequenceClassifier(find_model("gpt2", "random").config, 2, HeadSpec("last", causal=True, bias=True))
+    model = SequenceClassifier(find_model(size, "random").config, 2, HeadSpec("last", causal=True, bias=True))
     init_weights(model, torch.Generator().manual_seed(SEED))
     return model
 
 
 def make_trainer(
-    trainable: str, device: torch.device, backend: str = "auto", *, epochs: int = 5, batch_size: int = BATCH_SIZE
+    trainable: str,
+    device: torch.device,
+    backend: str = "auto",
+    *,
+    epochs: int = 5,
+    batch_size: int = BATCH_SIZE,
+    size: str = "gpt2",
+    texts: Packer | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Trainer:
-    model = make_model().to(device)
+    model = make_model(size).to(device)
     set_trainable(model, trainable, LORA if trainable == "lora" else None, torch.Generator().manual_seed(SEED))
     settings = TrainingSettings(batch_size=batch_size, epochs=epochs)
-    return Trainer(model, packer(), settings, rates=DropoutRates(), device=device, dtype=torch.float32, backend=backend)
+    rates = DropoutRates()
+    return Trainer(model, texts or packer(), settings, rates=rates, device=device, dtype=dtype, backend=backend)
 
 
 def make_step(side: str, trainable: str, device: torch.device) -> Step:
@@ -103,12 +112,12 @@ def make_step(side: str, trainable: str, device: torch.device) -> Step:
     batches = batch_ids()
     if side == "Hugging Face":
         return _huggingface_step(trainable, batches, device)
-    return _plain_step(trainable, batches, device, fused=side.endswith("fused AdamW"))
+    return make_plain_step(trainable, batches, device, fused=side.endswith("fused AdamW"))
 
 
-def batch_ids() -> list[np.ndarray]:
+def batch_ids(texts: Packer | None = None) -> list[np.ndarray]:
     """The first epoch's batches, as the trainer makes them."""
-    order = shuffled(len(packer()), TrainingSettings().seed, epoch=0)
+    order = shuffled(len(texts or packer()), TrainingSettings().seed, epoch=0)
     return [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
 
 
@@ -118,9 +127,21 @@ def _labels() -> torch.Tensor:
     return labels
 
 
-def _plain_step(trainable: str, batches: list[np.ndarray], device: torch.device, *, fused: bool) -> Step:
-    source = make_model()
-    model = plain_pytorch.PlainGPT2Classifier(plain_pytorch.PlainConfig(), num_classes=2, head_bias=True)
+def make_plain_step(
+    trainable: str,
+    batches: list[np.ndarray],
+    device: torch.device,
+    *,
+    fused: bool = False,
+    size: str = "gpt2",
+    texts: Packer | None = None,
+    autocast: torch.dtype | None = None,
+) -> Step:
+    """The published experiment's step: every text padded to the longest of the data set, fp32 or under autocast."""
+    source, texts = make_model(size), texts or packer()
+    sizes = source.config
+    config = plain_pytorch.PlainConfig(width=sizes.width, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
+    model = plain_pytorch.PlainGPT2Classifier(config, num_classes=2, head_bias=True)
     plain_pytorch.load_huggingface_state_dict(model, backbone_state(source) | head_state(source))
     if trainable == "lora":
         plain_pytorch.replace_linears_with_lora(model, LORA.rank, LORA.factor)
@@ -128,18 +149,19 @@ def _plain_step(trainable: str, batches: list[np.ndarray], device: torch.device,
         plain_pytorch.set_trainable(model, trainable.replace("2", "two"))  # type: ignore[arg-type]
     model.to(device)
     optimizer = plain_pytorch.make_optimizer(model, fused=fused)
-    store, labels = packer().store, _labels()
-    longest = int(store.lengths.max())
+    store, labels, longest = texts.store, texts.labels, int(texts.real_lengths.max())
+    assert labels is not None
 
     def run(index: int) -> float:
-        texts = [store[i].tolist() for i in batches[index]]
-        return plain_pytorch.train_step(
-            model,
-            optimizer,
-            plain_pytorch.pad_batch(texts, longest).to(device),
-            labels[batches[index]].to(device),
-            torch.tensor([len(text) - 1 for text in texts], device=device),
-        )
+        rows = [store[i][:longest].tolist() for i in batches[index]]
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            return plain_pytorch.train_step(
+                model,
+                optimizer,
+                plain_pytorch.pad_batch(rows, longest).to(device),
+                labels[batches[index]].to(device),
+                torch.tensor([len(row) - 1 for row in rows], device=device),
+            )
 
     return Step(run, list(model.parameters()), optimizer)
 

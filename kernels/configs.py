@@ -93,7 +93,7 @@ _HOPPER = _AMPERE | {
 _BLACKWELL = _HOPPER | {
     ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
     ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 8, 1),
-    ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 4, 2),
+    ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 1),
 }
 # (kernel, bits of an element, whether there are few rows). Ranks are taken in blocks and don't matter here.
 LoRAKey = tuple[str, int, bool]

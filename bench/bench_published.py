@@ -1,0 +1,103 @@
+"""Rows of the published table of experiments, and an epoch over IMDb, plain and ours on the same GPU.
+
+GPT-2 124M and 1558M with random weights on SMS Spam's balanced split: five epochs, batches of 8, every text padded to
+120 tokens on the plain side. The plain side runs as published, in fp32, and under bf16 autocast; ours computes in bf16
+and keeps fp32 parameters. Whole trainings, or the median step times the number of steps, as the notes say.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import pytest
+import torch
+from bench_end_to_end import EPOCHS, STEPS, Baseline, by_steps, needed_flops, whole
+from calls import SMALL
+from conftest import ROWS, Peaks, Row, Work
+from steps import batch_ids, make_plain_step, make_trainer, packer
+
+from pyllmclf.data.packing import Packer
+from pyllmclf.training.frozen_prefix import why_not
+
+pytestmark = pytest.mark.skipif(
+    not (torch.cuda.is_available() or SMALL), reason="needs a CUDA device, or TRITON_INTERPRET=1 to check that it runs"
+)
+
+TABLE = {
+    1: ("gpt2", "last_block"),
+    5: ("gpt2", "all"),
+    9: ("gpt2-xl", "all"),
+    11: ("gpt2", "lora"),
+    12: ("gpt2-xl", "lora"),
+}
+PLAIN = {"plain PyTorch, fp32": None, "plain PyTorch, bf16 autocast": torch.bfloat16}
+
+
+def compared(
+    name: str,
+    side: str,
+    *,
+    size: str,
+    trainable: str,
+    texts: Packer,
+    epochs: int,
+    device: torch.device,
+    peaks: Peaks,
+    benchmark,
+) -> None:
+    """Times both sides and notes the share of the matmul rate that the needed operations of a step reach."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    batches = batch_ids(texts)
+    step = make_plain_step(trainable, batches, device, size=size, texts=texts, autocast=PLAIN[side])
+    baseline = Baseline(step, device)
+    trainer = make_trainer(trainable, device, epochs=epochs, size=size, texts=texts, dtype=dtype)
+    entire = why_not(trainer.model, trainer.rates, epochs) is None and not SMALL
+    run: Callable = whole if entire else by_steps
+    found: list[float] = []
+    benchmark.pedantic(lambda: found.append(run(trainer, baseline, device)), rounds=1, iterations=1)
+    note = f"baseline: median of {len(baseline.seconds)} steps x {len(batches) * epochs}"
+    if not entire:
+        per_step = found[0] / trainer.total_steps
+        rate = statistics.median(needed_flops(trainer, ids) for ids in batches[1 : STEPS + 1]) / per_step / 1e12
+        share = rate / (peaks.tflops16 or peaks.gflops / 1e3)
+        note += f"; ours: median of {STEPS} x {trainer.total_steps}"
+        if trainable == "all":
+            note += f"; {rate:,.1f} TFLOP/s of needed operations, {share:.0%} of a large matmul's"
+    row = Row(
+        group="published",
+        name=name,
+        baseline=side,
+        plain=statistics.median(baseline.seconds) * len(batches) * epochs,
+        ours=found[0],
+        rounds=1,
+        work=Work(float(texts.real_lengths.sum()) * epochs, "tokens/s"),
+        note=note,
+    )
+    benchmark.extra_info.update(ratio=row.ratio)
+    ROWS.append(row)
+
+
+@pytest.mark.parametrize("side", PLAIN)
+@pytest.mark.parametrize("number", TABLE)
+def test_row(number: int, side: str, benchmark, device: torch.device, peaks: Peaks) -> None:
+    size, trainable = TABLE[number]
+    if SMALL and (number != 1 or PLAIN[side] is not None):
+        pytest.skip("too large for a check that it runs")
+    name = f"row {number}: {size}, {trainable}, {EPOCHS} epochs"
+    compared(
+        name, side, size=size, trainable=trainable, texts=packer(), epochs=EPOCHS, device=device, peaks=peaks,
+        benchmark=benchmark,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("side", PLAIN)
+def test_imdb_epoch(side: str, benchmark, device: torch.device, peaks: Peaks) -> None:
+    """All layers, texts cut to 256 tokens; the plain side pads them to that."""
+    if SMALL:
+        pytest.skip("too large for a check that it runs")
+    texts = packer("imdb", 256)
+    compared(
+        "IMDb, gpt2, all, one epoch", side, size="gpt2", trainable="all", texts=texts, epochs=1, device=device,
+        peaks=peaks, benchmark=benchmark,
+    )  # fmt: skip

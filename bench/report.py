@@ -12,7 +12,18 @@ from typing import Any
 
 from conftest import Memory, Row, Work, memory_table, table
 
-ORDER = ("end_to_end", "published", "training", "evaluation", "loader", "attention", "lora", "cuda-ops", "ops", "memory")
+ORDER = (
+    "end_to_end",
+    "published",
+    "training",
+    "evaluation",
+    "loader",
+    "attention",
+    "lora",
+    "cuda-ops",
+    "ops",
+    "memory",
+)
 
 
 def groups(folder: Path) -> dict[str, dict[str, Any]]:

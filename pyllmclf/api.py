@@ -281,6 +281,7 @@ def finetune(
             device=torch_device,
             dtype=torch_dtype,
             backend=backend,
+            progress=progress,
         )
     trainer = Trainer(
         state.model,

@@ -113,6 +113,8 @@ class FrozenPrefix:
     dtype : torch.dtype
         Of the computation, and of what is kept.
     backend : str
+    progress : bool
+        Whether a progress bar is drawn on standard error (if that is a terminal).
     """
 
     def __init__(
@@ -126,7 +128,9 @@ class FrozenPrefix:
         device: torch.device,
         dtype: torch.dtype,
         backend: str = "auto",
+        progress: bool = False,
     ) -> None:
+        self.progress = progress
         self.model, self.packers = model, list(packers)
         self.device, self.dtype, self.backend, self.folder = device, dtype, backend, folder
         self.stage = frozen_stages(model)
@@ -221,8 +225,14 @@ class FrozenPrefix:
 
     def _blocks(self) -> Iterator[Tensor]:
         """The rows that are kept, in their order."""
-        for texts in self.plan.batches:
-            yield self._compute(texts)
+        from tqdm import tqdm
+
+        hidden = None if self.progress else True
+        with tqdm(total=self.plan.rows, unit="row", disable=hidden, dynamic_ncols=True, leave=False) as bar:
+            for texts in self.plan.batches:
+                rows = self._compute(texts)
+                yield rows
+                bar.update(len(rows))
 
     @torch.no_grad()
     def _compute(self, texts: np.ndarray) -> Tensor:

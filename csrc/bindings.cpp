@@ -67,6 +67,39 @@ Int64Array first_equal_texts(const Int32Array& tokens, const Int64Array& offsets
   return first;
 }
 
+Int64Array sort_texts(const Int32Array& tokens, const Int64Array& offsets, const Int64Array& ids,
+                      std::int64_t most_tokens) {
+  require_flat(tokens, "tokens");
+  require_flat(offsets, "offsets");
+  require_flat(ids, "ids");
+  if (offsets.size() < 1 || most_tokens < 0) throw py::value_error("no offsets, or a negative length");
+  for (py::ssize_t i = 0; i < ids.size(); ++i) {
+    if (ids.data()[i] < 0 || ids.data()[i] >= offsets.size() - 1) throw py::index_error("an id is not in the store");
+    require_text(tokens, offsets, ids.data()[i]);
+  }
+  Int64Array sorted(ids.size());
+  std::copy_n(ids.data(), ids.size(), sorted.mutable_data());
+  pyllmclf::sort_texts(tokens.data(), offsets.data(), sorted.mutable_data(), ids.size(), most_tokens);
+  return sorted;
+}
+
+py::tuple share_beginnings(const Int32Array& input_ids, const Int32Array& cu_seqlens) {
+  require_flat(input_ids, "input_ids");
+  require_flat(cu_seqlens, "cu_seqlens");
+  const py::ssize_t texts = cu_seqlens.size() - 1;
+  if (texts < 0 || cu_seqlens.data()[0] != 0 || cu_seqlens.data()[texts] != input_ids.size())
+    throw py::value_error("cu_seqlens do not fit the rows");
+  for (py::ssize_t i = 0; i < texts; ++i) {
+    if (cu_seqlens.data()[i + 1] < cu_seqlens.data()[i]) throw py::value_error("cu_seqlens do not fit the rows");
+  }
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(input_ids.size()));
+  Int64Array of(input_ids.size());
+  const std::int64_t count =
+      pyllmclf::share_beginnings(input_ids.data(), cu_seqlens.data(), texts, rows.data(), of.mutable_data());
+  rows.resize(static_cast<std::size_t>(count));
+  return py::make_tuple(as_array(std::move(rows)), of);
+}
+
 py::tuple pack(const Int32Array& tokens, const Int64Array& offsets, const Int64Array& ids, std::int64_t max_length,
                std::int64_t pad_to, std::int32_t pad_token, const std::vector<std::int32_t>& prefix,
                const std::vector<std::int32_t>& suffix) {
@@ -173,6 +206,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("first_equal_texts", &first_equal_texts, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
              py::arg("most_tokens"),
              "For each text the first one whose first most_tokens tokens are the same, int64, shape [texts].");
+  module.def("sort_texts", &sort_texts, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
+             py::arg("ids").noconvert(), py::arg("most_tokens"),
+             "The ids in the order of these texts' first most_tokens tokens, int64.");
+  module.def("share_beginnings", &share_beginnings, py::arg("input_ids").noconvert(), py::arg("cu_seqlens").noconvert(),
+             "Returns (rows, of), int64: the rows that stand for all of a causal model's, and which of them each is.");
   module.def("pack", &pack, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("ids").noconvert(),
              py::kw_only(), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_token"), py::arg("prefix"),
              py::arg("suffix"), "Returns (input_ids, positions, cu_seqlens, max_seqlen, lengths) of a batch.");

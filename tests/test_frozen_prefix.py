@@ -18,6 +18,7 @@ from torch import Tensor
 
 import pyllmclf
 from pyllmclf import ResourceError, UsageError, finetune
+from pyllmclf.data.packing import token_budget_batches
 from pyllmclf.models.layers import DropoutRates
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training import frozen_prefix, prefix_storage
@@ -211,14 +212,18 @@ def test_bad_arguments(gpt2: Path, arguments: dict[str, Any]) -> None:
 
 def test_plan_keeps_the_longest_texts() -> None:
     first, counts = np.array([0, 1, 0, 3, 4]), np.array([2, 9, 2, 4, 5])
-    plan = Plan.make(first, counts, counts, most_rows=16, token_budget=9)
+
+    def together(budget: int) -> Callable[[np.ndarray], list[np.ndarray]]:
+        return lambda kept: [kept[chosen] for chosen in token_budget_batches(counts[kept], budget)]
+
+    plan = Plan.make(first, counts, counts, 16, together(9))
     assert (plan.rows, plan.distinct_rows) == (14, 20)
     assert [batch.tolist() for batch in plan.batches] == [[4], [1]]
     assert plan.starts.tolist() == [-1, 5, -1, -1, 0]
-    everything = Plan.make(first, counts, counts, most_rows=20, token_budget=11)
+    everything = Plan.make(first, counts, counts, 20, together(11))
     assert [batch.tolist() for batch in everything.batches] == [[0, 3, 4], [1]]
     assert everything.starts.tolist() == [0, 11, 0, 2, 6]
-    nothing = Plan.make(first, counts, counts, most_rows=0, token_budget=9)
+    nothing = Plan.make(first, counts, counts, 0, together(9))
     assert (nothing.rows, nothing.starts.tolist()) == (0, [-1] * 5)
 
 

@@ -22,7 +22,7 @@ from pyllmclf.data.packing import PackedBatch, Packer, RowLayout, token_budget_b
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.errors import DataError, UsageError
 
-TENSORS = [f.name for f in dataclasses.fields(PackedBatch) if f.name not in ("max_seqlen", "schedule")]
+TENSORS = [f.name for f in dataclasses.fields(PackedBatch) if f.name not in ("max_seqlen", "schedule", "shared")]
 
 PAD = 99
 

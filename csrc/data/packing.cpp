@@ -48,4 +48,23 @@ void pack(const std::int32_t* tokens, const std::int64_t* offsets, const std::in
   }
 }
 
+std::int64_t share_beginnings(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
+                              std::int64_t* rows, std::int64_t* of) {
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < texts; ++i) {
+    std::int64_t row = cu_seqlens[i];
+    if (i > 0) {
+      std::int64_t before = cu_seqlens[i - 1];
+      const std::int64_t before_end = cu_seqlens[i];
+      while (row < cu_seqlens[i + 1] && before < before_end && input_ids[row] == input_ids[before])
+        of[row++] = of[before++];
+    }
+    for (; row < cu_seqlens[i + 1]; ++row) {
+      rows[count] = row;
+      of[row] = count++;
+    }
+  }
+  return count;
+}
+
 }  // namespace pyllmclf

@@ -41,4 +41,17 @@ void first_equal_texts(const std::int32_t* tokens, const std::int64_t* offsets, 
   }
 }
 
+void sort_texts(const std::int32_t* tokens, const std::int64_t* offsets, std::int64_t* ids, std::int64_t count,
+                std::int64_t most_tokens) {
+  const auto end_of = [&](std::int64_t id) { return std::min(offsets[id + 1], offsets[id] + most_tokens); };
+  std::sort(ids, ids + count, [&](std::int64_t a, std::int64_t b) {
+    const std::int32_t* a_end = tokens + end_of(a);
+    const std::int32_t* b_end = tokens + end_of(b);
+    const auto [in_a, in_b] = std::mismatch(tokens + offsets[a], a_end, tokens + offsets[b], b_end);
+    if (in_a == a_end && in_b == b_end) return a < b;
+    if (in_a == a_end || in_b == b_end) return in_a == a_end;
+    return *in_a < *in_b;
+  });
+}
+
 }  // namespace pyllmclf

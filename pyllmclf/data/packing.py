@@ -21,6 +21,34 @@ if TYPE_CHECKING:
 PADDINGS = ("none", "train_longest", "context")
 
 
+# Sharing beginnings gathers rows in every block: not worth it where more than this share of the rows is left.
+MOST_SHARED_ROWS = 0.98
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Rows that stand for all of a batch, for a causal model: one that begins as the text before does is that text's.
+
+    Attributes
+    ----------
+    rows : int64 tensor, shape [computed]
+        Rows of the batch that stand for themselves.
+    of : int64 tensor, shape [total]
+        Which of them each row of the batch is.
+    """
+
+    rows: torch.Tensor
+    of: torch.Tensor
+
+    def computed(self, x: torch.Tensor) -> torch.Tensor:
+        """The rows that stand for themselves, of x [total, channels]."""
+        return x.index_select(0, self.rows)
+
+    def all(self, x: torch.Tensor) -> torch.Tensor:
+        """All rows, shape [total, channels], of x [computed, channels]."""
+        return x.index_select(0, self.of)
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """A batch of texts, one behind the other.
@@ -41,6 +69,8 @@ class PackedBatch:
         Real tokens of each text: less than its rows where it is padded.
     schedule : Schedule, or None
         In which order Triton's attention works on the texts; made by :meth:`to` for a GPU.
+    shared : SharedRows, or None
+        Which rows a causal model computes where nothing is dropped; made by :meth:`share_beginnings`.
     """
 
     input_ids: torch.Tensor
@@ -51,6 +81,7 @@ class PackedBatch:
     example_ids: torch.Tensor
     lengths: torch.Tensor
     schedule: Schedule | None = None
+    shared: SharedRows | None = None
 
     def __len__(self) -> int:
         return len(self.example_ids)
@@ -65,6 +96,7 @@ class PackedBatch:
             cu_seqlens=torch.arange(n + 1, dtype=torch.int32, device=positions.device),
             max_seqlen=min(n, 1),
             schedule=None,
+            shared=None,
         )
 
     def first_tokens(self) -> PackedBatch:
@@ -73,15 +105,25 @@ class PackedBatch:
         cut = self.one_row_each(self.positions[starts])
         return replace(cut, input_ids=self.input_ids[starts], lengths=torch.ones_like(self.lengths))
 
+    def share_beginnings(self) -> PackedBatch:
+        """The batch, on the host, with :attr:`shared` where texts begin as their neighbours do."""
+        rows, of = _C.share_beginnings(self.input_ids.numpy(), self.cu_seqlens.numpy())
+        if len(rows) > MOST_SHARED_ROWS * len(of):
+            return self
+        return replace(self, shared=SharedRows(torch.from_numpy(rows), torch.from_numpy(of)))
+
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on another device; the host does not wait for it."""
         device = torch.device(device)
         to_gpu = device.type == "cuda" and not self.cu_seqlens.is_cuda
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, torch.Tensor):
-                moved[field.name] = (value.pin_memory() if to_gpu else value).to(device, non_blocking=to_gpu)
+
+        def move(value: torch.Tensor) -> torch.Tensor:
+            return (value.pin_memory() if to_gpu else value).to(device, non_blocking=to_gpu)
+
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: move(v) for name, v in values.items() if isinstance(v, torch.Tensor)}
+        if self.shared is not None:
+            moved["shared"] = SharedRows(move(self.shared.rows), move(self.shared.of))
         if to_gpu and triton_backend.missing(device) is None:
             from ..kernels.tiles import Schedule
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .. import ops
-from ..data.packing import Packer, token_budget_batches
+from ..data.packing import PackedBatch, Packer, budget_bounds, token_budget_batches
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
 
@@ -16,6 +16,28 @@ Given = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
 
 # Rows of a batch: enough to run matmuls at full rate, little enough for the caches and the memory.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+
+
+def inference_batches(model: SequenceClassifier, packer: Packer, texts: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Which texts are computed together: such as begin alike if the model can use that, otherwise of similar length.
+
+    Parameters
+    ----------
+    texts : ndarray of int64
+    budget : int
+        Rows of a batch at most (but one text at least).
+    """
+    if not model.sees_only_before:
+        return [texts[batch] for batch in token_budget_batches(packer.row_counts_of(texts), budget)]
+    order = packer.store.sorted_texts(texts, packer.layout.max_length)
+    bounds = budget_bounds(packer.row_counts_of(order), budget)
+    return np.split(order, bounds[1:-1]) if len(order) else []
+
+
+def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray, device: torch.device) -> PackedBatch:
+    """The batch of some texts on a device; each beginning that neighbours share is computed once."""
+    batch = packer.batch(texts)
+    return (batch.share_beginnings() if model.sees_only_before else batch).to(device)
 
 
 @torch.inference_mode()
@@ -31,8 +53,9 @@ def predict_logits(
 ) -> np.ndarray:
     """Logits of every text of a packer, in its order.
 
-    Each distinct text is computed once. Texts of similar length share a batch of bounded size; a text's logits don't
-    depend on its neighbours (but for the rounding of matmuls of another shape).
+    Each distinct text is computed once, and so is, for a causal model, a beginning that texts of a batch share. Batches
+    are of bounded size; a text's logits don't depend on its neighbours (but for the rounding of matmuls of another
+    shape).
 
     Parameters
     ----------
@@ -53,12 +76,13 @@ def predict_logits(
     logits = np.empty((len(packer), model.head.weight.shape[0]), dtype=np.float32)
     first = packer.store.first_equal_texts(packer.layout.max_length)
     distinct = np.flatnonzero(first == np.arange(len(first)))
-    batches = token_budget_batches(packer.row_counts_of(distinct), TOKEN_BUDGET[device.type])
+    batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[device.type])
     bar = tqdm(total=len(distinct), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
     with bar, ops.use_backend(backend):
-        for ids in (distinct[batch] for batch in batches):
+        for ids in batches:
             known = None if given is None else given(packer, ids)
-            logits[ids] = model(packer.batch(ids).to(device), dtype=dtype, given=known).cpu().numpy()
+            batch = inference_batch(model, packer, ids, device) if known is None else packer.batch(ids).to(device)
+            logits[ids] = model(batch, dtype=dtype, given=known).cpu().numpy()
             bar.update(len(ids))
     logits = logits[first]
     if not np.isfinite(logits).all():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import ops
-from ..data.packing import PackedBatch
+from ..data.packing import PackedBatch, SharedRows
 from ..ops.dropout import ATTENTION, DropoutKey
 
 
@@ -42,12 +42,16 @@ class DropoutState:
 
 @dataclass(frozen=True)
 class Context:
-    """One forward pass: the batch, whether attention is causal, dropout in training, and the dtype of the rows."""
+    """One forward pass: the batch, whether attention is causal, dropout in training, and the dtype of the rows.
+
+    With ``shared``, blocks get these rows of the batch instead of all.
+    """
 
     batch: PackedBatch
     causal: bool
     dropout: DropoutState | None = None
     dtype: torch.dtype = torch.float32
+    shared: SharedRows | None = None
 
     @property
     def rates(self) -> DropoutRates:
@@ -263,8 +267,17 @@ def self_attention(
     """Attention of all rows, shape [total, width], or of the pooled ones, shape [texts, width].
 
     ``qkv`` is a fused projection of shape [total, 3 width], or q, k and v of shape [total, width]; with ``pooled``, q
-    has the pooled rows.
+    has the pooled rows. Where the context's rows are shared, what comes and what is returned are these.
     """
+    if (shared := context.shared) is not None:
+        # Attention is cheap beside the matmuls: it gets all rows again.
+        if isinstance(qkv, Tensor):
+            qkv = shared.all(qkv)
+        else:
+            q, k, v = qkv
+            qkv = shared.all(q), shared.all(k), shared.all(v)
+        context = replace(context, shared=None)
+        return shared.computed(self_attention(qkv, context, heads=heads, scale=scale, layer=layer))
     batch = context.batch
     p = context.rates.attention
     key = context.key(layer, ATTENTION) if p > 0.0 else None

@@ -100,6 +100,11 @@ class SequenceClassifier(nn.Module):
     def _first_alone(self) -> bool:
         return self.spec.causal and self.spec.pooling == "first"
 
+    @property
+    def sees_only_before(self) -> bool:
+        """Whether texts that begin alike have the same rows there, of which several are read."""
+        return self.spec.causal and self.spec.pooling != "first"
+
     def one_row(self, stage: int) -> bool:
         """Whether the rows before a stage are one for each text."""
         behind_blocks = self.depth - 1
@@ -129,12 +134,19 @@ class SequenceClassifier(nn.Module):
         context = Context(batch, self.spec.causal, dropout, dtype)
         if start == 0 < end:
             x = self.backbone.embed(context)
+            if batch.shared is not None and dropout is None and self.sees_only_before:
+                x, context = batch.shared.computed(x), replace(context, shared=batch.shared)
         last = self.depth - 2
         for stage, block in enumerate(self.backbone.blocks, 1):
             if start <= stage < end:
                 # Behind the last block one row per text is read: its keys and values are all that others are for.
-                x = block(x, context, PooledRows.of(context, self.spec.pooling) if stage == last else None)
+                pooled = PooledRows.of(context, self.spec.pooling) if stage == last else None
+                if pooled is not None and context.shared is not None and x is not None:
+                    x, context = context.shared.all(x), replace(context, shared=None)
+                x = block(x, context, pooled)
         assert x is not None
+        if context.shared is not None:
+            x, context = context.shared.all(x), replace(context, shared=None)
         if start < end == self.depth:
             x = self.backbone.finish(x)
             if not self.one_row(self.depth - 1):

@@ -7,8 +7,9 @@ batches of many texts of similar length, and kept; training and evaluation go on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from .. import __version__, ops
-from ..data.packing import Packer, token_budget_batches
+from ..data.packing import Packer
 from ..data.token_store import TokenStore
-from ..evaluation.inference import TOKEN_BUDGET
+from ..evaluation.inference import TOKEN_BUDGET, inference_batch, inference_batches
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from .prefix_storage import choose_place, in_file, in_kept_file, in_memory
@@ -70,7 +71,12 @@ class Plan:
 
     @classmethod
     def make(
-        cls, first: np.ndarray, counts: np.ndarray, lengths: np.ndarray, most_rows: int, token_budget: int
+        cls,
+        first: np.ndarray,
+        counts: np.ndarray,
+        lengths: np.ndarray,
+        most_rows: int,
+        batches: Callable[[np.ndarray], list[np.ndarray]],
     ) -> Plan:
         """Keeps the longest texts, as far as ``most_rows`` goes.
 
@@ -81,18 +87,21 @@ class Plan:
         counts : int64 array, shape [texts]
             Rows that are kept of each.
         lengths : int64 array, shape [texts]
-            Rows that are computed of each; a batch has at most ``token_budget`` of them.
+            Rows that each has.
+        most_rows : int
+        batches : callable
+            Takes the texts that are kept; returns those that are computed together.
         """
         distinct = np.flatnonzero(first == np.arange(len(first)))
         order = distinct[np.argsort(-lengths[distinct], kind="stable")]
         kept = order[np.cumsum(counts[order]) <= most_rows]
-        batches = [kept[chosen] for chosen in token_budget_batches(lengths[kept], token_budget)]
-        stored = np.concatenate(batches) if batches else kept
+        together = batches(kept)
+        stored = np.concatenate(together) if together else kept
         ends = np.cumsum(counts[stored])
         of_first = np.full(len(first), -1, dtype=np.int64)
         of_first[stored] = ends - counts[stored]
         rows = int(ends[-1]) if len(ends) else 0
-        return cls(batches, of_first[first], rows, int(counts[distinct].sum()))
+        return cls(together, of_first[first], rows, int(counts[distinct].sum()))
 
 
 class FrozenPrefix:
@@ -145,7 +154,9 @@ class FrozenPrefix:
         self.row_bytes = model.config.width * torch.empty((), dtype=dtype).element_size()
         self.place = choose_place(cache, budget, self.row_bytes * distinct_rows, device, folder)
         most_rows = self.place.bytes // self.row_bytes
-        self.plan = Plan.make(first, self._counts, lengths, most_rows, TOKEN_BUDGET[device.type])
+        budget = TOKEN_BUDGET[device.type]
+        together = partial(inference_batches, model, self._all, budget=TOKEN_BUDGET[device.type])
+        self.plan = Plan.make(first, self._counts, lengths, most_rows, together)
         self._rows: Tensor | None = None
         self.found = False
 
@@ -236,7 +247,7 @@ class FrozenPrefix:
 
     @torch.no_grad()
     def _compute(self, texts: np.ndarray) -> Tensor:
-        batch = self.model.read(self._all.batch(texts).to(self.device))
+        batch = self.model.read(inference_batch(self.model, self._all, texts, self.device))
         with ops.use_backend(self.backend):
             return self.model.advance(None, batch, 0, self.stage, dtype=self.dtype)
 

@@ -32,6 +32,16 @@ std::int64_t find_invalid_text(const std::int32_t* tokens, std::int64_t token_co
 void first_equal_texts(const std::int32_t* tokens, const std::int64_t* offsets, std::int64_t texts,
                        std::int64_t most_tokens, std::int64_t* first);
 
+// Sorts `ids` by the first most_tokens tokens of these texts, as a dictionary would; the same texts by their id.
+void sort_texts(const std::int32_t* tokens, const std::int64_t* offsets, std::int64_t* ids, std::int64_t count,
+                std::int64_t most_tokens);
+
+// Which rows of packed texts stand for all if nothing behind a row changes it: a row that begins as the text before
+// does is that text's row. rows gets the indices of those that stand for themselves, of[row] which of them each row is;
+// both have room for cu_seqlens[texts] entries. Returns how many entries rows got.
+std::int64_t share_beginnings(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
+                              std::int64_t* rows, std::int64_t* of);
+
 // How a stored text becomes the rows of a batch.
 struct RowLayout {
   std::int64_t max_length = 0;  // longest row, special tokens included; longer texts lose their end

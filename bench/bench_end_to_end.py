@@ -2,11 +2,13 @@
 
 Ours runs as a whole where it begins with the frozen layers' rows, which its time includes; now and then it pauses for a
 step of the baseline, so that both see the same state of the machine. Where every layer is trained, and for the
-baselines, the median step is multiplied by the number of steps; the notes say so. Evaluation is off on all sides.
+baselines, the median step is multiplied by the number of steps; the notes say so. Evaluation is off on both sides, or
+both evaluate what the published run does.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -14,10 +16,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROWS, Peaks, Row, Work
-from steps import Step, batch_ids, make_step, make_trainer, packer
+from steps import BATCH_SIZE, SEED, Step, batch_ids, make_step, make_trainer, packer
 from torch import Tensor
 
+from pyllmclf.evaluation.inference import predict_logits
 from pyllmclf.ops.linear import product
 from pyllmclf.training.frozen_prefix import FrozenPrefix, why_not
 from pyllmclf.training.trainer import Trainer
@@ -27,19 +31,73 @@ EPOCHS = 5
 STEPS = 12
 # Of ours between two steps of the baseline.
 PAUSE_AFTER_BATCHES, PAUSE_AFTER_STEPS = 2, 80
+# Of the published run: steps between evaluations, and batches of each of two parts that one reads.
+EVALUATE_EVERY, EVALUATED_BATCHES = 50, 5
+PARTS = ("train", "validation", "test")
 TRAINABLE = ("head", "last_block", "last_2_blocks", "all", "lora")
 
 
 class Baseline:
-    """Steps of the other side, each timed, and what they take in all."""
+    """Steps of the other side and, if asked for, batches that it evaluates; each timed, and what they take in all."""
 
-    def __init__(self, step: Step, device: torch.device) -> None:
-        self._step, self._device = step, device
+    def __init__(self, step: Step, device: torch.device, evaluates: bool) -> None:
+        self._step, self._device, self._evaluates = step, device, evaluates
         self._step.run(0)
-        self.seconds: list[float] = []
+        self._step.evaluate(0)
+        self.steps: list[float] = []
+        self.evaluations: list[float] = []
 
     def pause(self) -> None:
-        self.seconds.append(timed(self._step.run, 1 + len(self.seconds) % 100, self._device))
+        index = 1 + len(self.steps) % 100
+        self.steps.append(timed(self._step.run, index, self._device))
+        if self._evaluates:
+            self.evaluations.append(timed(self._step.evaluate, index, self._device))
+
+    @property
+    def paused(self) -> float:
+        return sum(self.steps) + sum(self.evaluations)
+
+    def whole(self, steps: int) -> float:
+        """Seconds of a training."""
+        evaluated = statistics.median(self.evaluations) * evaluated_batches(steps) if self._evaluates else 0.0
+        return statistics.median(self.steps) * steps + evaluated
+
+
+class Evaluation:
+    """What the published run evaluates: every 50 steps the loss, and after each epoch the accuracy, of five batches for
+    training and five for validation; in the end the accuracy of all parts.
+    """
+
+    def __init__(self, trainer: Trainer, prefix: FrozenPrefix | None) -> None:
+        self._trainer, self._prefix = trainer, prefix
+        self._random = np.random.default_rng(SEED)
+
+    def some(self) -> None:
+        """Five batches for training, drawn anew, and the first five for validation."""
+        for texts in (self._trainer.packer, packer(part="validation")):
+            count = EVALUATED_BATCHES * BATCH_SIZE
+            drawn = self._random.choice(len(texts), count, replace=False)
+            ids = drawn if texts is self._trainer.packer else np.arange(count)
+            batch = texts.batch(ids).to(self._trainer.device)
+            given = None if self._prefix is None else self._prefix.given(texts, ids)
+            with torch.inference_mode():
+                logits = self._trainer.model(batch, dtype=self._trainer.dtype, given=given)
+                torch.stack([F.cross_entropy(logits, batch.labels), (logits.argmax(1) == batch.labels).sum()]).tolist()
+
+    def all(self) -> None:
+        """Every text of every part."""
+        for texts in (self._trainer.packer, packer(part="validation"), packer(part="test")):
+            given = None if self._prefix is None else self._prefix.given
+            predict_logits(
+                self._trainer.model, texts, device=self._trainer.device, dtype=self._trainer.dtype, given=given
+            )
+
+
+def evaluated_batches(steps: int) -> int:
+    """Batches that a published run evaluates."""
+    some = len(range(0, steps, EVALUATE_EVERY)) + EPOCHS
+    parts = (len(packer(part=part)) for part in PARTS)
+    return some * 2 * EVALUATED_BATCHES + sum(math.ceil(texts / BATCH_SIZE) for texts in parts)
 
 
 class PausingPrefix(FrozenPrefix):
@@ -55,15 +113,20 @@ class PausingPrefix(FrozenPrefix):
 
 
 class PausingTrainer(Trainer):
-    """Pauses between steps."""
+    """Pauses between steps, and evaluates as the published run does."""
 
     baseline: Baseline
+    evaluation: Evaluation | None = None
 
     def epoch_steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
         for i, step in enumerate(super().epoch_steps(epoch)):
             yield step
             if i % PAUSE_AFTER_STEPS == PAUSE_AFTER_STEPS - 1:
                 self.baseline.pause()
+            if self.evaluation is not None and self.step % EVALUATE_EVERY == 1:  # after steps 0, 50, 100, ...
+                self.evaluation.some()
+        if self.evaluation is not None:
+            self.evaluation.some()
 
 
 def timed(run, argument: object, device: torch.device) -> float:
@@ -74,47 +137,66 @@ def timed(run, argument: object, device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def whole(trainer: Trainer, baseline: Baseline, device: torch.device) -> float:
-    """Seconds of a training from the frozen layers' rows to the last step."""
+def whole(trainer: Trainer, baseline: Baseline, device: torch.device, evaluates: bool) -> float:
+    """Seconds of a training from the frozen layers' rows to the last step, or to the last evaluation."""
     trainer.__class__ = PausingTrainer
     assert isinstance(trainer, PausingTrainer)
     trainer.baseline = baseline
     started = time.perf_counter()
-    prefix = PausingPrefix(trainer.model, [trainer.packer], device=device, dtype=trainer.dtype, backend=trainer.backend)
+    texts = [trainer.packer, packer(part="validation")] if evaluates else [trainer.packer]
+    prefix = PausingPrefix(trainer.model, texts, device=device, dtype=trainer.dtype, backend=trainer.backend)
     prefix.baseline = baseline
     trainer.prefix = prefix
+    if evaluates:
+        trainer.evaluation = Evaluation(trainer, prefix)
     trainer.fit()
+    if evaluates:
+        trainer.evaluation.all()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started - sum(baseline.seconds)
+    return time.perf_counter() - started - baseline.paused
 
 
-def by_steps(trainer: Trainer, baseline: Baseline, device: torch.device) -> float:
-    """The median step times the number of steps."""
+def by_steps(trainer: Trainer, baseline: Baseline, device: torch.device, evaluates: bool) -> float:
+    """The median step times the number of steps; evaluations likewise, the last one as a whole."""
     steps = list(trainer.epoch_steps(0))
     trainer.train_step(steps[0])
-    seconds = []
+    evaluation = Evaluation(trainer, None)
+    seconds, evaluations = [], []
     for step in steps[1 : STEPS + 1]:
         seconds.append(timed(trainer.train_step, step, device))
+        if evaluates:
+            evaluations.append(timed(lambda _: evaluation.some(), None, device))
         baseline.pause()
-    return statistics.median(seconds) * trainer.total_steps
+    found = statistics.median(seconds) * trainer.total_steps
+    if evaluates:
+        times = len(range(0, trainer.total_steps, EVALUATE_EVERY)) + EPOCHS
+        found += statistics.median(evaluations) * times + timed(lambda _: evaluation.all(), None, device)
+    return found
 
 
-@pytest.mark.parametrize("side", ["plain PyTorch", "Hugging Face"])
-@pytest.mark.parametrize("trainable", TRAINABLE)
-def test_training(trainable: str, side: str, benchmark, device: torch.device) -> None:
-    baseline = Baseline(make_step(side, trainable, device), device)
+@pytest.mark.parametrize(
+    ("trainable", "side", "evaluates"),
+    [(trainable, side, False) for trainable in TRAINABLE for side in ("plain PyTorch", "Hugging Face")]
+    + [(trainable, "plain PyTorch", True) for trainable in ("head", "last_block", "all")],
+)
+def test_training(trainable: str, side: str, evaluates: bool, benchmark, device: torch.device) -> None:
+    baseline = Baseline(make_step(side, trainable, device), device, evaluates)
     trainer = make_trainer(trainable, device, epochs=EPOCHS)
     run = whole if why_not(trainer.model, trainer.rates, EPOCHS) is None else by_steps
+    for part in PARTS:
+        packer(part=part)  # tokens are no part of a training's time on either side
     found: list[float] = []
-    benchmark.pedantic(lambda: found.append(run(trainer, baseline, device)), rounds=1, iterations=1)
+    benchmark.pedantic(lambda: found.append(run(trainer, baseline, device, evaluates)), rounds=1, iterations=1)
     total = len(batch_ids()) * EPOCHS
-    note = f"baseline: median of {len(baseline.seconds)} steps x {total}"
+    note = f"baseline: median of {len(baseline.steps)} steps x {total}"
+    if evaluates:
+        note += f" and of as many evaluated batches x {evaluated_batches(total)}"
     row = Row(
         group="end_to_end",
-        name=f"training, {trainable}, {EPOCHS} epochs",
+        name=f"training, {trainable}, {EPOCHS} epochs" + (", published evaluations" if evaluates else ""),
         baseline=side,
-        plain=statistics.median(baseline.seconds) * total,
+        plain=baseline.whole(total),
         ours=found[0],
         rounds=1,
         work=Work(float(packer().real_lengths.sum()) * EPOCHS, "tokens/s"),

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pyllmclf import ops
 from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.loader import shuffled
 from pyllmclf.data.named import load_named
@@ -52,12 +53,15 @@ class Step:
     ----------
     run : callable
         Takes the step of the batch with an index, returns its mean loss.
+    evaluate : callable
+        Takes the index of a batch, returns how many of its texts are classified rightly.
     parameters : list of parameters
         All of the model's.
     optimizer : optimizer
     """
 
     run: Callable[[int], float]
+    evaluate: Callable[[int], int]
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
 
@@ -69,9 +73,9 @@ class Step:
 
 
 @cache
-def packer(data_set: str = "sms_spam", max_length: int = 1024) -> Packer:
-    """The training texts of a data set; by default the published balanced split."""
-    data = load_named(data_set)["train"]
+def packer(data_set: str = "sms_spam", max_length: int = 1024, part: str = "train") -> Packer:
+    """The texts of a part of a data set; by default the published balanced split's for training."""
+    data = load_named(data_set)[part]
     source = find_model("gpt2", "random")
     store = TokenStore.from_texts(data.texts, source.tokenizer)
     return Packer(store, source.tokenizer, RowLayout(max_length), LabelEncoder.fit(data).encode(data))
@@ -108,7 +112,13 @@ def make_step(side: str, trainable: str, device: torch.device) -> Step:
         trainer = make_trainer(trainable, device, "auto" if side == "pyllmclf" else "reference")
         batches = [ids for (ids,) in trainer.epoch_steps(0)]
         parameters = list(trainer.model.parameters())
-        return Step(lambda i: trainer.train_step([batches[i]])[0], parameters, trainer.optimizer)
+
+        def evaluate(index: int) -> int:
+            batch = trainer.packer.batch(batches[index]).to(device)
+            with torch.inference_mode(), ops.use_backend(trainer.backend):
+                return int((trainer.model(batch).argmax(dim=1) == batch.labels).sum())
+
+        return Step(lambda i: trainer.train_step([batches[i]])[0], evaluate, parameters, trainer.optimizer)
     batches = batch_ids()
     if side == "Hugging Face":
         return _huggingface_step(trainable, batches, device)
@@ -152,18 +162,25 @@ def make_plain_step(
     store, labels, longest = texts.store, texts.labels, int(texts.real_lengths.max())
     assert labels is not None
 
-    def run(index: int) -> float:
+    def inputs(index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         rows = [store[i][:longest].tolist() for i in batches[index]]
-        with torch.autocast(device.type, autocast, enabled=autocast is not None):
-            return plain_pytorch.train_step(
-                model,
-                optimizer,
-                plain_pytorch.pad_batch(rows, longest).to(device),
-                labels[batches[index]].to(device),
-                torch.tensor([len(row) - 1 for row in rows], device=device),
-            )
+        return (
+            plain_pytorch.pad_batch(rows, longest).to(device),
+            labels[batches[index]].to(device),
+            torch.tensor([len(row) - 1 for row in rows], device=device),
+        )
 
-    return Step(run, list(model.parameters()), optimizer)
+    def run(index: int) -> float:
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            return plain_pytorch.train_step(model, optimizer, *inputs(index))
+
+    def evaluate(index: int) -> int:
+        input_ids, expected, last = inputs(index)
+        with torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+            logits = model(input_ids)[torch.arange(len(last), device=device), last]
+        return int((logits.argmax(dim=1) == expected).sum())
+
+    return Step(run, evaluate, list(model.parameters()), optimizer)
 
 
 def _huggingface_step(trainable: str, batches: list[np.ndarray], device: torch.device) -> Step:
@@ -205,19 +222,24 @@ def _huggingface_step(trainable: str, batches: list[np.ndarray], device: torch.d
     )
     store, labels = packer().store, _labels()
 
-    def run(index: int) -> float:
+    def logits_of(index: int) -> torch.Tensor:
         texts = [store[i].tolist() for i in batches[index]]
         longest = max(map(len, texts))
         mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts], device=device)
-        input_ids = plain_pytorch.pad_batch(texts, longest, pad_id).to(device)
+        return model(input_ids=plain_pytorch.pad_batch(texts, longest, pad_id).to(device), attention_mask=mask).logits
+
+    def run(index: int) -> float:
         optimizer.zero_grad()
-        logits = model(input_ids=input_ids, attention_mask=mask).logits
-        loss = F.cross_entropy(logits, labels[batches[index]].to(device))
+        loss = F.cross_entropy(logits_of(index), labels[batches[index]].to(device))
         loss.backward()
         optimizer.step()
         return loss.item()
 
-    return Step(run, list(model.parameters()), optimizer)
+    def evaluate(index: int) -> int:
+        with torch.inference_mode():
+            return int((logits_of(index).argmax(dim=1) == labels[batches[index]].to(device)).sum())
+
+    return Step(run, evaluate, list(model.parameters()), optimizer)
 
 
 def _resident(field: str) -> int:

@@ -18,7 +18,7 @@ from conftest import ROWS, Peaks, Row, Work
 from steps import batch_ids, make_plain_step, make_trainer, packer
 
 from pyllmclf.data.packing import Packer
-from pyllmclf.training.frozen_prefix import why_not
+from pyllmclf.training.frozen_prefix import FrozenPrefix, why_not
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() or SMALL), reason="needs a CUDA device, or TRITON_INTERPRET=1 to check that it runs"
@@ -50,13 +50,13 @@ def compared(
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     batches = batch_ids(texts)
     step = make_plain_step(trainable, batches, device, size=size, texts=texts, autocast=PLAIN[side])
-    baseline = Baseline(step, device)
+    baseline = Baseline(step, device, evaluates=False)
     trainer = make_trainer(trainable, device, epochs=epochs, size=size, texts=texts, dtype=dtype)
     entire = why_not(trainer.model, trainer.rates, epochs) is None and not SMALL
     run: Callable = whole if entire else by_steps
     found: list[float] = []
-    benchmark.pedantic(lambda: found.append(run(trainer, baseline, device)), rounds=1, iterations=1)
-    note = f"baseline: median of {len(baseline.seconds)} steps x {len(batches) * epochs}"
+    benchmark.pedantic(lambda: found.append(run(trainer, baseline, device, False)), rounds=1, iterations=1)
+    note = f"baseline: median of {len(baseline.steps)} steps x {len(batches) * epochs}"
     if not entire:
         per_step = found[0] / trainer.total_steps
         rate = statistics.median(needed_flops(trainer, ids) for ids in batches[1 : STEPS + 1]) / per_step / 1e12
@@ -68,7 +68,7 @@ def compared(
         group="published",
         name=name,
         baseline=side,
-        plain=statistics.median(baseline.seconds) * len(batches) * epochs,
+        plain=baseline.whole(len(batches) * epochs),
         ours=found[0],
         rounds=1,
         work=Work(float(texts.real_lengths.sum()) * epochs, "tokens/s"),
@@ -101,3 +101,33 @@ def test_imdb_epoch(side: str, benchmark, device: torch.device, peaks: Peaks) ->
         "IMDb, gpt2, all, one epoch", side, size="gpt2", trainable="all", texts=texts, epochs=1, device=device,
         peaks=peaks, benchmark=benchmark,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_block", "all", "lora"])
+def test_graphs(trainable: str, compare: Callable[..., Row], device: torch.device) -> None:
+    """Steps of 8 texts, replayed as CUDA graphs against launched kernel by kernel."""
+    if device.type != "cuda":
+        pytest.skip("needs a CUDA device")
+    sides = []
+    for graphs in (True, False):
+        trainer = make_trainer(trainable, device, dtype=torch.bfloat16, cuda_graphs=graphs)
+        if why_not(trainer.model, trainer.rates, EPOCHS) is None:
+            trainer.prefix = FrozenPrefix(trainer.model, [trainer.packer], device=device, dtype=trainer.dtype)
+            trainer.prefix.fill()
+        # Whole epochs, so that both sides see the same few shapes and all of them are recorded.
+        for step in list(trainer.epoch_steps(0)) * 2:
+            trainer.queue_step(step)
+        sides.append(trainer)
+    ours, plain = sides
+    steps = list(ours.epoch_steps(0))
+    tokens = statistics.mean(float(ours.packer.real_lengths[ids].sum()) for (ids,) in steps)
+    compare(
+        "published",
+        f"a step of 8 texts, gpt2, {trainable}",
+        baseline="without CUDA graphs",
+        ours=lambda i: ours.train_step(steps[i % len(steps)]),
+        plain=lambda i: plain.train_step(steps[i % len(steps)]),
+        rounds=40,
+        warmup=4,
+        work=Work(tokens, "tokens/s"),
+    )

@@ -98,12 +98,22 @@ def make_trainer(
     size: str = "gpt2",
     texts: Packer | None = None,
     dtype: torch.dtype = torch.float32,
+    cuda_graphs: bool = True,
 ) -> Trainer:
     model = make_model(size).to(device)
     set_trainable(model, trainable, LORA if trainable == "lora" else None, torch.Generator().manual_seed(SEED))
     settings = TrainingSettings(batch_size=batch_size, epochs=epochs)
     rates = DropoutRates()
-    return Trainer(model, texts or packer(), settings, rates=rates, device=device, dtype=dtype, backend=backend)
+    return Trainer(
+        model,
+        texts or packer(),
+        settings,
+        rates=rates,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        cuda_graphs=cuda_graphs,
+    )
 
 
 def make_step(side: str, trainable: str, device: torch.device) -> Step:

@@ -109,6 +109,7 @@ def finetune(
     cache: str = "auto",
     cache_budget: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    cuda_graphs: bool = True,
     output_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> FinetuneResult:
@@ -177,6 +178,9 @@ def finetune(
     cache_dir : path, optional
         Keeps the tokens there, and what ``cache`` puts on disk; later runs on the same texts (and frozen weights) begin
         with them. By default nothing outlives the process.
+    cuda_graphs : bool
+        On a GPU, whether steps on so few rows that launching their kernels takes longer than running them are recorded
+        as CUDA graphs and replayed. Never with dropout, gradient accumulation or float16.
     output_dir : path, optional
         Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
         the best validation accuracy.
@@ -292,6 +296,7 @@ def finetune(
         dtype=torch_dtype,
         backend=backend,
         prefix=prefix,
+        cuda_graphs=cuda_graphs,
         progress=progress,
     )
     lengths = LengthReport.of(packer, source.tokenizer)

@@ -218,3 +218,32 @@ def test_kept_rows_change_nothing(tmp_path: Path, make, trainable: str) -> None:
     for cache in ("auto", "device", "memory", "disk"):
         assert np.allclose(losses(cache=cache), expected, rtol=0, atol=1e-5)
         assert np.allclose(losses(cache=cache, cache_budget=2000), expected, rtol=0, atol=1e-5)
+
+
+@needs_triton
+@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("trainable", ["head", "last_block", "all", "lora"])
+def test_replayed_steps_change_nothing(tmp_path: Path, make, trainable: str) -> None:
+    """Against launching each kernel, over 20 steps with clipping and a schedule; and they are replayed."""
+    arguments = {"batch_size": 3, "epochs": 10, "max_grad_norm": 0.5, "scheduler": "linear", "device": "cuda"}
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        for graphs in (False, True):
+            trainer = make_trainer(
+                make(tmp_path), TEXTS, LABELS, trainable, dtype=dtype, cuda_graphs=graphs, **arguments
+            )
+            if trainer.prefix is not None:
+                trainer.prefix.fill()
+            steps = [step for epoch in range(10) for step in trainer.epoch_steps(epoch)]
+            losses[graphs] = [trainer.queue_step(step).result()[0] for step in steps]
+            assert (trainer._fixed_shapes is not None) == graphs
+            if trainer._fixed_shapes is not None:
+                assert trainer._fixed_shapes.recorded > 0
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    trainer.queue_step(steps[0])
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+        assert len(losses[True]) == 20
+        tolerance = 1e-5 if dtype == "float32" else 0.02
+        assert np.allclose(losses[True], losses[False], rtol=0, atol=tolerance)

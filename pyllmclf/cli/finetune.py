@@ -64,6 +64,7 @@ def finetune(
     cache_dir: Annotated[
         Path | None, typer.Option(help="Keep tokens, and what --cache puts on disk, for later runs.")
     ] = None,
+    cuda_graphs: Annotated[bool, typer.Option(help="On a GPU, replay short steps as CUDA graphs.")] = True,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
     progress: Progress = True,
     as_json: Json = False,
@@ -112,6 +113,7 @@ def finetune(
         cache=cache,
         cache_budget=cache_budget,
         cache_dir=cache_dir,
+        cuda_graphs=cuda_graphs,
         output_dir=output_dir,
         progress=progress,
     )

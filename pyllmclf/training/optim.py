@@ -12,10 +12,20 @@ from .. import ops
 from .settings import TrainingSettings
 
 
-def make_optimizer(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over the trained parameters, weight decay on all of them."""
-    trained = [p for p in parameters if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], settings: TrainingSettings, *, capturable: bool = False
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) over the trained parameters, weight decay on all of them.
+
+    ``capturable``: whether its steps may be recorded in a CUDA graph.
+    """
+    return torch.optim.AdamW(
+        [p for p in parameters if p.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+        capturable=capturable,
+    )
 
 
 class StepInBackward:

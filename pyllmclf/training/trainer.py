@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -15,10 +15,11 @@ from torch import nn
 
 from .. import ops
 from ..data.loader import BatchLoader
-from ..data.packing import Packer
+from ..data.packing import PackedBatch, Packer
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
+from .fixed_shapes import FixedShapes
 from .frozen_prefix import FrozenPrefix
 from .optim import StepInBackward, make_optimizer, make_scheduler
 from .settings import TrainingSettings
@@ -123,6 +124,9 @@ class Trainer:
     backend : str
     prefix : FrozenPrefix, optional
         Rows that frozen layers give; training goes on from there.
+    cuda_graphs : bool
+        Whether steps that a GPU does faster than the host launches them are replayed as CUDA graphs. Not with dropout,
+        whose masks differ by step, accumulation or fp16.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
     """
@@ -138,6 +142,7 @@ class Trainer:
         dtype: torch.dtype,
         backend: str = "auto",
         prefix: FrozenPrefix | None = None,
+        cuda_graphs: bool = True,
         progress: bool = False,
     ) -> None:
         self.model, self.packer, self.settings = model, packer, settings
@@ -156,7 +161,8 @@ class Trainer:
             self.total_steps = self.loader.count(0) * settings.epochs
         else:
             self.total_steps = sum(self.loader.count(epoch) for epoch in range(settings.epochs))
-        self.optimizer = make_optimizer(model.parameters(), settings)
+        records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any
+        self.optimizer = make_optimizer(model.parameters(), settings, capturable=records)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -164,11 +170,18 @@ class Trainer:
         needs_all_gradients = settings.max_grad_norm is not None or settings.gradient_accumulation_steps > 1
         # Whether a step was not finite; no parameter changes from then on.
         self._failed = torch.zeros((), dtype=torch.bool, device=device)
+        # A float would be recorded as it is at that time.
+        self._learning_rate = torch.zeros((), device=device)
         self._in_backward: StepInBackward | None = None
         if device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
             self._in_backward = StepInBackward(self.optimizer)
         else:
             ops.keep_gradients(model.parameters())
+        self._fixed_shapes = self.make_fixed_shapes() if records else None
+
+    def make_fixed_shapes(self) -> FixedShapes:
+        """Steps on memory that stays where it is."""
+        return FixedShapes(self.model.config.width, self.device, self._compute_fixed, self.optimizer.zero_grad)
 
     def fit(
         self,
@@ -296,16 +309,44 @@ class Trainer:
         that were queued after it.
         """
         ids = np.concatenate(micro_batches)
-        dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        fixed = self._fixed_shapes
+        if fixed is not None and len(micro_batches) == 1 and fixed.takes(self.packer.row_counts_of(ids)):
+            self._learning_rate.fill_(learning_rate)
+            stage, rows = self._given(ids) or (0, None)
+            stats = fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
+        else:
+            batches = ((self.packer.batch(part).to(self.device), self._given(part)) for part in micro_batches)
+            dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
+            stats = self._compute(batches, ids, dropout)
+        self.scheduler.step()
+        self.step += 1
+        return QueuedStep(self.step, ids, learning_rate, stats)
+
+    def _given(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
+        return None if self.prefix is None else self.prefix.given(self.packer, ids)
+
+    def _compute(
+        self,
+        batches: Iterable[tuple[PackedBatch, tuple[int, torch.Tensor] | None]],
+        ids: np.ndarray,
+        dropout: DropoutState | None,
+        learning_rate: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Forward, backward and the optimizer's step; of a batch's texts those count that have a label.
+
+        Returns
+        -------
+        tensor
+            As :attr:`QueuedStep.stats`.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        for part in micro_batches:
-            batch = self.packer.batch(part).to(self.device)
+        for batch, given in batches:
             assert batch.labels is not None
-            given = None if self.prefix is None else self.prefix.given(self.packer, part)
             with ops.use_backend(self.backend):
-                logits = self.model(batch, dropout, self.dtype, given=given)
+                logits = self.model(batch, dropout, self.dtype, given=given)[: len(batch.labels)]
                 loss = ops.cross_entropy(logits, batch.labels)
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()
@@ -319,30 +360,42 @@ class Trainer:
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
             if not self.scaler.is_enabled():  # with loss scaling an overflow is skipped, and the scale lowered
                 stats.append(norm)
-        learning_rate = self.optimizer.param_groups[0]["lr"]
-        self._optimizer_step(torch.stack(stats))
-        self.scheduler.step()
-        self.step += 1
-        return QueuedStep(self.step, ids, learning_rate, torch.stack(stats))
+        figures = torch.stack(stats)
+        self._optimizer_step(figures, learning_rate)
+        return figures
+
+    def _compute_fixed(self, batch: PackedBatch, rows: torch.Tensor | None) -> torch.Tensor:
+        """What is recorded; nothing in it may depend on numbers that differ by step and lie on the host."""
+        assert batch.labels is not None
+        given = None if self.prefix is None or rows is None else (self.prefix.stage, rows)
+        texts = np.arange(len(batch.labels))  # only how many there are matters
+        return self._compute([(batch, given)], texts, None, self._learning_rate)
 
     def _backward(self, loss: torch.Tensor) -> None:
         if self.scaler.is_enabled():
             # The scaler looks at the gradients alone, which can be finite where the loss is not.
-            self._failed = self._failed | ~torch.isfinite(loss.detach())
+            self._failed |= ~torch.isfinite(loss.detach())
             loss = loss * torch.where(self._failed, torch.nan, 1.0)
         self.scaler.scale(loss).backward()
 
-    def _optimizer_step(self, stats: torch.Tensor) -> None:
+    def _optimizer_step(self, stats: torch.Tensor, learning_rate: torch.Tensor | None) -> None:
+        """With the optimizer's own learning rate, or with the one that a tensor holds."""
         if self.scaler.is_enabled() or self._in_backward is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             return
-        self._failed = self._failed | ~torch.isfinite(stats).all()
+        self._failed |= ~torch.isfinite(stats).all()
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
         # What loss scaling uses, too: the fused AdamW reads it on the device and steps only where it is 0.
         self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
         try:
+            for group in groups if learning_rate is not None else ():
+                group["lr"] = learning_rate
             self.optimizer.step()
         finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
             del self.optimizer.found_inf  # type: ignore[attr-defined]
 
     def _check_parameters(self) -> None:

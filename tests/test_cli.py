@@ -179,6 +179,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "cache": (["--cache", "disk"], "disk"),
     "cache_budget": (["--cache-budget", "1000000"], 1000000),
     "cache_dir": (["--cache-dir", "kept"], Path("kept")),
+    "cuda_graphs": (["--no-cuda-graphs"], False),
     "output_dir": (["--output-dir", "out"], Path("out")),
     "progress": (["--no-progress"], False),
 }

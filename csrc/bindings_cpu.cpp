@@ -1,5 +1,6 @@
 #include "bindings_cpu.h"
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 
@@ -79,6 +80,43 @@ void embedding_backward_(Address dy, Address index, Address dtable, std::int64_t
   check_rows(rows, width, threads);
   py::gil_scoped_release release;
   embedding_backward({input(dy), indices(index), output(dtable), rows, width, threads});
+}
+
+void linear_forward_(Address x, std::int64_t x_row, Address weight, Address bias, Address y, std::int64_t rows,
+                     std::int64_t outputs, std::int64_t inputs, int threads) {
+  check_rows(rows, inputs, threads);
+  require(outputs >= 0, "outputs must not be negative");
+  py::gil_scoped_release release;
+  linear_forward({input(x), x_row, input(weight), input(bias), output(y), rows, outputs, inputs, threads});
+}
+
+void linear_adamw_(Address dy, std::int64_t dy_row, Address x, std::int64_t x_row, Address weight, Address exp_avg,
+                   Address exp_avg_sq, Address dx, std::int64_t rows, std::int64_t outputs, std::int64_t inputs,
+                   double lr, double beta1, double beta2, double eps, double weight_decay, double step, int threads) {
+  check_rows(rows, inputs, threads);
+  require(outputs >= 0 && step >= 1.0, "outputs must not be negative, and steps are counted from 1");
+  const auto rounded = [](double number) { return static_cast<float>(number); };
+  py::gil_scoped_release release;
+  linear_adamw({input(dy),
+                input(x),
+                dy_row,
+                x_row,
+                output(weight),
+                output(exp_avg),
+                output(exp_avg_sq),
+                output(dx),
+                rows,
+                outputs,
+                inputs,
+                rounded(beta1),
+                rounded(1.0 - beta1),
+                rounded(beta2),
+                rounded(1.0 - beta2),
+                rounded(eps),
+                rounded(1.0 - lr * weight_decay),
+                rounded(lr / (1.0 - std::pow(beta1, step))),
+                rounded(1.0 / std::sqrt(1.0 - std::pow(beta2, step))),
+                threads});
 }
 
 // (seed, step, stream, p); p = 0: no dropout.
@@ -179,6 +217,8 @@ void bind_cpu_ops(py::module_& module) {
   module.def("dropout_rows", &dropout_rows_);
   module.def("attention_forward", &attention_forward_);
   module.def("attention_backward", &attention_backward_);
+  module.def("linear_forward", &linear_forward_);
+  module.def("linear_adamw", &linear_adamw_);
 }
 
 }  // namespace pyllmclf

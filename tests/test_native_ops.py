@@ -13,6 +13,7 @@ from formulas import compare
 from torch import Tensor
 
 from pyllmclf import ops
+from pyllmclf.ops import native
 
 
 def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
@@ -157,3 +158,39 @@ def test_native_gradcheck(generator: torch.Generator) -> None:
         assert torch.autograd.gradcheck(
             lambda t: ops.attention_packed(t, cu, 3, heads=2, causal=True), (qkv,), **settings
         )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (8, 2, 768), (24, 203, 37), (5, 768, 256)], ids=str)
+def test_few_rows(shape: tuple[int, int, int], generator: torch.Generator) -> None:
+    """Against float64, and the step against torch's own AdamW; parts of wider rows, as attention's heads are."""
+    rows, outputs, inputs = shape
+    dy, x = (torch.randn(rows, n + 3, generator=generator)[:, 1 : n + 1] for n in (outputs, inputs))
+    weight = torch.nn.Parameter(torch.randn(outputs, inputs, generator=generator))
+    bias = torch.randn(outputs, generator=generator)
+    y = native.linear_forward(x, weight, bias)
+    assert relative_error(y, x.double() @ weight.double().t() + bias.double()) < 1e-5
+    assert relative_error(native.linear_forward(x, weight, None), x.double() @ weight.double().t()) < 1e-5
+    dx = dy.double() @ weight.double()
+    settings = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-8, "weight_decay": 0.1}
+    optimizer = torch.optim.AdamW([weight], fused=True, **settings)
+    copies = [weight.detach().clone(), torch.zeros_like(weight), torch.zeros_like(weight)]
+    for step in (1, 2, 3):
+        weight.grad = dy.t() @ x
+        optimizer.step()
+        found = native.linear_adamw(dy, x, *copies, input_needed=step == 1, step=step, **settings)  # type: ignore[arg-type]
+        if step == 1:
+            assert found is not None
+            assert relative_error(found, dx) < 1e-5
+        else:
+            assert found is None
+    state = optimizer.state[weight]
+    for mine, expected in zip(copies, (weight, state["exp_avg"], state["exp_avg_sq"]), strict=True):
+        assert relative_error(mine, expected.detach()) < 1e-5
+
+
+def test_few_rows_refuse_what_does_not_fit() -> None:
+    x = torch.zeros(2, 3)
+    weights = [torch.zeros(4, 3) for _ in range(3)]
+    settings = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    with pytest.raises(ValueError, match="counted from 1"):
+        native.linear_adamw(torch.zeros(2, 4), x, *weights, input_needed=False, step=0, **settings)  # type: ignore[arg-type]

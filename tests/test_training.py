@@ -171,6 +171,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "model", "train", "test", "text_column", "label_column", "device", "backend", "output_dir", "progress",
     "cache", "cache_budget", "cache_dir",  # test_frozen_prefix.py
+    "cuda_graphs",  # test_fixed_shapes.py, test_gpu.py
 }  # fmt: skip
 
 
@@ -234,16 +235,27 @@ def test_other_backward_passes_take_no_step(gpt2: Path) -> None:
         assert torch.equal(parameter, before[name]) and parameter.grad is not None
 
 
+@pytest.mark.parametrize("few_rows", [0, 24])
 @pytest.mark.parametrize("trainable", ["head", "last_block", "last_2_blocks", "all", "lora"])
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_trainable(
-    family: str, trainable: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    family: str, trainable: str, few_rows: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exactly the parameters that are meant change, and no other has a gradient or optimizer state.
 
-    Steps that are taken in the backward pass leave no gradient, and the same bits as those taken after it.
+    Steps that are taken in the backward pass leave no gradient, and the same bits as those taken after it; within
+    rounding where few rows are done at once with the backward pass.
     """
     monkeypatch.setattr("pyllmclf.ops.gradients.PART_ROWS", 7)  # embeddings take several parts
+    monkeypatch.setattr("pyllmclf.ops.native.FEW_ROWS", few_rows)
+
+    def same(one: torch.Tensor, other: torch.Tensor, state: dict[str, torch.Tensor]) -> bool:
+        if few_rows == 0 or not state:
+            return torch.equal(one, other)
+        # Where there is no true gradient, AdamW turns its rounding into steps, of up to the learning rate.
+        true = state["exp_avg_sq"].sqrt() > 1e-6
+        return torch.allclose(one * true, other * true, rtol=1e-4, atol=1e-5)
+
     folder = request.getfixturevalue(family)
     in_backward = make_trainer(folder, TEXTS, LABELS, trainable)
     # A limit that is never reached; but the norm of all gradients has to be known first.
@@ -251,12 +263,14 @@ def test_trainable(
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     for step in range(3):
         ids = np.arange(step, step + 6)
-        assert trainer.train_step([ids]) == in_backward.train_step([ids])
+        (loss, correct), (other_loss, other_correct) = trainer.train_step([ids]), in_backward.train_step([ids])
+        assert correct == other_correct
+        assert abs(loss - other_loss) <= 1e-6 * bool(few_rows)
     for one, other in zip(trainer.model.parameters(), in_backward.model.parameters(), strict=True):
-        assert torch.equal(one, other) and other.grad is None
         states = trainer.optimizer.state.get(one, {}), in_backward.optimizer.state.get(other, {})
+        assert same(one, other, states[0]) and other.grad is None
         assert states[0].keys() == states[1].keys()
-        assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+        assert all(same(value, states[1][name], states[0]) for name, value in states[0].items())
     changed = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
     blocks = {"gpt2": "backbone.h.{}.", "bert": "backbone.encoder.layer.{}."}[family]
     behind = {"gpt2": "backbone.ln_f.", "bert": "backbone.pooler."}[family]

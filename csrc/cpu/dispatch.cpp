@@ -82,5 +82,7 @@ void embedding_backward(const EmbeddingBackward& args) { cpu_ops().embedding_bac
 void dropout_rows(const DropoutRows& args) { cpu_ops().dropout_rows(args); }
 void attention_forward(const AttentionForward& args) { require_memory(cpu_ops().attention_forward(args)); }
 void attention_backward(const AttentionBackward& args) { require_memory(cpu_ops().attention_backward(args)); }
+void linear_forward(const LinearForward& args) { cpu_ops().linear_forward(args); }
+void linear_adamw(const LinearAdamW& args) { require_memory(cpu_ops().linear_adamw(args)); }
 
 }  // namespace pyllmclf

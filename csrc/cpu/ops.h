@@ -16,6 +16,8 @@ struct CpuOps {
   void (*dropout_rows)(const DropoutRows&);
   bool (*attention_forward)(const AttentionForward&);
   bool (*attention_backward)(const AttentionBackward&);
+  void (*linear_forward)(const LinearForward&);
+  bool (*linear_adamw)(const LinearAdamW&);
 };
 
 struct SimdBuild {
@@ -38,6 +40,8 @@ void embedding_backward(const EmbeddingBackward& args);
 void dropout_rows(const DropoutRows& args);
 bool attention_forward(const AttentionForward& args);
 bool attention_backward(const AttentionBackward& args);
+void linear_forward(const LinearForward& args);
+bool linear_adamw(const LinearAdamW& args);
 
 extern const CpuOps ops;
 

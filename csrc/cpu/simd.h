@@ -112,6 +112,19 @@ PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 #endif
 
+PYLLMCLF_INLINE Vec sqrt(Vec x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif defined(__AVX2__)
+  return _mm256_sqrt_ps(x);
+#elif defined(__SSE__)
+  return _mm_sqrt_ps(x);
+#else
+  for (int i = 0; i < kLanes; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
+
 PYLLMCLF_INLINE float sum(Vec x) {
   float total = 0.0f;
   for (int i = 0; i < kLanes; ++i) total += x[i];

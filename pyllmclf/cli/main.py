@@ -12,6 +12,7 @@ import typer
 from ..errors import PyllmclfError, ResourceError, UsageError
 from .demo import demo
 from .evaluate import evaluate
+from .experiments import experiments
 from .finetune import finetune
 from .info import info
 from .predict import predict
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(finetune)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command()(experiments)
 app.command()(demo)
 app.command()(info)
 

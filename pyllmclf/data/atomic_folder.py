@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ModelError, ResourceError, UsageError
@@ -20,6 +21,25 @@ Writer = Callable[[Path], object]
 def text_writer(content: str) -> Writer:
     """Writes ``content`` as UTF-8."""
     return lambda path: path.write_bytes(content.encode("utf-8"))
+
+
+def write_text(path: Path, content: str) -> None:
+    """Writes a file of its own, which is complete or as it was before.
+
+    Raises
+    ------
+    ResourceError
+        If it can't be written.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        text_writer(content)(beside)
+        _sync(beside)
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise ResourceError(f"{path} can't be written ({error}).") from error
 
 
 def write_folder(target: Path, files: Mapping[str, Writer]) -> None:

@@ -60,11 +60,16 @@ class GeluLinearFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         x, bias, weight = ctx.saved_tensors
         needs_x, needs_bias, needs_weight, needs_out_bias, _ = ctx.needs_input_grad
-        dx = dbias = dweight = None
-        if needs_x or needs_bias:
-            dhidden = input_gradient(dy, weight)
-            dx, dbias = native.gelu_backward(dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True)
+        dx = dbias = dweight = dhidden = None
         dout_bias = dy.sum(0) if needs_out_bias else None
-        if needs_weight:  # last: whoever consumes it may change the weight
+        at_once = needs_weight and ctx.kept is not None and ctx.kept.steps_at_once(dy)
+        if at_once:
+            hidden = native.gelu_forward(x, bias, ctx.approximate)
+            dhidden = ctx.kept.step_at_once(dy, hidden, input_needed=needs_x or needs_bias)
+        elif needs_x or needs_bias:
+            dhidden = input_gradient(dy, weight)
+        if dhidden is not None:
+            dx, dbias = native.gelu_backward(dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True)
+        if needs_weight and not at_once:  # last: whoever consumes it may change the weight
             dweight = weight_gradient(ctx.kept, dy, native.gelu_forward(x, bias, ctx.approximate))
         return dx, dbias, dweight, dout_bias, None

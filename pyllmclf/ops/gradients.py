@@ -19,6 +19,9 @@ from . import native
 
 # Called with a parameter and its whole gradient in parts: (rows, gradient of these rows). May change the parameter.
 Consumer = Callable[[nn.Parameter, Iterable[tuple[slice, Tensor]]], None]
+# Called with a weight [out, in], its gradient as products dyᵀ x of parts of the outputs, and whether dy W is needed (of
+# one product alone), which it returns. Changes the weight.
+LinearStep = Callable[[nn.Parameter, Sequence[tuple[Tensor, Tensor]], bool], Tensor | None]
 
 # Rows of an embedding whose gradient is made at a time: for the widest models 6 MB.
 PART_ROWS = 1024
@@ -45,15 +48,28 @@ class KeptGradient:
     """
 
     def __init__(
-        self, parameter: nn.Parameter, consumer: Consumer | None = None, shared: SharedMemory | None = None
+        self,
+        parameter: nn.Parameter,
+        consumer: Consumer | None = None,
+        linear_step: LinearStep | None = None,
+        shared: SharedMemory | None = None,
     ) -> None:
-        self._parameter, self._consumer = parameter, consumer
+        self._parameter, self._consumer, self._linear_step = parameter, consumer, linear_step
         self._shared = shared or SharedMemory()
         self._memory: Tensor | None = None
         # Of an embedding: rows that may hold something else than 0, and torch's count of writes to the memory after
         # they were last cleared. Another count means that others have written to it, too.
         self._written: Tensor | None = None
         self._version = -1
+
+    def steps_at_once(self, dy: Tensor) -> bool:
+        """Whether :meth:`step_at_once` is the way for so few rows."""
+        return self._linear_step is not None and 0 < len(dy) <= native.FEW_ROWS
+
+    def step_at_once(self, dy: Tensor, x: Tensor, *, input_needed: bool) -> Tensor | None:
+        """dy W if it is needed, and then the step of W with the gradient dyᵀ x."""
+        assert self._linear_step is not None
+        return self._linear_step(self._parameter, [(dy, x)], input_needed)
 
     def add_matmul(self, dy: Tensor, x: Tensor) -> None:
         """Adds dyᵀ x; dy [rows, out], x [rows, in]."""
@@ -62,6 +78,9 @@ class KeptGradient:
     def add_matmuls(self, *products: tuple[Tensor, Tensor]) -> None:
         """Adds the products dyᵀ x of parts of the outputs, one behind the other."""
         parameter = self._parameter
+        if self._linear_step is not None and all(map(self.steps_at_once, (dy for dy, _ in products))):
+            self._linear_step(parameter, products, False)
+            return
         if self._consumer is not None:
             gradient = self._shared.like(parameter)
             _write(products, gradient)
@@ -135,7 +154,9 @@ def _write(products: Sequence[tuple[Tensor, Tensor]], out: Tensor) -> None:
         torch.mm(dy.t(), x, out=part)
 
 
-def keep_gradients(parameters: Iterable[nn.Parameter], consumer: Consumer | None = None) -> None:
+def keep_gradients(
+    parameters: Iterable[nn.Parameter], consumer: Consumer | None = None, linear_step: LinearStep | None = None
+) -> None:
     """Gives each trained fp32 matrix on the CPU memory for its gradient.
 
     From then on, ops of this package write the gradients of these parameters to ``.grad`` themselves, and
@@ -147,11 +168,15 @@ def keep_gradients(parameters: Iterable[nn.Parameter], consumer: Consumer | None
     consumer : callable, optional
         Takes (parameter, parts) as soon as a matrix's gradient is complete, where ``parts`` yields (slice of rows,
         gradient of these rows); then ``.grad`` stays ``None``, and a matrix must be used once in a forward pass.
+    linear_step : callable, optional
+        Takes the place of the consumer for a contiguous weight whose gradient is a product of few rows: (weight,
+        products, whether the input's gradient is needed); see ``LinearStep``.
     """
     shared = SharedMemory()
     for parameter in parameters:
         if parameter.requires_grad and parameter.dim() == 2 and native.serves(parameter):
-            parameter.kept_gradient = KeptGradient(parameter, consumer, shared)  # type: ignore[attr-defined]
+            at_once = linear_step if parameter.is_contiguous() else None
+            parameter.kept_gradient = KeptGradient(parameter, consumer, at_once, shared)  # type: ignore[attr-defined]
 
 
 def forget_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -1,4 +1,6 @@
-"""The linear layer. Its matmuls stay torch's; which of torch's two libraries computes them is measured."""
+"""The linear layer. Its matmuls stay torch's, but for a few rows; which of torch's two libraries computes them is
+measured.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import reference
+from . import native, reference
 from .dispatch import implementation
 from .gradients import KeptGradient, kept_gradient
 
@@ -71,6 +73,8 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b without autograd."""
+    if 0 < len(x) <= native.FEW_ROWS and weight.is_contiguous() and native.serves(x, weight, bias):
+        return native.linear_forward(x, weight, bias)
     if _use_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
@@ -103,7 +107,9 @@ class LinearFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        dbias = dy.sum(0) if needs_bias else None
+        if needs_weight and ctx.kept is not None and ctx.kept.steps_at_once(dy):
+            return ctx.kept.step_at_once(dy, x, input_needed=needs_x), None, dbias
         # The weight's gradient last: whoever consumes it may change the weight.
         dx = input_gradient(dy, weight) if needs_x else None
-        dbias = dy.sum(0) if needs_bias else None
         return dx, weight_gradient(ctx.kept, dy, x) if needs_weight else None, dbias

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from .dropout import DropoutKey
 
 MAX_HEAD_DIM = 256
+# Up to so many rows, a linear layer waits for its weight, and csrc/cpu/linear.cpp is faster than the libraries: forward
+# 1.1 to 1.5 times, backward with AdamW's step 1.3 to 2.9 times.
+FEW_ROWS = 24
 
 
 def serves(*tensors: Tensor | None) -> bool:
@@ -143,6 +146,60 @@ def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None
     """Adds the rows of ``dy`` to the rows of ``dtable`` that ``index`` names; without it, to the first row."""
     rows, width = dy.shape
     _C.embedding_backward(*map(_address, (dy, index, dtable)), rows, width, torch.get_num_threads())
+
+
+def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b for few rows; the weight is contiguous."""
+    x = x if x.stride(1) == 1 else x.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    y = x.new_empty(len(x), len(weight))
+    _C.linear_forward(
+        x.data_ptr(),
+        x.stride(0),
+        *map(_address, (weight, bias, y)),
+        len(x),
+        *weight.shape,
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def linear_adamw(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    input_needed: bool,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    step: float,
+) -> Tensor | None:
+    """dy W, and then AdamW's step of W and its moments, contiguous [out, in], with the gradient dyᵀ x.
+
+    dy [rows, out] and x [rows, in] may have any row stride; ``step`` counts from 1.
+    """
+    dy, x = (t if t.stride(1) == 1 else t.contiguous() for t in (dy, x))
+    dx = x.new_empty(x.shape) if input_needed else None
+    _C.linear_adamw(
+        dy.data_ptr(),
+        dy.stride(0),
+        x.data_ptr(),
+        x.stride(0),
+        *map(_address, (weight, exp_avg, exp_avg_sq, dx)),
+        len(dy),
+        *weight.shape,
+        lr,
+        *betas,
+        eps,
+        weight_decay,
+        step,
+        torch.get_num_threads(),
+    )
+    return dx
 
 
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:

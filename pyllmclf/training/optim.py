@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from .. import ops
+from ..ops import native
 from .settings import TrainingSettings
 
 
@@ -33,9 +35,10 @@ class StepInBackward:
 
     ``with steps: loss.backward()``; a backward pass outside of the block is refused.
 
-    The same bits as ``optimizer.step()`` afterwards, on the same state, without memory for the gradients: each is used
-    while it is in the caches, and gone then. Not for clipping by the norm of all gradients, accumulation over several
-    backward passes, or loss scaling, which need all gradients together.
+    The same as ``optimizer.step()`` afterwards, on the same state, without memory for the gradients: each is used
+    while it is in the caches, and gone then. The same bits, but for weights whose gradient is a product of few rows:
+    these are read once for the backward pass and the step (``csrc/cpu/linear.cpp``). Not for clipping by the norm of
+    all gradients, accumulation over several backward passes, or loss scaling, which need all gradients together.
 
     Parameters
     ----------
@@ -52,7 +55,7 @@ class StepInBackward:
         for parameter in self._groups:
             self._state(parameter)
         # Matrices whose gradient the ops write themselves come through the consumer, all else through autograd.
-        ops.keep_gradients(self._groups, self._update)
+        ops.keep_gradients(self._groups, self._update, self._linear_step)
         self._hooks = [p.register_post_accumulate_grad_hook(self._from_autograd) for p in self._groups]
 
     def __enter__(self) -> None:
@@ -80,15 +83,34 @@ class StepInBackward:
             state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
         return state
 
-    @torch.no_grad()
-    def _update(self, parameter: nn.Parameter, parts: Iterable[tuple[slice, torch.Tensor]]) -> None:
+    def _begin(self, parameter: nn.Parameter) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """(group, state) of a parameter that takes its step now."""
         if self._done is None:
             raise RuntimeError("a backward pass outside of the training step, in which these parameters change")
         if parameter in self._done:
             raise RuntimeError("a parameter got two gradients in one backward pass; it must be used once")
         self._done.add(parameter)
-        group, state = self._groups[parameter], self._state(parameter)
+        state = self._state(parameter)
         state["step"] += 1
+        return self._groups[parameter], state
+
+    @torch.no_grad()
+    def _linear_step(
+        self, weight: nn.Parameter, products: Sequence[tuple[torch.Tensor, torch.Tensor]], input_needed: bool
+    ) -> torch.Tensor | None:
+        group, state = self._begin(weight)
+        settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+        step, begin, dx = state["step"].item(), 0, None
+        for dy, x in products:
+            rows = slice(begin, begin + dy.shape[1])
+            of_rows = weight[rows], state["exp_avg"][rows], state["exp_avg_sq"][rows]
+            dx = native.linear_adamw(dy, x, *of_rows, input_needed=input_needed, step=step, **settings)
+            begin = rows.stop
+        return dx
+
+    @torch.no_grad()
+    def _update(self, parameter: nn.Parameter, parts: Iterable[tuple[slice, torch.Tensor]]) -> None:
+        group, state = self._begin(parameter)
         for rows, gradient in parts:
             torch._fused_adamw_(
                 [parameter[rows]],

@@ -14,6 +14,21 @@ using std::size_t;
 
 inline size_t at(int64_t row, int64_t width, int64_t column) { return static_cast<size_t>(row * width + column); }
 
+// a [rows, inner] times b [inner, columns], or b [columns, inner] turned; or a [inner, rows] turned times b.
+inline Numbers product(const Numbers& a, bool turn_a, const Numbers& b, bool turn_b, int64_t rows, int64_t inner,
+                       int64_t columns) {
+  Numbers out(static_cast<size_t>(rows * columns));
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) {
+      for (int64_t k = 0; k < inner; ++k) {
+        const double left = turn_a ? a[at(k, rows, r)] : a[at(r, inner, k)];
+        out[at(r, columns, c)] += left * (turn_b ? b[at(c, inner, k)] : b[at(k, columns, c)]);
+      }
+    }
+  }
+  return out;
+}
+
 struct LayerNorm {
   Numbers y, s, ds, dweight, dbias;
 };

@@ -1,5 +1,6 @@
 // Every CPU op, in each SIMD build that this processor runs, against its formula; and the same bits for 1, 2 and 3
 // threads. Outputs hold NaN before.
+#include <array>
 #include <cstring>
 #include <functional>
 #include <numeric>
@@ -170,6 +171,52 @@ void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::str
   }
 }
 
+void test_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t inputs, const std::string& build) {
+  const std::string what =
+      build + " linear " + std::to_string(rows) + " x " + std::to_string(outputs) + " x " + std::to_string(inputs);
+  check::Random random(1);
+  const int64_t size = outputs * inputs;
+  const Floats x = random.normal(rows * inputs), dy = random.normal(rows * outputs), weight = random.normal(size);
+  const Floats bias = random.normal(outputs), exp_avg = random.normal(size);
+  Floats exp_avg_sq = random.normal(size);
+  for (float& value : exp_avg_sq) value *= value;
+  const double beta1 = 0.9, beta2 = 0.99, eps = 1e-3, keep = 0.95, step_size = 0.3, inverse_root = 1.5;
+  auto y = formulas::product(as_double(x), false, as_double(weight), true, rows, inputs, outputs);
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias[i % bias.size()];
+  const auto dx = formulas::product(as_double(dy), false, as_double(weight), false, rows, outputs, inputs);
+  const auto gradient = formulas::product(as_double(dy), true, as_double(x), false, outputs, rows, inputs);
+  auto stepped = as_double(weight), mean = as_double(exp_avg), square = as_double(exp_avg_sq);
+  for (std::size_t i = 0; i < gradient.size(); ++i) {
+    mean[i] = beta1 * mean[i] + (1 - beta1) * gradient[i];
+    square[i] = beta2 * square[i] + (1 - beta2) * gradient[i] * gradient[i];
+    stepped[i] = keep * stepped[i] - step_size * mean[i] / (std::sqrt(square[i]) * inverse_root + eps);
+  }
+  const auto found = same_bits(
+      [&](int threads) {
+        Floats out = nans<float>(rows * outputs), input = nans<float>(rows * inputs);
+        ops.linear_forward({x.data(), inputs, weight.data(), bias.data(), out.data(), rows, outputs, inputs, threads});
+        std::vector<Floats> results = {out};
+        for (float* to : {input.data(), static_cast<float*>(nullptr)}) {
+          Floats w = weight, m = exp_avg, v = exp_avg_sq;
+          check::that(ops.linear_adamw({dy.data(), x.data(), outputs, inputs, w.data(), m.data(), v.data(),
+                                        to,        rows,     outputs, inputs, 0.9f,     0.1f,     0.99f,
+                                        0.01f,     1e-3f,    0.95f,   0.3f,   1.5f,     threads}),
+                      what + ": memory");
+          results.insert(results.end(), {w, m, v});
+        }
+        results.push_back(input);
+        return results;
+      },
+      what);
+  check::close(found[0], y, kTolerance, what + ": y");
+  for (const std::size_t first : {std::size_t{1}, std::size_t{4}}) {
+    check::close(found[first], stepped, kTolerance, what + ": weight");
+    check::close(found[first + 1], mean, kTolerance, what + ": mean");
+    check::close(found[first + 2], square, kTolerance, what + ": square");
+  }
+  check::close(found[7], dx, kTolerance, what + ": dx");
+}
+
 // Columns [first, first + count) of rows of `width`.
 Floats columns(const Floats& x, int64_t width, int64_t first, int64_t count) {
   Floats out;
@@ -308,6 +355,10 @@ int main() {
       }
     }
     for (const int64_t width : {7, 64, 768}) test_embedding(ops, 90, width, name);
+    for (const auto& [rows, outputs, inputs] :
+         std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {8, 2, 768}, {5, 203, 37}, {24, 100, 100}, {8, 768, 64}}) {
+      test_linear(ops, rows, outputs, inputs, name);
+    }
     test_dropout(ops, 3, 5, name);
     test_dropout(ops, 200, 768, name);
     for (const bool causal : {false, true}) {

@@ -147,6 +147,35 @@ struct AttentionBackward {
   MutableHeads dq, dk, dv;  // each entry is written, none is read
 };
 
+// y = x Wᵀ + bias for few rows; more are the BLAS's.
+struct LinearForward {
+  const float* x;  // [rows, inputs]
+  std::int64_t x_row;
+  const float* weight;  // [outputs, inputs]
+  const float* bias;    // [outputs], may be null
+  float* y;             // [rows, outputs]
+  std::int64_t rows, outputs, inputs;
+  int threads;
+};
+
+// Of y = x Wᵀ: dx = dy W, and then AdamW's step of W and its moments, all [outputs, inputs], with the gradient dyᵀ x.
+struct LinearAdamW {
+  const float* dy;  // [rows, outputs]
+  const float* x;   // [rows, inputs]
+  std::int64_t dy_row, x_row;
+  float* weight;
+  float* exp_avg;
+  float* exp_avg_sq;
+  float* dx;  // [rows, inputs], or null
+  std::int64_t rows, outputs, inputs;
+  float beta1, beta1_rest, beta2, beta2_rest;  // the rests are 1 - beta
+  float eps;
+  float keep;          // 1 - learning rate * weight decay
+  float step_size;     // learning rate / (1 - beta1^step)
+  float inverse_root;  // 1 / sqrt(1 - beta2^step)
+  int threads;
+};
+
 // head_dim at most this.
 constexpr std::int64_t kMaxHeadDim = 256;
 
@@ -160,5 +189,7 @@ void embedding_backward(const EmbeddingBackward& args);
 void dropout_rows(const DropoutRows& args);
 void attention_forward(const AttentionForward& args);
 void attention_backward(const AttentionBackward& args);
+void linear_forward(const LinearForward& args);
+void linear_adamw(const LinearAdamW& args);
 
 }  // namespace pyllmclf

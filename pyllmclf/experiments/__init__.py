@@ -1,0 +1,1 @@
+"""The published tables of experiments, and what runs them again."""

@@ -1,0 +1,153 @@
+"""Results of a table's rows beside the published ones: JSON, CSV, Markdown and a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.atomic_folder import write_text
+from .runner import RowResult
+
+COLUMNS = (
+    "row",
+    "model",
+    "weights",
+    "experiment",
+    "published_train",
+    "published_validation",
+    "published_test",
+    "published_minutes",
+    "seeds",
+    "train",
+    "validation",
+    "test",
+    "test_lowest",
+    "test_highest",
+    "minutes",
+    "tokens_per_second",
+    "skipped",
+    "differs",
+)
+
+
+def summary(result: RowResult) -> dict[str, Any]:
+    """A row's figures by column: accuracies in percent, means over the seeds; ``None`` where there is none."""
+    row, runs = result.row, result.runs
+    figures: dict[str, Any] = dict.fromkeys(COLUMNS) | {
+        "row": row.name,
+        "model": row.model,
+        "weights": row.weights,
+        "experiment": row.describe(),
+        "seeds": [run["seed"] for run in runs],
+        "skipped": result.skipped,
+        "differs": row.differs or None,
+    }
+    for part in ("train", "validation", "test", "minutes"):
+        figures[f"published_{part}"] = getattr(row.published, part)
+    if runs:
+        for part in ("train", "validation", "test"):
+            figures[part] = 100.0 * statistics.mean(run["accuracy"][part] for run in runs)
+        tests = [100.0 * run["accuracy"]["test"] for run in runs]
+        figures |= {"test_lowest": min(tests), "test_highest": max(tests)}
+        figures["minutes"] = statistics.mean(run["train_seconds"] for run in runs) / 60
+        rates = [run["tokens_per_second"] for run in runs if run["tokens_per_second"] is not None]
+        figures["tokens_per_second"] = statistics.mean(rates) if rates else None
+    return figures
+
+
+def markdown(results: Sequence[RowResult]) -> str:
+    """The table for people; reasons and differences below it."""
+    lines = [
+        "| row | model | experiment | published: train | validation | test | minutes | "
+        "here: train | validation | test | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for result in results:
+        f = summary(result)
+        model = f["model"] if f["weights"] != "random" else f"{f['model']}, random weights"
+        published = [_percent(f[f"published_{part}"]) for part in ("train", "validation", "test")]
+        ours = [_percent(f["train"]), _percent(f["validation"]), _spread(f)]
+        if result.skipped is not None:
+            ours[2] = "skipped"
+            notes.append(f"- Row {f['row']} was skipped: {result.skipped}")
+        if f["differs"] and result.skipped is None:
+            notes.append(f"- Row {f['row']} differs: {f['differs']}.")
+        minutes = _minutes(f["published_minutes"]), _minutes(f["minutes"])
+        cells = [f["row"], model, f["experiment"], *published, minutes[0], *ours, minutes[1]]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def write_results(folder: Path, results: Sequence[RowResult], about: dict[str, Any]) -> None:
+    """Writes ``results.json``, ``.csv``, ``.md`` and ``.svg``.
+
+    Raises
+    ------
+    ResourceError
+        If they can't be written.
+    """
+    rows = [summary(result) for result in results]
+    runs = {result.row.name: result.runs for result in results}
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row | {"seeds": " ".join(map(str, row["seeds"]))} for row in rows)
+    heading = "".join(f"- {name}: {value}\n" for name, value in about.items())
+    contents: dict[str, str] = {
+        "results.json": json.dumps(about | {"rows": rows, "runs": runs}, indent=2),
+        "results.csv": file.getvalue(),
+        "results.md": f"# Experiments\n\n{heading}\n{markdown(results)}",
+        "results.svg": plot(results),
+    }
+    for name, content in contents.items():
+        write_text(folder / name, content)
+
+
+def plot(results: Sequence[RowResult]) -> str:
+    """Test accuracy of each row, published and here with every seed, as SVG."""
+    from matplotlib.figure import Figure
+
+    shown = [result for result in results if result.runs or result.row.published.test is not None]
+    figure = Figure(figsize=(9, 1.4 + 0.32 * max(1, len(shown))), layout="constrained")
+    axes = figure.subplots()
+    for i, result in enumerate(shown):
+        if (published := result.row.published.test) is not None:
+            axes.plot(published, i, "D", color="#888888", label="published" if i == 0 else None)
+        tests = [100.0 * run["accuracy"]["test"] for run in result.runs]
+        if tests:
+            axes.plot([min(tests), max(tests)], [i, i], color="#1f77b4", linewidth=2)
+            axes.plot(tests, [i] * len(tests), "o", color="#1f77b4", markersize=5)
+    axes.plot([], [], "o-", color="#1f77b4", label="here, each seed")
+    axes.set_yticks(range(len(shown)), [f"{r.row.name}: {r.row.describe()}" for r in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("test accuracy, %")
+    axes.grid(axis="x", color="#dddddd")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside upper right", ncols=2, fontsize=8)
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _spread(figures: dict[str, Any]) -> str:
+    if figures["test"] is None or len(figures["seeds"]) == 1:
+        return _percent(figures["test"])
+    return f"{figures['test']:.2f} ({figures['test_lowest']:.2f}–{figures['test_highest']:.2f})"
+
+
+def _minutes(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _cell(value: str) -> str:
+    return value.replace("|", "\\|").replace("\n", " ")

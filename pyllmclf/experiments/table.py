@@ -1,0 +1,142 @@
+"""The published tables as data (``published.json``), and which of their rows are meant."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ..errors import UsageError
+
+BAG_OF_WORDS = "bow"
+# The model that another one takes the place of.
+REPLACED = "gpt2"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published of a row: accuracies in percent, minutes on an A100; ``None`` where there is no figure."""
+
+    train: float | None
+    validation: float | None
+    test: float | None
+    minutes: float | None
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One experiment.
+
+    Attributes
+    ----------
+    name : str
+        Its number in the published table, or a word.
+    model, weights : str
+        As for :func:`pyllmclf.finetune`.
+    settings : dict
+        Arguments of :func:`pyllmclf.finetune`, those that all rows of the table have in common among them.
+    published : Published
+    differs : str
+        What differs from the published run.
+    """
+
+    name: str
+    model: str
+    weights: str
+    settings: dict[str, Any] = field(hash=False)
+    published: Published
+    differs: str = ""
+
+    @property
+    def is_bag_of_words(self) -> bool:
+        return self.name == BAG_OF_WORDS
+
+    def describe(self) -> str:
+        """What sets the row apart from others, for a table."""
+        if self.is_bag_of_words:
+            return "bag of words, logistic regression"
+        settings = self.settings
+        trained = settings.get("trainable", "last_block")
+        if "lora" in settings:
+            trained = f"LoRA {settings['lora']['rank']}"
+        token = {"last_position": "last", "last": "last real"}.get(settings.get("pooling", ""), settings.get("pooling"))
+        said = [trained, f"token: {token or 'own'}"]
+        padding = settings.get("padding", "none")
+        said.append({"none": "no padding", "train_longest": "padded"}.get(padding, f"padded: {padding}"))
+        if settings.get("causal") is False:
+            said.append("no causal mask")
+        if (accumulated := settings.get("gradient_accumulation_steps", 1)) > 1:
+            said.append(f"batch {settings['batch_size']} x {accumulated}")
+        elif settings.get("batch_size", 8) != 8:
+            said.append(f"batch {settings['batch_size']}")
+        return ", ".join(said)
+
+
+@cache
+def _published() -> dict[str, Any]:
+    return json.loads((resources.files(__package__) / "published.json").read_text(encoding="utf-8"))
+
+
+def tables() -> list[str]:
+    """Names of the tables."""
+    return list(_published()["tables"])
+
+
+def default_data(table: str) -> str:
+    """The named data set that a table was made on."""
+    return _published()["tables"][table]["data"]
+
+
+def published_rows(table: str) -> list[TableRow]:
+    """All rows of a table."""
+    found = _published()["tables"][table]
+    rows = []
+    for row in found["rows"]:
+        bag = row["row"] == BAG_OF_WORDS
+        settings = {} if bag else found["settings"] | row["settings"]
+        differs = [row.get("differs", ""), "" if bag else found.get("differs", "")]
+        rows.append(
+            TableRow(
+                name=row["row"],
+                model=row["model"],
+                weights=row["weights"],
+                settings=settings,
+                published=Published(**(row["published"] or dict.fromkeys(("train", "validation", "test", "minutes")))),
+                differs="; ".join(filter(None, differs)),
+            )
+        )
+    return rows
+
+
+def choose_rows(table: str, wanted: str | None) -> list[TableRow]:
+    """The rows that a list of names and ranges of numbers means, in the table's order.
+
+    Parameters
+    ----------
+    table : str
+    wanted : str or None
+        As ``"1-5,11,bow"``; ``None``: all.
+
+    Raises
+    ------
+    UsageError
+        If the table has no such row.
+    """
+    rows = published_rows(table)
+    if wanted is None:
+        return rows
+    names = [row.name for row in rows]
+    chosen: set[str] = set()
+    for part in wanted.split(","):
+        first, dash, last = part.strip().partition("-")
+        if dash and first.isdecimal() and last.isdecimal():
+            numbers = [str(number) for number in range(int(first), int(last) + 1)]
+        else:
+            numbers = [part.strip()]
+        unknown = [name for name in numbers if name not in names]
+        if unknown or not numbers:
+            raise UsageError(f"rows: the table {table} has no row {part.strip()!r}; it has {', '.join(names)}.")
+        chosen.update(numbers)
+    return [row for row in rows if row.name in chosen]

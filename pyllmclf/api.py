@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -275,7 +276,9 @@ def finetune(
     }
     prefix = None
     obstacle = None if cache == "off" else why_not(state.model, rates, epochs)
-    if cache != "off" and obstacle is None:
+    # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
+    only_if_kept = epochs == 1 and kept_in is not None and cache in ("auto", "disk")
+    if cache != "off" and (obstacle is None or (only_if_kept and why_not(state.model, rates, 2) is None)):
         prefix = FrozenPrefix(
             state.model,
             [packer, *(parts[name] for name in ("validation",) if name in parts)],  # test texts are read once
@@ -287,6 +290,8 @@ def finetune(
             backend=backend,
             progress=progress,
         )
+        if only_if_kept and not prefix.is_kept():
+            prefix = None
     trainer = Trainer(
         state.model,
         packer,
@@ -302,8 +307,10 @@ def finetune(
     lengths = LengthReport.of(packer, source.tokenizer)
     _say(f"train: {lengths}", progress)
     if prefix is not None:
-        _say(str(prefix), progress)
-    elif obstacle is not None and (cache != "auto" or changes_each_epoch(rates)):
+        (_say if prefix.keeps_all else _warn)(str(prefix), progress)
+    elif obstacle is not None and cache not in ("auto", "off"):
+        _warn(f"nothing is kept of frozen layers: {obstacle}", progress)
+    elif obstacle is not None and changes_each_epoch(rates):
         _say(f"nothing is kept of frozen layers: {obstacle}", progress)
     seconds = {"prepare": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
 
@@ -433,3 +440,11 @@ def _say(line: str, progress: bool) -> None:
         from tqdm import tqdm
 
         tqdm.write(line, file=sys.stderr)
+
+
+def _warn(line: str, progress: bool) -> None:
+    """What the user did not ask for is said in any case, once."""
+    if progress:
+        _say(line, progress)
+    else:
+        warnings.warn(line, RuntimeWarning, stacklevel=3)

@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models import bert_folder, gpt2_folder
+from models import bert_folder, gpt2_folder, make_trainer
 from torch import Tensor
 
 import pyllmclf
@@ -217,12 +218,15 @@ def test_plan_keeps_the_longest_texts() -> None:
         return lambda kept: [kept[chosen] for chosen in token_budget_batches(counts[kept], budget)]
 
     plan = Plan.make(first, counts, counts, 16, together(9))
-    assert (plan.rows, plan.distinct_rows) == (14, 20)
-    assert [batch.tolist() for batch in plan.batches] == [[4], [1]]
-    assert plan.starts.tolist() == [-1, 5, -1, -1, 0]
+    assert (plan.rows, plan.distinct_rows) == (16, 20)  # the next longest does not fit, and a shorter one does
+    assert [batch.tolist() for batch in plan.batches] == [[0, 4], [1]]
+    assert plan.starts.tolist() == [0, 7, 0, -1, 2]
     everything = Plan.make(first, counts, counts, 20, together(11))
     assert [batch.tolist() for batch in everything.batches] == [[0, 3, 4], [1]]
     assert everything.starts.tolist() == [0, 11, 0, 2, 6]
+    longest = np.array([1000, *[10] * 500])
+    short = Plan.make(np.arange(501), longest, longest, 999, lambda kept: [kept])
+    assert short.rows == 990
     nothing = Plan.make(first, counts, counts, 0, together(9))
     assert (nothing.rows, nothing.starts.tolist()) == (0, [-1] * 5)
 
@@ -356,10 +360,11 @@ def test_killed_while_writing(gpt2: Path, tmp_path: Path, monkeypatch: pytest.Mo
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert [path.suffix for path in folder.iterdir() if "prefix" in path.name] == [".tmp"]
+    (folder / ".tokens-0123456789abcdef.ff00.tmp").mkdir()
     counted = Counted(monkeypatch)
     run(gpt2, cache="disk", cache_dir=folder)
     assert counted.rows == sum(len(text) for text in set(TEXTS))
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".locks"]
     (kept,) = folder.glob("prefix-*")
     assert sorted(path.name for path in kept.iterdir()) == ["manifest.json", "prefix.json", "rows.bin"]
 
@@ -375,6 +380,106 @@ def test_no_room(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(ResourceError, match="No space left"):
             run(gpt2, cache="disk", cache_dir=folder)
     assert not list(tmp_path.glob("prefix-*"))
+
+
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("cache", ["disk", "memory"])
+def test_no_budget(gpt2: Path, tmp_path: Path, cache: str, folder: bool) -> None:
+    """Nothing is kept, and that is said, also without progress."""
+    expected = run(gpt2, cache="off")
+    with pytest.warns(RuntimeWarning, match="don't fit the budget .* none is kept"):
+        found = run(gpt2, cache=cache, cache_budget=100, cache_dir=tmp_path if folder else None)
+    assert np.allclose(losses(found), losses(expected), rtol=0, atol=1e-6)
+
+
+def test_the_plan_does_not_depend_on_what_the_file_takes(
+    gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk with room for one file, and little beside it: the second run finds the first one's."""
+    need = sum(len(text) for text in set(TEXTS)) * 32 * 4
+    disk = int(2.6 * need)
+
+    def usage(_: Path) -> Any:
+        used = sum(path.stat().st_size for path in tmp_path.glob("prefix-*/rows.bin"))
+        return SimpleNamespace(free=disk - used)
+
+    monkeypatch.setattr(prefix_storage.shutil, "disk_usage", usage)
+    counted = Counted(monkeypatch)
+    rows = []
+    for _ in range(3):
+        counted.rows = 0
+        run(gpt2, cache="disk", cache_dir=tmp_path)
+        rows.append(counted.rows)
+    assert rows == [need // 128, 0, 0]
+    # Rows of other weights take the place of those that were not used for longest.
+    run(gpt2, cache="disk", cache_dir=tmp_path, weights="random")
+    assert len(list(tmp_path.glob("prefix-*"))) == 1
+
+
+def test_a_single_epoch_reads_what_is_kept(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = Counted(monkeypatch)
+    run(gpt2, epochs=1, cache_dir=tmp_path)
+    assert not list(tmp_path.glob("prefix-*"))
+    run(gpt2, cache="disk", cache_dir=tmp_path)
+    counted.rows = 0
+    run(gpt2, epochs=1, cache_dir=tmp_path)
+    assert counted.rows == 0
+
+
+def test_padding_that_looks_like_a_text(gpt2: Path, tmp_path: Path) -> None:
+    """The same tokens and rows, but of other real lengths: another row is read."""
+    arguments = {"trainable": "head", "padding": 8, "pooling": "last", "cache": "disk", "cache_dir": tmp_path}
+    prefixes = []
+    for texts in (["hi", "yo", "hello"], ["hi!", "yo!", "hello!"]):
+        trainer = make_trainer(gpt2, texts, [0, 1, 0], epochs=3, **arguments)  # type: ignore[arg-type]
+        trainer.packer.row_options["pad_token"] = ord("!")
+        assert trainer.prefix is not None
+        trainer.prefix._all.row_options["pad_token"] = ord("!")
+        trainer.prefix.fill()
+        prefixes.append(trainer.prefix)
+    assert not prefixes[1].found
+    assert not torch.equal(prefixes[0]._rows, prefixes[1]._rows)
+
+
+@pytest.mark.parametrize("what", ["backend", "precision"])
+def test_arithmetic_is_part_of_the_key(gpt2: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(gpt2, cache="disk", cache_dir=tmp_path)
+    if what == "backend":
+        monkeypatch.setenv("PYLLMCLF_BACKEND", "reference")
+    else:
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    counted = Counted(monkeypatch)
+    run(gpt2, cache="disk", cache_dir=tmp_path)
+    assert counted.rows > 0
+
+
+MANY = """
+import sys
+from pathlib import Path
+import torch
+from pyllmclf.training.prefix_storage import in_kept_file
+
+(Path(sys.argv[1]) / sys.argv[2]).touch()
+while len(list(Path(sys.argv[1]).iterdir())) < 4:
+    pass
+folder = Path(sys.argv[1]) / "kept"
+for i in range(30):
+    blocks = lambda: iter([torch.full((5, 4), float(i))])
+    rows, found = in_kept_file(folder, {"sha256": f"{i:016x}"}, (5, 4), torch.float32, blocks)
+    assert rows.eq(i).all()
+"""
+
+
+def test_runs_at_the_same_time_share_a_folder(tmp_path: Path) -> None:
+    """Each finds what another has made, or makes it; none is in another's way."""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", MANY, str(tmp_path), f"ready-{n}"], stderr=subprocess.PIPE, text=True)
+        for n in range(4)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert len(list((tmp_path / "kept").glob("prefix-*"))) == 30
 
 
 @pytest.mark.parametrize("make", [gpt2_folder, bert_folder])

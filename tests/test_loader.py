@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import gpt2_folder
+from models import gpt2_folder, make_trainer
 
 from pyllmclf import DataError, UsageError, finetune
 from pyllmclf.data import token_store
@@ -99,10 +99,33 @@ def test_going_on_from_any_step(options: dict[str, int]) -> None:
             assert [shown(step) for step in again] == steps[max(0, done - 1) :]
 
 
-def test_a_state_of_another_seed() -> None:
-    loader = BatchLoader(packer_of([1]), seed=3)
-    with pytest.raises(UsageError, match="seed 4"):
-        loader.load_state_dict({"epoch": 0, "step": 0, "seed": 4})
+@pytest.mark.parametrize("changes", [
+    {"seed": 4}, {"batch_size": 2}, {"batch_tokens": 9}, {"accumulate": 2}, {"ranks": 3},
+], ids=str)  # fmt: skip
+def test_a_state_of_another_loader(changes: dict[str, int]) -> None:
+    state = BatchLoader(packer_of([1] * 9), **({"seed": 3} | changes)).state_dict()
+    with pytest.raises(UsageError, match=next(iter(changes))):
+        BatchLoader(packer_of([1] * 9), seed=3).load_state_dict(state)
+
+
+@pytest.mark.parametrize("changes", [{"step": 3}, {"step": -1}, {"epoch": -1}, {"step": None}, {"texts": 7}], ids=str)
+def test_a_state_that_there_is_not(changes: dict[str, int]) -> None:
+    loader = BatchLoader(packer_of([1] * 9), batch_size=5)
+    with pytest.raises(UsageError, match="state"):
+        loader.load_state_dict(loader.state_dict() | changes)
+    with pytest.raises(UsageError, match="state"):
+        loader.load_state_dict({})
+    loader.load_state_dict(loader.state_dict() | {"step": 2})
+    assert list(loader) == []
+
+
+def test_the_trainer_says_where_it_stands(tmp_path: Path) -> None:
+    trainer = make_trainer(gpt2_folder(tmp_path), ["a", "b", "c", "d", "e"], [0, 1, 0, 1, 0], "head", batch_size=2)
+    seen = []
+    for _ in trainer._queued_ahead(0):
+        seen.append(trainer.loader.position)
+    # Results are read one step behind.
+    assert seen == [Position(0, 2), Position(0, 3), Position(1, 0)]
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 5))
@@ -118,12 +141,16 @@ def test_shards(rows: list[int], ranks: int) -> None:
 
 @pytest.mark.parametrize("options", [{"batch_size": 3}, {"batch_tokens": 20}])
 def test_ranks_share_each_step(options: dict[str, int]) -> None:
-    packer = packer_of(list(range(1, 20)))
+    packer = packer_of([90, *range(1, 19)])
     ranks = [list(BatchLoader(packer, rank=rank, ranks=3, **options).steps(0)) for rank in range(3)]
     assert len({len(steps) for steps in ranks}) == 1
     seen = [ids for steps in ranks for step in steps for ids in step]
     assert sorted(np.concatenate(seen).tolist()) == list(range(19))
+    # As many micro-batches at each step, and none above the size that the user set.
+    for step in zip(*ranks, strict=True):
+        assert len({len(batches) for batches in step}) == 1
     if "batch_size" in options:
+        assert max(len(ids) for steps in ranks for step in steps for ids in step) == 3
         first = sorted(np.concatenate([ids for steps in ranks for ids in steps[0]]).tolist())
         assert first == sorted(shuffled(19, 123, 0)[:9].tolist())
 
@@ -161,7 +188,7 @@ def test_tokens_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             *expected[1].tolist(), *expected[3].tolist(),
         ]  # fmt: skip
     TokenStore.kept(tmp_path, [*TEXTS[:1], "".join(TEXTS[1:])], tokenizer)
-    assert called and len(list(tmp_path.iterdir())) == 2
+    assert called and len(list(tmp_path.glob("[!.]*"))) == 2
 
 
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"12345678")], ids=["gone", "other"])
@@ -170,7 +197,7 @@ def test_damaged_tokens_are_made_anew(tmp_path: Path, name: str, damage: Callabl
     tokenizer = bytes_tokenizer()
     expected = TokenStore.from_texts(TEXTS, tokenizer)
     TokenStore.kept(tmp_path, TEXTS, tokenizer)
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     damage(folder / name)
     assert TokenStore.kept(tmp_path, TEXTS, tokenizer).tokens.tolist() == expected.tokens.tolist()
 
@@ -207,12 +234,22 @@ def test_first_equal_texts_checks_its_arguments() -> None:
             TokenStore(np.zeros(2, np.int32), np.array(offsets, dtype=np.int64)).first_equal_texts(1)
 
 
+def test_what_an_empty_text_becomes_is_part_of_the_key(tmp_path: Path) -> None:
+    """The padding token, which tokenizer.json does not name."""
+    stores = []
+    for pad in (97, 98):
+        tokenizer = bytes_tokenizer()
+        tokenizer.pad_token_id = pad
+        stores.append(TokenStore.kept(tmp_path, ["", "x"], tokenizer))
+    assert [store[0].tolist() for store in stores] == [[97], [98]]
+
+
 def test_finetune_keeps_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = gpt2_folder(tmp_path, n_classes=2)
     arguments: dict[str, Any] = {"epochs": 1, "progress": False, "cache_dir": tmp_path / "kept", "batch_tokens": 9}
     data = (["one", "two", "three"], [0, 1, 0])
     first = finetune(folder, data, test=data, **arguments)
-    assert [path.name.split("-")[0] for path in (tmp_path / "kept").iterdir()] == ["tokens"]
+    assert [path.name.split("-")[0] for path in (tmp_path / "kept").glob("[!.]*")] == ["tokens"]
     monkeypatch.setattr(TokenStore, "from_texts", lambda *_: pytest.fail("tokenized again"))
     again = finetune(folder, data, test=data, **arguments)
     assert first.history[0].train_loss == again.history[0].train_loss
@@ -222,4 +259,4 @@ def test_finetune_keeps_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_text_that_is_no_unicode(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="surrogate"):
         TokenStore.kept(tmp_path, ["a\ud800"], bytes_tokenizer())
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("[!.]*"))

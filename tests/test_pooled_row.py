@@ -42,11 +42,23 @@ def from_all_rows(model: SequenceClassifier, batch: PackedBatch, dropout: Dropou
 @pytest.mark.parametrize("padding", ["none", 40])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("trainable", ["last_block", "all", "lora"])
+@pytest.mark.parametrize(
+    ("trainable", "rates"),
+    # Low-rank layers without dropout are another path: they meet the weights instead of the rows.
+    [("last_block", RATES), ("all", RATES), ("lora", RATES), ("lora", replace(RATES, lora=0.0))],
+    ids=["last_block", "all", "lora", "lora without dropout"],
+)
 @pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_logits_and_gradients(
-    tmp_path: Path, backend: str, make: Callable, trainable: str, pooling: str, causal: bool, padding: Any
+    tmp_path: Path,
+    backend: str,
+    make: Callable,
+    trainable: str,
+    rates: DropoutRates,
+    pooling: str,
+    causal: bool,
+    padding: Any,
 ) -> None:
     trainer = make_trainer(
         make(tmp_path), TEXTS, LABELS, trainable, pooling=pooling, causal=causal, padding=padding, max_grad_norm=1.0
@@ -63,7 +75,7 @@ def test_logits_and_gradients(
     found = []
     for logits_of in (model, lambda batch, dropout: from_all_rows(model, batch, dropout)):
         with ops.use_backend(backend):
-            logits = logits_of(batch, DropoutState(RATES, seed=3, step=2))
+            logits = logits_of(batch, DropoutState(rates, seed=3, step=2))
             factor = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
             found.append([logits, *torch.autograd.grad(logits, trained, factor)])
     scale = max(float(g.abs().max()) for g in found[1][1:])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import tiktoken
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
@@ -304,6 +304,7 @@ def test_gpt2_json_against_tiktoken(gpt2: TiktokenTokenizer, reviews: list[str])
     @settings(max_examples=200, deadline=None)
     @given(st.text(st.characters(max_codepoint=0x24F) | st.sampled_from("'sdtlm \t\n日本ж٣😀\u2028\u3000"), min_size=1))
     def check(text: str) -> None:
+        assume(GPT2_END_OF_TEXT not in text)  # a name of its own for tokenizers, plain text for us
         assert [library.encode(text).ids] == gpt2.encode_batch([text])
 
     check()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ def write_text(path: Path, content: str) -> None:
     ResourceError
         If it can't be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = _beside(path, "tmp")
     try:
         text_writer(content)(beside)
         _sync(beside)
@@ -64,10 +65,9 @@ def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
     target = target.resolve()
     if target.exists() and not is_replaceable(target):
         raise UsageError(f"{target} exists and holds more than a checkpoint; choose another folder.")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    beside = _beside(target, "tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         for name, write in files.items():
             path = beside / name
@@ -119,15 +119,15 @@ def verify_folder(folder: Path, covered: Iterable[str]) -> None:
     expected = _read_manifest(folder)
     for name in covered:
         if name not in expected and (folder / name).exists():
-            raise ModelError(f"{folder / name}: the checkpoint's manifest doesn't list it.")
+            raise ModelError(f"{folder / name}: the folder's manifest doesn't list it.")
     for name, (digest, size) in expected.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise ModelError(f"{folder / MANIFEST}: names a file outside the checkpoint ({name}).")
+            raise ModelError(f"{folder / MANIFEST}: names a file outside the folder ({name}).")
         if not path.is_file():
-            raise ModelError(f"{folder}: the checkpoint lacks its file {name}.")
+            raise ModelError(f"{folder}: lacks its file {name}.")
         if path.stat().st_size != size or sha256(path) != digest:
-            raise ModelError(f"{path}: damaged; its content is not what the checkpoint's manifest says.")
+            raise ModelError(f"{path}: damaged; its content is not what the folder's manifest says.")
 
 
 def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
@@ -138,15 +138,19 @@ def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
             raise ValueError(f"version {content['pyllmclf_manifest']!r}")
         return {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in content["files"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder / MANIFEST}: the checkpoint's manifest can't be read ({error!r}).") from error
+        raise ModelError(f"{folder / MANIFEST}: the folder's manifest can't be read ({error!r}).") from error
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    """A name that no other process or thread has."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.{suffix}")
 
 
 def _move_into_place(beside: Path, target: Path) -> None:
     if not target.exists():
         beside.rename(target)
         return
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = _beside(target, "old")
     target.rename(old)
     try:
         beside.rename(target)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,21 +74,35 @@ class BatchLoader:
             self.position = Position(epoch, step + 1)
         self.position = Position(epoch + 1)
 
-    def state_dict(self) -> dict[str, int]:
-        """Where it stands, as JSON can hold it."""
-        return {"epoch": self.position.epoch, "step": self.position.step, "seed": self.seed}
+    def state_dict(self) -> dict[str, int | None]:
+        """Where it stands, and what its order and its steps are a function of, as JSON can hold it."""
+        return {"epoch": self.position.epoch, "step": self.position.step, **self._made_of()}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def _made_of(self) -> dict[str, int | None]:
+        return {
+            "seed": self.seed,
+            "texts": len(self.packer),
+            "batch_size": self.batch_size,
+            "batch_tokens": self.batch_tokens,
+            "accumulate": self.accumulate,
+            "ranks": self.ranks,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on where another loader of the same texts and arguments stood.
 
         Raises
         ------
         UsageError
-            If that one had another seed.
+            If that one had others, or the state is none.
         """
-        if state["seed"] != self.seed:
-            raise UsageError(f"the loader's state is of seed {state['seed']}, not {self.seed}.")
-        self.position = Position(state["epoch"], state["step"])
+        for name, value in self._made_of().items():
+            if name not in state or state[name] != value:
+                raise UsageError(f"the loader's state is of {name} {state.get(name)}, not {value}.")
+        epoch, step = state.get("epoch"), state.get("step")
+        if not isinstance(epoch, int) or not isinstance(step, int) or epoch < 0 or not 0 <= step <= self.count(epoch):
+            raise UsageError(f"the loader's state names step {step} of epoch {epoch}, which there is not.")
+        self.position = Position(epoch, step)
 
     def count(self, epoch: int) -> int:
         """Steps of an epoch."""
@@ -103,9 +118,15 @@ class BatchLoader:
         bounds = self._bounds(order)
         for begin, end in zip(bounds[first:-1], bounds[first + 1 :], strict=True):
             texts = order[begin:end]
-            if self.ranks > 1:
-                texts = balanced_shards(texts, self.packer.row_counts_of(texts), self.ranks)[self.rank]
-            yield self._micro_batches(texts)
+            if self.ranks == 1:
+                yield self._micro_batches(texts)
+                continue
+            most = None if self.batch_tokens is not None else self.batch_size * self.accumulate
+            shards = balanced_shards(texts, self.packer.row_counts_of(texts), self.ranks, most)
+            batches = [self._micro_batches(shard) for shard in shards]
+            # Ranks wait for each other at each micro-batch: all have as many, some without texts.
+            missing = max(map(len, batches)) - len(batches[self.rank])
+            yield batches[self.rank] + [texts[:0]] * missing
 
     def _bounds(self, order: np.ndarray) -> np.ndarray:
         """Where each step begins in the order, and its end."""
@@ -129,15 +150,18 @@ def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     return torch.randperm(count, generator=generator).numpy()
 
 
-def balanced_shards(texts: np.ndarray, rows: np.ndarray, ranks: int) -> list[np.ndarray]:
+def balanced_shards(texts: np.ndarray, rows: np.ndarray, ranks: int, most: int | None = None) -> list[np.ndarray]:
     """Splits texts among ranks: longest first, each to the rank with the fewest rows so far.
 
-    Each rank's texts keep their order; with fewer texts than ranks some get none.
+    Each rank's texts keep their order; with fewer texts than ranks some get none. ``most``: of texts for a rank.
     """
     filled = np.zeros(ranks, dtype=np.int64)
+    counts = np.zeros(ranks, dtype=np.int64)
     owner = np.empty(len(texts), dtype=np.int64)
+    full = np.iinfo(np.int64).max
     for i in np.argsort(-rows, kind="stable"):
-        rank = int(filled.argmin())
+        rank = int((filled if most is None else np.where(counts < most, filled, full)).argmin())
         owner[i] = rank
         filled[rank] += rows[i]
+        counts[rank] += 1
     return [texts[owner == rank] for rank in range(ranks)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,8 +12,9 @@ import numpy as np
 import torch  # noqa: F401 - before the native core, so that both share its OpenMP runtime
 
 from .. import _C
-from ..errors import DataError, ModelError
-from .atomic_folder import verify_folder, write_folder
+from ..errors import DataError, ModelError, ResourceError
+from .atomic_folder import Writer, verify_folder, write_folder
+from .kept_folder import find_or_make
 from .tokenizers import Tokenizer
 
 TEXTS_PER_CHUNK = 4096
@@ -54,14 +54,26 @@ class TokenStore:
         ResourceError
             If the file can't be written.
         """
+        opened: list[TokenStore] = []
+
+        def is_intact(target: Path) -> bool:
+            try:
+                opened.append(cls.open(target))
+            except ModelError:
+                return False
+            return True
+
+        def make() -> dict[str, Writer]:
+            return cls.from_texts(texts, tokenizer)._writers()
+
         target = folder / f"tokens-{_key(texts, tokenizer)[:16]}"
-        try:
-            return cls.open(target)
-        except ModelError:
-            store = cls.from_texts(texts, tokenizer)
-        shutil.rmtree(target, ignore_errors=True)
-        store.save(target)
-        return cls.open(target)
+        find_or_make(target, is_intact, make)
+        if not opened and not find_or_make(target, is_intact, make):
+            raise ResourceError(f"{target}: what was written there can't be read again.")
+        return opened[0]
+
+    def _writers(self) -> dict[str, Writer]:
+        return {name: getattr(self, name.removesuffix(".bin")).tofile for name in FILES}
 
     def save(self, folder: Path) -> None:
         """Writes a folder that :meth:`open` takes; complete, or absent.
@@ -73,7 +85,7 @@ class TokenStore:
         ResourceError
             If it can't be written.
         """
-        write_folder(folder, {name: getattr(self, name.removesuffix(".bin")).tofile for name in FILES})
+        write_folder(folder, self._writers())
 
     @classmethod
     def open(cls, folder: Path) -> TokenStore:
@@ -84,8 +96,11 @@ class TokenStore:
         ModelError
             If it is not there, or damaged.
         """
-        verify_folder(folder, FILES)
-        tokens, offsets = (_mapped(folder / name, dtype) for name, dtype in FILES.items())
+        try:
+            verify_folder(folder, FILES)
+            tokens, offsets = (_mapped(folder / name, dtype) for name, dtype in FILES.items())
+        except OSError as error:
+            raise ModelError(f"{folder} can't be read ({error}).") from error
         return cls(tokens, offsets)
 
     def __len__(self) -> int:
@@ -127,8 +142,8 @@ class TokenStore:
 
 def _key(texts: Sequence[str], tokenizer: Tokenizer) -> str:
     """A hash of the texts and of what makes tokens of them."""
-    digest = hashlib.sha256(tokenizer.to_json().encode())
-    digest.update(tokenizer.kind.encode())
+    made_of = tokenizer.fingerprint, tokenizer.pad_token_id, list(tokenizer.prefix), list(tokenizer.suffix)
+    digest = hashlib.sha256(repr(made_of).encode())
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "little"))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,6 +36,8 @@ class Tokenizer(Protocol):
         Used by the padded mode and written into configurations.
     prefix, suffix : list of int
         Special tokens before and after a text; the packer adds them.
+    fingerprint : str
+        Another one where a text may become other tokens: a hash of the vocabulary and rules, and the library's version.
     """
 
     kind: str
@@ -40,6 +45,9 @@ class Tokenizer(Protocol):
     pad_token_id: int
     prefix: list[int]
     suffix: list[int]
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens. Names of special tokens inside a text are plain text."""
@@ -107,6 +115,13 @@ class TiktokenTokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         empty = [self.pad_token_id]  # a text without a token is read as the end-of-text token alone
         return [ids or empty for ids in self._encoding.encode_ordinary_batch(list(texts), num_threads=_threads())]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self._encoding._pat_str.encode())
+        for token in self._encoding.token_byte_values():  # sorted, and each with its id
+            digest.update(b"%d %d " % (self._encoding.encode_single_token(token), len(token)) + token)
+        return f"tiktoken {version('tiktoken')} {digest.hexdigest()}"
 
     def to_json(self) -> str:
         tokens = [self._encoding.decode_single_token_bytes(i) for i in range(GPT2_VOCAB_SIZE - 1)]
@@ -200,6 +215,10 @@ class LibraryTokenizer:
             raise DataError(f"a text is no Unicode text: it holds a lone surrogate ({error}).") from error
         empty = [] if self.prefix or self.suffix else [self.pad_token_id]
         return [e.ids or empty for e in encoded]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return f"tokenizers {version('tokenizers')} {hashlib.sha256(self.to_json().encode()).hexdigest()}"
 
     def to_json(self) -> str:
         return self._tokenizer.to_str()

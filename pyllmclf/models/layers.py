@@ -327,8 +327,10 @@ def pooled_self_attention(
 
     ``layers`` project x [total, width] to queries, keys and values: one fused layer, or three.
     """
-    if context.rates.lora > 0.0 and any(linear.lora_a is not None for linear in layers):
-        # Rows are dropped from before the low-rank part: keys and values are no product of one matrix.
+    adapted = any(linear.lora_a is not None for linear in layers)
+    if adapted and (context.rates.lora > 0.0 or not ops.avoids_keys(x, len(pooled.index), heads)):
+        # Where rows are dropped from before the low-rank part, keys and values are no product of one matrix; where they
+        # are computed, adding to them is cheaper than adding to the weights.
         if len(layers) == 1:
             q, kv = layers[0].query_key_value(x, context, pooled)
             k, v = kv.chunk(2, dim=1)

@@ -11,7 +11,7 @@ from .gradients import forget_gradients, keep_gradients
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_linear import lora_linear
-from .pooled_attention import pooled_attention
+from .pooled_attention import avoids_keys, pooled_attention
 from .pooling import pool, pooled_rows
 from .query_key_value import query_key_value
 
@@ -20,6 +20,7 @@ __all__ = [
     "DropoutKey",
     "attention",
     "attention_packed",
+    "avoids_keys",
     "cross_entropy",
     "dropout",
     "embedding",

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
     from .dropout import DropoutKey
 
 
+def avoids_keys(x: Tensor, texts: int, heads: int) -> bool:
+    """Whether :func:`pooled_attention` of so many texts computes no keys and values: then it needs whole weights."""
+    # Of texts that are shorter than there are heads, keys and values are the smaller ones.
+    return implementation("pooled_attention", x) == "native" and len(x) >= heads * texts
+
+
 def pooled_attention(
     x: Tensor,
     rows: Tensor,
@@ -80,8 +86,7 @@ def pooled_attention(
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("pooled_attention: dropout needs a dropout_key.")
     chosen = implementation("pooled_attention", x, *weights, *biases)
-    # Of texts that are shorter than there are heads, keys and values are the smaller ones.
-    if chosen == "native" and len(x) >= heads * len(rows):
+    if chosen == "native" and avoids_keys(x, len(rows), heads):
         asked = Asked(rows, cu_seqlens, positions, heads, causal, scale, dropout_p, dropout_key)
         return PooledAttentionFunction.apply(x, asked, len(weights), *weights, *biases)
     if len(weights) == 1:

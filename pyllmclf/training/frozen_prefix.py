@@ -7,22 +7,26 @@ batches of many texts of similar length, and kept; training and evaluation go on
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import __version__, ops
+from .. import _C, __version__, ops
 from ..data.packing import Packer
 from ..data.token_store import TokenStore
 from ..evaluation.inference import TOKEN_BUDGET, inference_batch, inference_batches
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
-from .prefix_storage import choose_place, in_file, in_kept_file, in_memory
+from ..ops import triton_backend
+from .prefix_storage import Place, choose_place, in_file, in_kept_file, in_memory, kept_file
 
 
 def frozen_stages(model: SequenceClassifier) -> int:
@@ -93,8 +97,15 @@ class Plan:
             Takes the texts that are kept; returns those that are computed together.
         """
         distinct = np.flatnonzero(first == np.arange(len(first)))
-        order = distinct[np.argsort(-lengths[distinct], kind="stable")]
-        kept = order[np.cumsum(counts[order]) <= most_rows]
+        rest = distinct[np.argsort(-lengths[distinct], kind="stable")]
+        chosen = [rest[:0]]
+        left = most_rows
+        while len(rest := rest[counts[rest] <= left]):
+            fitting = int((np.cumsum(counts[rest]) <= left).sum())
+            chosen.append(rest[:fitting])
+            left -= int(counts[rest[:fitting]].sum())
+            rest = rest[fitting:]
+        kept = np.concatenate(chosen)
         together = batches(kept)
         stored = np.concatenate(together) if together else kept
         ends = np.cumsum(counts[stored])
@@ -152,22 +163,37 @@ class FrozenPrefix:
         first = store.first_equal_texts(packers[0].layout.max_length)
         distinct_rows = int(self._counts[first == np.arange(len(first))].sum())
         self.row_bytes = model.config.width * torch.empty((), dtype=dtype).element_size()
-        self.place = choose_place(cache, budget, self.row_bytes * distinct_rows, device, folder)
-        most_rows = self.place.bytes // self.row_bytes
-        budget = TOKEN_BUDGET[device.type]
         together = partial(inference_batches, model, self._all, budget=TOKEN_BUDGET[device.type])
-        self.plan = Plan.make(first, self._counts, lengths, most_rows, together)
+        plan = partial(Plan.make, first, self._counts, lengths, batches=together)
         self._rows: Tensor | None = None
         self.found = False
+        self.plan = plan(distinct_rows)
+        need = self.row_bytes * distinct_rows
+        self.place = Place("disk", need)
+        if not (cache in ("auto", "disk") and self.is_kept()):
+            # Of each trained parameter: gradient and two moments, in fp32.
+            reserved = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad)
+            self.place = choose_place(cache, budget, need, device, folder, reserved)
+            self.plan = plan(self.place.bytes // self.row_bytes)
+
+    def is_kept(self) -> bool:
+        """Whether an earlier run has left these rows in the folder."""
+        return self.folder is not None and kept_file(self.folder, self._key()).is_dir()
 
     def __str__(self) -> str:
         kept, distinct = self.plan.rows, self.plan.distinct_rows
+        if not kept:
+            return f"frozen layers: {distinct:,} rows don't fit the budget and are computed each time; none is kept"
         names = {"device": "on the device", "memory": "in memory", "disk": "on disk"}
         size = f"{kept * self.row_bytes / 1e6:,.0f} MB"
         line = f"frozen layers are computed once; {kept:,} rows are kept {names[self.place.kind]} ({size})"
         if kept < distinct:
             line += f"; {distinct - kept:,} rows don't fit the budget and are computed each time"
         return line
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.plan.rows == self.plan.distinct_rows
 
     @property
     def filled(self) -> bool:
@@ -183,7 +209,9 @@ class FrozenPrefix:
             If they can't be stored.
         """
         shape = self.plan.rows, self.model.config.width
-        if self.place.kind != "disk":
+        if not self.plan.rows:
+            self._rows = torch.empty(shape, dtype=self.dtype)
+        elif self.place.kind != "disk":
             where = self.device if self.place.kind == "device" else torch.device("cpu")
             self._rows = in_memory(shape, self.dtype, where, self._blocks)
         elif self.folder is None:
@@ -263,16 +291,34 @@ class FrozenPrefix:
             batch = self._all.batch(texts)
             digest.update(batch.input_ids.numpy().data)
             digest.update(batch.cu_seqlens.numpy().data)
+            digest.update(batch.lengths.numpy().data)
         described: dict[str, object] = {
             "model": str(self.model.config),
             "head": str(self.model.spec),
             "stage": self.stage,
             "dtype": str(self.dtype),
-            "device": self.device.type,
-            "backend": self.backend,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "backend": [self.backend, os.environ.get("PYLLMCLF_BACKEND", "")],
+            "precision": [torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32],
             "threads": torch.get_num_threads(),
-            "pyllmclf": __version__,
+            "pyllmclf": [__version__, _code_sha256()],
             "torch": torch.__version__,
+            "triton": version("triton") if triton_backend.installed() else None,
         }
         digest.update(repr(sorted(described.items())).encode())
         return described | {"sha256": digest.hexdigest()}
+
+
+@cache
+def _code_sha256() -> str:
+    """Of everything in the package that computes: two versions of one number may differ between commits."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    found = find_spec("pyllmclf.kernels")  # not imported: triton may be missing
+    kernels = [] if found is None else [Path(path) for path in found.submodule_search_locations or ()]
+    for folder in (root / "ops", root / "models", *kernels):
+        for path in sorted(folder.glob("*.py")):
+            digest.update(path.read_bytes())
+    digest.update(Path(_C.__file__).read_bytes())
+    return digest.hexdigest()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.atomic_folder import MANIFEST, text_writer, verify_folder, write_folder
+from ..data.atomic_folder import MANIFEST, Writer, text_writer, verify_folder
 from ..data.fetch import cache_dir
+from ..data.kept_folder import find_or_make, remove
 from ..errors import ModelError, ResourceError, UsageError
 
 CACHES = ("auto", "device", "memory", "disk", "off")
 # Of what is free, this share is taken without asking.
 SHARE = 0.5
 ROWS_FILE, KEY_FILE = "rows.bin", "prefix.json"
-_BESIDE = re.compile(r"\.prefix-[0-9a-f]+\.([0-9]+)\.(tmp|old)")
 
 Blocks = Callable[[], Iterator[Tensor]]
 
@@ -42,11 +42,15 @@ def check_cache(cache: str, budget: int | None) -> None:
     """Raises :class:`UsageError` if the arguments name no cache."""
     if cache not in CACHES:
         raise UsageError(f"cache={cache!r} is unknown; it is one of {', '.join(CACHES)}.")
-    if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool) or budget < 0):
+    if budget is not None and (not isinstance(budget, Integral) or isinstance(budget, bool) or budget < 0):
         raise UsageError(f"cache_budget={budget!r} must be a number of bytes.")
+    if budget is not None and cache == "off":
+        raise UsageError("cache_budget is given, but cache is 'off'.")
 
 
-def choose_place(cache: str, budget: int | None, need: int, device: torch.device, folder: Path | None) -> Place:
+def choose_place(
+    cache: str, budget: int | None, need: int, device: torch.device, folder: Path | None, reserved: int = 0
+) -> Place:
     """The fastest place that holds ``need`` bytes, or the one that holds most of them.
 
     Parameters
@@ -54,25 +58,29 @@ def choose_place(cache: str, budget: int | None, need: int, device: torch.device
     cache : {"auto", "device", "memory", "disk"}
     budget : int, optional
         Bytes at most; half of what is free by default.
+    reserved : int
+        Bytes of the device's memory that training will need.
     """
     if cache != "auto":
         kind = "memory" if cache == "device" and device.type == "cpu" else cache
-        return Place(kind, _share_of_free(kind, device, folder) if budget is None else budget)
+        return Place(kind, _share_of_free(kind, device, folder, reserved) if budget is None else budget)
     places = []
     for kind in ("device", "memory", "disk") if device.type == "cuda" else ("memory", "disk"):
-        allowed = _share_of_free(kind, device, folder)
+        allowed = _share_of_free(kind, device, folder, reserved)
         places.append(Place(kind, allowed if budget is None else min(allowed, budget)))
     return next((place for place in places if place.bytes >= need), max(places, key=lambda place: place.bytes))
 
 
-def _share_of_free(kind: str, device: torch.device, folder: Path | None) -> int:
+def _share_of_free(kind: str, device: torch.device, folder: Path | None, reserved: int) -> int:
     if kind == "device":
-        free = torch.cuda.mem_get_info(device)[0]
+        free = torch.cuda.mem_get_info(device)[0] - reserved
     elif kind == "memory":
-        free = available_memory()
+        free = available_memory() - (reserved if device.type == "cpu" else 0)
     else:
         free = shutil.disk_usage(_existing(folder or _default_folder())).free
-    return int(free * SHARE)
+        if folder is not None:  # older files of rows make room for new ones
+            free += sum(map(_bytes_of, folder.glob("prefix-*")))
+    return int(max(0, free) * SHARE)
 
 
 def available_memory() -> int:
@@ -81,13 +89,34 @@ def available_memory() -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
         found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
-    with contextlib.suppress(OSError, ValueError):
-        group = Path("/sys/fs/cgroup")
-        limit = int((group / "memory.max").read_text())
-        found.append(max(0, limit - int((group / "memory.current").read_text())))
+    for limit, used in _control_groups():
+        with contextlib.suppress(OSError, ValueError):  # no limit, or no such file
+            found.append(max(0, int(limit.read_text()) - int(used.read_text())))
     if not found:
         found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
     return min(found)
+
+
+def _control_groups() -> Iterator[tuple[Path, Path]]:
+    """Files with the limit and the use of memory, of this process's control groups and those above them."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/"]:
+        _, _, rest = line.partition(":")
+        controllers, _, name = rest.partition(":")
+        if controllers == "":  # version 2
+            base, limit, used = root, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            base, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = base / name.lstrip("/")
+        for level in (group, *group.parents):
+            if level.is_relative_to(base):
+                yield level / limit, level / used
 
 
 def _default_folder() -> Path:
@@ -154,21 +183,35 @@ def in_kept_file(folder: Path, key: dict[str, object], shape: tuple[int, int], d
     ResourceError
         If it can't be written.
     """
-    digest = str(key["sha256"])
-    target = folder / f"prefix-{digest[:16]}"
-    found = _is_intact(target, key)
-    if not found:
-        _remove_abandoned(folder)
-        shutil.rmtree(target, ignore_errors=True)
-        with_key = json.dumps(key, indent=2, sort_keys=True)
+    target = kept_file(folder, key)
 
-        def write(path: Path) -> None:
-            with path.open("wb") as file:
-                _write(file, blocks)
+    def make() -> dict[str, Writer]:
+        _make_room(folder, shape[0] * shape[1] * dtype.itemsize)
+        return {ROWS_FILE: write, KEY_FILE: text_writer(json.dumps(key, indent=2, sort_keys=True))}
 
-        write_folder(target, {ROWS_FILE: write, KEY_FILE: text_writer(with_key)})
-    with (target / ROWS_FILE).open("rb") as file:
-        return _mapped(file, shape, dtype), found
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            _write(file, blocks)
+
+    mapped: list[Tensor] = []
+
+    def is_intact(target: Path) -> bool:
+        """Mapped while it is there for certain: afterwards another run may remove it, and the rows stay."""
+        if not _is_intact(target, key):
+            return False
+        with (target / ROWS_FILE).open("rb") as file:
+            mapped.append(_mapped(file, shape, dtype))
+        return True
+
+    found = find_or_make(target, is_intact, make)
+    if not mapped and not find_or_make(target, is_intact, make):
+        raise ResourceError(f"{target}: what was written there can't be read again.")
+    return mapped[0], found
+
+
+def kept_file(folder: Path, key: dict[str, object]) -> Path:
+    """Where the rows of a key are, if they are."""
+    return folder / f"prefix-{str(key['sha256'])[:16]}"
 
 
 def _is_intact(target: Path, key: dict[str, object]) -> bool:
@@ -181,22 +224,30 @@ def _is_intact(target: Path, key: dict[str, object]) -> bool:
         return False
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """What processes that were killed while writing have left."""
-    for path in folder.glob(".prefix-*"):
-        match = _BESIDE.fullmatch(path.name)
-        if match is not None and not _is_running(int(match[1])):
-            shutil.rmtree(path, ignore_errors=True)
+def _bytes_of(folder: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError):  # another run removes it
+        total = sum(path.stat().st_size for path in folder.iterdir())
+    return total
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True
+def _make_room(folder: Path, need: int) -> None:
+    """Removes files of rows, the longest unused first, until all of them fit their share of the disk."""
+
+    def last_used(path: Path) -> float:
+        try:
+            return path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    kept = sorted(folder.glob("prefix-*"), key=last_used)
+    sizes = {path: _bytes_of(path) for path in kept}
+    room = int((shutil.disk_usage(folder).free + sum(sizes.values())) * SHARE)
+    for path in kept:
+        if sum(sizes.values()) + need <= room:
+            break
+        if remove(path, path):
+            del sizes[path]
 
 
 def _write(file: BinaryIO, blocks: Blocks) -> None:

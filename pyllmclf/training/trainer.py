@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .. import ops
-from ..data.loader import BatchLoader
+from ..data.loader import BatchLoader, Position
 from ..data.packing import PackedBatch, Packer
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
@@ -272,11 +272,13 @@ class Trainer:
     def _queued_ahead(self, epoch: int) -> Iterator[QueuedStep]:
         """The steps of an epoch, each when the next is queued, so that a GPU has work while the host reads results."""
         waiting: QueuedStep | None = None
-        for micro_batches in self.epoch_steps(epoch):
+        for done, micro_batches in enumerate(self.epoch_steps(epoch), 1):
             queued = self.queue_step(micro_batches)
+            self.loader.position = Position(epoch, done)
             if waiting is not None:
                 yield waiting
             waiting = queued
+        self.loader.position = Position(epoch + 1)
         if waiting is not None:
             yield waiting
 

@@ -33,6 +33,7 @@ from .models.weights import init_head, init_weights, load_head_of_same_classes, 
 from .ops.dispatch import check_backend
 from .training.checkpoint import ClassifierState
 from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
+from .training.objective import Objective, resolve_class_weights
 from .training.prefix_storage import check_cache
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
@@ -103,6 +104,9 @@ def finetune(
     warmup_ratio: float = 0.0,
     scheduler: str = "constant",
     max_grad_norm: float | None = None,
+    class_weights: Any = None,
+    label_smoothing: float = 0.0,
+    early_stopping: int | None = None,
     dtype: str = "auto",
     device: str = "auto",
     backend: str = "auto",
@@ -160,6 +164,13 @@ def finetune(
     scheduler : {"constant", "linear", "cosine"}
     max_grad_norm : float, optional
         Gradients are scaled down to this norm.
+    class_weights : "balanced", mapping of label to weight, or sequence, optional
+        Of the texts' losses, in training alone. ``"balanced"``: every class has the same weight in all.
+    label_smoothing : float
+        Share of a label that is spread over all classes, in training alone.
+    early_stopping : int, optional
+        Training ends when validation has not got better for so many epochs (accuracy, then loss), and the classifier is
+        that of the best one.
     dtype : {"auto", "float32", "bfloat16", "float16"}
         Of the computation; parameters stay in float32. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute
         it.
@@ -210,8 +221,11 @@ def finetune(
         warmup_ratio=warmup_ratio,
         scheduler=scheduler,
         max_grad_norm=max_grad_norm,
+        early_stopping=early_stopping,
         seed=seed,
     )
+    if not _is_fraction(label_smoothing) or not 0.0 <= label_smoothing < 1.0:
+        raise UsageError(f"label_smoothing={label_smoothing!r} must be a number in [0, 1).")
     if lora is not None and trainable != "lora":
         raise UsageError(f"lora is given, but trainable is {trainable!r}; say trainable='lora'.")
     lora_config = LoRAConfig.coerce(lora) if trainable == "lora" else None
@@ -229,6 +243,10 @@ def finetune(
     columns = {"text_column": text_column, "label_column": label_column}
     train_data, validation_data, test_data = _read_parts(train, validation, test, columns, seed)
     encoder = LabelEncoder.fit(train_data)
+    if early_stopping is not None and validation_data is None:
+        raise UsageError("early_stopping needs validation texts: give validation, as a part or as a fraction.")
+    labels = encoder.encode(train_data)
+    objective = Objective(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
     source = find_model(model, weights)
     head = HeadSpec.resolve(source.config.model_type, pooling, causal, head_bias)
     rates = _dropout_rates(dropout, source.config, lora_config)
@@ -268,7 +286,7 @@ def finetune(
     )
     classifier = Classifier(state, device=str(torch_device), dtype=dtype, backend=backend)
     set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
-    packer = Packer(store, source.tokenizer, layout, encoder.encode(train_data))
+    packer = Packer(store, source.tokenizer, layout, labels)
     parts = {
         name: classifier.packer(data.texts, encoder.encode(data), kept_in)
         for name, data in (("validation", validation_data), ("test", test_data))
@@ -300,6 +318,7 @@ def finetune(
         device=torch_device,
         dtype=torch_dtype,
         backend=backend,
+        objective=objective,
         prefix=prefix,
         cuda_graphs=cuda_graphs,
         progress=progress,
@@ -324,7 +343,11 @@ def finetune(
         seconds["evaluate"] += time.perf_counter() - begun
         return result.log_loss, result.accuracy
 
+    best_validation: dict[str, Any] = {}
+
     def on_epoch(record: EpochRecord) -> None:
+        if trainer.last_is_best:
+            best_validation.update(metrics["validation"])
         seconds["train"] += record.seconds
         _say(_epoch_line(record, epochs), progress)
         if run is not None:
@@ -334,6 +357,8 @@ def finetune(
 
     history = trainer.fit(validate if "validation" in parts else None, on_epoch)
     state.model.requires_grad_(False)
+    if early_stopping is not None:
+        metrics["validation"] = best_validation
     if "test" in parts:
         begun = time.perf_counter()
         metrics["test"] = classifier.evaluate_packed(parts["test"]).to_dict()
@@ -341,7 +366,7 @@ def finetune(
     timing = {f"{name}_seconds": value for name, value in seconds.items()}
     timing["total_seconds"] = time.perf_counter() - started
     timing["steps"] = float(trainer.step)
-    timing["tokens_per_second"] = lengths.tokens * epochs / seconds["train"]
+    timing["tokens_per_second"] = lengths.tokens * len(history) / seconds["train"]
     return FinetuneResult(classifier, history, metrics, timing, None if run is None else run.path, lengths)
 
 

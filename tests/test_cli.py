@@ -172,6 +172,9 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "warmup_ratio": (["--warmup-ratio", "0.5"], 0.5),
     "scheduler": (["--scheduler", "cosine"], "cosine"),
     "max_grad_norm": (["--max-grad-norm", "1.5"], 1.5),
+    "class_weights": (["--class-weights", "a=2,b=0.5"], {"a": 2.0, "b": 0.5}),
+    "label_smoothing": (["--label-smoothing", "0.1"], 0.1),
+    "early_stopping": (["--early-stopping", "2"], 2),
     "dtype": (["--dtype", "bfloat16"], "bfloat16"),
     "device": (["--device", "cuda:3"], "cuda:3"),
     "backend": (["--backend", "reference"], "reference"),
@@ -208,6 +211,34 @@ def passed_on(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[s
         return dict(recorded)
 
     return call
+
+
+def test_options_from_a_file(passed_on: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    """Any of them; the command line counts first."""
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'train = "data.csv"\nmodel = "bert-base-uncased"\nepochs = 7\nlearning-rate = 1e-3\nprogress = false\n'
+        'trainable = "lora"\n[lora]\nrank = 4\nlayers = [0, 2]\n[class_weights]\nspam = 2\nham = 0.5\n'
+    )
+    found = passed_on("--config", str(path), "--epochs", "3")
+    assert (found["train"], found["model"], found["epochs"]) == ("data.csv", "bert-base-uncased", 3)
+    assert (found["learning_rate"], found["progress"]) == (1e-3, False)
+    assert found["lora"] == {"rank": 4, "layers": (0, 2)}
+    assert found["class_weights"] == {"spam": 2.0, "ham": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("epoch = 3", "'epoch' is no option"), ("epochs = [1]", "single value"), ("epochs =", "not a TOML file"),
+     ("[lora]\nrang = 3", "'lora' is no option"), (None, "can't be read"), ("epochs = 'many'", "--epochs")],
+)  # fmt: skip
+def test_files_that_are_refused(cli: Cli, tmp_path: Path, content: str | None, said: str) -> None:
+    path = tmp_path / "run.toml"
+    if content is not None:
+        path.write_text(content)
+    ran = cli("finetune", "--train", "data.csv", "--config", str(path))
+    assert ran.code == 2
+    assert said in ran.err
 
 
 def test_every_argument_of_finetune_has_an_option(passed_on: Callable[..., dict[str, Any]]) -> None:

@@ -109,6 +109,7 @@ def test_memory_holds_the_batch_and_a_text_that_fills_it_up(tmp_path: Path) -> N
         ("all", {"pooling": "first", "causal": True}, False),
         ("all", {"max_grad_norm": 1e9, "batch_tokens": 100}, False),
         ("lora", {}, False),
+        ("all", {"class_weights": [1.0, 5.0, 0.5], "label_smoothing": 0.1}, False),
         ("last_block", {}, True),
         ("last_block", {"pooling": "mean"}, True),
         ("head", {}, True),

@@ -160,6 +160,8 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "warmup_ratio": {"warmup_ratio": 0.5},
     "scheduler": {"scheduler": "cosine"},
     "max_grad_norm": {"max_grad_norm": 1e-3},
+    "class_weights": {"class_weights": [1.0, 5.0]},
+    "label_smoothing": {"label_smoothing": 0.3},
     "dtype": {"dtype": "bfloat16"},
     "seed": {"seed": 7},
     "weights": {"weights": "random"},
@@ -172,6 +174,7 @@ ELSEWHERE = {
     "model", "train", "test", "text_column", "label_column", "device", "backend", "output_dir", "progress",
     "cache", "cache_budget", "cache_dir",  # test_frozen_prefix.py
     "cuda_graphs",  # test_fixed_shapes.py, test_gpu.py
+    "early_stopping",  # test_objective.py
 }  # fmt: skip
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ..errors import ResourceError
+from ..errors import ResourceError, UsageError
 from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
 from .tables import print_evaluation
+
+if TYPE_CHECKING:
+    from ..evaluation.metrics import EvaluationResult
 
 
 def evaluate(
@@ -26,6 +29,13 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="Write each text's label, prediction and probabilities to this CSV file.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a page with intervals, curves, errors and provenance to this HTML file.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another checkpoint, on the same texts, by McNemar's test; can be repeated."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     backend: Backend = "auto",
@@ -36,19 +46,49 @@ def evaluate(
     """Measure a classifier on labelled texts."""
     from ..classifier import load
     from ..data.sources import read_data
+    from ..evaluation.report import provenance, write_report
+    from ..training.checkpoint import find_checkpoint, training_history
 
     # Data first: a wrong file is said before weights are read.
     read = read_data(data, split=split, default_split="test", text_column=text_column, label_column=label_column)
-    classifier = load(checkpoint, device=device, dtype=dtype, backend=backend)
-    with _open_for_writing(predictions) as file:
+    folders = [find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
+    classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
+    with _open_for_writing(predictions) as file, _open_for_writing(report):
         result = classifier.evaluate_texts(read, progress=progress)
         if file is not None:
             _write_predictions(file, read.texts, result)
+    if report is not None:
+        depends_on = provenance(folders[0], read, str(classifier.device))
+        tokens = classifier.packer(read.texts).real_lengths
+        write_report(report, result, read.texts, tokens, depends_on, training_history(folders[0]))
+    others = {
+        str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(read, progress=progress)
+        for path, folder in zip(compare or (), folders[1:], strict=True)
+    }
     if as_json:
         about = {"checkpoint": str(checkpoint), "data": data, "split": split, "evaluated": read.origin}
-        print_json(about | result.to_dict())
-    else:
-        print_evaluation(result.to_dict(), title=f"{checkpoint} on {read.origin}")
+        compared = {name: other.to_dict() | _compared(result, other) for name, other in others.items()}
+        print_json(about | result.to_dict() | ({"compared": compared} if compared else {}))
+        return
+    print_evaluation(result.to_dict(), title=f"{checkpoint} on {read.origin}")
+    for name, other in others.items():
+        print_evaluation(other.to_dict(), title=f"{name} on {read.origin}")
+        found = _compared(result, other)
+        print(
+            f"only {checkpoint} is right on {found['only_first']:,} texts, only {name} on {found['only_second']:,}; "
+            f"McNemar's test: p = {found['p']:.4g}\n"
+        )
+
+
+def _compared(first: EvaluationResult, second: EvaluationResult) -> dict[str, float]:
+    from ..evaluation.statistics import mcnemar
+
+    if first.classes != second.classes:
+        raise UsageError(
+            f"the checkpoints have other classes: {', '.join(first.classes)}; {', '.join(second.classes)}."
+        )
+    only_first, only_second, p = mcnemar(first, second)
+    return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
 @contextmanager

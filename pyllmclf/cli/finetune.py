@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
+from .config import from_file
 from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
 from .tables import print_evaluation
 
@@ -53,6 +54,13 @@ def finetune(
     warmup_ratio: float = 0.0,
     scheduler: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
     max_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm.")] = None,
+    class_weights: Annotated[
+        str | None, typer.Option(help="balanced, or a weight for each class: spam=2,ham=1.")
+    ] = None,
+    label_smoothing: Annotated[float, typer.Option(help="Share of a label that is spread over all classes.")] = 0.0,
+    early_stopping: Annotated[
+        int | None, typer.Option(help="End after so many epochs without better validation; keep the best.")
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     backend: Backend = "auto",
@@ -66,6 +74,14 @@ def finetune(
     ] = None,
     cuda_graphs: Annotated[bool, typer.Option(help="On a GPU, replay short steps as CUDA graphs.")] = True,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=from_file,
+            is_eager=True,
+            help="TOML file with any of these options; the command line counts first.",
+        ),
+    ] = None,
     progress: Progress = True,
     as_json: Json = False,
     debug: Debug = False,
@@ -106,6 +122,9 @@ def finetune(
         warmup_ratio=warmup_ratio,
         scheduler=scheduler,
         max_grad_norm=max_grad_norm,
+        class_weights=_class_weights(class_weights),
+        label_smoothing=label_smoothing,
+        early_stopping=early_stopping,
         dtype=dtype,
         device=device,
         backend=backend,
@@ -146,6 +165,18 @@ def _numbers(value: str) -> tuple[int, ...]:
         if not re.fullmatch("[0-9]+", number):
             raise UsageError(f"--lora-layers: {number!r} is not the number of a block.")
     return tuple(map(int, numbers))
+
+
+def _class_weights(value: str | None) -> str | dict[str, float] | None:
+    if value is None or "=" not in value:
+        return value
+    weights = {}
+    for part in value.split(","):
+        label, equals, weight = part.strip().rpartition("=")
+        if not equals or not label:
+            raise UsageError(f"--class-weights: {part!r} is not a class and its weight, as spam=2.")
+        weights[label] = _number("--class-weights", weight)
+    return weights
 
 
 def _number(option: str, value: str) -> float:

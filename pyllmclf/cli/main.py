@@ -16,6 +16,7 @@ from .experiments import experiments
 from .finetune import finetune
 from .info import info
 from .predict import predict
+from .validate import validate
 
 INTERRUPTED = 130
 
@@ -28,6 +29,7 @@ app.command()(finetune)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(experiments)
+app.command()(validate)
 app.command()(demo)
 app.command()(info)
 

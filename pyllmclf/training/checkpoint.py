@@ -203,6 +203,12 @@ def find_checkpoint(path: Path) -> Path:
     raise ModelError(f"{path}: there is no complete pyllmclf checkpoint; give the folder that finetune wrote.")
 
 
+def training_history(folder: Path) -> list[dict[str, Any]]:
+    """The figures of each epoch, as the checkpoint of a run holds them; none of a classifier that was saved later."""
+    history = read_json(folder / "training_state/state.json").get("history")
+    return [record for record in history if isinstance(record, dict)] if isinstance(history, list) else []
+
+
 def _steps(path: Path) -> list[tuple[int, Path]]:
     found = []
     for candidate in path.glob("checkpoint-*"):

@@ -24,6 +24,7 @@ class TrainingSettings:
     warmup_ratio: float = 0.0
     scheduler: str = "constant"
     max_grad_norm: float | None = None
+    early_stopping: int | None = None
     seed: int = 123
 
     def __post_init__(self) -> None:
@@ -34,6 +35,9 @@ class TrainingSettings:
         tokens = self.batch_tokens
         if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
             raise UsageError(f"batch_tokens={tokens!r} must be a positive integer.")
+        patience = self.early_stopping
+        if patience is not None and (not isinstance(patience, int) or isinstance(patience, bool) or patience < 1):
+            raise UsageError(f"early_stopping={patience!r} must be a positive number of epochs.")
         for name in ("learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm"):
             value = getattr(self, name)
             optional = name == "max_grad_norm" and value is None

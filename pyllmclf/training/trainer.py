@@ -21,6 +21,7 @@ from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
 from .fixed_shapes import FixedShapes
 from .frozen_prefix import FrozenPrefix
+from .objective import Objective
 from .optim import StepInBackward, make_optimizer, make_scheduler
 from .settings import TrainingSettings
 
@@ -34,7 +35,7 @@ class EpochRecord:
     epoch, step : int
         Epochs and optimizer steps done.
     train_loss, train_accuracy : float
-        Means over the epoch's texts, each seen before its own step.
+        Means over the epoch's texts, each seen before its own step; of the loss that is minimised.
     validation_loss, validation_accuracy : float or None
     learning_rate : float
         Of the epoch's last step.
@@ -76,6 +77,8 @@ class QueuedStep:
         Counted from 1.
     ids : ndarray of int64
         Texts of the step.
+    total : float
+        Sum of their weights; their number where classes have none.
     learning_rate : float
     stats : fp32 tensor, shape [2 or 3]
         Sum of the losses, texts that were classified rightly and, with clipping, the norm of the gradient.
@@ -83,6 +86,7 @@ class QueuedStep:
 
     step: int
     ids: np.ndarray
+    total: float
     learning_rate: float
     stats: torch.Tensor
 
@@ -95,7 +99,7 @@ class QueuedStep:
             If the loss or, with clipping, the norm of the gradient is not finite.
         """
         loss_sum, correct, *norm = self.stats.tolist()
-        mean_loss = loss_sum / len(self.ids)
+        mean_loss = loss_sum / self.total
         if not math.isfinite(mean_loss):
             raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}"))
         if norm and not math.isfinite(norm[0]):
@@ -122,6 +126,8 @@ class Trainer:
     dtype : torch.dtype
         Of the computation; parameters stay fp32.
     backend : str
+    objective : Objective, optional
+        What is minimised; plain cross-entropy by default.
     prefix : FrozenPrefix, optional
         Rows that frozen layers give; training goes on from there.
     cuda_graphs : bool
@@ -141,6 +147,7 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype,
         backend: str = "auto",
+        objective: Objective | None = None,
         prefix: FrozenPrefix | None = None,
         cuda_graphs: bool = True,
         progress: bool = False,
@@ -148,6 +155,13 @@ class Trainer:
         self.model, self.packer, self.settings = model, packer, settings
         self.rates, self.device, self.dtype = rates, device, dtype
         self.backend, self.prefix, self.progress = backend, prefix, progress
+        self.objective = (objective or Objective()).to(device)
+        # On the host, so that a step's total is known without asking the device.
+        weight = self.objective.class_weight
+        self._text_weights: np.ndarray | None = None
+        if weight is not None:
+            assert packer.labels is not None
+            self._text_weights = weight.cpu().numpy()[packer.labels.numpy()]
         self.step = 0
         self.history: list[EpochRecord] = []
         self.loader = BatchLoader(
@@ -188,7 +202,9 @@ class Trainer:
         validate: Callable[[], tuple[float, float]] | None = None,
         on_epoch: Callable[[EpochRecord], None] | None = None,
     ) -> list[EpochRecord]:
-        """Trains for all epochs.
+        """Trains for all epochs, or until validation has not got better for ``early_stopping`` of them.
+
+        In the latter case the weights are those of the best epoch afterwards.
 
         Parameters
         ----------
@@ -202,6 +218,7 @@ class Trainer:
         NonFiniteError
             If a loss, a parameter at the end of an epoch or, with clipping, a gradient is not finite.
         """
+        best: dict[nn.Parameter, torch.Tensor] = {}
         try:
             with self._bar() as bar:
                 for epoch in range(self.settings.epochs):
@@ -212,9 +229,24 @@ class Trainer:
                     self.history.append(record)
                     if on_epoch is not None:
                         on_epoch(record)
+                    if self.settings.early_stopping is not None:
+                        if self.last_is_best:
+                            best = self._trained_copies()
+                        if self._epochs_since_best() >= self.settings.early_stopping:
+                            break
         finally:
             self._release_gradients()
+        with torch.no_grad():
+            for parameter, kept in best.items():
+                parameter.copy_(kept)
         return self.history
+
+    def _trained_copies(self) -> dict[nn.Parameter, torch.Tensor]:
+        return {p: p.detach().to("cpu", copy=True) for p in self.model.parameters() if p.requires_grad}
+
+    def _epochs_since_best(self) -> int:
+        scores = [record.score for record in self.history if record.score is not None]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
     def _release_gradients(self) -> None:
         """Afterwards the model's parameters are like any others."""
@@ -242,25 +274,26 @@ class Trainer:
         started = time.perf_counter()
         if self.prefix is not None and not self.prefix.filled:
             self.prefix.fill()
-        loss_sum, correct, texts, tokens = 0.0, 0, 0, 0
+        loss_sum, total, correct, texts, tokens = 0.0, 0.0, 0, 0, 0
         learning_rate = self.settings.learning_rate
         for queued in self._queued_ahead(epoch):
             step_loss, step_correct = queued.result()
             learning_rate = queued.learning_rate
             ids = queued.ids
-            loss_sum += step_loss * len(ids)
+            loss_sum += step_loss * queued.total
+            total += queued.total
             correct += step_correct
             texts += len(ids)
             tokens += int(self.packer.real_lengths[ids].sum())
             rate = tokens / (time.perf_counter() - started)
-            bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss_sum / texts:.4f}, {rate:,.0f} tokens/s", refresh=False)
+            bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss_sum / total:.4f}, {rate:,.0f} tokens/s", refresh=False)
             bar.update()
         self._check_parameters()
         seconds = time.perf_counter() - started
         return EpochRecord(
             epoch=epoch + 1,
             step=self.step,
-            train_loss=loss_sum / texts,
+            train_loss=loss_sum / total,
             train_accuracy=correct / texts,
             validation_loss=None,
             validation_accuracy=None,
@@ -320,10 +353,14 @@ class Trainer:
         else:
             batches = ((self.packer.batch(part).to(self.device), self._given(part)) for part in micro_batches)
             dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
-            stats = self._compute(batches, ids, dropout)
+            stats = self._compute(batches, ids, self._total(ids), dropout)
         self.scheduler.step()
         self.step += 1
-        return QueuedStep(self.step, ids, learning_rate, stats)
+        return QueuedStep(self.step, ids, self._total(ids), learning_rate, stats)
+
+    def _total(self, ids: np.ndarray) -> float:
+        """Sum of the texts' weights."""
+        return float(len(ids) if self._text_weights is None else self._text_weights[ids].sum())
 
     def _given(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
         return None if self.prefix is None else self.prefix.given(self.packer, ids)
@@ -332,6 +369,7 @@ class Trainer:
         self,
         batches: Iterable[tuple[PackedBatch, tuple[int, torch.Tensor] | None]],
         ids: np.ndarray,
+        total: float | torch.Tensor,
         dropout: DropoutState | None,
         learning_rate: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -349,13 +387,13 @@ class Trainer:
             assert batch.labels is not None
             with ops.use_backend(self.backend):
                 logits = self.model(batch, dropout, self.dtype, given=given)[: len(batch.labels)]
-                loss = ops.cross_entropy(logits, batch.labels)
+                loss = self.objective.loss_sum(logits, batch.labels)
             loss_sum += loss.detach()
             correct += (logits.argmax(dim=1) == batch.labels).sum()
             if self._in_backward is not None:  # which would change parameters
-                QueuedStep(self.step + 1, ids, 0.0, torch.stack([loss_sum, correct])).result()
+                QueuedStep(self.step + 1, ids, float(total), 0.0, torch.stack([loss_sum, correct])).result()
             with self._in_backward or nullcontext():
-                self._backward(loss / len(ids))
+                self._backward(loss / total)
         stats = [loss_sum, correct]
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
@@ -370,8 +408,8 @@ class Trainer:
         """What is recorded; nothing in it may depend on numbers that differ by step and lie on the host."""
         assert batch.labels is not None
         given = None if self.prefix is None or rows is None else (self.prefix.stage, rows)
-        texts = np.arange(len(batch.labels))  # only how many there are matters
-        return self._compute([(batch, given)], texts, None, self._learning_rate)
+        total = self.objective.total(batch.labels)
+        return self._compute([(batch, given)], np.arange(0), total, None, self._learning_rate)
 
     def _backward(self, loss: torch.Tensor) -> None:
         if self.scaler.is_enabled():

@@ -1,0 +1,58 @@
+"""``pyllmclf validate``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..errors import DataError
+from .options import Debug, Json, LabelColumn, TextColumn, print_json
+
+
+def validate(
+    data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
+    test: Annotated[
+        list[str] | None, typer.Option(help="More files, looked for among the training texts; can be repeated.")
+    ] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
+    model: Annotated[
+        str | None, typer.Option(help="Measure lengths with this model's tokenizer, against its positions.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there is a problem.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look for empty and duplicate texts, conflicting labels, and texts in several parts."""
+    from ..data.named import is_named, load_named
+    from ..data.readers import TextData
+    from ..data.sources import read_data
+    from ..data.validation import validate_parts
+    from ..models.hub import find_model
+
+    def read(path: str) -> TextData:
+        if is_named(path):
+            return read_data(path)
+        return read_data(path, text_column=text_column, label_column=label_column)
+
+    parts = dict(load_named(data)) if is_named(data) else {"train": read(data)}
+    parts |= {path: read(path) for path in test or ()}
+    source = None if model is None else find_model(model, "random")
+    tokenizer, positions = (None, None) if source is None else (source.tokenizer, source.config.n_positions)
+    report = validate_parts(parts, tokenizer, positions)
+    if as_json:
+        print_json({"data": data} | report.to_dict())
+    else:
+        for name, part in report.parts.items():
+            share = ", ".join(f"{label} {count:,} ({count / part.texts:.1%})" for label, count in part.classes.items())
+            print(f"{name}: {part.texts:,} texts; {share}; {part.duplicates:,} duplicates")
+            if part.lengths is not None:
+                lengths = part.lengths
+                print(
+                    f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
+                    f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts lose their end at {positions:,}"
+                )
+        print("\n".join(report.problems) or "no problem found")
+    if strict and report.problems:
+        raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")

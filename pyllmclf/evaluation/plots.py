@@ -1,0 +1,147 @@
+"""Plots of an evaluation, as SVG that stands in a page by itself."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .metrics import EvaluationResult
+from .statistics import BINS, Calibration
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE, GREY = "#1f77b4", "#999999"
+SIZE = (5.0, 3.6)
+
+
+def confusion(result: EvaluationResult) -> str:
+    """Texts by true and predicted class; shades are shares of the true class."""
+    figure, axes = _figure(max(SIZE[1], 1.6 + 0.35 * len(result.classes)))
+    counts = result.confusion_matrix
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.pcolormesh(
+        np.arange(-0.5, len(shares)), np.arange(-0.5, len(shares)), shares, cmap="Blues", vmin=0.0, vmax=1.0
+    )
+    axes.invert_yaxis()
+    names = [_short(name) for name in result.classes]
+    axes.set_xticks(
+        range(len(names)), names, rotation=30 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center"
+    )
+    axes.set_yticks(range(len(names)), names)
+    if len(names) <= 12:
+        for (row, column), count in np.ndenumerate(counts):
+            color = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=color)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return _svg(figure)
+
+
+def roc(result: EvaluationResult) -> str:
+    """Each class against the others (of two, the second): hits over false alarms."""
+    from sklearn.metrics import auc, roc_curve
+
+    figure, axes = _figure()
+    for c in _curves(result):
+        is_class = result.labels == c
+        if 0 < is_class.sum() < len(is_class):
+            false_alarms, hits, _ = roc_curve(is_class, result.probabilities[:, c])
+            axes.plot(false_alarms, hits, label=f"{_short(result.classes[c])}: area {auc(false_alarms, hits):.4f}")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
+    return _curve(figure, axes, "false positive rate", "true positive rate")
+
+
+def precision_recall(result: EvaluationResult) -> str:
+    """Each class against the others (of two, the second): precision over recall."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve
+
+    figure, axes = _figure()
+    for c in _curves(result):
+        is_class = result.labels == c
+        if is_class.any():
+            precision, recall, _ = precision_recall_curve(is_class, result.probabilities[:, c])
+            area = average_precision_score(is_class, result.probabilities[:, c])
+            axes.plot(recall, precision, label=f"{_short(result.classes[c])}: average precision {area:.4f}")
+    return _curve(figure, axes, "recall", "precision")
+
+
+def reliability(found: Calibration) -> str:
+    """Accuracy over confidence, and how many texts are that confident."""
+    figure, axes = _figure()
+    middles = (np.arange(BINS) + 0.5) / BINS
+    share = found.counts / max(1, found.counts.sum())
+    axes.bar(middles, share, width=0.9 / BINS, color="#dddddd", label="share of the texts")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
+    has = found.counts > 0
+    axes.plot(found.confidence[has], found.accuracy[has], "o-", color=BLUE, label="accuracy")
+    return _curve(figure, axes, "probability of the predicted class", "accuracy", "upper left")
+
+
+def lengths(tokens: np.ndarray) -> str:
+    """How many texts are that long."""
+    figure, axes = _figure()
+    axes.hist(tokens, bins=min(40, max(5, int(tokens.max()))), color=BLUE)
+    axes.set_xlabel("tokens that the model reads")
+    axes.set_ylabel("texts")
+    return _svg(figure)
+
+
+def training(history: list[dict[str, float]]) -> str:
+    """Loss and accuracy by epoch."""
+    figure, axes = _figure()
+    epochs = [record["epoch"] for record in history]
+    beside = axes.twinx()
+    for part, style in (("train", "--"), ("validation", "-")):
+        for name, where, color in (("loss", axes, BLUE), ("accuracy", beside, "#d62728")):
+            values = [value for record in history if (value := record.get(f"{part}_{name}")) is not None]
+            if len(values) == len(epochs):
+                where.plot(epochs, values, style, color=color, marker="o", markersize=3, label=f"{name}, {part}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    beside.set_ylabel("accuracy")
+    axes.set_xticks(epochs if len(epochs) <= 12 else epochs[:: -(-len(epochs) // 12)])
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
+    return _svg(figure)
+
+
+def _curves(result: EvaluationResult) -> range:
+    return range(1, 2) if len(result.classes) == 2 else range(min(len(result.classes), 10))
+
+
+def _figure(height: float = SIZE[1]) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIZE[0], height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _curve(figure: Figure, axes: Axes, x: str, y: str, where: str = "best") -> str:
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=where, fontsize=8)  # type: ignore[call-overload]
+    return _svg(figure)
+
+
+def _short(name: str) -> str:
+    # A dollar would begin a formula.
+    name = name if len(name) <= 20 else name[:19] + "…"
+    return name.replace("$", r"\$")
+
+
+def _svg(figure: Figure) -> str:
+    """The picture alone, its ids unlike those of any other on the page."""
+    import matplotlib as mpl
+
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pyllmclf"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    text = file.getvalue()
+    return re.sub(r"^.*?(?=<svg)", "", text, flags=re.DOTALL)

@@ -1,0 +1,136 @@
+"""The report of an evaluation: one page that needs no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..data.atomic_folder import MANIFEST, write_text
+from ..data.fetch import sha256
+from ..data.readers import TextData
+from . import plots
+from .metrics import EvaluationResult
+from .statistics import calibration, intervals, thresholds
+
+ERRORS = 20
+TEXT_SHOWN = 600
+LENGTH_BINS = 5
+PACKAGES = ("torch", "numpy", "scikit-learn", "tokenizers", "tiktoken")
+
+
+def provenance(checkpoint: Path, data: TextData, device: str) -> dict[str, str]:
+    """What the figures depend on: hashes and versions."""
+    digest = hashlib.sha256(json.dumps([data.texts, list(map(str, data.labels or []))]).encode())
+    found = {
+        "checkpoint": str(checkpoint),
+        "checkpoint, SHA-256 of its manifest": sha256(checkpoint / MANIFEST),
+        "data": data.origin,
+        "data, SHA-256 of texts and labels": digest.hexdigest(),
+        "device": device,
+        "pyllmclf": __version__,
+        "Python": platform.python_version(),
+    }
+    return found | {package: metadata.version(package) for package in PACKAGES}
+
+
+def accuracy_by_length(result: EvaluationResult, tokens: np.ndarray) -> list[dict[str, Any]]:
+    """Accuracy of the shortest fifth of the texts, of the next, and so on; texts of one length stay together."""
+    right = result.predictions == result.labels
+    edges = np.unique(np.quantile(tokens, np.linspace(0, 1, LENGTH_BINS + 1), method="lower"))
+    edges[-1] += 1
+    if len(edges) == 1:
+        edges = np.array([edges[0] - 1, edges[0]])
+    rows = []
+    for low, high in pairwise(edges):
+        chosen = (tokens >= low) & (tokens < high)
+        if chosen.any():
+            accuracy = float(right[chosen].mean())
+            rows.append({"low": int(low), "high": int(high) - 1, "texts": int(chosen.sum()), "accuracy": accuracy})
+    return rows
+
+
+def confident_errors(result: EvaluationResult, texts: list[str]) -> list[dict[str, Any]]:
+    """The wrong predictions with the highest probabilities."""
+    wrong = np.flatnonzero(result.predictions != result.labels)
+    confidence = result.probabilities.max(axis=1)
+    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:ERRORS]
+    return [
+        {
+            "row": int(i),
+            "text": texts[i] if len(texts[i]) <= TEXT_SHOWN else texts[i][:TEXT_SHOWN] + " …",
+            "label": result.classes[result.labels[i]],
+            "prediction": result.classes[result.predictions[i]],
+            "probability": float(confidence[i]),
+        }
+        for i in chosen
+    ]
+
+
+def write_report(
+    path: Path,
+    result: EvaluationResult,
+    texts: list[str],
+    tokens: np.ndarray,
+    about: dict[str, str],
+    history: list[dict[str, float]],
+) -> None:
+    """Writes the page.
+
+    Parameters
+    ----------
+    path : Path
+    result : EvaluationResult
+    texts : list of str
+        The evaluated ones.
+    tokens : ndarray of int64, shape [texts]
+        That the model reads of each.
+    about : dict
+        See :func:`provenance`.
+    history : list of dict
+        Epochs of the training, as the checkpoint holds them; may be empty.
+
+    Raises
+    ------
+    ResourceError
+        If it can't be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    # Everything is escaped but the plots, which are ours, and in which matplotlib escapes names.
+    environment = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found = calibration(result)
+    page = environment.get_template("report.html").render(
+        result=result,
+        intervals=intervals(result),
+        calibration=found,
+        thresholds=thresholds(result) if len(result.classes) == 2 else [],
+        by_length=accuracy_by_length(result, tokens),
+        errors=confident_errors(result, texts),
+        wrong=int((result.predictions != result.labels).sum()),
+        lengths=result.lengths,
+        rate=int(tokens.sum()) / result.seconds if result.seconds else None,
+        about=about,
+        plots={
+            "confusion": plots.confusion(result),
+            "roc": plots.roc(result),
+            "precision_recall": plots.precision_recall(result),
+            "reliability": plots.reliability(found),
+            "lengths": plots.lengths(tokens),
+            "training": plots.training(history) if history else "",
+        },
+    )
+    write_text(path, page)

@@ -1,0 +1,249 @@
+"""The classifier as a scikit-learn estimator: pipelines, cross-validation, grid search, calibration."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from .errors import DataError, UsageError
+
+# Parameters of the estimator that are none of finetune's, or have another name there.
+_OWN = ("random_state", "validation_fraction", "output_dir")
+
+
+class LLMClassifier(ClassifierMixin, BaseEstimator):
+    """GPT-2 or BERT, fine-tuned into a text classifier.
+
+    Parameters
+    ----------
+    model, weights, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length
+        As for :func:`pyllmclf.finetune`: what is trained, and how a text is read.
+    epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, weight_decay, warmup_ratio, scheduler,
+    max_grad_norm, class_weights, label_smoothing, early_stopping
+        As for :func:`pyllmclf.finetune`: how it is trained.
+    validation_fraction : float, optional
+        Share of the texts that is kept apart to validate each epoch with; ``early_stopping`` needs it.
+    dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, output_dir, progress
+        As for :func:`pyllmclf.finetune`: where, and by what.
+    random_state : int
+        ``seed`` of :func:`pyllmclf.finetune`.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape [classes]
+        Labels in the order of the columns of :meth:`predict_proba`.
+    classifier_ : Classifier
+    history_ : list of EpochRecord
+        Of the training; empty after unpickling.
+
+    Notes
+    -----
+    Texts are a sequence of strings, an array of them, a Series, or a DataFrame with one column. A pickle holds the
+    files of a checkpoint: weights as safetensors, everything else as text.
+    """
+
+    def __init__(
+        self,
+        model: str = "gpt2",
+        *,
+        weights: str = "pretrained",
+        trainable: str = "last_block",
+        lora: Any = None,
+        pooling: str | None = None,
+        causal: bool | None = None,
+        padding: str | int = "none",
+        head_bias: bool | None = None,
+        dropout: float | str = 0.0,
+        max_length: int | None = None,
+        epochs: int = 5,
+        batch_size: int = 8,
+        batch_tokens: int | None = None,
+        gradient_accumulation_steps: int = 1,
+        learning_rate: float = 5e-5,
+        weight_decay: float = 0.1,
+        warmup_ratio: float = 0.0,
+        scheduler: str = "constant",
+        max_grad_norm: float | None = None,
+        class_weights: Any = None,
+        label_smoothing: float = 0.0,
+        early_stopping: int | None = None,
+        validation_fraction: float | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        backend: str = "auto",
+        random_state: int = 123,
+        cache: str = "auto",
+        cache_budget: int | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        cuda_graphs: bool = True,
+        output_dir: str | os.PathLike[str] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.trainable = trainable
+        self.lora = lora
+        self.pooling = pooling
+        self.causal = causal
+        self.padding = padding
+        self.head_bias = head_bias
+        self.dropout = dropout
+        self.max_length = max_length
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.scheduler = scheduler
+        self.max_grad_norm = max_grad_norm
+        self.class_weights = class_weights
+        self.label_smoothing = label_smoothing
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.dtype = dtype
+        self.device = device
+        self.backend = backend
+        self.random_state = random_state
+        self.cache = cache
+        self.cache_budget = cache_budget
+        self.cache_dir = cache_dir
+        self.cuda_graphs = cuda_graphs
+        self.output_dir = output_dir
+        self.progress = progress
+
+    def fit(self, X: Any, y: Any) -> LLMClassifier:
+        """Fine-tunes the model on texts and their labels.
+
+        Parameters
+        ----------
+        X : sequence of str
+        y : sequence of labels
+            Strings, integers or booleans.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        UsageError, DataError, ModelError, ResourceError, NonFiniteError
+            As :func:`pyllmclf.finetune`.
+        """
+        from .api import finetune
+
+        texts = _texts(X)
+        if y is None:
+            raise DataError("y is missing: a classifier needs the labels of its texts.")
+        labels = np.asarray(y)
+        if labels.ndim != 1:
+            raise DataError(f"y must have one label for each text, not the shape {labels.shape}.")
+        check_consistent_length(texts, labels)
+        check_classification_targets(labels)
+        classes, indices = np.unique(labels, return_inverse=True)
+        # Names, where the classifier can hold them; otherwise their numbers, in the same order.
+        named = classes.dtype.kind in "iuUO" and all(isinstance(c, (str, np.integer, int)) for c in classes)
+        given = labels.tolist() if named else indices.tolist()
+        arguments = {name: value for name, value in self.get_params(deep=False).items() if name not in _OWN}
+        result = finetune(
+            arguments.pop("model"),
+            (texts, given),
+            validation=False if self.validation_fraction is None else self.validation_fraction,
+            test=False,
+            seed=self.random_state,
+            output_dir=self.output_dir,
+            **arguments,
+        )
+        self.classes_ = classes
+        self.classifier_ = result.classifier
+        self.history_ = result.history
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Logits, float64, shape [texts, classes]; with two classes their difference, shape [texts]."""
+        check_is_fitted(self, "classifier_")
+        logits = self.classifier_.logits(_texts(X)).astype(np.float64)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probabilities, float64, shape [texts, classes]."""
+        check_is_fitted(self, "classifier_")
+        return self.classifier_.predict_proba(_texts(X))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable label of each text, shape [texts]."""
+        check_is_fitted(self, "classifier_")
+        return self.classes_[self.classifier_.logits(_texts(X)).argmax(axis=1)]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "classifier_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        classifier = state.pop("classifier_", None)
+        state.pop("history_", None)
+        if classifier is not None:
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoint = Path(folder) / "classifier"
+                classifier.save(checkpoint)
+                files = [path for path in checkpoint.rglob("*") if path.is_file()]
+                state["_checkpoint"] = {path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in files}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from .classifier import load
+
+        state = dict(state)
+        checkpoint = state.pop("_checkpoint", None)
+        super().__setstate__(state)
+        if checkpoint is None:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in checkpoint.items():
+                path = (Path(folder) / name).resolve()
+                if not path.is_relative_to(Path(folder).resolve()):
+                    raise UsageError(f"the pickle names a file outside of its classifier ({name}).")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.classifier_ = load(folder, device=self.device, dtype=self.dtype, backend=self.backend)
+        self.history_ = []
+
+
+def _texts(X: Any) -> list[str]:
+    """The texts as a list.
+
+    Raises
+    ------
+    DataError
+        If they are no sequence of strings.
+    """
+    if isinstance(X, (str, bytes)):
+        raise DataError("X must be a sequence of texts; put the single text into a list.")
+    array = X if isinstance(X, (list, tuple)) else np.asarray(X, dtype=object)
+    if isinstance(array, np.ndarray):
+        if array.ndim == 2 and array.shape[1] == 1:
+            array = array[:, 0]
+        if array.ndim != 1:
+            raise DataError(f"X must be a sequence of texts, not of the shape {array.shape}.")
+    texts = list(array)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"text {i} is a {type(text).__name__}, not a string.")
+    if not texts:
+        raise DataError("X has no text: at least one is needed.")
+    return [str(text) for text in texts]

@@ -1,0 +1,250 @@
+"""The report of an evaluation: its figures against scikit-learn and scipy, and a page that nothing can break into."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from models import gpt2_folder
+from scipy.stats import binom
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+from pyllmclf import finetune
+from pyllmclf.cli.main import app, eval_app, run
+from pyllmclf.evaluation import plots, statistics
+from pyllmclf.evaluation.metrics import EvaluationResult, evaluate_logits
+from pyllmclf.evaluation.report import accuracy_by_length, confident_errors
+
+HOSTILE = '</td><script>alert(1)</script> & "it\'s" $x^2$ \x07'
+TEXTS = [f"{'win cash' if i % 2 else 'see you'} {i}" for i in range(30)] + [HOSTILE, "x" * 2000]
+LABELS = ["<b>spam</b>" if "win" in text else "ham & co" for text in TEXTS]
+
+
+def result_of(texts: int = 200, classes: int = 2, seed: int = 0) -> EvaluationResult:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, texts)
+    logits = random.normal(size=(texts, classes)) + 1.5 * np.eye(classes)[labels]
+    return evaluate_logits(logits, labels, [f"class {c}" for c in range(classes)])
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_macro_f1(classes: int) -> None:
+    result = result_of(40, classes)
+    random = np.random.default_rng(1)
+    drawn = random.integers(0, 40, (20, 40))
+    found = statistics.macro_f1(result.labels[drawn], result.predictions[drawn], classes)
+    expected = [f1_score(result.labels[d], result.predictions[d], average="macro", zero_division=0.0) for d in drawn]
+    assert np.allclose(found, expected)
+
+
+def test_intervals() -> None:
+    """As wide as theory says: of a share over n texts, 1.96 standard errors to each side."""
+    result = result_of(2000)
+    found = statistics.intervals(result)
+    assert set(found) == {"accuracy", "macro_f1", "log_loss"}
+    for name, interval in found.items():
+        assert interval.low < interval.value < interval.high
+        assert interval.value == getattr(result, name)
+    accuracy = found["accuracy"]
+    error = 1.96 * np.sqrt(accuracy.value * (1 - accuracy.value) / 2000)
+    assert accuracy.high - accuracy.low == pytest.approx(2 * error, rel=0.15)
+    assert statistics.intervals(result) == found  # the same each time
+
+
+def test_calibration() -> None:
+    labels = np.array([0, 0, 1, 1])
+    probabilities = np.array([[0.95, 0.05], [0.3, 0.7], [0.25, 0.75], [0.0, 1.0]])
+    result = evaluate_logits(np.log(np.maximum(probabilities, 1e-30)), labels, ["a", "b"])
+    found = statistics.calibration(result)
+    assert found.counts.tolist() == [0] * 7 + [2, 0, 2]
+    assert found.confidence[7] == pytest.approx(0.725)
+    assert found.accuracy[[7, 9]].tolist() == [0.5, 1.0]
+    assert found.ece == pytest.approx((2 * 0.225 + 2 * 0.025) / 4)
+    assert found.brier == pytest.approx(np.mean([2 * 0.05**2, 2 * 0.7**2, 2 * 0.25**2, 0.0]))
+
+
+def test_thresholds() -> None:
+    result = result_of()
+    for row in statistics.thresholds(result):
+        predicted = (result.probabilities[:, 1] >= row.threshold).astype(int)
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            result.labels, predicted, average="binary", zero_division=0.0
+        )
+        assert (row.precision or 0.0, row.recall, row.f1) == pytest.approx((precision, recall, f1))
+        assert row.predicted == predicted.sum()
+    never = evaluate_logits(np.array([[9.0, 0.0]] * 3), np.zeros(3, dtype=np.int64), ["a", "b"])
+    assert statistics.thresholds(never)[5].precision is None
+    assert statistics.thresholds(never)[5].recall is None
+
+
+def test_mcnemar() -> None:
+    labels = np.zeros(20, dtype=np.int64)
+
+    def of(wrong: list[int]) -> EvaluationResult:
+        logits = np.tile([1.0, 0.0], (20, 1))
+        logits[wrong] = [0.0, 1.0]
+        return evaluate_logits(logits, labels, ["a", "b"])
+
+    first, second = of([0, 1]), of([1, 2, 3, 4, 5, 6, 7, 8])
+    only_first, only_second, p = statistics.mcnemar(first, second)
+    assert (only_first, only_second) == (7, 1)
+    assert p == pytest.approx(2 * binom.cdf(1, 8, 0.5))
+    assert statistics.mcnemar(first, first) == (0, 0, 1.0)
+
+
+def test_accuracy_by_length() -> None:
+    result = result_of(100)
+    tokens = np.arange(100) // 2 + 1
+    rows = accuracy_by_length(result, tokens)
+    assert sum(row["texts"] for row in rows) == 100
+    assert (rows[0]["low"], rows[-1]["high"]) == (1, 50)
+    assert all(before["high"] + 1 == row["low"] for before, row in pairwise(rows))
+    assert sum(row["texts"] * row["accuracy"] for row in rows) == pytest.approx(100 * result.accuracy)
+    (single,) = accuracy_by_length(result, np.full(100, 7))
+    assert (single["low"], single["high"], single["texts"]) == (7, 7, 100)
+
+
+def test_confident_errors() -> None:
+    result = result_of(100)
+    rows = confident_errors(result, ["t" * 1000] * 100)
+    assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
+    assert all(row["label"] != row["prediction"] for row in rows)
+    assert len(rows[0]["text"]) < 1000
+
+
+@pytest.mark.parametrize("classes", [2, 4, 15])
+def test_plots(classes: int) -> None:
+    result = result_of(100, classes)
+    found = statistics.calibration(result)
+    history = [
+        {"epoch": 1, "train_loss": 1.0, "train_accuracy": 0.5},
+        {"epoch": 2, "train_loss": 0.5, "train_accuracy": 1},
+    ]
+    svgs = [plots.confusion(result), plots.roc(result), plots.precision_recall(result), plots.reliability(found)]
+    for svg in [*svgs, plots.lengths(np.array([1, 5, 9])), plots.training(history)]:  # type: ignore[arg-type]
+        assert svg.startswith("<svg")
+        assert svg.rstrip().endswith("</svg>")
+    one_sided = evaluate_logits(np.array([[9.0, 0.0]] * 3), np.zeros(3, dtype=np.int64), ["a", "b"])
+    assert plots.roc(one_sided).startswith("<svg")
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(content)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("report")
+    model = gpt2_folder(folder / "model", n_classes=2)
+    found = []
+    for epochs in (2, 1):
+        out = folder / f"out-{epochs}"
+        finetune(
+            model, (TEXTS, LABELS), validation=(TEXTS, LABELS), epochs=epochs, output_dir=out, progress=False,
+            trainable="all", learning_rate=1e-3,
+        )  # fmt: skip
+        found.append(out)
+    return found
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> str:
+    path = tmp_path / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"text": t, "label": n}) for t, n in zip(TEXTS, LABELS, strict=True)))
+    return str(path)
+
+
+@pytest.fixture
+def cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    def call(*arguments: object, command: Any = eval_app) -> SimpleNamespace:
+        capfd.readouterr()
+        code = run(command, "pyllmclf-eval", [str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err)
+
+    return call
+
+
+def test_the_page(checkpoints: list[Path], data_file: str, tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Complete, escaped, and without a script or an address."""
+    path = tmp_path / "report.html"
+    ran = cli(checkpoints[0], data_file, "--report", path, "--no-progress", "--json")
+    assert ran.code == 0, ran.err
+    content = path.read_text(encoding="utf-8")
+    page = Page(content)
+    names = {tag for tag, _ in page.tags}
+    assert "script" not in names
+    assert sum(tag == "svg" for tag, _ in page.tags) == 6
+    for _, attributes in page.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "src", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not re.search(r"url\((?!#)", content)
+    figures = json.loads(ran.out)
+    assert f"{figures['accuracy']:.2%}" in page.text
+    assert "<b>spam</b>" in page.text
+    for heading in ("Classes", "Thresholds", "Accuracy by length", "Most confident errors", "Training", "Provenance"):
+        assert heading in page.text
+    assert re.search(r"[0-9a-f]{64}", page.text)
+    wrong = [row for row in page.text.splitlines() if HOSTILE[:20] in row]
+    assert len(wrong) <= 1
+
+
+def test_hostile_texts_are_shown_as_they_are(tmp_path: Path) -> None:
+    from pyllmclf.evaluation.report import write_report
+
+    logits = np.array([[0.0, 5.0], [5.0, 0.0], [0.0, 5.0]])
+    lengths = {"tokens": 6, "mean": 2.0, "longest": 3, "padding_avoided": 0.1, "truncated": 0, "empty": 0}
+    result = evaluate_logits(
+        logits, np.zeros(3, dtype=np.int64), [HOSTILE[:-1], "$\\alpha"], lengths=lengths, seconds=0.1
+    )
+    about = {"checkpoint": HOSTILE, "data": HOSTILE}
+    write_report(tmp_path / "r.html", result, [HOSTILE] * 3, np.array([1, 2, 3]), about, [])
+    page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.text.count("</td><script>alert(1)</script>") >= 3
+
+
+def test_two_checkpoints(checkpoints: list[Path], data_file: str, cli: Callable[..., Any]) -> None:
+    ran = cli(checkpoints[0], data_file, "--compare", checkpoints[1], "--no-progress")
+    assert ran.code == 0, ran.err
+    assert "McNemar's test: p = " in ran.out
+    found = json.loads(cli(checkpoints[0], data_file, "--compare", checkpoints[1], "--no-progress", "--json").out)
+    (compared,) = found["compared"].values()
+    assert 0.0 <= compared["p"] <= 1.0
+    assert compared["texts"] == len(TEXTS)
+
+
+def test_a_path_that_can_t_be_written(
+    checkpoints: list[Path], data_file: str, tmp_path: Path, cli: Callable[..., Any]
+) -> None:
+    """Said before the work."""
+    ran = cli("eval", checkpoints[0], data_file, "--report", tmp_path / "no" / "r.html", command=app)
+    assert ran.code == 5
+    assert "can't be written" in ran.err

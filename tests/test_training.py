@@ -520,10 +520,12 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
     before = state()
     good = ops.cross_entropy
+
     # An infinite loss whose gradient is finite, or a gradient that is not where the loss is.
-    bad = (
-        (lambda x, y: good(x, y) + torch.inf) if spoil == "loss" else (lambda x, y: good(x, y) * _NanGradient.apply(x))
-    )
+    def bad(logits: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        loss = good(logits, *rest, **options)
+        return loss + torch.inf if spoil == "loss" else loss * _NanGradient.apply(logits)
+
     with monkeypatch.context() as patch:
         patch.setattr(ops, "cross_entropy", bad)
         if trainer._in_backward is not None:

@@ -145,6 +145,7 @@ def attention_variant(
     *,
     causal: bool = True,
     subset: bool = False,
+    window: bool = False,
     tiled: bool = True,
     dropout: bool = False,
 ) -> Variant:
@@ -159,6 +160,7 @@ def attention_variant(
         "BLOCK_N": config.block_n,
         "CAUSAL": causal,
         "SUBSET": subset,
+        "WINDOW": window,
         "TILED": tiled,
         "DROPOUT": dropout,
     }
@@ -225,6 +227,7 @@ def selected() -> list[Variant]:
             attention_variant(kernel, 80, "bf16", 128, 128, tiled=False),
             attention_variant(kernel, 90, "bf16", 64, 128, dropout=True),
             attention_variant(kernel, 90, "bf16", 64, 16, subset=True),
+            attention_variant(kernel, 90, "bf16", 64, 128, causal=False, window=True),
         ]
     for architecture in ARCHITECTURES:
         for few, backward in itertools.product((True, False), (True, False)):

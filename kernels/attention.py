@@ -19,7 +19,7 @@ from .tiles import Schedule, Tiles, tile_rows
 
 LOG2_E = 1.4426950408889634
 _WORDS = ["seed", "step", "stream", "threshold"]
-_COUNTS = ["rows_q", "heads", "blocks"]
+_COUNTS = ["rows_q", "heads", "blocks", "window_left", "window_right"]
 
 
 @triton.jit
@@ -61,12 +61,15 @@ def _seen_keys(
     begin_q,
     count_q,
     count_k,
+    window_left,
+    window_right,
     CAUSAL: tl.constexpr,
     SUBSET: tl.constexpr,
+    WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """(position of each query, keys that all of a tile's queries see, in whole blocks; keys that any sees)."""
+    """(position of each query, first block of keys, where blocks begin that need a mask, end of the keys)."""
     rows = first + tl.arange(0, BLOCK_M)
     if SUBSET:
         valid = rows < count_q
@@ -84,7 +87,23 @@ def _seen_keys(
     else:
         whole = count_k // BLOCK_N * BLOCK_N
         end = count_k
-    return at, whole, end
+    start = 0
+    if WINDOW:
+        start = tl.maximum(lowest - window_left, 0) // BLOCK_N * BLOCK_N
+        end = tl.minimum(end, highest + window_right + 1)
+        whole = start
+    return at, start, whole, end
+
+
+@triton.jit
+def _seen(at, keys, count_k, window_left, window_right, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """Which keys each query sees, [queries, keys]."""
+    seen = (keys < count_k)[None, :]
+    if CAUSAL:
+        seen = seen & (keys[None, :] <= at[:, None])
+    if WINDOW:
+        seen = seen & (keys[None, :] >= at[:, None] - window_left) & (keys[None, :] <= at[:, None] + window_right)
+    return seen
 
 
 @triton.jit
@@ -102,6 +121,8 @@ def _forward_blocks(
     v_row,
     first_key,
     last_key,
+    window_left,
+    window_right,
     scale,
     example,
     seed,
@@ -113,6 +134,7 @@ def _forward_blocks(
     DEPTH: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
+    WINDOW: tl.constexpr,
     DROPOUT: tl.constexpr,
     MASKED: tl.constexpr,
 ):
@@ -121,14 +143,15 @@ def _forward_blocks(
         k_tile = _rows(k, begin_k, k_row, keys, count_k, HEAD_DIM, DEPTH, MASKED)
         scores = tl.dot(q, tl.trans(k_tile), input_precision="ieee") * scale
         if MASKED:
-            seen = (keys < count_k)[None, :]
-            if CAUSAL:
-                seen = seen & (keys[None, :] <= at[:, None])
+            seen = _seen(at, keys, count_k, window_left, window_right, CAUSAL, WINDOW)
             scores = tl.where(seen, scores, float("-inf"))
-        # Finite: the first block holds key 0, which every query sees.
         new_largest = tl.maximum(largest, tl.max(scores, 1))
-        p = tl.exp2(scores - new_largest[:, None])
-        shrink = tl.exp2(largest - new_largest)
+        # Without a window it is finite: the first block holds key 0, which every query sees.
+        base = new_largest
+        if WINDOW:
+            base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
+        p = tl.exp2(scores - base[:, None])
+        shrink = tl.exp2(largest - base)
         total = total * shrink + tl.sum(p, 1)
         largest = new_largest
         if DROPOUT:
@@ -161,6 +184,8 @@ def _attention_forward_kernel(
     rows_q,
     heads,
     blocks,
+    window_left,
+    window_right,
     scale,
     seed,
     step,
@@ -173,6 +198,7 @@ def _attention_forward_kernel(
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
     SUBSET: tl.constexpr,
+    WINDOW: tl.constexpr,
     TILED: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
@@ -185,7 +211,9 @@ def _attention_forward_kernel(
         return
     begin_k = tl.load(cu_seqlens_k + text).to(tl.int64)
     count_k = (tl.load(cu_seqlens_k + text + 1) - begin_k).to(tl.int32)
-    at, whole, end = _seen_keys(positions, first, begin_q, count_q, count_k, CAUSAL, SUBSET, BLOCK_M, BLOCK_N)
+    at, start, whole, end = _seen_keys(
+        positions, first, begin_q, count_q, count_k, window_left, window_right, CAUSAL, SUBSET, WINDOW, BLOCK_M, BLOCK_N
+    )
     example = 0
     head_stream = stream
     if DROPOUT:
@@ -198,13 +226,13 @@ def _attention_forward_kernel(
     total = tl.zeros((BLOCK_M,), tl.float32)
     accumulated, largest, total = _forward_blocks(
         accumulated, largest, total, q_tile, at, k + head * k_head, v + head * v_head, begin_k, count_k, k_row, v_row,
-        0, whole, scale, example, seed, step, head_stream, threshold, keep_scale,
-        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, DROPOUT, False,
+        start, whole, window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale,
+        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, False,
     )  # fmt: skip
     accumulated, largest, total = _forward_blocks(
         accumulated, largest, total, q_tile, at, k + head * k_head, v + head * v_head, begin_k, count_k, k_row, v_row,
-        whole, end, scale, example, seed, step, head_stream, threshold, keep_scale,
-        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, DROPOUT, True,
+        whole, end, window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale,
+        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, True,
     )  # fmt: skip
     total = tl.where(total > 0.0, total, 1.0)  # of a text without keys: its output is 0
     _put_rows(out + head * out_head, begin_q, out_row, rows, count_q, accumulated / total[:, None], HEAD_DIM, DEPTH)
@@ -228,6 +256,8 @@ def _dq_blocks(
     v_row,
     first_key,
     last_key,
+    window_left,
+    window_right,
     scale,
     example,
     seed,
@@ -239,6 +269,7 @@ def _dq_blocks(
     DEPTH: tl.constexpr,
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
+    WINDOW: tl.constexpr,
     DROPOUT: tl.constexpr,
     MASKED: tl.constexpr,
 ):
@@ -253,10 +284,7 @@ def _dq_blocks(
             dp = tl.where(keep(at, example, stream, key, seed, step, threshold, BLOCK_N), dp * keep_scale, 0.0)
         ds = p * (dp - delta[:, None])
         if MASKED:
-            seen = (keys < count_k)[None, :]
-            if CAUSAL:
-                seen = seen & (keys[None, :] <= at[:, None])
-            ds = tl.where(seen, ds, 0.0)
+            ds = tl.where(_seen(at, keys, count_k, window_left, window_right, CAUSAL, WINDOW), ds, 0.0)
         dq = tl.dot(ds.to(k_tile.dtype), k_tile, dq, input_precision="ieee")
     return dq
 
@@ -291,6 +319,8 @@ def _attention_backward_dq_kernel(
     rows_q,
     heads,
     blocks,
+    window_left,
+    window_right,
     scale,
     dq_scale,
     seed,
@@ -304,6 +334,7 @@ def _attention_backward_dq_kernel(
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
     SUBSET: tl.constexpr,
+    WINDOW: tl.constexpr,
     TILED: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
@@ -317,7 +348,9 @@ def _attention_backward_dq_kernel(
         return
     begin_k = tl.load(cu_seqlens_k + text).to(tl.int64)
     count_k = (tl.load(cu_seqlens_k + text + 1) - begin_k).to(tl.int32)
-    at, whole, end = _seen_keys(positions, first, begin_q, count_q, count_k, CAUSAL, SUBSET, BLOCK_M, BLOCK_N)
+    at, start, whole, end = _seen_keys(
+        positions, first, begin_q, count_q, count_k, window_left, window_right, CAUSAL, SUBSET, WINDOW, BLOCK_M, BLOCK_N
+    )
     example = 0
     head_stream = stream
     if DROPOUT:
@@ -335,13 +368,13 @@ def _attention_backward_dq_kernel(
     gradient = tl.zeros((BLOCK_M, DEPTH), tl.float32)
     gradient = _dq_blocks(
         gradient, q_tile, dout_tile, row_log_sum_exp, row_delta, at, k + head * k_head, v + head * v_head, begin_k,
-        count_k, k_row, v_row, 0, whole, scale, example, seed, step, head_stream, threshold, keep_scale,
-        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, DROPOUT, False,
+        count_k, k_row, v_row, start, whole, window_left, window_right, scale, example, seed, step, head_stream,
+        threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, False,
     )  # fmt: skip
     gradient = _dq_blocks(
         gradient, q_tile, dout_tile, row_log_sum_exp, row_delta, at, k + head * k_head, v + head * v_head, begin_k,
-        count_k, k_row, v_row, whole, end, scale, example, seed, step, head_stream, threshold, keep_scale,
-        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, DROPOUT, True,
+        count_k, k_row, v_row, whole, end, window_left, window_right, scale, example, seed, step, head_stream,
+        threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, True,
     )  # fmt: skip
     _put_rows(dq + head * dq_head, begin_q, dq_row, rows, count_q, gradient * dq_scale, HEAD_DIM, DEPTH)
 
@@ -364,6 +397,8 @@ def _dkdv_blocks(
     dout_row,
     first_query,
     last_query,
+    window_left,
+    window_right,
     scale,
     example,
     seed,
@@ -378,6 +413,7 @@ def _dkdv_blocks(
     SUBSET: tl.constexpr,
     DROPOUT: tl.constexpr,
     CAUSAL_MASK: tl.constexpr,
+    WINDOW: tl.constexpr,
 ):
     """Queries behind the text's end are rows of zeros and add nothing; keys behind it are rows that nobody stores."""
     keys = first_key + tl.arange(0, BLOCK_N)
@@ -396,6 +432,9 @@ def _dkdv_blocks(
         p = tl.exp2(scores - row_log_sum_exp[None, :])
         if CAUSAL_MASK:
             p = tl.where(keys[:, None] <= at[None, :], p, 0.0)
+        if WINDOW:
+            near = (keys[:, None] >= at[None, :] - window_left) & (keys[:, None] <= at[None, :] + window_right)
+            p = tl.where(near, p, 0.0)
         dp = tl.dot(v, tl.trans(dout_tile), input_precision="ieee")
         dropped = p
         if DROPOUT:
@@ -438,6 +477,8 @@ def _attention_backward_dkdv_kernel(
     rows_q,
     heads,
     blocks,
+    window_left,
+    window_right,
     scale,
     dk_scale,
     seed,
@@ -451,6 +492,7 @@ def _attention_backward_dkdv_kernel(
     BLOCK_N: tl.constexpr,
     CAUSAL: tl.constexpr,
     SUBSET: tl.constexpr,
+    WINDOW: tl.constexpr,
     TILED: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
@@ -474,24 +516,34 @@ def _attention_backward_dkdv_kernel(
     of_text = head.to(tl.int64) * rows_q + begin_q
     dk_tile = tl.zeros((BLOCK_N, DEPTH), tl.float32)
     dv_tile = tl.zeros((BLOCK_N, DEPTH), tl.float32)
-    # Queries before `diagonal` see none of these keys, those from `below` on all of them.
+    # Queries before `diagonal` see none of these keys, those from `below` to `last` all of them.
     diagonal = 0
     below = 0
-    if CAUSAL:
+    last = count_q
+    if CAUSAL or WINDOW:
         if SUBSET:
             below = count_q
+        elif WINDOW:
+            diagonal = first
+            if not CAUSAL:
+                diagonal = tl.maximum(first - window_right, 0)
+            diagonal = diagonal // BLOCK_M * BLOCK_M
+            below = tl.minimum(first + BLOCK_N + window_left, count_q)
+            last = below
         else:
             diagonal = first // BLOCK_M * BLOCK_M
             below = tl.minimum(tl.cdiv(first + BLOCK_N, BLOCK_M) * BLOCK_M, count_q)
         dk_tile, dv_tile = _dkdv_blocks(
             dk_tile, dv_tile, k_tile, v_tile, first, q + head * q_head, dout + head * dout_head, log_sum_exp + of_text,
-            delta + of_text, positions, begin_q, count_q, q_row, dout_row, diagonal, below, scale, example, seed, step,
-            head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_M, BLOCK_N, SUBSET, DROPOUT, True,
+            delta + of_text, positions, begin_q, count_q, q_row, dout_row, diagonal, below, window_left, window_right,
+            scale, example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_M, BLOCK_N, SUBSET,
+            DROPOUT, CAUSAL, WINDOW,
         )  # fmt: skip
     dk_tile, dv_tile = _dkdv_blocks(
         dk_tile, dv_tile, k_tile, v_tile, first, q + head * q_head, dout + head * dout_head, log_sum_exp + of_text,
-        delta + of_text, positions, begin_q, count_q, q_row, dout_row, below, count_q, scale, example, seed, step,
-        head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_M, BLOCK_N, SUBSET, DROPOUT, False,
+        delta + of_text, positions, begin_q, count_q, q_row, dout_row, below, last, window_left, window_right, scale,
+        example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_M, BLOCK_N, SUBSET, DROPOUT,
+        False, False,
     )  # fmt: skip
     _put_rows(dk + head * dk_head, begin_k, dk_row, keys, count_k, dk_tile * dk_scale, HEAD_DIM, DEPTH)
     _put_rows(dv + head * dv_head, begin_k, dv_row, keys, count_k, dv_tile, HEAD_DIM, DEPTH)
@@ -513,6 +565,7 @@ class Launch:
     causal : bool
     scale : float
     query_positions : int32 tensor, shape [rows_q], optional
+    window : (int, int), optional
     dropout : Dropout, optional
     schedule : Schedule, optional
         The tiles of the batch in their order; without it, each text takes as many tiles as the longest.
@@ -529,6 +582,7 @@ class Launch:
         causal: bool,
         scale: float,
         query_positions: torch.Tensor | None = None,
+        window: tuple[int, int] | None = None,
         dropout: Dropout | None = None,
         schedule: Schedule | None = None,
     ) -> None:
@@ -538,7 +592,7 @@ class Launch:
         self.bits = 8 * q.element_size()
         self.scale, self.causal = scale, causal
         self.positions, self.schedule = query_positions, schedule
-        self.dropout = dropout
+        self.dropout, self.window = dropout, window
         self.device = q.device
 
     def tiles(self, side: str) -> list[Tiles]:
@@ -568,6 +622,7 @@ class Launch:
                     self.rows_q,
                     self.heads,
                     tiles.blocks,
+                    *(self.window or (0, 0)),
                     *scales,
                     *dropout.words,
                     dropout.scale,
@@ -585,6 +640,7 @@ class Launch:
             "BLOCK_N": config.block_n,
             "CAUSAL": self.causal,
             "SUBSET": self.positions is not None,
+            "WINDOW": self.window is not None,
             "TILED": tiled,
             "DROPOUT": self.dropout is not None,
         }

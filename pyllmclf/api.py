@@ -248,7 +248,7 @@ def finetune(
     labels = encoder.encode(train_data)
     objective = Objective(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
     source = find_model(model, weights)
-    head = HeadSpec.resolve(source.config.model_type, pooling, causal, head_bias)
+    head = HeadSpec.resolve(source.config, pooling, causal, head_bias)
     rates = _dropout_rates(dropout, source.config, lora_config)
 
     if kept_in is None:
@@ -411,8 +411,7 @@ def _build_model(
         init_weights(model, generator)
         return model
     assert source.folder is not None
-    load_weights(model, source.folder, head=False)
-    init_head(model, generator)
+    init_head(model, generator, load_weights(model, source.folder, head=False))
     load_head_of_same_classes(model, source.folder, encoder.names)
     return model
 

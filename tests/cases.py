@@ -23,6 +23,7 @@ class AttentionCase:
     heads: int
     head_dim: int
     causal: bool
+    window: tuple[int, int] | None = None
 
 
 ATTENTION = [
@@ -36,6 +37,10 @@ ATTENTION = [
     AttentionCase((65, 2), 1, 256, True),
     AttentionCase((25, 200), 1, 7, True),
     AttentionCase((), 2, 16, True),
+    AttentionCase((17, 1, 5), 3, 32, False, (3, 1)),
+    AttentionCase((200, 3, 129), 2, 16, False, (64, 64)),
+    AttentionCase((300, 17), 1, 64, True, (40, 0)),
+    AttentionCase((1023,), 1, 64, False, (0, 7)),
 ]
 # (rows, width)
 LAYER_NORM = [(1, 8), (17, 384), (1023, 768), (5, 1600), (0, 16)]

@@ -40,12 +40,23 @@ def compare(op: Op, formula: Op, inputs: list[Tensor], dtype: torch.dtype) -> No
             assert relative_error(mine, other) < TOLERANCE[dtype]
 
 
-def attention_formula(q: Tensor, k: Tensor, v: Tensor, lengths: tuple[int, ...], causal: bool) -> Tensor:
+def attention_formula(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: tuple[int, ...],
+    causal: bool,
+    window: tuple[int, int] | None = None,
+) -> Tensor:
     """One dense softmax over all rows of all texts; texts are kept apart by the mask."""
     text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
     allowed = text[:, None] == text[None, :]
     if causal:
         allowed = allowed & (torch.arange(len(text))[:, None] >= torch.arange(len(text))[None, :])
+    if window is not None:
+        # Positions of rows of one text differ as the rows do.
+        distance = torch.arange(len(text))[None, :] - torch.arange(len(text))[:, None]
+        allowed = allowed & (distance >= -window[0]) & (distance <= window[1])
     scores = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
     scores = torch.where(allowed, scores, -torch.inf)
     weights = (scores - scores.amax(-1, keepdim=True)).exp() if scores.numel() else scores

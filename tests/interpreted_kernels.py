@@ -32,8 +32,11 @@ def test_attention(case: AttentionCase, scheduled: bool, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scheduled", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
-def test_attention_of_some_rows(causal: bool, scheduled: bool, dtype: torch.dtype) -> None:
-    triton_ops.check_attention_of_some_rows(causal, dtype, "cpu", scheduled=scheduled)
+@pytest.mark.parametrize("window", [None, (20, 3)])
+def test_attention_of_some_rows(
+    window: tuple[int, int] | None, causal: bool, scheduled: bool, dtype: torch.dtype
+) -> None:
+    triton_ops.check_attention_of_some_rows(causal, dtype, "cpu", scheduled=scheduled, window=window)
 
 
 def test_a_text_without_keys() -> None:
@@ -84,8 +87,6 @@ def test_what_is_refused() -> None:
         with pytest.raises(UsageError, match="head_dim of 129"):
             ops.attention(wide, wide, wide, cu, cu, 4, 4, causal=True)
         x = torch.zeros(4, 1, 8)
-        with pytest.raises(UsageError, match="with a window"):
-            ops.attention(x, x, x, cu, cu, 4, 4, causal=True, window=(1, 1))
         schedule = Schedule(cu, cu, torch.device("cpu"))
         with pytest.raises(UsageError, match="schedule is that of another batch"):
             ops.attention(x[:3], x[:3], x[:3], cu - 1, cu - 1, 4, 4, causal=True, schedule=schedule)

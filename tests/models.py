@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from tokenizers import BertWordPieceTokenizer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from pyllmclf import finetune
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
-from pyllmclf.data.tokenizers import LibraryTokenizer, byte_level_json
+from pyllmclf.data.tokenizers import LibraryTokenizer, byte_alphabet, byte_level_json
 from pyllmclf.training.trainer import Trainer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -53,6 +67,42 @@ BERT_CONFIGS = {
     },
     "one_head": {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
 }
+ROBERTA_CONFIGS = {
+    "plain": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64},
+    "odd": {"hidden_size": 30, "num_hidden_layers": 2, "num_attention_heads": 5, "intermediate_size": 77},
+}
+DISTILBERT_CONFIGS = {
+    "plain": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
+    "odd": {"dim": 30, "n_layers": 2, "n_heads": 5, "hidden_dim": 77, "activation": "gelu"},
+}
+MODERNBERT_CONFIGS = {
+    # The third text has 35 tokens: windows of 3 and 1 on either side leave most of it out.
+    "plain": {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "local_attention": 6,
+    },
+    "odd": {
+        "hidden_size": 30,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "intermediate_size": 41,
+        "local_attention": 2,
+        "classifier_pooling": "mean",
+        "norm_bias": True,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "classifier_bias": True,
+        # The last layer is local here.
+        "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 500.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
+        },
+    },
+}
 TEXTS = ["a", "hello world", "the quick brown fox jumps over the lazy dog", "x y z", "b" * 30, "fun, isn't it?"]
 LABELS = [0, 1, 2, 1, 0, 2]
 
@@ -78,18 +128,21 @@ def gpt2_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
         attn_pdrop=0.0,
         resid_pdrop=0.0,
     )
-    model = GPT2ForSequenceClassification(config)
-    perturb(model, 1)
-    model.save_pretrained(path)
+    _save(path, GPT2ForSequenceClassification(config))
     (path / "tokenizer.json").write_text(byte_level_json([bytes([i]) for i in range(256)]), encoding="utf-8")
     return path
+
+
+def wordpiece_vocabulary() -> list[str]:
+    """A WordPiece vocabulary of letters."""
+    letters = string.ascii_lowercase + string.digits + ",'?"
+    return [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
 
 
 def bert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
     """A BERT classifier with a WordPiece vocabulary of letters."""
     torch.manual_seed(0)
-    letters = string.ascii_lowercase + string.digits + ",'?"
-    vocab = [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
+    vocab = wordpiece_vocabulary()
     config = BertConfig(
         **BERT_CONFIGS[name],
         vocab_size=len(vocab),
@@ -98,11 +151,83 @@ def bert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    model = BertForSequenceClassification(config)
+    return _save(path, BertForSequenceClassification(config), vocab)
+
+
+def roberta_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
+    """A RoBERTa classifier with a byte-level tokenizer, in the files of its first release."""
+    torch.manual_seed(0)
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *byte_alphabet().values(), "<mask>"]
+    config = RobertaConfig(
+        **ROBERTA_CONFIGS[name],
+        vocab_size=len(tokens),
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        num_labels=n_classes,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    _save(path, RobertaForSequenceClassification(config))
+    (path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
+    (path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
+    return path
+
+
+def distilbert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
+    """A DistilBERT classifier with a WordPiece vocabulary of letters."""
+    torch.manual_seed(0)
+    vocab = wordpiece_vocabulary()
+    config = DistilBertConfig(
+        **DISTILBERT_CONFIGS[name],
+        vocab_size=len(vocab),
+        max_position_embeddings=48,
+        num_labels=n_classes,
+        dropout=0.0,
+        attention_dropout=0.0,
+        seq_classif_dropout=0.0,
+    )
+    return _save(path, DistilBertForSequenceClassification(config), vocab)
+
+
+def modernbert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
+    """A ModernBERT classifier with a tokenizer of letters."""
+    torch.manual_seed(0)
+    vocab = wordpiece_vocabulary()
+    special = {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    config = ModernBertConfig(
+        **MODERNBERT_CONFIGS[name],
+        vocab_size=len(vocab),
+        max_position_embeddings=48,
+        num_labels=n_classes,
+        **special,
+    )
+    config._attn_implementation = "eager"
+    _save(path, ModernBertForSequenceClassification(config))
+    built = BertWordPieceTokenizer(vocab={token: i for i, token in enumerate(vocab)})
+    (path / "tokenizer.json").write_text(built.to_str(), encoding="utf-8")
+    return path
+
+
+def _save(path: Path, model: PreTrainedModel, vocab: list[str] | None = None) -> Path:
     perturb(model, 1)
     model.save_pretrained(path)
-    (path / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+    if vocab is not None:
+        (path / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
     return path
+
+
+FAMILIES = {
+    "gpt2": (gpt2_folder, GPT2_CONFIGS),
+    "bert": (bert_folder, BERT_CONFIGS),
+    "roberta": (roberta_folder, ROBERTA_CONFIGS),
+    "distilbert": (distilbert_folder, DISTILBERT_CONFIGS),
+    "modernbert": (modernbert_folder, MODERNBERT_CONFIGS),
+}
+
+
+def make_folder(path: Path, family: str, name: str = "plain") -> Path:
+    """A classifier of an architecture."""
+    return FAMILIES[family][0](path, name)
 
 
 def packer_of(tokenizer: LibraryTokenizer, max_length: int, texts: list[str] = TEXTS) -> Packer:

@@ -19,8 +19,8 @@ def test_attention(case: AttentionCase, dtype: torch.dtype, backend: str, genera
     shape = (sum(case.lengths), case.heads, case.head_dim)
     inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
     compare(
-        lambda q, k, v: ops.attention(q, k, v, cu, cu, longest, longest, causal=case.causal),
-        lambda q, k, v: attention_formula(q, k, v, case.lengths, case.causal),
+        lambda q, k, v: ops.attention(q, k, v, cu, cu, longest, longest, causal=case.causal, window=case.window),
+        lambda q, k, v: attention_formula(q, k, v, case.lengths, case.causal, case.window),
         inputs,
         dtype,
     )
@@ -57,25 +57,6 @@ def test_attention_of_some_rows(causal: bool, backend: str, generator: torch.Gen
     assert relative_error(some, full[rows]) < 1e-6
 
 
-@pytest.mark.parametrize("rows", [9, 300])
-def test_attention_window(rows: int, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
-    inputs = [torch.randn(rows, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
-    cu = offsets((rows,))
-
-    def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        distance = torch.arange(rows)[None, :] - torch.arange(rows)[:, None]
-        scores = torch.einsum("qhd,khd->hqk", q, k) / 2.0
-        scores = scores.masked_fill((distance < -2) | (distance > 1), -torch.inf)
-        return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
-
-    compare(
-        lambda q, k, v: ops.attention(q, k, v, cu, cu, rows, rows, causal=False, window=(2, 1)),
-        formula,
-        inputs,
-        dtype_of,
-    )
-
-
 def test_attention_scale(backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
     inputs = [torch.randn(9, 1, 4, generator=generator, dtype=torch.float64) for _ in range(3)]
     cu = offsets((9,))
@@ -95,10 +76,10 @@ def test_attention_packed(case: AttentionCase, backend: str, dtype_of: torch.dty
 
     def formula(qkv: Tensor) -> Tensor:
         q, k, v = (t.unflatten(1, (case.heads, case.head_dim)) for t in qkv.chunk(3, dim=1))
-        return attention_formula(q, k, v, case.lengths, case.causal).flatten(1)
+        return attention_formula(q, k, v, case.lengths, case.causal, case.window).flatten(1)
 
     compare(
-        lambda qkv: ops.attention_packed(qkv, cu, longest, heads=case.heads, causal=case.causal),
+        lambda qkv: ops.attention_packed(qkv, cu, longest, heads=case.heads, causal=case.causal, window=case.window),
         formula,
         [qkv],
         dtype_of,

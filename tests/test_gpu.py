@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cuda_ops
 import numpy as np
@@ -72,7 +73,7 @@ def test_attention(case: AttentionCase, backend: str, dtype: torch.dtype, genera
     cu = offsets(case.lengths).cuda()
 
     def run(*tensors: torch.Tensor) -> torch.Tensor:
-        return ops.attention(*tensors, cu, cu, longest, longest, causal=case.causal)
+        return ops.attention(*tensors, cu, cu, longest, longest, causal=case.causal, window=case.window)
 
     with ops.use_backend("reference"):
         exact = run(q.double(), k.double(), v.double())
@@ -81,13 +82,16 @@ def test_attention(case: AttentionCase, backend: str, dtype: torch.dtype, genera
     if dtype == torch.float32:
         assert relative_error(found, exact) < 1e-5
         return
-    texts = zip(*(t.split(case.lengths) for t in (q, k, v)), strict=True)
-    torchs = [
-        F.scaled_dot_product_attention(*(t.transpose(0, 1)[None] for t in text), is_causal=case.causal)[0].transpose(
-            0, 1
-        )
-        for text in texts
-    ]
+    torchs = []
+    for text in zip(*(t.split(case.lengths) for t in (q, k, v)), strict=True):
+        how: dict[str, Any] = {"is_causal": case.causal}
+        if case.window is not None:
+            rows = torch.arange(len(text[0]), device="cuda")
+            distance = rows[None, :] - rows[:, None]
+            seen = (distance >= -case.window[0]) & (distance <= (0 if case.causal else case.window[1]))
+            how = {"attn_mask": seen}
+        out = F.scaled_dot_product_attention(*(t.transpose(0, 1)[None] for t in text), **how)
+        torchs.append(out[0].transpose(0, 1))
     torchs_error = relative_error(torch.cat(torchs), exact) if torchs else 0.0
     assert relative_error(found, exact) <= 2 * torchs_error
 
@@ -112,10 +116,13 @@ def test_triton_attention(case: AttentionCase, scheduled: bool, dtype: torch.dty
 @pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
 @pytest.mark.parametrize("scheduled", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
-def test_triton_attention_of_some_rows(causal: bool, scheduled: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("window", [None, (20, 3)])
+def test_triton_attention_of_some_rows(
+    window: tuple[int, int] | None, causal: bool, scheduled: bool, dtype: torch.dtype
+) -> None:
     import triton_ops
 
-    triton_ops.check_attention_of_some_rows(causal, dtype, "cuda", scheduled=scheduled)
+    triton_ops.check_attention_of_some_rows(causal, dtype, "cuda", scheduled=scheduled, window=window)
 
 
 @needs_triton

@@ -8,28 +8,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CPU_BACKENDS, relative_error
-from models import BERT_CONFIGS, GPT2_CONFIGS, LABELS, TEXTS, bert_folder, gpt2_folder, packer_of, padded
+from models import FAMILIES, LABELS, TEXTS, gpt2_folder, make_folder, packer_of, padded
 from transformers import AutoModelForSequenceClassification
 
 from pyllmclf import UsageError, ops
+from pyllmclf.models.architectures import architecture_of
 from pyllmclf.models.config import PRESETS, ModelConfig
 from pyllmclf.models.hub import find_model
 from pyllmclf.models.layers import in_dtype
 from pyllmclf.models.lora import LoRAConfig, add_lora, lora_targets, merge_lora
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
-from pyllmclf.models.weights import BACKBONE_PREFIX, HEAD_NAME, TRANSPOSED, init_weights, load_weights
+from pyllmclf.models.weights import init_weights, load_weights
 
 TOLERANCE = 1e-5
-FAMILIES = [("gpt2", name) for name in GPT2_CONFIGS] + [("bert", name) for name in BERT_CONFIGS]
-
-
-def make_folder(path: Path, family: str, name: str) -> Path:
-    return gpt2_folder(path, name) if family == "gpt2" else bert_folder(path, name)
+CASES = [(family, name) for family, (_, configs) in FAMILIES.items() for name in configs]
 
 
 def our_model(folder: Path, **changes) -> tuple[SequenceClassifier, object]:
     source = find_model(folder, "pretrained")
-    head = HeadSpec.resolve(source.config.model_type, changes.get("pooling"), changes.get("causal"), None)
+    head = HeadSpec.resolve(source.config, changes.get("pooling"), changes.get("causal"), None)
     model = SequenceClassifier(source.config, 3, head)
     load_weights(model, folder, head=True)
     return model, source.tokenizer
@@ -37,15 +34,13 @@ def our_model(folder: Path, **changes) -> tuple[SequenceClassifier, object]:
 
 def their_gradient(theirs: torch.nn.Module, model: SequenceClassifier, name: str) -> torch.Tensor:
     """Gradient of transformers' parameter that is our ``name``, in our layout."""
-    family = model.config.model_type
-    prefix, _, rest = name.partition(".")
-    other = (BACKBONE_PREFIX[family] if prefix == "backbone" else f"{HEAD_NAME[family]}.") + rest
-    gradient = dict(theirs.named_parameters())[other].grad
+    architecture = architecture_of(model.config)
+    gradient = dict(theirs.named_parameters())[architecture.file_name(name)].grad
     assert gradient is not None
-    return gradient.mT if family == "gpt2" and TRANSPOSED.search(other) else gradient
+    return gradient.mT if architecture.transposed is not None and architecture.transposed.search(name) else gradient
 
 
-@pytest.mark.parametrize(("family", "name"), FAMILIES)
+@pytest.mark.parametrize(("family", "name"), CASES)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
     folder = make_folder(tmp_path, family, name)
@@ -75,9 +70,9 @@ def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
     for parameter_name, parameter in ours.named_parameters():
         assert parameter.grad is not None
         found, other = parameter.grad, gradients[parameter_name]
-        if parameter_name.endswith("attention.self.key.bias"):
+        if parameter_name.endswith(("attention.self.key.bias", "k_lin.bias")):
             # It shifts every score of a query alike: no true gradient, so it is measured on the query bias's scale.
-            scale = gradients[parameter_name.replace("key", "query")].abs().max()
+            scale = gradients[parameter_name.replace("key", "query").replace("k_lin", "q_lin")].abs().max()
             assert float((found - other).abs().max() / scale) < TOLERANCE
         else:
             assert relative_error(found, other) < TOLERANCE, parameter_name
@@ -85,7 +80,7 @@ def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
     assert compared == len(list(theirs.parameters()))
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", ["last", "first", "mean", "last_position"])
 @pytest.mark.parametrize("causal", [True, False])
 def test_logits_do_not_depend_on_the_batch(tmp_path: Path, family: str, pooling: str, causal: bool) -> None:
@@ -99,7 +94,7 @@ def test_logits_do_not_depend_on_the_batch(tmp_path: Path, family: str, pooling:
     assert relative_error(alone, together) < 1e-6
 
 
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_causal_switch_and_pooling_change_the_result(tmp_path: Path, family: str) -> None:
     folder = make_folder(tmp_path, family, "plain")
     logits = {}
@@ -134,17 +129,25 @@ def test_presets_count_the_published_parameters(name: str) -> None:
         "bert-base-cased": 108_310_272,
         "bert-large-uncased": 335_141_888,
         "bert-large-cased": 333_579_264,
+        # Without the pooler, which their classifiers don't use.
+        "roberta-base": 124_055_040,
+        "roberta-large": 354_310_144,
+        "distilbert-base-uncased": 66_362_880,
+        "distilbert-base-cased": 65_190_912,
+        "modernbert-base": 149_014_272,
+        "modernbert-large": 394_781_696,
     }
     with torch.device("meta"):
         config = ModelConfig.from_dict(PRESETS[name].config, name)
-        model = SequenceClassifier(config, 2, HeadSpec.resolve(config.model_type, None, None, None))
-    assert sum(p.numel() for p in model.backbone.parameters()) == published[name]
+        model = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, None))
+    of_backbone = architecture_of(config).of_backbone
+    assert sum(p.numel() for n, p in model.backbone.named_parameters() if of_backbone(n)) == published[name]
 
 
 def test_random_weights_follow_gpt2() -> None:
     """Normal 0.02; projections into the residual stream 0.02 / sqrt(2 n_layers); biases 0; norms 1."""
     config = ModelConfig.from_dict(PRESETS["gpt2"].config | {"n_layer": 2, "vocab_size": 500}, "test")
-    model = SequenceClassifier(config, 2, HeadSpec.resolve("gpt2", None, None, True))
+    model = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, True))
     init_weights(model, torch.Generator().manual_seed(0))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -155,7 +158,7 @@ def test_random_weights_follow_gpt2() -> None:
             expected = 0.02 / 2 if name.endswith("c_proj.weight") else 0.02
             # Four standard errors of a standard deviation.
             assert abs(float(parameter.detach().std()) / expected - 1) < 4 / (2 * parameter.numel()) ** 0.5, name
-    again = SequenceClassifier(config, 2, HeadSpec.resolve("gpt2", None, None, True))
+    again = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, True))
     init_weights(again, torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
@@ -220,7 +223,7 @@ def test_real_minilm(minilm: Path) -> None:
     from transformers import AutoModel
 
     source = find_model(minilm, "pretrained")
-    model = SequenceClassifier(source.config, 2, HeadSpec.resolve("bert", None, None, None))
+    model = SequenceClassifier(source.config, 2, HeadSpec.resolve(source.config, None, None, None))
     load_weights(model, minilm, head=False)
     theirs = AutoModel.from_pretrained(minilm)
     packer = packer_of(source.tokenizer, 128, TEXTS)

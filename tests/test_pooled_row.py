@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CPU_BACKENDS, relative_error
-from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer
+from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer, modernbert_folder, roberta_folder
 from torch import Tensor
 
 from pyllmclf import ops
@@ -48,7 +48,7 @@ def from_all_rows(model: SequenceClassifier, batch: PackedBatch, dropout: Dropou
     [("last_block", RATES), ("all", RATES), ("lora", RATES), ("lora", replace(RATES, lora=0.0))],
     ids=["last_block", "all", "lora", "lora without dropout"],
 )
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("make", [gpt2_folder, bert_folder, roberta_folder, modernbert_folder])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_logits_and_gradients(
     tmp_path: Path,
@@ -117,7 +117,7 @@ def test_rows_that_are_computed(
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("make", [gpt2_folder, bert_folder, modernbert_folder])
 def test_stages(tmp_path: Path, make: Callable, pooling: str) -> None:
     """A forward pass that begins at any stage gives the same bits."""
     model = make_trainer(make(tmp_path), TEXTS, LABELS, "all", pooling=pooling).model.requires_grad_(False)

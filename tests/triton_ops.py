@@ -56,15 +56,19 @@ def check_attention(case: AttentionCase, dtype: torch.dtype, device: str, *, sch
 
     def formula(qkv: Tensor) -> Tensor:
         q, k, v = (t.unflatten(1, (case.heads, case.head_dim)) for t in qkv.chunk(3, dim=1))
-        return attention_formula(q, k, v, case.lengths, case.causal).flatten(1)
+        return attention_formula(q, k, v, case.lengths, case.causal, case.window).flatten(1)
 
     def run(qkv: Tensor) -> Tensor:
-        return ops.attention_packed(qkv, on_device, longest, heads=case.heads, causal=case.causal, schedule=schedule)
+        return ops.attention_packed(
+            qkv, on_device, longest, heads=case.heads, causal=case.causal, window=case.window, schedule=schedule
+        )
 
     compare(run, formula, [qkv], dtype, device)
 
 
-def check_attention_of_some_rows(causal: bool, dtype: torch.dtype, device: str, *, scheduled: bool) -> None:
+def check_attention_of_some_rows(
+    causal: bool, dtype: torch.dtype, device: str, *, scheduled: bool, window: tuple[int, int] | None = None
+) -> None:
     """Texts of several blocks of keys, read by a few queries out of order, one of them by none."""
     lengths, counts = (150, 1, 90, 5), (3, 1, 2, 0)
     rows = torch.tensor([149, 0, 77, 150, 240, 152])
@@ -77,13 +81,23 @@ def check_attention_of_some_rows(causal: bool, dtype: torch.dtype, device: str, 
 
     def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         full = torch.zeros(sum(lengths), 2, 16, dtype=torch.float64).index_copy(0, rows, q)
-        return attention_formula(full, k, v, lengths, causal)[rows]
+        return attention_formula(full, k, v, lengths, causal, window)[rows]
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         offsets_q, offsets_k = cu_q.to(device), cu_k.to(device)
         at = positions.to(device)
         return ops.attention(
-            q, k, v, offsets_q, offsets_k, 3, 150, causal=causal, query_positions=at, schedule=schedule
+            q,
+            k,
+            v,
+            offsets_q,
+            offsets_k,
+            3,
+            150,
+            causal=causal,
+            query_positions=at,
+            window=window,
+            schedule=schedule,
         )
 
     compare(run, formula, [q, k, v], dtype, device)

@@ -22,6 +22,19 @@ GPT2_VOCAB_SIZE = 50257
 # The pattern of GPT-2's encoder, needed to rebuild tiktoken's encoding from a saved vocabulary.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 
+# What BERT and RoBERTa call their special tokens.
+SPECIAL_TOKENS = (
+    {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"},
+    {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    },
+)
+
 
 class Tokenizer(Protocol):
     """What the engine needs of a tokenizer.
@@ -128,7 +141,7 @@ class TiktokenTokenizer:
         return byte_level_json(tokens)
 
     def files(self, max_length: int) -> dict[str, str]:
-        return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length, bert=False)
+        return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length)
 
 
 class LibraryTokenizer:
@@ -145,7 +158,8 @@ class LibraryTokenizer:
         if not vocab:
             raise ModelError(f"{origin}: the tokenizer's vocabulary is empty.")
         self.vocab_size = max(vocab.values()) + 1
-        self._bert = "[CLS]" in vocab
+        named = next((tokens for tokens in SPECIAL_TOKENS if tokens["cls_token"] in vocab), {})
+        self._special = {use: token for use, token in named.items() if token in vocab}
         pad = _token_text(config.get("pad_token")) or next(
             (t for t in ("[PAD]", "<pad>", GPT2_END_OF_TEXT) if t in vocab), None
         )
@@ -224,7 +238,7 @@ class LibraryTokenizer:
         return self._tokenizer.to_str()
 
     def files(self, max_length: int) -> dict[str, str]:
-        return tokenizer_files(self.to_json(), self.pad_token, max_length, bert=self._bert)
+        return tokenizer_files(self.to_json(), self.pad_token, max_length, self._special)
 
 
 def special_count(tokenizer: Tokenizer) -> int:
@@ -250,20 +264,40 @@ def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
             raise ModelError(f"{path}: not a JSON object.")
     if (path := folder / "tokenizer.json").is_file():
         return LibraryTokenizer.from_file(path, config)
-    if model_type == "bert" and (path := folder / "vocab.txt").is_file():
+    wordpiece = model_type in ("bert", "distilbert")
+    if wordpiece and (path := folder / "vocab.txt").is_file():
         return LibraryTokenizer.from_wordpiece_vocab(path, config)
+    byte_pairs = model_type in ("gpt2", "roberta")
     vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if model_type == "gpt2" and vocab.is_file() and merges.is_file():
-        from tokenizers import AddedToken, ByteLevelBPETokenizer
-
-        try:
-            built = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
-        except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{vocab}, {merges.name}: not a byte-pair vocabulary ({error}).") from error
-        built.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
-        return LibraryTokenizer.from_json(built.to_str(), config, str(folder))
-    wanted = "tokenizer.json or vocab.txt" if model_type == "bert" else "tokenizer.json, or vocab.json with merges.txt"
+    if byte_pairs and vocab.is_file() and merges.is_file():
+        return LibraryTokenizer.from_json(_byte_pairs(vocab, merges, model_type), config, str(folder))
+    wanted = "tokenizer.json"
+    if wordpiece:
+        wanted += " or vocab.txt"
+    elif byte_pairs:
+        wanted += ", or vocab.json with merges.txt,"
     raise ModelError(f"{folder}: there is no tokenizer; {wanted} is needed.")
+
+
+def _byte_pairs(vocab: Path, merges: Path, model_type: str) -> str:
+    """A ``tokenizer.json`` from the files of the first releases of GPT-2 and RoBERTa."""
+    from tokenizers import AddedToken, ByteLevelBPETokenizer, processors
+
+    try:
+        built = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"{vocab}, {merges.name}: not a byte-pair vocabulary ({error}).") from error
+    if model_type == "gpt2":
+        built.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
+        return built.to_str()
+    ids = built.get_vocab()
+    if not {"<s>", "</s>", "<pad>", "<unk>"} <= ids.keys():
+        raise ModelError(f"{vocab}: the vocabulary lacks one of <s>, </s>, <pad> and <unk>.")
+    built.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>", "<mask>"])
+    built.post_processor = processors.RobertaProcessing(
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
+    )
+    return built.to_str()
 
 
 def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: str) -> Tokenizer:
@@ -320,8 +354,13 @@ def _split_by_lower_ranks(token: bytes, limit: int, ranks: dict[bytes, int]) -> 
     return parts[0], parts[1]
 
 
-def tokenizer_files(tokenizer_json: str, pad_token: str, max_length: int, *, bert: bool) -> dict[str, str]:
-    """``tokenizer.json`` and the configuration that makes ``AutoTokenizer`` read it as it stands."""
+def tokenizer_files(
+    tokenizer_json: str, pad_token: str, max_length: int, special: dict[str, str] | None = None
+) -> dict[str, str]:
+    """``tokenizer.json`` and the configuration that makes ``AutoTokenizer`` read it as it stands.
+
+    ``special`` names the special tokens by their use; without it, the padding token serves for all, as GPT-2's does.
+    """
     config: dict[str, Any] = {
         # The architectures' own classes rebuild normalizer and pre-tokenizer, and give other ids where these differ.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -329,10 +368,7 @@ def tokenizer_files(tokenizer_json: str, pad_token: str, max_length: int, *, ber
         "pad_token": pad_token,
         "clean_up_tokenization_spaces": False,
     }
-    if bert:
-        config |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
-    else:
-        config |= dict.fromkeys(("bos_token", "eos_token", "unk_token"), pad_token)
+    config |= special or dict.fromkeys(("bos_token", "eos_token", "unk_token"), pad_token)
     return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": json.dumps(config, indent=2)}
 
 

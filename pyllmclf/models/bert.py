@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018) on packed rows.
+"""BERT (Devlin et al. 2018) and RoBERTa on packed rows.
 
 One layer, with x of shape [total, width]:
 
@@ -22,14 +22,16 @@ class BertEmbeddings(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.word_embeddings = Embedding(config.vocab_size, config.width)
-        self.position_embeddings = Embedding(config.n_positions, config.width)
+        self.position_embeddings = Embedding(config.n_positions + config.position_offset, config.width)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config.width)
         self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
+        self.offset = config.position_offset
 
     def forward(self, context: Context) -> Tensor:
+        positions = context.batch.positions
         x = ops.embedding_layer_norm(
             context.batch.input_ids,
-            context.batch.positions,
+            positions + self.offset if self.offset else positions,
             self.word_embeddings.weight,
             self.position_embeddings.weight,
             self.token_type_embeddings.weight,
@@ -136,6 +138,9 @@ class Bert(nn.Module):
         super().__init__()
         self.embeddings = BertEmbeddings(config)
         self.encoder = BertEncoder(config)
+        self._add_pooler(config)
+
+    def _add_pooler(self, config: ModelConfig) -> None:
         self.pooler = BertPooler(config)
 
     @property
@@ -143,9 +148,14 @@ class Bert(nn.Module):
         return self.encoder.layer
 
     @property
+    def behind_blocks(self) -> list[nn.Module]:
+        """What has parameters between the last layer and the head."""
+        return [self.pooler]
+
+    @property
     def stages(self) -> list[list[nn.Module]]:
         """What has parameters in the embedding, in each layer, and behind them."""
-        return [[self.embeddings], *([layer] for layer in self.encoder.layer), [self.pooler]]
+        return [[self.embeddings], *([layer] for layer in self.encoder.layer), self.behind_blocks]
 
     def embed(self, context: Context) -> Tensor:
         """Rows before the first layer, shape [total, width]."""
@@ -158,3 +168,19 @@ class Bert(nn.Module):
     def pooled(self, x: Tensor, context: Context) -> Tensor:
         """What follows pooling, shape [texts, width]."""
         return self.pooler(x, context)
+
+
+class Roberta(Bert):
+    """RoBERTa (Liu et al. 2019): BERT's layers; its dense layer before the head belongs to the classifier."""
+
+    def _add_pooler(self, config: ModelConfig) -> None:
+        self.prediction_head = Linear(config.width, config.width, layer=config.n_layers, site=LORA)
+        self.n_layers = config.n_layers
+
+    @property
+    def behind_blocks(self) -> list[nn.Module]:
+        return [self.prediction_head]
+
+    def pooled(self, x: Tensor, context: Context) -> Tensor:
+        x = context.drop(x, context.rates.head, self.n_layers, EMBEDDING)
+        return self.prediction_head(x, context).tanh()

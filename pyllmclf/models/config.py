@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ModelError
 
-SUPPORTED = "GPT-2 (model_type gpt2) and BERT (model_type bert)"
+SUPPORTED = "GPT-2, BERT, RoBERTa, DistilBERT and ModernBERT"
 # Name in Hugging Face's configurations -> the approximation of GELU.
 ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh", "gelu": "none"}
 
@@ -47,6 +47,53 @@ def _bert(width: int, layers: int, heads: int, vocab_size: int) -> dict[str, Any
     }
 
 
+def _roberta(width: int, layers: int, heads: int) -> dict[str, Any]:
+    return _bert(width, layers, heads, 50265) | {
+        "model_type": "roberta",
+        "max_position_embeddings": 514,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+    }
+
+
+def _distilbert(vocab_size: int) -> dict[str, Any]:
+    return {
+        "model_type": "distilbert",
+        "vocab_size": vocab_size,
+        "max_position_embeddings": 512,
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "activation": "gelu",
+        "initializer_range": 0.02,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "seq_classif_dropout": 0.2,
+    }
+
+
+def _modernbert(width: int, layers: int, heads: int, inner_width: int, pooling: str) -> dict[str, Any]:
+    return {
+        "model_type": "modernbert",
+        "vocab_size": 50368,
+        "max_position_embeddings": 8192,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner_width,
+        "hidden_activation": "gelu",
+        "norm_eps": 1e-5,
+        "initializer_range": 0.02,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 128,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+        "classifier_pooling": pooling,
+    }
+
+
 @dataclass(frozen=True)
 class Preset:
     """A built-in configuration and where its pretrained weights are.
@@ -72,9 +119,38 @@ PRESETS: dict[str, Preset] = {
     "bert-base-cased": Preset(_bert(768, 12, 12, 28996), "google-bert/bert-base-cased"),
     "bert-large-uncased": Preset(_bert(1024, 24, 16, 30522), "google-bert/bert-large-uncased"),
     "bert-large-cased": Preset(_bert(1024, 24, 16, 28996), "google-bert/bert-large-cased"),
+    "roberta-base": Preset(_roberta(768, 12, 12), "FacebookAI/roberta-base"),
+    "roberta-large": Preset(_roberta(1024, 24, 16), "FacebookAI/roberta-large"),
+    "distilbert-base-uncased": Preset(_distilbert(30522), "distilbert/distilbert-base-uncased"),
+    "distilbert-base-cased": Preset(_distilbert(28996), "distilbert/distilbert-base-cased"),
+    "modernbert-base": Preset(_modernbert(768, 22, 12, 1152, "mean"), "answerdotai/ModernBERT-base"),
+    "modernbert-large": Preset(_modernbert(1024, 28, 16, 2624, "mean"), "answerdotai/ModernBERT-large"),
     # For tests and the demo; its tokenizer ships with the package.
     "gpt2-nano": Preset(_gpt2(64, 2, 4) | {"vocab_size": 1536, "n_positions": 128}, None),
 }
+
+
+@dataclass(frozen=True)
+class ModernBertOptions:
+    """What only ModernBERT has.
+
+    Attributes
+    ----------
+    windows : tuple of (int or None), one for each layer
+        Keys on either side of its own that a query sees; ``None``: all.
+    rope_theta : tuple of float, one for each layer
+        Base of the rotary angles.
+    norm_bias, attention_bias, mlp_bias, classifier_bias : bool
+    classifier_gelu : {"tanh", "none"}
+    """
+
+    windows: tuple[int | None, ...]
+    rope_theta: tuple[float, ...]
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    classifier_bias: bool
+    classifier_gelu: str
 
 
 @dataclass(frozen=True)
@@ -83,10 +159,10 @@ class ModelConfig:
 
     Attributes
     ----------
-    model_type : {"gpt2", "bert"}
+    model_type : {"gpt2", "bert", "roberta", "distilbert", "modernbert"}
     vocab_size, n_positions, width, n_layers, n_heads, inner_width : int
     type_vocab_size : int
-        0 for GPT-2.
+        0 where there are none.
     gelu : {"tanh", "none"}
     layer_norm_eps, initializer_range : float
     embedding_dropout, attention_dropout, hidden_dropout, head_dropout : float
@@ -95,6 +171,11 @@ class ModelConfig:
         Whether scores are divided by sqrt(head_dim).
     scale_attention_by_layer : bool
         Whether scores of block ``i`` are divided by ``i + 1`` too.
+    position_offset : int
+        Row of the position table that a text's first token has.
+    pooling : {"first", "mean"} or None
+        Which row a classifier reads, where the configuration says so.
+    modernbert : ModernBertOptions or None
     raw : dict
         The configuration as it was read, to be written again.
     """
@@ -116,6 +197,9 @@ class ModelConfig:
     head_dropout: float
     scale_attention: bool = True
     scale_attention_by_layer: bool = False
+    position_offset: int = 0
+    pooling: str | None = None
+    modernbert: ModernBertOptions | None = None
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -135,12 +219,16 @@ class ModelConfig:
         if model_type == "pyllmclf":  # a classifier that transformers has no class for
             model_type = raw.get("pyllmclf_base_model_type")
         try:
-            if model_type == "gpt2":
-                config = cls._from_gpt2(raw, origin)
-            elif model_type == "bert":
-                config = cls._from_bert(raw, origin)
-            else:
+            read = {
+                "gpt2": cls._from_gpt2,
+                "bert": cls._from_bert,
+                "roberta": cls._from_roberta,
+                "distilbert": cls._from_distilbert,
+                "modernbert": cls._from_modernbert,
+            }.get(model_type if isinstance(model_type, str) else "")
+            if read is None:
                 raise ModelError(f"{origin}: the architecture {model_type!r} is not supported; {SUPPORTED} are.")
+            config = read(raw, origin)
         except KeyError as error:
             raise ModelError(f"{origin}: the configuration lacks {error}.") from error
         except TypeError as error:
@@ -148,7 +236,8 @@ class ModelConfig:
         for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
             if not isinstance(value := getattr(config, name), int) or value < 1:
                 raise ModelError(f"{origin}: {name} is {value!r}, not a positive integer.")
-        if type(config.type_vocab_size) is not int or config.type_vocab_size < (config.model_type == "bert"):
+        has_types = config.model_type in ("bert", "roberta")
+        if type(config.type_vocab_size) is not int or config.type_vocab_size < has_types:
             raise ModelError(f"{origin}: type_vocab_size is {config.type_vocab_size!r}, not a positive integer.")
         for name in ("layer_norm_eps", "initializer_range"):
             if not _is_number(value := getattr(config, name)) or not value > 0:
@@ -212,6 +301,97 @@ class ModelConfig:
             head_dropout=hidden if head is None else head,
             raw=raw,
         )
+
+    @classmethod
+    def _from_roberta(cls, raw: dict[str, Any], origin: str) -> ModelConfig:
+        padding = raw.get("pad_token_id", 1)
+        if not isinstance(padding, int) or padding < 0:
+            raise ModelError(f"{origin}: pad_token_id is {padding!r}; RoBERTa counts positions from behind it.")
+        bert = cls._from_bert({"max_position_embeddings": 514, "layer_norm_eps": 1e-12} | raw, origin)
+        offset = padding + 1
+        return replace(
+            bert, model_type="roberta", position_offset=offset, n_positions=bert.n_positions - offset, raw=raw
+        )
+
+    @classmethod
+    def _from_distilbert(cls, raw: dict[str, Any], origin: str) -> ModelConfig:
+        hidden = raw.get("dropout", 0.1)
+        return cls(
+            model_type="distilbert",
+            vocab_size=raw["vocab_size"],
+            n_positions=raw.get("max_position_embeddings", 512),
+            width=raw["dim"],
+            n_layers=raw["n_layers"],
+            n_heads=raw["n_heads"],
+            inner_width=raw["hidden_dim"],
+            type_vocab_size=0,
+            gelu=_activation(raw.get("activation", "gelu"), origin),
+            layer_norm_eps=1e-12,  # as the architecture has it; its configuration doesn't say
+            initializer_range=raw.get("initializer_range", 0.02),
+            embedding_dropout=hidden,
+            attention_dropout=raw.get("attention_dropout", 0.1),
+            hidden_dropout=hidden,
+            head_dropout=raw.get("seq_classif_dropout", 0.2),
+            raw=raw,
+        )
+
+    @classmethod
+    def _from_modernbert(cls, raw: dict[str, Any], origin: str) -> ModelConfig:
+        pooling = raw.get("classifier_pooling", "cls")
+        if pooling not in ("cls", "mean"):
+            raise ModelError(f"{origin}: classifier_pooling is {pooling!r}; 'cls' and 'mean' are supported.")
+        return cls(
+            model_type="modernbert",
+            vocab_size=raw["vocab_size"],
+            n_positions=raw.get("max_position_embeddings", 8192),
+            width=raw["hidden_size"],
+            n_layers=raw["num_hidden_layers"],
+            n_heads=raw["num_attention_heads"],
+            inner_width=raw["intermediate_size"],
+            type_vocab_size=0,
+            gelu=_activation(raw.get("hidden_activation", "gelu"), origin),
+            layer_norm_eps=raw.get("norm_eps", 1e-5),
+            initializer_range=raw.get("initializer_range", 0.02),
+            embedding_dropout=raw.get("embedding_dropout", 0.0),
+            attention_dropout=raw.get("attention_dropout", 0.0),
+            hidden_dropout=raw.get("mlp_dropout", 0.0),
+            head_dropout=raw.get("classifier_dropout", 0.0),
+            pooling="first" if pooling == "cls" else "mean",
+            modernbert=_modernbert_options(raw, origin),
+            raw=raw,
+        )
+
+
+def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
+    layers = raw["num_hidden_layers"]
+    every = raw.get("global_attn_every_n_layers", 3)
+    kinds = raw.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
+    theta = {}
+    for kind, old_name, default in (
+        ("full_attention", "global_rope_theta", 160000.0),
+        ("sliding_attention", "local_rope_theta", 10000.0),
+    ):
+        # transformers 5 writes rope_parameters, its predecessors a number for each kind.
+        parameters = (raw.get("rope_parameters") or {}).get(kind) or {}
+        if parameters.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
+            raise ModelError(f"{origin}: ModernBERT with scaled rotary positions is not supported.")
+        theta[kind] = parameters.get("rope_theta", raw.get(old_name, default))
+        if not _is_number(theta[kind]) or not theta[kind] > 0:
+            raise ModelError(f"{origin}: the base of {kind}'s rotary positions is {theta[kind]!r}.")
+    if len(kinds) != layers or not set(kinds) <= set(theta):
+        raise ModelError(f"{origin}: layer_types doesn't say of each layer whether it is full or sliding attention.")
+    window = raw.get("local_attention", 128)
+    if not isinstance(window, int) or window < 2:
+        raise ModelError(f"{origin}: local_attention is {window!r}, not a number of tokens.")
+    return ModernBertOptions(
+        windows=tuple(window // 2 if kind == "sliding_attention" else None for kind in kinds),
+        rope_theta=tuple(theta[kind] for kind in kinds),
+        norm_bias=raw.get("norm_bias", False),
+        attention_bias=raw.get("attention_bias", False),
+        mlp_bias=raw.get("mlp_bias", False),
+        classifier_bias=raw.get("classifier_bias", False),
+        classifier_gelu=_activation(raw.get("classifier_activation", "gelu"), origin),
+    )
 
 
 def _is_number(value: object) -> bool:

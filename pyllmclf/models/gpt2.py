@@ -83,9 +83,14 @@ class GPT2(nn.Module):
         return self.h
 
     @property
+    def behind_blocks(self) -> list[nn.Module]:
+        """What has parameters between the last block and the head."""
+        return [self.ln_f]
+
+    @property
     def stages(self) -> list[list[nn.Module]]:
         """What has parameters in the embedding, in each block, and behind them."""
-        return [[self.wte, self.wpe], *([block] for block in self.h), [self.ln_f]]
+        return [[self.wte, self.wpe], *([block] for block in self.h), self.behind_blocks]
 
     def embed(self, context: Context) -> Tensor:
         """Rows before the first block, shape [total, width]."""

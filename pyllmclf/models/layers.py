@@ -1,4 +1,4 @@
-"""The layers that both architectures are made of. Parameters carry Hugging Face's names."""
+"""The layers that the architectures are made of. Parameters carry Hugging Face's names."""
 
 from __future__ import annotations
 
@@ -159,6 +159,9 @@ class Linear(nn.Module):
 
     def query_key_value(self, x: Tensor, context: Context, pooled: PooledRows) -> tuple[Tensor, Tensor]:
         """As the fused projection of attention: (queries of the pooled rows, keys and values of all)."""
+        if self.lora_a is None:
+            weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
+            return ops.query_key_value(x, pooled.index, weight, bias)
         width = len(self.weight) // 3
         return (
             self._adapted(pooled(x), pooled.context, slice(0, width)),
@@ -201,12 +204,17 @@ class Linear(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation with weight and bias."""
+    """Layer normalisation with weight and bias; without the latter, zeros are added."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    bias: nn.Parameter
+
+    def __init__(self, width: int, eps: float, *, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(width))
-        self.bias = nn.Parameter(torch.empty(width))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(width))
+        else:
+            self.register_buffer("bias", torch.zeros(width), persistent=False)
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
@@ -262,6 +270,7 @@ def self_attention(
     heads: int,
     scale: float,
     layer: int,
+    window: tuple[int, int] | None = None,
     pooled: PooledRows | None = None,
 ) -> Tensor:
     """Attention of all rows, shape [total, width], or of the pooled ones, shape [texts, width].
@@ -277,7 +286,7 @@ def self_attention(
             q, k, v = qkv
             qkv = shared.all(q), shared.all(k), shared.all(v)
         context = replace(context, shared=None)
-        return shared.computed(self_attention(qkv, context, heads=heads, scale=scale, layer=layer))
+        return shared.computed(self_attention(qkv, context, heads=heads, scale=scale, layer=layer, window=window))
     batch = context.batch
     p = context.rates.attention
     key = context.key(layer, ATTENTION) if p > 0.0 else None
@@ -289,6 +298,7 @@ def self_attention(
             heads=heads,
             causal=context.causal,
             scale=scale,
+            window=window,
             dropout_p=p,
             dropout_key=key,
             schedule=batch.schedule,
@@ -306,6 +316,7 @@ def self_attention(
         causal=context.causal,
         query_positions=None if pooled is None else queries.positions,
         scale=scale,
+        window=window,
         dropout_p=p,
         dropout_key=key,
         schedule=batch.schedule if pooled is None else None,

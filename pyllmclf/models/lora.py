@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from .architectures import architecture_of
 from .layers import Linear
 from .sequence_classifier import SequenceClassifier
 
@@ -87,7 +88,12 @@ def lora_targets(model: SequenceClassifier, config: LoRAConfig) -> dict[str, Lin
     UsageError
         If a name or a block number fits nothing.
     """
-    linears = {name: module for name, module in model.backbone.named_modules() if isinstance(module, Linear)}
+    of_backbone = architecture_of(model.config).of_backbone
+    linears = {
+        name: module
+        for name, module in model.backbone.named_modules()
+        if isinstance(module, Linear) and of_backbone(f"{name}.weight")
+    }
     n_layers = model.config.n_layers
     if config.layers is not None:
         wrong = [i for i in config.layers if not 0 <= i < n_layers]

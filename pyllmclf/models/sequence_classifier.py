@@ -12,12 +12,9 @@ from ..data.packing import PackedBatch
 from ..errors import UsageError
 from ..ops.dropout import HEAD
 from ..ops.pooling import POOLINGS
-from .bert import Bert
+from .architectures import architecture_of
 from .config import ModelConfig
-from .gpt2 import GPT2
 from .layers import Context, DropoutState, Linear, PooledRows
-
-BACKBONES: dict[str, type[GPT2] | type[Bert]] = {"gpt2": GPT2, "bert": Bert}
 
 
 @dataclass(frozen=True)
@@ -37,18 +34,16 @@ class HeadSpec:
     bias: bool
 
     @classmethod
-    def resolve(cls, model_type: str, pooling: str | None, causal: bool | None, head_bias: bool | None) -> HeadSpec:
+    def resolve(cls, config: ModelConfig, pooling: str | None, causal: bool | None, head_bias: bool | None) -> HeadSpec:
         """Fills what is ``None`` with the architecture's own convention.
 
-        GPT-2: causal, last real token, no bias. BERT: bidirectional, first token, bias.
+        GPT-2: causal, last real token, no bias. The others: bidirectional, first token, bias; ModernBERT's
+        configuration may say that the mean is read.
         """
         check_pooling(pooling)
-        gpt2 = model_type == "gpt2"
-        return cls(
-            pooling=("last" if gpt2 else "first") if pooling is None else pooling,
-            causal=gpt2 if causal is None else causal,
-            bias=not gpt2 if head_bias is None else head_bias,
-        )
+        given = {"pooling": pooling, "causal": causal, "bias": head_bias}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return cls(**(architecture_of(config).convention(config) | chosen))
 
 
 def check_pooling(pooling: str | None) -> None:
@@ -70,8 +65,14 @@ class SequenceClassifier(nn.Module):
     def __init__(self, config: ModelConfig, n_classes: int, head: HeadSpec) -> None:
         super().__init__()
         self.config, self.spec = config, head
-        self.backbone: GPT2 | Bert = BACKBONES[config.model_type](config)
+        self.backbone = architecture_of(config).backbone(config)
         self.head = Linear(config.width, n_classes, bias=head.bias)
+
+    @property
+    def classifier_modules(self) -> list[nn.Module]:
+        """What belongs to the classifier and not to the pretrained model: the head, and what some have before it."""
+        before = getattr(self.backbone, "prediction_head", None)
+        return [self.head] if before is None else [before, self.head]
 
     @property
     def depth(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,20 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from .architectures import architecture_of
 from .layers import Embedding, LayerNorm, Linear
 from .sequence_classifier import SequenceClassifier
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-BACKBONE_PREFIX = {"gpt2": "transformer.", "bert": "bert."}
-HEAD_NAME = {"gpt2": "score", "bert": "classifier"}
-# Tensors of known files that a classifier doesn't need: masks, position counters, heads of other tasks.
-KNOWN_EXTRAS = {
-    "gpt2": re.compile(r"h\.\d+\.attn\.(masked_)?bias|lm_head\.weight|multiple_choice_head\..*"),
-    "bert": re.compile(r"embeddings\.position_ids|cls\..*"),
-}
-# GPT-2's files hold [in, out]; the engine holds [out, in].
-TRANSPOSED = re.compile(r"(c_attn|c_proj|c_fc)\.weight$")
 
 
 def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -74,7 +65,7 @@ def shard_names(index: Path) -> list[str]:
     return sorted(names)
 
 
-def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> None:
+def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[str]:
     """Fills the model from a Hugging Face folder.
 
     Parameters
@@ -84,35 +75,36 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> None
     head : bool
         Whether the classification head is read too; otherwise it is left as it is, and one in the file is ignored.
 
+    Returns
+    -------
+    set of str
+        Parameters that were left as they are: the classifier's, where they are not read or not there.
+
     Raises
     ------
     ModelError
         If tensors are missing, unknown, or of another shape.
     """
-    model_type = model.config.model_type
-    prefix, head_name, known = BACKBONE_PREFIX[model_type], HEAD_NAME[model_type], KNOWN_EXTRAS[model_type]
-    wanted: dict[str, nn.Parameter] = dict(model.backbone.named_parameters())
-    head_wanted = {f"{head_name}.{n}": p for n, p in model.head.named_parameters()}
+    architecture = architecture_of(model.config)
+    wanted = dict(model.named_parameters())
+    # A classifier's own layer before the head is taken over where there is one, as BERT's pooler is.
+    needed = {
+        name
+        for name in wanted
+        if head or (name.startswith("backbone.") and architecture.of_backbone(name.removeprefix("backbone.")))
+    }
     loaded, unknown = set(), []
     with torch.no_grad():
         for key, value in read_safetensors(folder):
-            if key.startswith(f"{head_name}."):
-                if not head:
-                    continue
-                parameter = head_wanted.get(key)
-                name = key
-            else:
-                name = key.removeprefix(prefix)
-                if model_type == "bert":
-                    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
-                    name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-                parameter = wanted.get(name)
-                if parameter is None and known.fullmatch(name):
-                    continue
-            if parameter is None:
-                unknown.append(key)
+            name = architecture.own_name(key)
+            if name.startswith("head.") and not head:
                 continue
-            if model_type == "gpt2" and TRANSPOSED.search(name):
+            parameter = wanted.get(name)
+            if parameter is None:
+                if not architecture.unneeded.fullmatch(key.removeprefix(architecture.prefix)):
+                    unknown.append(key)
+                continue
+            if architecture.transposed is not None and architecture.transposed.search(name):
                 value = value.mT if value.dim() == 2 else value
             if value.shape != parameter.shape:
                 raise ModelError(
@@ -123,11 +115,12 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> None
                 raise ModelError(f"{folder}: {key} has the dtype {value.dtype}, not a floating-point one.")
             parameter.copy_(value)
             loaded.add(name)
-    missing = sorted((set(wanted) | (set(head_wanted) if head else set())) - loaded)
+    missing = sorted(architecture.file_name(name) for name in needed - loaded)
     if missing:
         raise ModelError(f"{folder}: {len(missing)} tensors are missing, {missing[0]!r} among them.")
     if unknown:
         raise ModelError(f"{folder}: {len(unknown)} tensors are unknown, {sorted(unknown)[0]!r} among them.")
+    return {name for name in wanted if name not in loaded}
 
 
 def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: list[str]) -> bool:
@@ -141,7 +134,7 @@ def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: 
     labels = model.config.raw.get("id2label")
     if not isinstance(labels, dict) or [labels.get(str(i)) for i in range(len(labels))] != classes:
         return False
-    prefix = f"{HEAD_NAME[model.config.model_type]}."
+    prefix = f"{architecture_of(model.config).head}."
     saved = {key.removeprefix(prefix): value for key, value in read_safetensors(folder, prefix)}
     wanted = dict(model.head.named_parameters())
     if saved.keys() != wanted.keys() or any(saved[name].shape != p.shape for name, p in wanted.items()):
@@ -153,49 +146,71 @@ def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: 
 
 
 def init_weights(model: SequenceClassifier, generator: torch.Generator) -> None:
-    """Random weights as both papers' code draws them.
+    """Random weights as the papers' code draws them.
 
-    Normal with the configuration's standard deviation (0.02), biases zero, norms one; GPT-2's projections into the
-    residual stream are scaled by 1 / sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
+    Normal with the configuration's standard deviation (0.02), biases zero, norms one; projections into the residual
+    stream of GPT-2 and ModernBERT are scaled by 1 / sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
     """
+    scaled = {"gpt2": ("c_proj",), "modernbert": ("Wo",)}.get(model.config.model_type, ())
+    for name, module in model.backbone.named_modules():
+        _init_module(model, module, generator, scaled=name.endswith(scaled) if scaled else False)
+    init_head(model, generator, {name for name, _ in model.head.named_parameters(prefix="head")})
+
+
+def init_head(model: SequenceClassifier, generator: torch.Generator, left: set[str]) -> None:
+    """Fresh layers of the classifier, as :func:`init_weights` draws them.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+    generator : torch.Generator
+    left : set of str
+        Parameters that have no values yet; a layer is drawn if one of its own is among them.
+    """
+    for name, module in model.named_modules():
+        if any(f"{name}.{own}" in left for own, _ in module.named_parameters(recurse=False)):
+            _init_module(model, module, generator, scaled=False)
+
+
+def _init_module(model: SequenceClassifier, module: nn.Module, generator: torch.Generator, *, scaled: bool) -> None:
     std = model.config.initializer_range
-    residual_std = std / (2 * model.config.n_layers) ** 0.5
     with torch.no_grad():
-        for name, module in model.backbone.named_modules():
-            if isinstance(module, LayerNorm):
-                module.weight.fill_(1.0)
+        if isinstance(module, LayerNorm):
+            module.weight.fill_(1.0)
+            module.bias.zero_()
+        elif isinstance(module, (Linear, Embedding)):
+            residual_std = std / (2 * model.config.n_layers) ** 0.5
+            module.weight.normal_(0.0, residual_std if scaled else std, generator=generator)
+            if isinstance(module, Linear) and module.bias is not None:
                 module.bias.zero_()
-            elif isinstance(module, (Linear, Embedding)):
-                scaled = model.config.model_type == "gpt2" and name.endswith("c_proj")
-                module.weight.normal_(0.0, residual_std if scaled else std, generator=generator)
-                if isinstance(module, Linear) and module.bias is not None:
-                    module.bias.zero_()
-    init_head(model, generator)
-
-
-def init_head(model: SequenceClassifier, generator: torch.Generator) -> None:
-    """A fresh head: normal with the configuration's standard deviation, bias zero."""
-    with torch.no_grad():
-        model.head.weight.normal_(0.0, model.config.initializer_range, generator=generator)
-        if model.head.bias is not None:
-            model.head.bias.zero_()
 
 
 def backbone_state(model: SequenceClassifier) -> dict[str, Tensor]:
-    """The backbone's own tensors (no LoRA) under Hugging Face's names and in its layout."""
-    model_type = model.config.model_type
+    """The pretrained model's own tensors (no LoRA, nothing of the classifier) under Hugging Face's names, in its
+    layout.
+    """
+    architecture = architecture_of(model.config)
     state = {}
     for name, parameter in model.backbone.named_parameters():
-        if name.endswith((".lora_a", ".lora_b")):
+        if name.endswith((".lora_a", ".lora_b")) or not architecture.of_backbone(name):
             continue
         value = parameter.detach().cpu()
-        if model_type == "gpt2" and TRANSPOSED.search(name):
+        if architecture.transposed is not None and architecture.transposed.search(name):
             value = value.mT
-        state[BACKBONE_PREFIX[model_type] + name] = value.contiguous()
+        state[architecture.prefix + name] = value.contiguous()
     return state
 
 
+def head_parameters(model: SequenceClassifier) -> dict[str, nn.Parameter]:
+    """The classifier's parameters under Hugging Face's names."""
+    architecture = architecture_of(model.config)
+    return {
+        architecture.file_name(name): parameter
+        for name, parameter in model.named_parameters()
+        if name.startswith("head.") or not architecture.of_backbone(name.removeprefix("backbone."))
+    }
+
+
 def head_state(model: SequenceClassifier) -> dict[str, Tensor]:
-    """The head's tensors under Hugging Face's names."""
-    name = HEAD_NAME[model.config.model_type]
-    return {f"{name}.{n}": p.detach().cpu().contiguous() for n, p in model.head.named_parameters()}
+    """The classifier's tensors under Hugging Face's names."""
+    return {name: p.detach().cpu().contiguous() for name, p in head_parameters(model).items()}

@@ -14,6 +14,7 @@ from .lora_linear import lora_linear
 from .pooled_attention import avoids_keys, pooled_attention
 from .pooling import pool, pooled_rows
 from .query_key_value import query_key_value
+from .rotary import rotary
 
 __all__ = [
     "BACKENDS",
@@ -36,5 +37,6 @@ __all__ = [
     "pooled_attention",
     "pooled_rows",
     "query_key_value",
+    "rotary",
     "use_backend",
 ]

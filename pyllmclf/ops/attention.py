@@ -88,12 +88,11 @@ def attention(
             raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
     if query_positions is not None and query_positions.shape != q.shape[:1]:
         raise UsageError(f"attention: {len(query_positions)} query_positions for {len(q)} queries.")
-    if window is not None and min(window) < 0:
-        raise UsageError(f"attention: window={window} is negative; a query sees its own position at least.")
+    _check_window(window)
     _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens_q, len(q), len(k))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2], window))
+    chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2]))
     if chosen == "native":
         shape = native.AttentionShape(
             cu_seqlens_q,
@@ -122,6 +121,7 @@ def attention(
             causal=causal,
             scale=scale,
             query_positions=None if query_positions is None else query_positions.to(torch.int32).contiguous(),
+            window=window,
             dropout=triton_backend.attention_dropout(dropout_p, dropout_key),
             schedule=schedule,
         )
@@ -152,6 +152,7 @@ def attention_packed(
     heads: int,
     causal: bool,
     scale: float | None = None,
+    window: tuple[int, int] | None = None,
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
     schedule: Schedule | None = None,
@@ -165,7 +166,7 @@ def attention_packed(
     cu_seqlens : int32 tensor, shape [texts + 1]
     max_seqlen : int
     heads : int
-    causal, scale, dropout_p, dropout_key, schedule
+    causal, scale, window, dropout_p, dropout_key, schedule
         As for :func:`attention`.
 
     Returns
@@ -179,10 +180,11 @@ def attention_packed(
     """
     if qkv.dim() != 2 or qkv.shape[1] % (3 * heads):
         raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold 3 times {heads} heads.")
+    _check_window(window)
     _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens, len(qkv), len(qkv))
     head_dim = qkv.shape[1] // (3 * heads)
-    chosen = implementation("attention", qkv, unless=_obstacles(head_dim, None))
+    chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     scale = head_dim**-0.5 if scale is None else scale
     if chosen == "native":
         shape = native.AttentionShape(
@@ -194,6 +196,7 @@ def attention_packed(
             head_dim=head_dim,
             scale=scale,
             causal=causal,
+            window=window,
             dropout_p=dropout_p,
             dropout_key=dropout_key,
         )
@@ -210,6 +213,7 @@ def attention_packed(
             max_seqlen,
             causal=causal,
             scale=scale,
+            window=window,
             dropout=triton_backend.attention_dropout(dropout_p, dropout_key),
             schedule=schedule,
         )
@@ -224,24 +228,27 @@ def attention_packed(
         max_seqlen,
         causal=causal,
         scale=scale,
+        window=window,
         dropout_p=dropout_p,
         dropout_key=dropout_key,
     )
     return out.flatten(1)
 
 
-def _obstacles(head_dim: int, window: tuple[int, int] | None) -> dict[str, str | None] | None:
+def _obstacles(head_dim: int) -> dict[str, str | None] | None:
     """By backend, what it can't compute."""
-    if head_dim <= triton_backend.MAX_HEAD_DIM and window is None:
+    if head_dim <= triton_backend.MAX_HEAD_DIM:
         return None
     limits = {"native": native.MAX_HEAD_DIM, "triton": triton_backend.MAX_HEAD_DIM}
-    found: dict[str, str | None] = {
+    return {
         backend: f"a head_dim of {head_dim}, above {limit}" if head_dim > limit else None
         for backend, limit in limits.items()
     }
-    if window is not None and found["triton"] is None:
-        found["triton"] = "a window"
-    return found
+
+
+def _check_window(window: tuple[int, int] | None) -> None:
+    if window is not None and min(window) < 0:
+        raise UsageError(f"attention: window={window} is negative; a query sees its own position at least.")
 
 
 def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: DropoutKey | None) -> None:

@@ -52,7 +52,7 @@ def embedding_layer_norm(
     positions: Tensor,
     token_weight: Tensor,
     position_weight: Tensor,
-    type_weight: Tensor,
+    type_weight: Tensor | None,
     norm_weight: Tensor,
     norm_bias: Tensor,
     eps: float,

@@ -202,3 +202,21 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
     logits = _wide(logits)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, labels, class_weight, reduction="sum")
+
+
+def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of position * theta^(-2 i / head_dim), fp32, shape [rows, head_dim / 2]."""
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions[:, None].float() * (1.0 / theta**exponents)
+    return angles.cos(), angles.sin()
+
+
+def rotary(x: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
+    """The first heads of each row of x [rows, width], turned by their position's angles."""
+    half = cosine.shape[1]
+    turned, rest = x.tensor_split((2 * half * heads,), dim=1)
+    # [rows, heads, 2, head_dim / 2]
+    first, second = _wide(turned).unflatten(1, (heads, 2, half)).unbind(2)
+    c, s = (t[:, None].to(first.dtype) for t in (cosine, sine))
+    out = torch.stack((first * c - second * s, second * c + first * s), dim=2).flatten(1)
+    return torch.cat((out.to(x.dtype), rest), dim=1)

@@ -23,16 +23,16 @@ from ..data.labels import LabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer, restore_tokenizer
 from ..errors import ModelError, UsageError
+from ..models.architectures import architecture_of
 from ..models.hub import fetch_revision, read_config, read_json
 from ..models.layers import Linear
 from ..models.lora import LoRAConfig, lora_targets
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weights import (
-    BACKBONE_PREFIX,
-    HEAD_NAME,
     WEIGHTS_FILE,
     WEIGHTS_INDEX,
     backbone_state,
+    head_parameters,
     head_state,
     load_weights,
 )
@@ -55,7 +55,6 @@ COVERED = (
     f"base/{WEIGHTS_INDEX}",
     "training_state/state.json",
 )
-CLASS_NAMES = {"gpt2": "GPT2ForSequenceClassification", "bert": "BertForSequenceClassification"}
 
 
 @dataclass
@@ -90,18 +89,17 @@ class ClassifierState:
 
 def why_not_transformers(state: ClassifierState) -> str | None:
     """Why transformers' own class can't express the classifier; ``None`` if it can."""
-    spec, gpt2 = state.model.spec, state.model.config.model_type == "gpt2"
-    name = CLASS_NAMES[state.model.config.model_type]
+    spec, architecture = state.model.spec, architecture_of(state.model.config)
+    name = architecture.class_name
     if state.layout.pad_to:
         return f"{name} masks padding, and this classifier reads it"
-    if spec.causal != gpt2:
-        return f"{name} is {'causal' if gpt2 else 'bidirectional'}, and this classifier is not"
-    if spec.pooling not in (("last", "last_position") if gpt2 else ("first",)):
-        return (
-            f"{name} reads the {'last' if gpt2 else 'first'} token, and this classifier uses pooling={spec.pooling!r}"
-        )
-    if spec.bias == gpt2:
-        return f"{name} has a head {'without' if gpt2 else 'with'} bias, and this classifier has it otherwise"
+    if spec.causal != architecture.causal:
+        return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
+    if not architecture.expresses(spec.pooling):
+        return f"{name} reads the {architecture.pooling} token, and this classifier uses pooling={spec.pooling!r}"
+    if spec.bias != architecture.head_bias:
+        has = "with" if architecture.head_bias else "without"
+        return f"{name} has a head {has} bias, and this classifier has it otherwise"
     return None
 
 
@@ -141,12 +139,12 @@ def model_files(state: ClassifierState) -> dict[str, Writer]:
 
 def huggingface_config(state: ClassifierState) -> dict[str, Any]:
     """``config.json`` of the classifier."""
-    config = state.model.config
+    config, spec = state.model.config, state.model.spec
     names = state.encoder.names
     raw = dict(config.raw)
     raw |= {
         "model_type": config.model_type,
-        "architectures": [CLASS_NAMES[config.model_type]],
+        "architectures": [architecture_of(config).class_name],
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
         "problem_type": "single_label_classification",
@@ -155,6 +153,10 @@ def huggingface_config(state: ClassifierState) -> dict[str, Any]:
     for key in ("torch_dtype", "dtype", "_name_or_path", "num_labels", "_num_labels"):
         raw.pop(key, None)
     raw["dtype"] = "float32"
+    if config.pooling is not None:
+        raw["classifier_pooling"] = "mean" if spec.pooling == "mean" else "cls"
+    if config.position_offset:  # positions are counted from it
+        raw["pad_token_id"] = config.position_offset - 1
     if why_not_transformers(state) is not None:
         # AutoModel refuses instead of answering wrongly.
         raw |= {"model_type": "pyllmclf", "architectures": ["PyllmclfSequenceClassifier"]}
@@ -229,7 +231,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
             base_folder = fetch_revision(base["hub_id"], base["revision"])
     config = read_config(base_folder)
     encoder = LabelEncoder(tuple(spec["classes"]))
-    head = HeadSpec.resolve(config.model_type, spec["pooling"], spec["causal"], spec["head_bias"])
+    head = HeadSpec.resolve(config, spec["pooling"], spec["causal"], spec["head_bias"])
     layout = RowLayout(spec["max_length"], spec["pad_to"])
     layout.check(config.n_positions)
     model = SequenceClassifier(config, len(encoder.classes), head)
@@ -309,8 +311,7 @@ def _content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 def _peft_config(state: ClassifierState) -> dict[str, Any]:
     assert state.lora is not None
-    model_type = state.model.config.model_type
-    prefix = BACKBONE_PREFIX[model_type]
+    architecture = architecture_of(state.model.config)
     return {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS",
@@ -320,20 +321,20 @@ def _peft_config(state: ClassifierState) -> dict[str, Any]:
         # PEFT multiplies by lora_alpha / r.
         "lora_alpha": state.lora.factor * state.lora.rank,
         "lora_dropout": state.lora.dropout,
-        "target_modules": [prefix + name for name in lora_targets(state.model, state.lora)],
-        "modules_to_save": [HEAD_NAME[model_type]],
-        "fan_in_fan_out": model_type == "gpt2",
+        "target_modules": [architecture.prefix + name for name in lora_targets(state.model, state.lora)],
+        "modules_to_save": list(architecture.saved_modules),
+        "fan_in_fan_out": architecture.transposed is not None,
         "bias": "none",
         "inference_mode": True,
     }
 
 
 def _adapter_state(state: ClassifierState) -> dict[str, Tensor]:
-    model_type = state.model.config.model_type
+    prefix = architecture_of(state.model.config).prefix
     tensors = {}
     for name, module in state.model.backbone.named_modules():
         if isinstance(module, Linear) and module.lora_a is not None and module.lora_b is not None:
-            stem = f"{PEFT_PREFIX}{BACKBONE_PREFIX[model_type]}{name}"
+            stem = f"{PEFT_PREFIX}{prefix}{name}"
             tensors[f"{stem}.lora_A.weight"] = module.lora_a.detach().cpu().contiguous()
             tensors[f"{stem}.lora_B.weight"] = module.lora_b.detach().cpu().contiguous()
     return tensors | {PEFT_PREFIX + name: value for name, value in head_state(state.model).items()}
@@ -347,15 +348,14 @@ def _load_adapter(model: SequenceClassifier, lora: LoRAConfig, path: Path) -> No
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path}: damaged or unreadable ({error}).") from error
-    stem = PEFT_PREFIX + BACKBONE_PREFIX[model.config.model_type]
+    stem = PEFT_PREFIX + architecture_of(model.config).prefix
     wanted: dict[str, torch.nn.Parameter] = {}
     for name, module in lora_targets(model, lora).items():
         module.add_lora(lora.rank, lora.factor, torch.Generator())
         assert module.lora_a is not None and module.lora_b is not None
         wanted[f"{stem}{name}.lora_A.weight"] = module.lora_a
         wanted[f"{stem}{name}.lora_B.weight"] = module.lora_b
-    head = HEAD_NAME[model.config.model_type]
-    wanted |= {f"{PEFT_PREFIX}{head}.{name}": p for name, p in model.head.named_parameters()}
+    wanted |= {PEFT_PREFIX + name: parameter for name, parameter in head_parameters(model).items()}
     if wanted.keys() != tensors.keys():
         odd = sorted(wanted.keys() ^ tensors.keys())[0]
         raise ModelError(f"{path}: tensors are missing or unknown, {odd!r} among them.")

@@ -22,8 +22,9 @@ def set_trainable(
     ----------
     model : SequenceClassifier
     trainable : str
-        ``"head"``: the classifier alone. ``"last_block"``, ``"last_N_blocks"``: the last blocks with what follows them
-        (GPT-2: final norm and head; BERT: pooler and head). ``"all"``. ``"lora"``: low-rank additions and the head.
+        ``"head"``: the classifier alone (RoBERTa, DistilBERT and ModernBERT: with its dense layer). ``"last_block"``,
+        ``"last_N_blocks"``: the last blocks with what follows them (GPT-2: final norm and head; BERT:
+        pooler and head). ``"all"``. ``"lora"``: low-rank additions and the classifier.
     lora : LoRAConfig or None
         Needed for ``"lora"``.
     generator : torch.Generator
@@ -36,7 +37,8 @@ def set_trainable(
     """
     check_trainable(trainable)
     model.requires_grad_(trainable == "all")
-    model.head.requires_grad_(True)
+    for module in model.classifier_modules:
+        module.requires_grad_(True)
     if trainable in ("head", "all"):
         return
     if trainable == "lora":
@@ -44,8 +46,8 @@ def set_trainable(
         add_lora(model, lora, generator)
         return
     count = _block_count(trainable, model.config.n_layers)
-    behind_blocks = "ln_f" if model.config.model_type == "gpt2" else "pooler"
-    getattr(model.backbone, behind_blocks).requires_grad_(True)
+    for module in model.backbone.behind_blocks:
+        module.requires_grad_(True)
     for block in list(model.backbone.blocks)[-count:]:
         block.requires_grad_(True)
 

@@ -1,0 +1,129 @@
+"""DistilBERT (Sanh et al. 2019) on packed rows: BERT's layers under other names, without types and pooler.
+
+One layer, with x of shape [total, width]:
+
+    x = sa_layer_norm(x + out_lin(attention(q_lin(x), k_lin(x), v_lin(x))))
+    x = output_layer_norm(x + lin2(gelu(lin1(x))))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .. import ops
+from ..ops.dropout import EMBEDDING, LORA, MLP_OUTPUT
+from .config import ModelConfig
+from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
+
+
+class DistilBertEmbeddings(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.word_embeddings = Embedding(config.vocab_size, config.width)
+        self.position_embeddings = Embedding(config.n_positions, config.width)
+        self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
+
+    def forward(self, context: Context) -> Tensor:
+        x = ops.embedding_layer_norm(
+            context.batch.input_ids,
+            context.batch.positions,
+            self.word_embeddings.weight,
+            self.position_embeddings.weight,
+            None,
+            self.LayerNorm.weight,
+            self.LayerNorm.bias,
+            self.LayerNorm.eps,
+        )
+        return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
+
+
+class DistilBertAttention(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.q_lin = Linear(config.width, config.width, layer=layer, site=LORA)
+        self.k_lin = Linear(config.width, config.width, layer=layer, site=LORA + 1)
+        self.v_lin = Linear(config.width, config.width, layer=layer, site=LORA + 2)
+        self.out_lin = Linear(config.width, config.width, layer=layer, site=LORA + 3)
+        self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
+
+    def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        how: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
+        layers = self.q_lin, self.k_lin, self.v_lin
+        if pooled is not None:
+            return self.out_lin(pooled_self_attention(x, layers, context, pooled, **how), pooled.context)
+        q, k, v = (linear(x, context) for linear in layers)
+        return self.out_lin(self_attention((q, k, v), context, **how), context)
+
+
+class DistilBertFFN(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.lin1 = Linear(config.width, config.inner_width, layer=layer, site=LORA + 4)
+        self.lin2 = Linear(config.inner_width, config.width, layer=layer, site=LORA + 5)
+        self.gelu, self.layer = config.gelu, layer
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        inner = self.lin1(x, context, add_bias=False)
+        out = self.lin2.after_gelu(inner, self.lin1.bias, self.gelu, context)
+        return context.drop(out, context.rates.hidden, self.layer, MLP_OUTPUT)
+
+
+class DistilBertLayer(nn.Module):
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = DistilBertAttention(config, layer)
+        self.sa_layer_norm = LayerNorm(config.width, config.layer_norm_eps)
+        self.ffn = DistilBertFFN(config, layer)
+        self.output_layer_norm = LayerNorm(config.width, config.layer_norm_eps)
+
+    def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        """All rows, or the pooled ones of them."""
+        attended = self.attention(x, context, pooled)
+        if pooled is not None:
+            x, context = pooled(x), pooled.context
+        x = self.sa_layer_norm.add(attended, x)[0]
+        return self.output_layer_norm.add(self.ffn(x, context), x)[0]
+
+
+class DistilBertTransformer(nn.Module):
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(DistilBertLayer(config, layer) for layer in range(config.n_layers))
+
+
+class DistilBert(nn.Module):
+    """Embeddings and layers; the dense layer before the head belongs to the classifier."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embeddings = DistilBertEmbeddings(config)
+        self.transformer = DistilBertTransformer(config)
+        self.prediction_head = Linear(config.width, config.width, layer=config.n_layers, site=LORA)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        return self.transformer.layer
+
+    @property
+    def behind_blocks(self) -> list[nn.Module]:
+        """What has parameters between the last layer and the head."""
+        return [self.prediction_head]
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """What has parameters in the embedding, in each layer, and behind them."""
+        return [[self.embeddings], *([layer] for layer in self.blocks), self.behind_blocks]
+
+    def embed(self, context: Context) -> Tensor:
+        """Rows before the first layer, shape [total, width]."""
+        return self.embeddings(context)
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the last layer for each row: nothing, the norm is inside the layer."""
+        return x
+
+    def pooled(self, x: Tensor, context: Context) -> Tensor:
+        """What follows pooling, shape [texts, width]."""
+        return self.prediction_head(x, context).relu()

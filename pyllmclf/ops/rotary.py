@@ -1,0 +1,61 @@
+"""Rotary positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..errors import UsageError
+from . import reference
+
+
+def rotary(x: Tensor, positions: Tensor, *, heads: int, head_dim: int, theta: float) -> Tensor:
+    """Turns each pair of channels (i, i + head_dim / 2) by the angle position * theta^(-2 i / head_dim).
+
+    Su et al. 2021, with the pairs as GPT-NeoX and ModernBERT form them.
+
+    Parameters
+    ----------
+    x : tensor, shape [rows, width]
+        Heads side by side.
+    positions : int tensor, shape [rows]
+        Of each row in its text.
+    heads : int
+        How many are turned, from the first; what stands behind them is returned as it is.
+    head_dim : int
+        An even number.
+    theta : float
+
+    Returns
+    -------
+    tensor, shape [rows, width]
+
+    Raises
+    ------
+    UsageError
+        If shapes don't fit each other.
+    """
+    if x.dim() != 2 or positions.shape != x.shape[:1] or head_dim % 2 or heads * head_dim > x.shape[1]:
+        raise UsageError(
+            f"rotary: {heads} heads of {head_dim} and positions of shape {tuple(positions.shape)} don't fit rows of "
+            f"shape {tuple(x.shape)}."
+        )
+    cosine, sine = reference.rotary_angles(positions, head_dim, theta)
+    return RotaryFunction.apply(x, cosine, sine, heads)
+
+
+class RotaryFunction(torch.autograd.Function):
+    """Saves the angles; the gradient is turned back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
+        ctx.save_for_backward(cosine, sine)
+        ctx.heads = heads
+        return reference.rotary(x, cosine, sine, heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        cosine, sine = ctx.saved_tensors
+        return reference.rotary(dy, cosine, -sine, ctx.heads), None, None, None

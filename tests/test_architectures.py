@@ -1,0 +1,236 @@
+"""RoBERTa, DistilBERT and ModernBERT from end to end: training, the kept prefix, checkpoints, other tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import LABELS, TEXTS, make_folder, make_trainer
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+import pyllmclf
+from pyllmclf import ModelError, UsageError
+from pyllmclf.models.hub import find_model
+
+NEW = ["roberta", "distilbert", "modernbert"]
+CLASSES = [f"class {label}" for label in LABELS]
+SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 2, "learning_rate": 1e-2, "progress": False}
+# Names of parameters that belong to the classifier, and of what else stands behind the blocks.
+BEHIND = {
+    "roberta": ("backbone.prediction_head.",),
+    "distilbert": ("backbone.prediction_head.",),
+    "modernbert": ("backbone.prediction_head.", "backbone.final_norm."),
+}
+BLOCK = {
+    "roberta": "backbone.encoder.layer.2.",
+    "distilbert": "backbone.transformer.layer.2.",
+    "modernbert": "backbone.layers.3.",
+}
+
+
+def finetune(folder: Path, **changes: Any) -> pyllmclf.FinetuneResult:
+    return pyllmclf.finetune(folder, (TEXTS, CLASSES), **SHORT | changes)
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+@torch.inference_mode()
+def their_logits(model: torch.nn.Module, folder: Path) -> np.ndarray:
+    batch = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, truncation=True, return_tensors="pt")
+    assert (batch["attention_mask"] == 0).any()
+    return model.eval()(**batch).logits.numpy()
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_tokens_are_those_of_transformers(tmp_path: Path, family: str) -> None:
+    folder = make_folder(tmp_path, family)
+    tokenizer = find_model(folder, "pretrained").tokenizer
+    found = [[*tokenizer.prefix, *ids, *tokenizer.suffix] for ids in tokenizer.encode_batch(TEXTS)]
+    assert found == AutoTokenizer.from_pretrained(folder)(TEXTS)["input_ids"]
+
+
+@pytest.mark.parametrize("trainable", ["head", "last_block", "all", "lora"])
+@pytest.mark.parametrize("family", NEW)
+def test_what_is_trained(tmp_path: Path, family: str, trainable: str) -> None:
+    """The dense layer before the head belongs to the classifier: it is trained even where nothing else is."""
+    trainer = make_trainer(make_folder(tmp_path, family), TEXTS, LABELS, trainable)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    for _ in range(2):  # LoRA's A has no gradient before B is other than zero
+        trainer.train_step([np.arange(6)])
+    changed = {n for n, p in trainer.model.named_parameters() if not torch.equal(p, before[n])}
+    classifier = ("head.", "backbone.prediction_head.")
+    prefixes = {
+        "head": classifier,
+        "last_block": (*classifier, *BEHIND[family], BLOCK[family]),
+        "all": ("",),
+    }.get(trainable, classifier)
+    expected = {n for n in before if n.startswith(prefixes) or (trainable == "lora" and "lora_" in n)}
+    assert changed == expected
+    assert not any("prediction_head" in n and "lora_" in n for n in before)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+@pytest.mark.parametrize("trainable", ["head", "last_block"])
+@pytest.mark.parametrize("family", NEW)
+def test_kept_prefix_changes_nothing(tmp_path: Path, family: str, trainable: str, pooling: str) -> None:
+    folder = make_folder(tmp_path, family)
+    kept, off = (finetune(folder, trainable=trainable, pooling=pooling, cache=cache) for cache in ("memory", "off"))
+    assert np.allclose([r.train_loss for r in kept.history], [r.train_loss for r in off.history], rtol=0, atol=1e-6)
+    assert relative_error(kept.classifier.logits(TEXTS), off.classifier.logits(TEXTS)) < 1e-4
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_checkpoint_opens_here_and_in_transformers(tmp_path: Path, family: str) -> None:
+    classifier = finetune(make_folder(tmp_path / "base", family), trainable="last_block").classifier
+    expected = classifier.logits(TEXTS)
+    classifier.save(tmp_path / "saved")
+    np.testing.assert_array_equal(pyllmclf.load(tmp_path / "saved").logits(TEXTS), expected)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert model.config.id2label == {i: f"class {i}" for i in range(3)}
+    assert relative_error(their_logits(model, tmp_path / "saved"), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("family", NEW)
+def test_adapter_opens_here_and_in_peft(tmp_path: Path, family: str) -> None:
+    lora = {"rank": 2, "dropout": 0.1}
+    classifier = finetune(make_folder(tmp_path / "base", family), trainable="lora", lora=lora).classifier
+    expected = classifier.logits(TEXTS)
+    classifier.save(tmp_path / "saved")
+    np.testing.assert_array_equal(pyllmclf.load(tmp_path / "saved").logits(TEXTS), expected)
+    pad = json.loads((tmp_path / "saved/base/config.json").read_text())["pad_token_id"]
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved/base", num_labels=3, pad_token_id=pad)
+    model = PeftModel.from_pretrained(base, tmp_path / "saved")
+    assert relative_error(their_logits(model, tmp_path / "saved"), expected) <= 1e-5
+    classifier.export(tmp_path / "merged")
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
+    assert relative_error(their_logits(merged, tmp_path / "merged"), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_modernbert_says_which_row_is_read(tmp_path: Path, pooling: str) -> None:
+    """Its configuration can say that the mean is read, and then that is what transformers does."""
+    classifier = finetune(make_folder(tmp_path / "base", "modernbert"), pooling=pooling).classifier
+    classifier.save(tmp_path / "saved")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert model.config.classifier_pooling == {"first": "cls", "mean": "mean"}[pooling]
+    assert relative_error(their_logits(model, tmp_path / "saved"), classifier.logits(TEXTS)) <= 1e-5
+    again = pyllmclf.finetune(tmp_path / "saved", (TEXTS, CLASSES), **SHORT | {"trainable": "head"}).classifier
+    assert again.state.model.spec.pooling == pooling
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert"])
+def test_what_transformers_cannot_express(tmp_path: Path, family: str) -> None:
+    classifier = finetune(make_folder(tmp_path / "base", family), pooling="mean", epochs=1).classifier
+    with pytest.raises(UsageError, match="pooling='mean'"):
+        classifier.export(tmp_path / "export")
+    classifier.save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="pyllmclf"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(pyllmclf.load(tmp_path / "saved").logits(TEXTS), classifier.logits(TEXTS))
+
+
+@pytest.mark.parametrize("cls", [AutoModel, AutoModelForMaskedLM])
+@pytest.mark.parametrize("family", NEW)
+def test_pretrained_model_gets_a_fresh_head(tmp_path: Path, family: str, cls: type) -> None:
+    """Heads of other tasks are left out; of ModernBERT's, transformers takes the dense layer and the norm, and so do
+    we.
+    """
+    folder = make_folder(tmp_path / "base", family)
+    torch.manual_seed(5)
+    pretrained = cls.from_config(AutoConfig.from_pretrained(folder))
+    pretrained.save_pretrained(folder)
+    first, again, other = (
+        finetune(folder, trainable="head", epochs=1, seed=seed, learning_rate=1e-12).classifier.state.model
+        for seed in (1, 1, 2)
+    )
+    state = pretrained.state_dict()
+    own = dict(first.named_parameters())
+    taken = family == "modernbert" and cls is AutoModelForMaskedLM
+    if taken:
+        torch.testing.assert_close(own["backbone.prediction_head.dense.weight"], state["head.dense.weight"])
+    dense = "backbone.prediction_head." + ("dense.weight" if family == "modernbert" else "weight")
+    for name, parameter in own.items():
+        fresh = name.startswith("head.") or (name == dense and not taken)
+        assert torch.equal(parameter, dict(again.named_parameters())[name])
+        if fresh and name.endswith("weight"):
+            assert not torch.equal(parameter, dict(other.named_parameters())[name])
+            assert 0.01 < float(parameter.std()) < 0.03
+        else:
+            torch.testing.assert_close(parameter, dict(other.named_parameters())[name], rtol=0, atol=1e-9)
+
+
+def drop_word(tensors: dict[str, torch.Tensor]) -> None:
+    tensors.pop(next(name for name in tensors if name.endswith("embeddings.weight")))
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [(drop_word, "missing"), (lambda t: t.update({"other.weight": torch.zeros(3)}), "unknown")],
+    ids=["missing", "unknown"],
+)
+@pytest.mark.parametrize("family", NEW)
+def test_weights_that_do_not_fit(tmp_path: Path, family: str, damage: Callable, word: str) -> None:
+    folder = make_folder(tmp_path, family)
+    tensors = load_file(folder / "model.safetensors")
+    damage(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=word):
+        finetune(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "word"),
+    [
+        ("roberta", {"pad_token_id": None}, "counts positions"),
+        ("modernbert", {"classifier_pooling": "max"}, "classifier_pooling"),
+        ("modernbert", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("modernbert", {"layer_types": ["full_attention", "linear", "linear", "linear"]}, "layer_types"),
+        ("modernbert", {"local_attention": 0}, "local_attention"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "scaled rotary"),
+        ("modernbert", {"rope_parameters": {"full_attention": {"rope_theta": 0}}}, "rotary positions is 0"),
+        ("modernbert", {"hidden_activation": "silu"}, "silu"),
+        ("distilbert", {"activation": "relu"}, "relu"),
+    ],
+)
+def test_configuration_that_is_not_understood(tmp_path: Path, family: str, changes: dict[str, Any], word: str) -> None:
+    folder = make_folder(tmp_path, family)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(ModelError, match=word):
+        find_model(folder, "pretrained")
+
+
+def test_older_modernbert_configuration(tmp_path: Path) -> None:
+    """As the hub's: numbers for both kinds of layers instead of lists."""
+    folder = make_folder(tmp_path, "modernbert")
+    new = find_model(folder, "pretrained").config
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("layer_types", "rope_parameters"):
+        config.pop(name)
+    config |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert find_model(folder, "pretrained").config == new
+
+
+def test_roberta_vocabulary_that_lacks_a_special_token(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, "roberta")
+    vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    vocab["other"] = vocab.pop("<pad>")
+    (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")
+    with pytest.raises(ModelError, match="<pad>"):
+        find_model(folder, "pretrained")

@@ -19,24 +19,30 @@ if TYPE_CHECKING:
     from .environment import show_config
     from .evaluation.metrics import EvaluationResult
     from .models.lora import LoRAConfig
+    from .seeds import SeedsResult, finetune_seeds
+    from .training.callbacks import Callback
 
 __version__ = "0.1.0"
 
 # Loaded at first use: torch alone takes two seconds, and `--help` needs none of it.
 _LAZY = {
+    "Callback": "training.callbacks",
     "Classifier": "classifier",
     "EvaluationResult": "evaluation.metrics",
     "FinetuneResult": "api",
     "LengthReport": "data.lengths",
     "LoRAConfig": "models.lora",
+    "SeedsResult": "seeds",
     "evaluate": "classifier",
     "finetune": "api",
+    "finetune_seeds": "seeds",
     "load": "classifier",
     "load_dataset": "data.sources",
     "show_config": "environment",
 }
 
 __all__ = [
+    "Callback",
     "Classifier",
     "DataError",
     "EvaluationResult",
@@ -47,9 +53,11 @@ __all__ = [
     "NonFiniteError",
     "PyllmclfError",
     "ResourceError",
+    "SeedsResult",
     "UsageError",
     "evaluate",
     "finetune",
+    "finetune_seeds",
     "load",
     "load_dataset",
     "show_config",

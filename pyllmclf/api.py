@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
 from .errors import UsageError
+from .evaluation.calibration import calibrate_head
+from .evaluation.report import provenance, write_report
 from .models.config import ModelConfig
 from .models.hub import ModelSource, find_model
 from .models.layers import DropoutRates
@@ -31,6 +34,7 @@ from .models.lora import LoRAConfig
 from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pooling
 from .models.weights import init_head, init_weights, load_head_of_same_classes, load_weights
 from .ops.dispatch import check_backend
+from .training.callbacks import Callback, resolve_callbacks
 from .training.checkpoint import ClassifierState
 from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
 from .training.objective import Objective, resolve_class_weights
@@ -57,6 +61,9 @@ class FinetuneResult:
     output_dir : Path or None
     lengths : LengthReport
         Of the training texts.
+    calibration : dict or None
+        With ``calibrate``: the temperature, and log loss and expected calibration error of the validation texts before
+        and after.
     """
 
     classifier: Classifier
@@ -65,6 +72,7 @@ class FinetuneResult:
     timing: dict[str, float]
     output_dir: Path | None
     lengths: LengthReport
+    calibration: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the classifier, as JSON can hold it."""
@@ -75,6 +83,7 @@ class FinetuneResult:
             "history": [record.to_dict() for record in self.history],
             "timing": self.timing,
             "lengths": self.lengths.to_dict(),
+            "calibration": self.calibration,
         }
 
 
@@ -95,18 +104,21 @@ def finetune(
     head_bias: bool | None = None,
     dropout: float | str = 0.0,
     max_length: int | None = None,
+    long_texts: str = "head",
     epochs: int = 5,
     batch_size: int = 8,
     batch_tokens: int | None = None,
     gradient_accumulation_steps: int = 1,
     learning_rate: float = 5e-5,
     weight_decay: float = 0.1,
+    layerwise_lr_decay: float = 1.0,
     warmup_ratio: float = 0.0,
     scheduler: str = "constant",
     max_grad_norm: float | None = None,
     class_weights: Any = None,
     label_smoothing: float = 0.0,
     early_stopping: int | None = None,
+    calibrate: bool = False,
     dtype: str = "auto",
     device: str = "auto",
     backend: str = "auto",
@@ -116,9 +128,12 @@ def finetune(
     cache_dir: str | os.PathLike[str] | None = None,
     cuda_graphs: bool = True,
     output_dir: str | os.PathLike[str] | None = None,
+    logs: str | Sequence[str] | None = None,
+    callbacks: Callback | Sequence[Callback] | None = None,
+    report: bool = False,
     progress: bool = True,
 ) -> FinetuneResult:
-    """Fine-tunes GPT-2 or BERT into a text classifier.
+    """Fine-tunes GPT-2, BERT or one of its relatives into a text classifier.
 
     Parameters
     ----------
@@ -152,6 +167,10 @@ def finetune(
         One rate for every site, or the rates of the model's configuration.
     max_length : int, optional
         Tokens that are read of a text; the model's positions by default.
+    long_texts : {"head", "tail", "both", "windows"}
+        What is read of a text of more than ``max_length`` tokens: its beginning, its end, half of each, or windows of
+        so many tokens, each of which shares half with the one before it. In training each window is a text with its
+        text's label; a text's logits are the mean over its windows.
     epochs, batch_size, gradient_accumulation_steps : int
         An optimizer step sees ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may see fewer.
     batch_tokens : int, optional
@@ -159,6 +178,9 @@ def finetune(
         included, one text at least).
     learning_rate, weight_decay : float
         Of AdamW; the decay is applied to every trained parameter.
+    layerwise_lr_decay : float
+        The learning rate of each block is that of the block above it times this; the head, and what stands between it
+        and the last block, have ``learning_rate``.
     warmup_ratio : float
         Share of the steps over which the learning rate rises linearly.
     scheduler : {"constant", "linear", "cosine"}
@@ -171,6 +193,9 @@ def finetune(
     early_stopping : int, optional
         Training ends when validation has not got better for so many epochs (accuracy, then loss), and the classifier is
         that of the best one.
+    calibrate : bool
+        Whether the logits are divided by the temperature at which the validation texts' log loss is least (Guo et al.
+        2017). Predictions stay as they are; the head of the classifier that is returned, and of its checkpoint, has it.
     dtype : {"auto", "float32", "bfloat16", "float16"}
         Of the computation; parameters stay in float32. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute
         it.
@@ -196,6 +221,13 @@ def finetune(
     output_dir : path, optional
         Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
         the best validation accuracy.
+    logs : {"csv", "tensorboard"} or sequence of them, optional
+        Figures of each step and epoch, in ``output_dir/logs``.
+    callbacks : Callback or sequence of Callback, optional
+        Told of each step and epoch; can end the training.
+    report : bool
+        Whether ``output_dir/report.html`` is written: curves of the training, and the figures of ``pyllmclf-eval
+        --report`` on the test texts, or the validation texts where there are no others.
     progress : bool
         Whether a bar and a line per epoch are shown on standard error.
 
@@ -218,6 +250,7 @@ def finetune(
         gradient_accumulation_steps=gradient_accumulation_steps,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        layerwise_lr_decay=layerwise_lr_decay,
         warmup_ratio=warmup_ratio,
         scheduler=scheduler,
         max_grad_norm=max_grad_norm,
@@ -233,11 +266,14 @@ def finetune(
     torch_dtype = resolve_dtype(dtype, torch_device)
     check_backend(backend, torch_device)
     check_trainable(trainable)
-    check_padding(padding, max_length)
+    check_padding(padding, max_length, long_texts)
     check_pooling(pooling)
     check_dropout(dropout)
     kept_in = None if cache_dir is None else Path(cache_dir)
     check_cache(cache, cache_budget)
+    if report and output_dir is None:
+        raise UsageError("report needs a folder: give output_dir.")
+    told = resolve_callbacks(callbacks, logs, None if output_dir is None else Path(output_dir))
     run = None if output_dir is None else RunFolder(Path(output_dir))
 
     columns = {"text_column": text_column, "label_column": label_column}
@@ -245,6 +281,10 @@ def finetune(
     encoder = LabelEncoder.fit(train_data)
     if early_stopping is not None and validation_data is None:
         raise UsageError("early_stopping needs validation texts: give validation, as a part or as a fraction.")
+    if calibrate and validation_data is None:
+        raise UsageError("calibrate needs validation texts: give validation, as a part or as a fraction.")
+    if report and validation_data is None and test_data is None:
+        raise UsageError("report needs texts to measure on: give test or validation.")
     labels = encoder.encode(train_data)
     objective = Objective(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
     source = find_model(model, weights)
@@ -260,6 +300,7 @@ def finetune(
     layout = RowLayout.resolve(
         padding,
         max_length,
+        long_texts,
         positions=source.config.n_positions,
         longest_train=int(store.lengths.max()) + specials,
         specials=specials,
@@ -321,6 +362,7 @@ def finetune(
         objective=objective,
         prefix=prefix,
         cuda_graphs=cuda_graphs,
+        callbacks=told,
         progress=progress,
     )
     lengths = LengthReport.of(packer, source.tokenizer)
@@ -359,15 +401,39 @@ def finetune(
     state.model.requires_grad_(False)
     if early_stopping is not None:
         metrics["validation"] = best_validation
+    begun = time.perf_counter()
+    calibration = None
+    if calibrate:
+        labelled = parts["validation"]
+        assert labelled.text_labels is not None
+        logits = classifier.packed_logits(labelled)
+        calibration = calibrate_head(state.model, logits, labelled.text_labels, encoder.names)
+        state.temperature = calibration["temperature"]
+        metrics["validation"] = classifier.evaluate_packed(parts["validation"]).to_dict()
+        if run is not None:
+            run.replace("last" if early_stopping is None else "best", state)
+    tested = None
     if "test" in parts:
-        begun = time.perf_counter()
-        metrics["test"] = classifier.evaluate_packed(parts["test"]).to_dict()
-        seconds["evaluate"] += time.perf_counter() - begun
+        tested = classifier.evaluate_packed(parts["test"])
+        metrics["test"] = tested.to_dict()
+    seconds["evaluate"] += time.perf_counter() - begun
+    if report and run is not None:
+        part, data = ("test", test_data) if tested is not None else ("validation", validation_data)
+        assert data is not None
+        write_report(
+            run.path / "report.html",
+            tested or classifier.evaluate_packed(parts[part]),
+            data.texts,
+            parts[part].tokens_by_text,
+            provenance((run.path / ("last" if early_stopping is None else "best")).resolve(), data, str(torch_device)),
+            [record.to_dict() for record in history],
+        )
     timing = {f"{name}_seconds": value for name, value in seconds.items()}
     timing["total_seconds"] = time.perf_counter() - started
     timing["steps"] = float(trainer.step)
-    timing["tokens_per_second"] = lengths.tokens * len(history) / seconds["train"]
-    return FinetuneResult(classifier, history, metrics, timing, None if run is None else run.path, lengths)
+    timing["tokens_per_second"] = int(packer.real_lengths.sum()) * len(history) / seconds["train"]
+    output = None if run is None else run.path
+    return FinetuneResult(classifier, history, metrics, timing, output, lengths, calibration)
 
 
 def _read_parts(
@@ -449,7 +515,11 @@ def _recorded(arguments: dict[str, Any]) -> dict[str, Any]:
             return list(value)
         return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"
 
-    return {name: shown(value) for name, value in arguments.items() if name not in ("started", "progress")}
+    return {
+        name: shown(value)
+        for name, value in arguments.items()
+        if name not in ("started", "progress", "callbacks", "logs", "report")
+    }
 
 
 def _epoch_line(record: EpochRecord, epochs: int) -> str:

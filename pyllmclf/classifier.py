@@ -83,7 +83,7 @@ class Classifier:
         if isinstance(texts, (str, bytes)):
             raise UsageError("predict takes a sequence of texts; put the single text into a list.")
         data = read_object(texts, text_column=None, label_column=None, labelled=False)
-        return self._logits(self.packer(data.texts), progress)
+        return self.packed_logits(self.packer(data.texts), progress)
 
     def predict_proba(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
         """Probabilities, float64, shape [texts, classes]."""
@@ -132,12 +132,12 @@ class Classifier:
         self, packer: Packer, *, started: float | None = None, given: Given | None = None, progress: bool = False
     ) -> EvaluationResult:
         """Metrics on texts that were tokenized already; ``given`` as for :func:`predict_logits`."""
-        assert packer.labels is not None
+        assert packer.text_labels is not None
         started = time.perf_counter() if started is None else started
-        logits = self._logits(packer, progress, given)
+        logits = self.packed_logits(packer, progress, given)
         return evaluate_logits(
             logits,
-            packer.labels.numpy(),
+            packer.text_labels,
             self.state.encoder.names,
             seconds=time.perf_counter() - started,
             lengths=LengthReport.of(packer, self.state.tokenizer).to_dict(),
@@ -182,7 +182,8 @@ class Classifier:
             merge_lora(state.model)
         write_folder(Path(path), model_files(state))
 
-    def _logits(self, packer: Packer, progress: bool, given: Given | None = None) -> np.ndarray:
+    def packed_logits(self, packer: Packer, progress: bool = False, given: Given | None = None) -> np.ndarray:
+        """:meth:`logits` of texts that were tokenized already; ``given`` as for :func:`predict_logits`."""
         return predict_logits(
             self.state.model,
             packer,

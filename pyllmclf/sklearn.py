@@ -23,14 +23,14 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    model, weights, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length
+    model, weights, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length, long_texts
         As for :func:`pyllmclf.finetune`: what is trained, and how a text is read.
     epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, weight_decay, warmup_ratio, scheduler,
-    max_grad_norm, class_weights, label_smoothing, early_stopping
+    layerwise_lr_decay, max_grad_norm, class_weights, label_smoothing, early_stopping, calibrate
         As for :func:`pyllmclf.finetune`: how it is trained.
     validation_fraction : float, optional
-        Share of the texts that is kept apart to validate each epoch with; ``early_stopping`` needs it.
-    dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, output_dir, progress
+        Share of the texts that is kept apart to validate each epoch with; ``early_stopping`` and ``calibrate`` need it.
+    dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, output_dir, logs, callbacks, report, progress
         As for :func:`pyllmclf.finetune`: where, and by what.
     random_state : int
         ``seed`` of :func:`pyllmclf.finetune`.
@@ -62,18 +62,21 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         head_bias: bool | None = None,
         dropout: float | str = 0.0,
         max_length: int | None = None,
+        long_texts: str = "head",
         epochs: int = 5,
         batch_size: int = 8,
         batch_tokens: int | None = None,
         gradient_accumulation_steps: int = 1,
         learning_rate: float = 5e-5,
         weight_decay: float = 0.1,
+        layerwise_lr_decay: float = 1.0,
         warmup_ratio: float = 0.0,
         scheduler: str = "constant",
         max_grad_norm: float | None = None,
         class_weights: Any = None,
         label_smoothing: float = 0.0,
         early_stopping: int | None = None,
+        calibrate: bool = False,
         validation_fraction: float | None = None,
         dtype: str = "auto",
         device: str = "auto",
@@ -84,6 +87,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         cache_dir: str | os.PathLike[str] | None = None,
         cuda_graphs: bool = True,
         output_dir: str | os.PathLike[str] | None = None,
+        logs: Any = None,
+        callbacks: Any = None,
+        report: bool = False,
         progress: bool = False,
     ) -> None:
         self.model = model
@@ -96,18 +102,21 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.head_bias = head_bias
         self.dropout = dropout
         self.max_length = max_length
+        self.long_texts = long_texts
         self.epochs = epochs
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
+        self.layerwise_lr_decay = layerwise_lr_decay
         self.warmup_ratio = warmup_ratio
         self.scheduler = scheduler
         self.max_grad_norm = max_grad_norm
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.early_stopping = early_stopping
+        self.calibrate = calibrate
         self.validation_fraction = validation_fraction
         self.dtype = dtype
         self.device = device
@@ -118,6 +127,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.cache_dir = cache_dir
         self.cuda_graphs = cuda_graphs
         self.output_dir = output_dir
+        self.logs = logs
+        self.callbacks = callbacks
+        self.report = report
         self.progress = progress
 
     def fit(self, X: Any, y: Any) -> LLMClassifier:

@@ -214,7 +214,7 @@ def test_the_command(csv_file: Path, tmp_path: Path, cli: Callable[..., Any], co
         read = list(csv.DictReader(file))
     assert [row["row"] for row in read] == list(rows)
     assert tuple(read[0]) == COLUMNS
-    assert "Row 9 was skipped" in (out / "results.md").read_text()
+    assert "Row 9: skipped" in (out / "results.md").read_text()
     assert "<svg" in (out / "results.svg").read_text()
 
     counted.clear()

@@ -422,11 +422,11 @@ def test_progress(gpt2: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("linear", [0.5, 1.0, 2 / 3, 1 / 3]),
     ("cosine", [0.5, 1.0, 0.75, 0.25]),
 ])  # fmt: skip
-def test_schedules(scheduler: str, expected: list[float]) -> None:
+def test_schedules(gpt2: Path, scheduler: str, expected: list[float]) -> None:
     from pyllmclf.training.optim import make_optimizer, make_scheduler
 
     settings = TrainingSettings(scheduler=scheduler, warmup_ratio=0.25, learning_rate=1.0)
-    optimizer = make_optimizer([torch.nn.Parameter(torch.zeros(1))], settings)
+    optimizer = make_optimizer(make_trainer(gpt2, TEXTS, LABELS, "head").model, settings)
     schedule = make_scheduler(optimizer, settings, 4)
     rates = []
     for _ in range(4):

@@ -59,7 +59,7 @@ def evaluate(
             _write_predictions(file, read.texts, result)
     if report is not None:
         depends_on = provenance(folders[0], read, str(classifier.device))
-        tokens = classifier.packer(read.texts).real_lengths
+        tokens = classifier.packer(read.texts).tokens_by_text
         write_report(report, result, read.texts, tokens, depends_on, training_history(folders[0]))
     others = {
         str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(read, progress=progress)

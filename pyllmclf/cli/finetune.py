@@ -11,7 +11,7 @@ import typer
 from ..errors import UsageError
 from .config import from_file
 from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
-from .tables import print_evaluation
+from .tables import print_evaluation, print_seeds
 
 
 def finetune(
@@ -45,12 +45,18 @@ def finetune(
     max_length: Annotated[
         int | None, typer.Option(help="Tokens read of a text; default: the model's positions.")
     ] = None,
+    long_texts: Annotated[
+        str, typer.Option(help="What is read of longer texts: head, tail, both or windows.")
+    ] = "head",
     epochs: int = 5,
     batch_size: int = 8,
     batch_tokens: Annotated[int | None, typer.Option(help="Instead: tokens of a batch at most.")] = None,
     gradient_accumulation_steps: int = 1,
     learning_rate: float = 5e-5,
     weight_decay: float = 0.1,
+    layerwise_lr_decay: Annotated[
+        float, typer.Option(help="Learning rate of a block: that of the one above it, times this.")
+    ] = 1.0,
     warmup_ratio: float = 0.0,
     scheduler: Annotated[str, typer.Option(help="constant, linear or cosine.")] = "constant",
     max_grad_norm: Annotated[float | None, typer.Option(help="Clip gradients to this norm.")] = None,
@@ -61,10 +67,16 @@ def finetune(
     early_stopping: Annotated[
         int | None, typer.Option(help="End after so many epochs without better validation; keep the best.")
     ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Scale probabilities to fit the validation texts.")
+    ] = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     backend: Backend = "auto",
     seed: int = 123,
+    seeds: Annotated[
+        int | None, typer.Option(help="Train so often, with --seed and the numbers after it; print mean and spread.")
+    ] = None,
     cache: Annotated[
         str, typer.Option(help="What frozen layers give, kept between epochs: auto, device, memory, disk or off.")
     ] = "auto",
@@ -74,6 +86,11 @@ def finetune(
     ] = None,
     cuda_graphs: Annotated[bool, typer.Option(help="On a GPU, replay short steps as CUDA graphs.")] = True,
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
+    logs: Annotated[
+        str | None,
+        typer.Option(help="Figures of steps and epochs in OUTPUT_DIR/logs: csv, tensorboard or both."),
+    ] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write OUTPUT_DIR/report.html.")] = False,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -95,11 +112,7 @@ def finetune(
         layers=None if lora_layers is None else _numbers(lora_layers),
         scaling=lora_scaling,
     )
-    from ..api import finetune as run
-
-    result = run(
-        model,
-        train,
+    arguments: dict[str, Any] = dict(  # noqa: C408 - as the call that it is
         validation=_part(validation, fraction=True),
         test=_part(test, fraction=False),
         text_column=text_column,
@@ -113,18 +126,21 @@ def finetune(
         head_bias=head_bias,
         dropout=dropout if dropout == "config" else _number("--dropout", dropout),
         max_length=max_length,
+        long_texts=long_texts,
         epochs=epochs,
         batch_size=batch_size,
         batch_tokens=batch_tokens,
         gradient_accumulation_steps=gradient_accumulation_steps,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        layerwise_lr_decay=layerwise_lr_decay,
         warmup_ratio=warmup_ratio,
         scheduler=scheduler,
         max_grad_norm=max_grad_norm,
         class_weights=_class_weights(class_weights),
         label_smoothing=label_smoothing,
         early_stopping=early_stopping,
+        calibrate=calibrate,
         dtype=dtype,
         device=device,
         backend=backend,
@@ -134,13 +150,31 @@ def finetune(
         cache_dir=cache_dir,
         cuda_graphs=cuda_graphs,
         output_dir=output_dir,
+        logs=None if logs is None else [name.strip() for name in logs.split(",")],
+        report=report,
         progress=progress,
     )
+    if seeds is not None:
+        from ..seeds import finetune_seeds
+
+        found = finetune_seeds(model, train, seeds=seeds, **arguments)
+        if as_json:
+            print_json(found.to_dict())
+        else:
+            print_seeds(found.summary, found.seeds)
+        return
+    from ..api import finetune as run
+
+    result = run(model, train, **arguments)
     if as_json:
         print_json(result.to_dict())
         return
     for name, metrics in result.metrics.items():
         print_evaluation(metrics, title=name)
+    if (fitted := result.calibration) is not None:
+        loss = f"log loss {fitted['log_loss_before']:.4f} -> {fitted['log_loss_after']:.4f}"
+        error = f"calibration error {fitted['ece_before']:.2%} -> {fitted['ece_after']:.2%}"
+        print(f"temperature {fitted['temperature']:.3f}; on the validation texts {loss}, {error}")
     timing = result.timing
     print(
         f"trained {timing['steps']:.0f} steps in {timing['train_seconds']:.1f} s: "

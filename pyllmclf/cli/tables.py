@@ -38,3 +38,19 @@ def print_evaluation(metrics: dict[str, Any], title: str) -> None:
     console.print(table)
     console.print(confusion)
     console.print()
+
+
+def print_seeds(summary: dict[str, dict[str, dict[str, float]]], seeds: list[int]) -> None:
+    """Mean and spread over seeds, a line for each figure; ``summary`` as in :class:`pyllmclf.SeedsResult`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("part", "figure", box=None, pad_edge=False)
+    for name in ("mean", "std", "least", "largest"):
+        table.add_column(name, justify="right")
+    for part, figures in summary.items():
+        for figure, values in figures.items():
+            table.add_row(part, figure, *(f"{values[name]:.4f}" for name in ("mean", "std", "min", "max")))
+    console = Console(highlight=False)
+    console.print(f"{len(seeds)} seeds: {', '.join(map(str, seeds))}", soft_wrap=True)
+    console.print(table)

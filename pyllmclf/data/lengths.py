@@ -12,7 +12,7 @@ from .tokenizers import Tokenizer, special_count
 
 @dataclass(frozen=True)
 class LengthReport:
-    """Lengths of the texts of one data set, in tokens, special tokens included.
+    """Lengths of the texts of one data set, in tokens, special tokens included; of windows, where these are read.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class LengthReport:
     empty : int
         Texts without any token of their own.
     truncated : int
-        Texts that lose their end to ``max_length``.
+        Texts that lose a part to ``max_length``.
     padding_avoided : float
         Share of the rows that padding every text to the longest would add and that are not computed; 0 in the
         padded modes.
@@ -52,14 +52,14 @@ class LengthReport:
         padded_rows = len(lengths) * int(lengths.max())
         computed_rows = int(packer.row_counts.sum())
         return cls(
-            texts=len(lengths),
+            texts=len(packer.tokens_by_text),
             tokens=int(lengths.sum()),
             mean=float(lengths.mean()),
             median=float(np.median(lengths)),
             percentile_99=float(np.percentile(lengths, 99)),
             longest=int(lengths.max()),
             empty=int(empty.sum()),
-            truncated=int((stored + specials > packer.layout.max_length).sum()),
+            truncated=packer.cut,
             padding_avoided=max(0.0, 1.0 - computed_rows / padded_rows),
         )
 

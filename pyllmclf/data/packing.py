@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..kernels.tiles import Schedule
 
 PADDINGS = ("none", "train_longest", "context")
+LONG_TEXTS = ("head", "tail", "both", "windows")
 
 
 # Sharing beginnings gathers rows in every block: not worth it where more than this share of the rows is left.
@@ -140,25 +141,37 @@ class RowLayout:
     Attributes
     ----------
     max_length : int
-        Longest row in tokens, special tokens included; a longer text loses its end.
+        Most tokens of a text, special tokens included.
     pad_to : int
         0 for packed rows; otherwise every text fills this many rows, and padding tokens are ordinary tokens.
+    long_texts : {"head", "tail", "both", "windows"}
+        What is read of a longer text: its beginning, its end, half of each, or windows that overlap by half.
     """
 
     max_length: int
     pad_to: int = 0
+    long_texts: str = "head"
 
     def check(self, positions: int) -> None:
         """Raises :class:`UsageError` if the numbers make no sense for a model with so many positions."""
         whole = type(self.max_length) is int and type(self.pad_to) is int
         if not whole or not 1 <= self.max_length <= positions:
             raise UsageError(f"max_length={self.max_length!r} does not fit a model with {positions} positions.")
+        if self.long_texts not in LONG_TEXTS:
+            raise UsageError(f"long_texts={self.long_texts!r} is unknown; it is one of {', '.join(LONG_TEXTS)}.")
         if self.pad_to and not self.max_length <= self.pad_to <= positions:
             raise UsageError(f"pad_to={self.pad_to!r} does not fit a model with {positions} positions.")
 
     @classmethod
     def resolve(
-        cls, padding: str | int, max_length: int | None, *, positions: int, longest_train: int, specials: int
+        cls,
+        padding: str | int,
+        max_length: int | None,
+        long_texts: str = "head",
+        *,
+        positions: int,
+        longest_train: int,
+        specials: int,
     ) -> RowLayout:
         """Turns the arguments of ``finetune`` into a layout.
 
@@ -166,6 +179,7 @@ class RowLayout:
         ----------
         padding : {"none", "train_longest", "context"} or int
         max_length : int or None
+        long_texts : {"head", "tail", "both", "windows"}
         positions : int
             Positions that the model has.
         longest_train : int
@@ -178,7 +192,7 @@ class RowLayout:
         UsageError
             If a length is more than the model's positions or leaves no room for text.
         """
-        check_padding(padding, max_length)
+        check_padding(padding, max_length, long_texts)
         limit = positions if max_length is None else max_length
         for name, value in (("max_length", max_length), ("padding", padding)):
             if isinstance(value, int) and not specials < value <= positions:
@@ -187,26 +201,28 @@ class RowLayout:
                     f"and {specials} of a row are special tokens."
                 )
         if padding == "none":
-            return cls(limit)
+            return cls(limit, 0, long_texts)
         if isinstance(padding, int):
             pad_to = padding
         elif padding == "context":
             pad_to = positions
         else:
             pad_to = min(longest_train, limit)
-        return cls(min(limit, pad_to), pad_to)
+        return cls(min(limit, pad_to), pad_to, long_texts)
 
 
-def check_padding(padding: str | int, max_length: int | None) -> None:
+def check_padding(padding: str | int, max_length: int | None, long_texts: str = "head") -> None:
     """Raises :class:`UsageError` if an argument is none that any model could take."""
     if padding not in PADDINGS and type(padding) is not int:
         raise UsageError(f"padding={padding!r} is unknown; it is {', '.join(map(repr, PADDINGS))} or a number.")
     if max_length is not None and type(max_length) is not int:
         raise UsageError(f"max_length={max_length!r} must be an integer.")
+    if long_texts not in LONG_TEXTS:
+        raise UsageError(f"long_texts={long_texts!r} is unknown; it is one of {', '.join(LONG_TEXTS)}.")
 
 
 class Packer:
-    """Makes batches of the texts of a token store.
+    """Makes batches of the texts of a token store; of a text's windows, where the layout says so, each is a text here.
 
     Parameters
     ----------
@@ -215,11 +231,29 @@ class Packer:
         Its special tokens and padding token.
     layout : RowLayout
     labels : ndarray of int64, optional
+
+    Attributes
+    ----------
+    window_bounds : ndarray of int64, shape [texts + 1], or None
+        Which windows are a text's; ``None`` where each is read as one.
+    cut : int
+        Texts of which something is not read.
     """
 
     def __init__(
         self, store: TokenStore, tokenizer: Tokenizer, layout: RowLayout, labels: np.ndarray | None = None
     ) -> None:
+        room = layout.max_length - special_count(tokenizer)
+        longer = store.lengths > room
+        self.window_bounds: np.ndarray | None = None
+        self.cut = int(longer.sum())
+        self.text_labels = labels
+        if self.cut and layout.long_texts == "windows":
+            self.cut = 0
+            store, self.window_bounds = store.windows(room, room // 2)
+            labels = None if labels is None else np.repeat(labels, np.diff(self.window_bounds))
+        elif self.cut and layout.long_texts != "head":
+            store = store.cut(room, layout.long_texts)
         self.store = store
         self.tokenizer = tokenizer
         self.layout = layout
@@ -235,6 +269,20 @@ class Packer:
 
     def __len__(self) -> int:
         return len(self.store)
+
+    def by_text(self, logits: np.ndarray) -> np.ndarray:
+        """Logits of each text: the mean over its windows."""
+        if self.window_bounds is None:
+            return logits
+        sums = np.add.reduceat(logits, self.window_bounds[:-1], axis=0, dtype=np.float64)
+        return (sums / np.diff(self.window_bounds)[:, None]).astype(logits.dtype)
+
+    @property
+    def tokens_by_text(self) -> np.ndarray:
+        """Tokens that are read of each text, int64; where windows overlap, in each of them."""
+        if self.window_bounds is None:
+            return self.real_lengths
+        return np.add.reduceat(self.real_lengths, self.window_bounds[:-1])
 
     @property
     def row_counts(self) -> np.ndarray:

@@ -134,6 +134,52 @@ class TokenStore:
         offsets = np.concatenate([np.zeros(1, np.int64), *shifted])
         return cls(np.concatenate([store.tokens for store in stores]), offsets)
 
+    def cut(self, room: int, part: str) -> TokenStore:
+        """Texts of more than ``room`` tokens, cut to so many.
+
+        Parameters
+        ----------
+        room : int
+            At least 1.
+        part : {"head", "tail", "both"}
+            Which tokens of a longer text stay: the first, the last, or the first half of ``room`` and the last one.
+        """
+        first = {"head": room, "tail": 0, "both": room - room // 2}[part]
+        lengths = self.lengths
+        kept = np.minimum(lengths, room)
+        offsets = np.concatenate([np.zeros(1, np.int64), kept.cumsum()])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], kept)
+        # Behind the first ones, what is left out of a longer text is skipped.
+        skipped = np.where(within < first, 0, np.repeat(lengths - kept, kept))
+        return TokenStore(self.tokens[np.repeat(self.offsets[:-1], kept) + within + skipped], offsets)
+
+    def windows(self, room: int, overlap: int) -> tuple[TokenStore, np.ndarray]:
+        """Texts of more than ``room`` tokens as several of at most so many; the last of them ends where the text does.
+
+        Parameters
+        ----------
+        room : int
+        overlap : int
+            Tokens that a window shares with the one before it; less than ``room``.
+
+        Returns
+        -------
+        TokenStore
+            The windows of all texts.
+        ndarray of int64, shape [texts + 1]
+            Which windows are a text's.
+        """
+        lengths, stride = self.lengths, room - overlap
+        counts = 1 + np.maximum(0, -(-(lengths - room) // stride))
+        bounds = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
+        number = np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
+        most = np.repeat(np.maximum(0, lengths - room), counts)
+        begins = np.repeat(self.offsets[:-1], counts) + np.minimum(number * stride, most)
+        sizes = np.repeat(np.minimum(lengths, room), counts)
+        offsets = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+        return TokenStore(self.tokens[np.repeat(begins, sizes) + within], offsets), bounds
+
     def check(self, vocab_size: int) -> None:
         """Raises :class:`DataError` if a token does not fit a vocabulary of ``vocab_size``."""
         if (text := _C.find_invalid_text(self.tokens, self.offsets, vocab_size)) >= 0:

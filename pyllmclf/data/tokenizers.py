@@ -68,8 +68,11 @@ class Tokenizer(Protocol):
     def to_json(self) -> str:
         """Content of a ``tokenizer.json``."""
 
-    def files(self, max_length: int) -> dict[str, str]:
-        """Files that ``transformers.AutoTokenizer`` opens, name to content."""
+    def files(self, max_length: int, truncation_side: str = "right") -> dict[str, str]:
+        """Files that ``transformers.AutoTokenizer`` opens, name to content.
+
+        ``truncation_side`` says where it cuts texts of more than ``max_length`` tokens.
+        """
 
 
 class TiktokenTokenizer:
@@ -140,8 +143,8 @@ class TiktokenTokenizer:
         tokens = [self._encoding.decode_single_token_bytes(i) for i in range(GPT2_VOCAB_SIZE - 1)]
         return byte_level_json(tokens)
 
-    def files(self, max_length: int) -> dict[str, str]:
-        return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length)
+    def files(self, max_length: int, truncation_side: str = "right") -> dict[str, str]:
+        return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length, truncation_side)
 
 
 class LibraryTokenizer:
@@ -237,8 +240,8 @@ class LibraryTokenizer:
     def to_json(self) -> str:
         return self._tokenizer.to_str()
 
-    def files(self, max_length: int) -> dict[str, str]:
-        return tokenizer_files(self.to_json(), self.pad_token, max_length, self._special)
+    def files(self, max_length: int, truncation_side: str = "right") -> dict[str, str]:
+        return tokenizer_files(self.to_json(), self.pad_token, max_length, truncation_side, self._special)
 
 
 def special_count(tokenizer: Tokenizer) -> int:
@@ -355,7 +358,11 @@ def _split_by_lower_ranks(token: bytes, limit: int, ranks: dict[bytes, int]) -> 
 
 
 def tokenizer_files(
-    tokenizer_json: str, pad_token: str, max_length: int, special: dict[str, str] | None = None
+    tokenizer_json: str,
+    pad_token: str,
+    max_length: int,
+    truncation_side: str = "right",
+    special: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """``tokenizer.json`` and the configuration that makes ``AutoTokenizer`` read it as it stands.
 
@@ -365,6 +372,7 @@ def tokenizer_files(
         # The architectures' own classes rebuild normalizer and pre-tokenizer, and give other ids where these differ.
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": max_length,
+        "truncation_side": truncation_side,
         "pad_token": pad_token,
         "clean_up_tokenization_spaces": False,
     }

@@ -51,7 +51,7 @@ def predict_logits(
     given: Given | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Logits of every text of a packer, in its order.
+    """Logits of every text of a packer, in its order; of a text's windows their mean.
 
     Each distinct text is computed once, and so is, for a causal model, a beginning that texts of a batch share. Batches
     are of bounded size; a text's logits don't depend on its neighbours (but for the rounding of matmuls of another
@@ -84,7 +84,7 @@ def predict_logits(
             batch = inference_batch(model, packer, ids, device) if known is None else packer.batch(ids).to(device)
             logits[ids] = model(batch, dtype=dtype, given=known).cpu().numpy()
             bar.update(len(ids))
-    logits = logits[first]
+    logits = packer.by_text(logits[first])
     if not np.isfinite(logits).all():
         text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
         raise NonFiniteError(f"the logits of text {text} are not finite; the model is damaged or diverged in training.")

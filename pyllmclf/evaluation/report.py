@@ -80,7 +80,7 @@ def write_report(
     texts: list[str],
     tokens: np.ndarray,
     about: dict[str, str],
-    history: list[dict[str, float]],
+    history: list[dict[str, Any]],
 ) -> None:
     """Writes the page.
 

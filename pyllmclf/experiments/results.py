@@ -45,7 +45,7 @@ def summary(result: RowResult) -> dict[str, Any]:
         "experiment": row.describe(),
         "seeds": [run["seed"] for run in runs],
         "skipped": result.skipped,
-        "differs": row.differs or None,
+        "differs": "; ".join(row.differs) or None,
     }
     for part in ("train", "validation", "test", "minutes"):
         figures[f"published_{part}"] = getattr(row.published, part)
@@ -67,21 +67,24 @@ def markdown(results: Sequence[RowResult]) -> str:
         "here: train | validation | test | minutes |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    notes = []
+    notes: dict[str, list[str]] = {}
     for result in results:
         f = summary(result)
-        model = f["model"] if f["weights"] != "random" else f"{f['model']}, random weights"
+        model = "/".join(Path(f["model"]).parts[-2:])  # of a folder, what tells it from others
+        if f["weights"] == "random":
+            model += ", random weights"
         published = [_percent(f[f"published_{part}"]) for part in ("train", "validation", "test")]
         ours = [_percent(f["train"]), _percent(f["validation"]), _spread(f)]
         if result.skipped is not None:
             ours[2] = "skipped"
-            notes.append(f"- Row {f['row']} was skipped: {result.skipped}")
-        if f["differs"] and result.skipped is None:
-            notes.append(f"- Row {f['row']} differs: {f['differs']}.")
+            notes.setdefault(f"skipped: {result.skipped.rstrip('.')}", []).append(f["row"])
+        for difference in result.row.differs if result.skipped is None else ():
+            notes.setdefault(difference, []).append(f["row"])
         minutes = _minutes(f["published_minutes"]), _minutes(f["minutes"])
         cells = [f["row"], model, f["experiment"], *published, minutes[0], *ours, minutes[1]]
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return "\n".join([*lines, "", *notes]) + "\n"
+    said = [f"- {'Row' if len(rows) == 1 else 'Rows'} {', '.join(rows)}: {note}." for note, rows in notes.items()]
+    return "\n".join([*lines, "", *said]) + "\n"
 
 
 def write_results(folder: Path, results: Sequence[RowResult], about: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ class TableRow:
     settings : dict
         Arguments of :func:`pyllmclf.finetune`, those that all rows of the table have in common among them.
     published : Published
-    differs : str
+    differs : tuple of str
         What differs from the published run.
     """
 
@@ -47,7 +47,7 @@ class TableRow:
     weights: str
     settings: dict[str, Any] = field(hash=False)
     published: Published
-    differs: str = ""
+    differs: tuple[str, ...] = ()
 
     @property
     def is_bag_of_words(self) -> bool:
@@ -104,7 +104,7 @@ def published_rows(table: str) -> list[TableRow]:
                 weights=row["weights"],
                 settings=settings,
                 published=Published(**(row["published"] or dict.fromkeys(("train", "validation", "test", "minutes")))),
-                differs="; ".join(filter(None, differs)),
+                differs=tuple(filter(None, differs)),
             )
         )
     return rows

@@ -39,6 +39,7 @@ from ..models.weights import (
 
 FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"
+STATE_FILE = "training_state/state.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."
 # Whatever of these is there must be in the manifest.
@@ -53,7 +54,7 @@ COVERED = (
     "base/config.json",
     f"base/{WEIGHTS_FILE}",
     f"base/{WEIGHTS_INDEX}",
-    "training_state/state.json",
+    STATE_FILE,
 )
 
 
@@ -74,6 +75,8 @@ class ClassifierState:
         Arguments of the run; what they left to the architecture or machine is filled in.
     base_sha256 : str or None
         Hash of the frozen base of a LoRA classifier, once it was computed.
+    temperature : float or None
+        By which calibration has divided the logits; the head has it already.
     """
 
     model: SequenceClassifier
@@ -85,6 +88,7 @@ class ClassifierState:
     revision: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     base_sha256: str | None = None
+    temperature: float | None = None
 
 
 def why_not_transformers(state: ClassifierState) -> str | None:
@@ -93,6 +97,8 @@ def why_not_transformers(state: ClassifierState) -> str | None:
     name = architecture.class_name
     if state.layout.pad_to:
         return f"{name} masks padding, and this classifier reads it"
+    if state.layout.long_texts not in ("head", "tail"):
+        return f"{name} reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
     if spec.causal != architecture.causal:
         return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
     if not architecture.expresses(spec.pooling):
@@ -118,13 +124,15 @@ def save_checkpoint(folder: Path, state: ClassifierState, training_state: Mappin
         state.base_sha256 = state.base_sha256 or _content_hash(backbone_state(state.model))
         spec["base"]["sha256"] = state.base_sha256
     files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
-    files["training_state/state.json"] = text_writer(json.dumps(dict(training_state or {}), indent=2))
+    files[STATE_FILE] = text_writer(json.dumps(dict(training_state or {}), indent=2))
     write_folder(folder, files)
 
 
 def model_files(state: ClassifierState) -> dict[str, Writer]:
     """The files that Hugging Face tools read."""
-    files = {name: text_writer(content) for name, content in state.tokenizer.files(state.layout.max_length).items()}
+    side = "left" if state.layout.long_texts == "tail" else "right"
+    tokenizer_files = state.tokenizer.files(state.layout.max_length, side)
+    files = {name: text_writer(content) for name, content in tokenizer_files.items()}
     if state.lora is None:
         files["config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
         files[WEIGHTS_FILE] = _tensor_writer(backbone_state(state.model) | head_state(state.model))
@@ -207,7 +215,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def training_history(folder: Path) -> list[dict[str, Any]]:
     """The figures of each epoch, as the checkpoint of a run holds them; none of a classifier that was saved later."""
-    history = read_json(folder / "training_state/state.json").get("history")
+    history = read_json(folder / STATE_FILE).get("history")
     return [record for record in history if isinstance(record, dict)] if isinstance(history, list) else []
 
 
@@ -215,7 +223,7 @@ def _steps(path: Path) -> list[tuple[int, Path]]:
     found = []
     for candidate in path.glob("checkpoint-*"):
         try:
-            found.append((int(json.loads((candidate / "training_state/state.json").read_text())["step"]), candidate))
+            found.append((int(json.loads((candidate / STATE_FILE).read_text())["step"]), candidate))
         except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"{candidate}: damaged ({error!r}). An older checkpoint is looked for.", stacklevel=3)
     return found
@@ -232,7 +240,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
     config = read_config(base_folder)
     encoder = LabelEncoder(tuple(spec["classes"]))
     head = HeadSpec.resolve(config, spec["pooling"], spec["causal"], spec["head_bias"])
-    layout = RowLayout(spec["max_length"], spec["pad_to"])
+    layout = RowLayout(spec["max_length"], spec["pad_to"], spec["long_texts"])
     layout.check(config.n_positions)
     model = SequenceClassifier(config, len(encoder.classes), head)
     load_weights(model, base_folder, head=lora is None)
@@ -256,6 +264,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
         revision=spec["base"]["revision"],
         settings=spec["settings"],
         base_sha256=spec["base"]["sha256"],
+        temperature=spec["temperature"],
     )
 
 
@@ -273,8 +282,10 @@ def _spec(state: ClassifierState) -> dict[str, Any]:
         "head_bias": model_spec.bias,
         "max_length": state.layout.max_length,
         "pad_to": state.layout.pad_to,
+        "long_texts": state.layout.long_texts,
         "tokenizer": {"kind": state.tokenizer.kind, "pad_token": getattr(state.tokenizer, "pad_token", None)},
         "lora": None if state.lora is None else asdict(state.lora),
+        "temperature": state.temperature,
         "base": {"hub_id": state.hub_id, "revision": state.revision, "sha256": None},
         "settings": state.settings,
     }

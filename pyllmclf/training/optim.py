@@ -10,19 +10,38 @@ import torch
 from torch import nn
 
 from .. import ops
+from ..models.sequence_classifier import SequenceClassifier
 from ..ops import native
 from .settings import TrainingSettings
 
 
 def make_optimizer(
-    parameters: Iterable[nn.Parameter], settings: TrainingSettings, *, capturable: bool = False
+    model: SequenceClassifier, settings: TrainingSettings, *, capturable: bool = False
 ) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over the trained parameters, weight decay on all of them.
 
+    The head, and what stands between it and the last block, have the learning rate; with ``layerwise_lr_decay`` each
+    block below has that of the block above it times the decay (Howard and Ruder 2018), the embeddings the least. A
+    group's ``lr_share`` is its part of the learning rate.
+
     ``capturable``: whether its steps may be recorded in a CUDA graph.
     """
+    decay, top = settings.layerwise_lr_decay, model.depth - 1
+    stages: list[tuple[float, list[nn.Module]]] = [
+        (decay ** (top - stage), modules) for stage, modules in enumerate(model.backbone.stages)
+    ]
+    groups: list[dict[str, Any]] = []
+    head: list[nn.Module] = [model.head]
+    for share, modules in [*stages, (1.0, head)]:
+        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        if not trained:
+            continue
+        if groups and groups[-1]["lr_share"] == share:
+            groups[-1]["params"] += trained
+        else:
+            groups.append({"params": trained, "lr": settings.learning_rate * share, "lr_share": share})
     return torch.optim.AdamW(
-        [p for p in parameters if p.requires_grad],
+        groups,
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         fused=True,

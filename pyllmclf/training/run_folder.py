@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ResourceError, UsageError
-from .checkpoint import SPEC_FILE, ClassifierState, save_checkpoint
+from ..models.hub import read_json
+from .checkpoint import SPEC_FILE, STATE_FILE, ClassifierState, save_checkpoint
 
 
 class RunFolder:
@@ -51,6 +52,11 @@ class RunFolder:
         for old in self.path.glob("checkpoint-*"):
             if os.path.realpath(old) not in kept:
                 shutil.rmtree(old, ignore_errors=True)
+
+    def replace(self, name: str, state: ClassifierState) -> None:
+        """Writes another classifier into the checkpoint that ``name`` points at; how far training was stays."""
+        folder = (self.path / name).resolve()
+        save_checkpoint(folder, state, read_json(folder / STATE_FILE))
 
     def _point(self, name: str, folder: Path) -> None:
         beside = self.path / f".{name}.{os.getpid()}.tmp"

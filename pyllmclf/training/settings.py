@@ -21,6 +21,7 @@ class TrainingSettings:
     gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-5
     weight_decay: float = 0.1
+    layerwise_lr_decay: float = 1.0
     warmup_ratio: float = 0.0
     scheduler: str = "constant"
     max_grad_norm: float | None = None
@@ -38,7 +39,7 @@ class TrainingSettings:
         patience = self.early_stopping
         if patience is not None and (not isinstance(patience, int) or isinstance(patience, bool) or patience < 1):
             raise UsageError(f"early_stopping={patience!r} must be a positive number of epochs.")
-        for name in ("learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm"):
+        for name in ("learning_rate", "weight_decay", "layerwise_lr_decay", "warmup_ratio", "max_grad_norm"):
             value = getattr(self, name)
             optional = name == "max_grad_norm" and value is None
             if not optional and (not isinstance(value, numbers.Real) or isinstance(value, bool)):
@@ -47,6 +48,8 @@ class TrainingSettings:
             raise UsageError(f"learning_rate={self.learning_rate!r} must be positive.")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise UsageError(f"weight_decay={self.weight_decay!r} must not be negative.")
+        if not 0.0 < self.layerwise_lr_decay <= 1.0:
+            raise UsageError(f"layerwise_lr_decay={self.layerwise_lr_decay!r} must lie above 0, and at 1 at most.")
         if not 0.0 <= self.warmup_ratio <= 1.0:
             raise UsageError(f"warmup_ratio={self.warmup_ratio!r} must lie between 0 and 1.")
         if self.scheduler not in SCHEDULERS:

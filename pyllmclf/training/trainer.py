@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -19,6 +19,7 @@ from ..data.packing import PackedBatch, Packer
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
+from .callbacks import Callback, StepRecord
 from .fixed_shapes import FixedShapes
 from .frozen_prefix import FrozenPrefix
 from .objective import Objective
@@ -133,6 +134,8 @@ class Trainer:
     cuda_graphs : bool
         Whether steps that a GPU does faster than the host launches them are replayed as CUDA graphs. Not with dropout,
         whose masks differ by step, accumulation or fp16.
+    callbacks : sequence of Callback
+        What is told of steps and epochs.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
     """
@@ -150,8 +153,10 @@ class Trainer:
         objective: Objective | None = None,
         prefix: FrozenPrefix | None = None,
         cuda_graphs: bool = True,
+        callbacks: Sequence[Callback] = (),
         progress: bool = False,
     ) -> None:
+        self.callbacks, self._asked_to_stop = list(callbacks), False
         self.model, self.packer, self.settings = model, packer, settings
         self.rates, self.device, self.dtype = rates, device, dtype
         self.backend, self.prefix, self.progress = backend, prefix, progress
@@ -176,7 +181,7 @@ class Trainer:
         else:
             self.total_steps = sum(self.loader.count(epoch) for epoch in range(settings.epochs))
         records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any
-        self.optimizer = make_optimizer(model.parameters(), settings, capturable=records)
+        self.optimizer = make_optimizer(model, settings, capturable=records)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
@@ -202,9 +207,10 @@ class Trainer:
         validate: Callable[[], tuple[float, float]] | None = None,
         on_epoch: Callable[[EpochRecord], None] | None = None,
     ) -> list[EpochRecord]:
-        """Trains for all epochs, or until validation has not got better for ``early_stopping`` of them.
+        """Trains for all epochs, or until a callback ends it or validation has not got better for ``early_stopping`` of
+        them.
 
-        In the latter case the weights are those of the best epoch afterwards.
+        With ``early_stopping`` the weights are those of the best epoch afterwards.
 
         Parameters
         ----------
@@ -220,6 +226,8 @@ class Trainer:
         """
         best: dict[nn.Parameter, torch.Tensor] = {}
         try:
+            for callback in self.callbacks:
+                callback.on_train_begin(self.total_steps)
             with self._bar() as bar:
                 for epoch in range(self.settings.epochs):
                     record = self._train_epoch(epoch, bar)
@@ -229,17 +237,26 @@ class Trainer:
                     self.history.append(record)
                     if on_epoch is not None:
                         on_epoch(record)
+                    self._tell(Callback.on_epoch, record)
                     if self.settings.early_stopping is not None:
                         if self.last_is_best:
                             best = self._trained_copies()
                         if self._epochs_since_best() >= self.settings.early_stopping:
                             break
+                    if self._asked_to_stop:
+                        break
         finally:
             self._release_gradients()
+            for callback in self.callbacks:
+                callback.on_train_end()
         with torch.no_grad():
             for parameter, kept in best.items():
                 parameter.copy_(kept)
         return self.history
+
+    def _tell(self, method: Callable[..., bool | None], record: EpochRecord | StepRecord) -> None:
+        for callback in self.callbacks:
+            self._asked_to_stop |= getattr(callback, method.__name__)(record) is True
 
     def _trained_copies(self) -> dict[nn.Parameter, torch.Tensor]:
         return {p: p.detach().to("cpu", copy=True) for p in self.model.parameters() if p.requires_grad}
@@ -284,7 +301,14 @@ class Trainer:
             total += queued.total
             correct += step_correct
             texts += len(ids)
-            tokens += int(self.packer.real_lengths[ids].sum())
+            step_tokens = int(self.packer.real_lengths[ids].sum())
+            tokens += step_tokens
+            if self.callbacks:
+                accuracy = step_correct / len(ids)
+                self._tell(
+                    Callback.on_step,
+                    StepRecord(queued.step, epoch + 1, step_loss, accuracy, learning_rate, len(ids), step_tokens),
+                )
             rate = tokens / (time.perf_counter() - started)
             bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss_sum / total:.4f}, {rate:,.0f} tokens/s", refresh=False)
             bar.update()
@@ -344,7 +368,7 @@ class Trainer:
         that were queued after it.
         """
         ids = np.concatenate(micro_batches)
-        learning_rate = self.optimizer.param_groups[0]["lr"]
+        learning_rate = self.optimizer.param_groups[-1]["lr"]  # the head's
         fixed = self._fixed_shapes
         if fixed is not None and len(micro_batches) == 1 and fixed.takes(self.packer.row_counts_of(ids)):
             self._learning_rate.fill_(learning_rate)
@@ -431,7 +455,8 @@ class Trainer:
         self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
         try:
             for group in groups if learning_rate is not None else ():
-                group["lr"] = learning_rate
+                share = group["lr_share"]
+                group["lr"] = learning_rate if share == 1.0 else learning_rate * share
             self.optimizer.step()
         finally:
             for group, rate in zip(groups, rates, strict=True):

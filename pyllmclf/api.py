@@ -27,10 +27,11 @@ from .device import resolve_device, resolve_dtype
 from .errors import UsageError
 from .evaluation.calibration import calibrate_head
 from .evaluation.report import provenance, write_report
+from .models.adapters import ADAPTER_FILE, load_adapter
 from .models.config import ModelConfig
-from .models.hub import ModelSource, find_model
+from .models.hub import ModelSource, class_names, find_model
 from .models.layers import DropoutRates
-from .models.lora import LoRAConfig
+from .models.lora import LoRAConfig, merge_lora
 from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pooling
 from .models.weights import init_head, init_weights, load_head_of_same_classes, load_weights
 from .ops.dispatch import check_backend
@@ -139,8 +140,9 @@ def finetune(
     ----------
     model : str or path
         ``"gpt2"``, ``"gpt2-medium"``, ``"gpt2-large"``, ``"gpt2-xl"``, ``"bert-base-uncased"``, ...; the folder or hub
-        id of a Hugging Face GPT-2 or BERT; or ``"gpt2-nano"``, a tiny one without pretrained weights. A folder whose
-        classification head was trained on the same classes keeps it.
+        id of a Hugging Face GPT-2, BERT, RoBERTa, DistilBERT or ModernBERT; the folder of a LoRA adapter, which
+        ``trainable="lora"`` trains on and all else merges into its base first; or ``"gpt2-nano"``, a tiny one without
+        pretrained weights. A classification head that was trained on the same classes is kept.
     train
         Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a CSV, TSV, JSONL or Parquet file,
         DataFrame, ``datasets.Dataset``, or ``(texts, labels)``.
@@ -288,6 +290,10 @@ def finetune(
     labels = encoder.encode(train_data)
     objective = Objective(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
     source = find_model(model, weights)
+    if source.adapter is not None and lora_config is not None:
+        if lora is not None:
+            raise UsageError(f"{source.name} is an adapter, which is trained on as it is; lora can't be given.")
+        lora_config = source.adapter.lora
     head = HeadSpec.resolve(source.config, pooling, causal, head_bias)
     rates = _dropout_rates(dropout, source.config, lora_config)
 
@@ -306,14 +312,23 @@ def finetune(
         specials=specials,
     )
     pretrained = weights == "pretrained"
+    merged = source.adapter is not None and lora_config is None
     state = ClassifierState(
-        model=_build_model(source, len(encoder.classes), head, encoder, pretrained, seed),
+        model=_build_model(
+            source,
+            len(encoder.classes),
+            head,
+            encoder,
+            pretrained=pretrained,
+            lora=lora_config is not None,
+            seed=seed,
+        ),
         tokenizer=source.tokenizer,
         encoder=encoder,
         layout=layout,
         lora=lora_config,
-        hub_id=source.hub_id if pretrained else None,
-        revision=source.revision if pretrained else None,
+        hub_id=source.hub_id if pretrained and not merged else None,
+        revision=source.revision if pretrained and not merged else None,
         settings=_recorded(
             arguments
             | asdict(head)
@@ -327,6 +342,8 @@ def finetune(
     )
     classifier = Classifier(state, device=str(torch_device), dtype=dtype, backend=backend)
     set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
+    if source.adapter is not None and lora_config is not None:
+        _take_adapter(state.model, source, encoder)
     packer = Packer(store, source.tokenizer, layout, labels)
     parts = {
         name: classifier.packer(data.texts, encoder.encode(data), kept_in)
@@ -382,14 +399,17 @@ def finetune(
         given = None if prefix is None else prefix.given
         result = classifier.evaluate_packed(parts["validation"], given=given)
         metrics["validation"] = result.to_dict()
+        state.metrics["validation"] = result.headline()
         seconds["evaluate"] += time.perf_counter() - begun
         return result.log_loss, result.accuracy
 
     best_validation: dict[str, Any] = {}
+    best_headline: dict[str, Any] = {}
 
     def on_epoch(record: EpochRecord) -> None:
         if trainer.last_is_best:
             best_validation.update(metrics["validation"])
+            best_headline.update(state.metrics["validation"])
         seconds["train"] += record.seconds
         _say(_epoch_line(record, epochs), progress)
         if run is not None:
@@ -400,7 +420,7 @@ def finetune(
     history = trainer.fit(validate if "validation" in parts else None, on_epoch)
     state.model.requires_grad_(False)
     if early_stopping is not None:
-        metrics["validation"] = best_validation
+        metrics["validation"], state.metrics["validation"] = best_validation, best_headline
     begun = time.perf_counter()
     calibration = None
     if calibrate:
@@ -409,13 +429,15 @@ def finetune(
         logits = classifier.packed_logits(labelled)
         calibration = calibrate_head(state.model, logits, labelled.text_labels, encoder.names)
         state.temperature = calibration["temperature"]
-        metrics["validation"] = classifier.evaluate_packed(parts["validation"]).to_dict()
+        calibrated = classifier.evaluate_packed(parts["validation"])
+        metrics["validation"], state.metrics["validation"] = calibrated.to_dict(), calibrated.headline()
         if run is not None:
             run.replace("last" if early_stopping is None else "best", state)
     tested = None
     if "test" in parts:
         tested = classifier.evaluate_packed(parts["test"])
         metrics["test"] = tested.to_dict()
+        state.metrics["test"] = tested.headline()
     seconds["evaluate"] += time.perf_counter() - begun
     if report and run is not None:
         part, data = ("test", test_data) if tested is not None else ("validation", validation_data)
@@ -469,7 +491,14 @@ def _is_data(value: Any) -> bool:
 
 
 def _build_model(
-    source: ModelSource, n_classes: int, head: HeadSpec, encoder: LabelEncoder, pretrained: bool, seed: int
+    source: ModelSource,
+    n_classes: int,
+    head: HeadSpec,
+    encoder: LabelEncoder,
+    *,
+    pretrained: bool,
+    lora: bool,
+    seed: int,
 ) -> SequenceClassifier:
     model = SequenceClassifier(source.config, n_classes, head)
     generator = torch.Generator().manual_seed(seed)
@@ -478,8 +507,20 @@ def _build_model(
         return model
     assert source.folder is not None
     init_head(model, generator, load_weights(model, source.folder, head=False))
-    load_head_of_same_classes(model, source.folder, encoder.names)
+    if source.adapter is None:
+        load_head_of_same_classes(model, source.folder, encoder.names)
+    elif not lora:
+        _take_adapter(model, source, encoder)
+        merge_lora(model)
     return model
+
+
+def _take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelEncoder) -> None:
+    """Low-rank layers of an adapter's folder, and its head if it was trained on the same classes."""
+    adapter = source.adapter
+    assert adapter is not None
+    same = class_names(source) == encoder.names
+    load_adapter(model, adapter.lora, adapter.tensors, Path(source.name) / ADAPTER_FILE, head=same)
 
 
 def check_dropout(dropout: float | str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterable
 from copy import deepcopy
@@ -22,11 +23,22 @@ from .device import resolve_device, resolve_dtype
 from .errors import UsageError
 from .evaluation.inference import Given, predict_logits
 from .evaluation.metrics import EvaluationResult, evaluate_logits, softmax
+from .models.export import copies, write_graph
 from .models.lora import merge_lora
 from .ops.dispatch import check_backend
-from .training.checkpoint import ClassifierState, load_checkpoint, model_files, save_checkpoint, why_not_transformers
+from .training.checkpoint import (
+    SPEC_FILE,
+    ClassifierState,
+    load_checkpoint,
+    model_files,
+    save_checkpoint,
+    side_files,
+    why_not_padded,
+    why_not_transformers,
+)
+from .training.foreign import is_model_folder, load_foreign
 
-EXPORT_FORMATS = ("huggingface", "peft")
+EXPORT_FORMATS = ("huggingface", "peft", "onnx", "torch")
 
 
 class Classifier:
@@ -161,26 +173,49 @@ class Classifier:
         Parameters
         ----------
         path : path
-        format : {"huggingface", "peft"}
+        format : {"huggingface", "peft", "onnx", "torch"}
             ``"huggingface"``: opens with ``AutoModelForSequenceClassification``; LoRA is merged into the weights.
-            ``"peft"``: the adapter of a classifier that was trained with LoRA.
+            ``"peft"``: the adapter of a classifier that was trained with LoRA. ``"onnx"``: ``model.onnx``, from
+            ``input_ids`` and ``attention_mask`` [texts, length] to ``logits`` [texts, classes]; any mask and pooling
+            that pads are masked in. ``"torch"``: the same as ``model.pt2``, for ``torch.export.load``.
 
         Raises
         ------
         UsageError
-            If that format can't express the classifier.
+            If that format can't express the classifier, or a package is missing.
         """
         if format not in EXPORT_FORMATS:
             raise UsageError(f"format={format!r} is unknown; it is one of {', '.join(EXPORT_FORMATS)}.")
-        if (why := why_not_transformers(self.state)) is not None:
-            raise UsageError(f"the classifier can't be exported: {why}; save() keeps it as it is.")
         state = self.state
+        why = why_not_padded(state) if format in ("onnx", "torch") else why_not_transformers(state)
+        if why is not None:
+            raise UsageError(f"the classifier can't be exported: {why}; save() keeps it as it is.")
         if format == "peft" and state.lora is None:
             raise UsageError("the classifier was not trained with LoRA, so that there is no adapter to export.")
-        if format == "huggingface" and state.lora is not None:
-            state = replace(state, model=deepcopy(state.model), lora=None)
-            merge_lora(state.model)
-        write_folder(Path(path), model_files(state))
+        if format == "peft":
+            write_folder(Path(path), model_files(state))
+            return
+        state = self._merged_state()
+        if format == "huggingface":
+            write_folder(Path(path), model_files(state))
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            names = write_graph(state.model, format, Path(folder), state.layout.max_length)
+            write_folder(Path(path), side_files(state) | copies(Path(folder), names))
+
+    def merge_lora(self) -> Classifier:
+        """A classifier with the same logits whose weights have the low-rank additions; itself if it has none."""
+        if self.state.lora is None:
+            return self
+        device, dtype = str(self.device), str(self.dtype).removeprefix("torch.")
+        return Classifier(self._merged_state(), device=device, dtype=dtype, backend=self.backend)
+
+    def _merged_state(self) -> ClassifierState:
+        if self.state.lora is None:
+            return self.state
+        state = replace(self.state, model=deepcopy(self.state.model), lora=None, hub_id=None, revision=None)
+        merge_lora(state.model)
+        return state
 
     def packed_logits(self, packer: Packer, progress: bool = False, given: Given | None = None) -> np.ndarray:
         """:meth:`logits` of texts that were tokenized already; ``given`` as for :func:`predict_logits`."""
@@ -198,11 +233,13 @@ class Classifier:
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
 ) -> Classifier:
-    """Opens a checkpoint, or the newest one in the folder of a run.
+    """Opens a checkpoint, the newest one in the folder of a run, or a classifier of another library.
 
     Parameters
     ----------
     path : path
+        Of a folder that this library wrote, or that ``save_pretrained`` of transformers' or PEFT's sequence classifiers
+        wrote.
     device : str
     dtype : {"auto", "float32", "bfloat16", "float16"}
     backend : {"auto", "reference", "native", "triton"}
@@ -212,7 +249,10 @@ def load(
     ModelError
         If there is no complete, undamaged checkpoint.
     """
-    return Classifier(load_checkpoint(Path(path)), device=device, dtype=dtype, backend=backend)
+    folder = Path(path)
+    foreign = not (folder / SPEC_FILE).is_file() and is_model_folder(folder)
+    state = load_foreign(folder) if foreign else load_checkpoint(folder)
+    return Classifier(state, device=device, dtype=dtype, backend=backend)
 
 
 def evaluate(

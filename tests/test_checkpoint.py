@@ -199,7 +199,14 @@ def test_head_on_the_same_classes_is_kept_as_a_start(trained: Trained, saved: Sa
 
 # --- layout -----------------------------------------------------------------------------------------------------------
 
-COMMON = {"manifest.json", "pyllmclf.json", "tokenizer.json", "tokenizer_config.json", "training_state/state.json"}
+COMMON = {
+    "README.md",
+    "manifest.json",
+    "pyllmclf.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "training_state/state.json",
+}
 FULL = COMMON | {"config.json", "model.safetensors"}
 ADAPTER = COMMON | {"adapter_config.json", "adapter_model.safetensors", "base/config.json", "base/model.safetensors"}
 
@@ -297,7 +304,7 @@ def test_export_for_peft(trained: Trained, tmp_path: Path, name: str) -> None:
         ("lora_mean", "peft", "pooling='mean'"),
         ("gpt2", "peft", "LoRA"),
         ("bert", "peft", "LoRA"),
-        ("gpt2", "onnx", "onnx"),
+        ("gpt2", "gguf", "gguf"),
     ],
 )
 def test_export_refuses(trained: Trained, tmp_path: Path, name: str, format: str, word: str) -> None:
@@ -663,6 +670,6 @@ def test_unwritable_output_folder_is_refused_before_training(tmp_path: Path, mon
 
 @pytest.mark.parametrize("path", [".", "no/such/folder"])
 def test_loading_what_is_no_checkpoint(tmp_path: Path, path: str) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "notes.json").write_text("{}")
     with pytest.raises(ModelError, match="no complete pyllmclf checkpoint"):
         pyllmclf.load(tmp_path / path)

@@ -13,6 +13,7 @@ from ..errors import PyllmclfError, ResourceError, UsageError
 from .demo import demo
 from .evaluate import evaluate
 from .experiments import experiments
+from .export import export
 from .finetune import finetune
 from .info import info
 from .predict import predict
@@ -30,6 +31,7 @@ app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(experiments)
 app.command()(validate)
+app.command()(export)
 app.command()(demo)
 app.command()(info)
 

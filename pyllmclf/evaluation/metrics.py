@@ -67,6 +67,15 @@ class EvaluationResult:
             "lengths": self.lengths,
         }
 
+    def headline(self) -> dict[str, Any]:
+        """The figures that tell most, and of how many texts."""
+        return {
+            "texts": len(self.labels),
+            "accuracy": self.accuracy,
+            "macro_f1": self.macro_f1,
+            "log_loss": self.log_loss,
+        }
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities in float64, shape [texts, classes]."""

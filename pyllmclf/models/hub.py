@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
 from ..errors import ModelError, UsageError
+from .adapters import ADAPTER_CONFIG, Adapter, read_adapter, without_prefix
 from .config import PRESETS, ModelConfig
 from .weights import WEIGHTS_FILE, WEIGHTS_INDEX, shard_names
 
@@ -31,6 +32,8 @@ class ModelSource:
         Folder with its files; ``None`` where a preset needs none.
     hub_id, revision : str or None
         Repository and commit, if it came from the hub.
+    adapter : Adapter or None
+        Where the name is that of an adapter's folder; all else is its base model then.
     """
 
     name: str
@@ -39,6 +42,7 @@ class ModelSource:
     folder: Path | None
     hub_id: str | None = None
     revision: str | None = None
+    adapter: Adapter | None = None
 
 
 def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
@@ -61,6 +65,10 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
         raise UsageError(f"weights={weights!r} is unknown; it is 'pretrained' or 'random'.")
     if Path(name).is_dir():
         folder = Path(name)
+        if (folder / ADAPTER_CONFIG).is_file():
+            if weights == "random":
+                raise UsageError(f"{name}: an adapter is nothing without its base's weights; leave weights as it is.")
+            return _checked(_from_adapter(folder))
         config = read_config(folder)
         return _checked(ModelSource(name, config, load_tokenizer(folder, config.model_type), folder))
     preset = PRESETS.get(name)
@@ -79,6 +87,22 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
     return _checked(_from_hub(name, hub_id, weights, preset is not None))
 
 
+def _from_adapter(folder: Path) -> ModelSource:
+    adapter = read_adapter(folder, read_json(folder / ADAPTER_CONFIG))
+    has_tokenizer = (folder / "tokenizer.json").is_file()
+    # The base lies beside the adapter, or is a folder or a hub id.
+    path = next((path for path in (folder / adapter.base, Path(adapter.base)) if path.is_dir()), None)
+    if path is None:
+        base = _from_hub(adapter.base, adapter.base, "pretrained", preset=False, revision=adapter.revision)
+        if has_tokenizer:
+            base = replace(base, tokenizer=load_tokenizer(folder, base.config.model_type))
+    else:
+        config = read_config(path)
+        tokenizer = load_tokenizer(folder if has_tokenizer else path, config.model_type)
+        base = ModelSource(str(folder), config, tokenizer, path)
+    return replace(base, name=str(folder), adapter=replace(adapter, lora=without_prefix(adapter.lora, base.config)))
+
+
 def fetch_revision(hub_id: str, revision: str | None) -> Path:
     """Folder with configuration and weights of a hub repository at a commit."""
     files = _HubFiles(hub_id, revision)
@@ -86,6 +110,18 @@ def fetch_revision(hub_id: str, revision: str | None) -> Path:
     assert config is not None
     files.get_weights()
     return config.parent
+
+
+def class_names(source: ModelSource) -> list[str] | None:
+    """Names of the classes that a model's head was trained on; ``None`` if it has none."""
+    labels = source.config.raw.get("id2label")
+    named = isinstance(labels, dict) and all(isinstance(labels.get(str(i)), str) for i in range(len(labels)))
+    names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) and named else None
+    if source.adapter is None:
+        return names
+    # PEFT doesn't write names; the base's are its head's if there are as many.
+    count = source.adapter.n_classes(source.config)
+    return names if names is not None and len(names) == count else [f"LABEL_{i}" for i in range(count)]
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -106,8 +142,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_hub(name: str, hub_id: str, weights: str, preset: bool) -> ModelSource:
-    files = _HubFiles(hub_id)
+def _from_hub(name: str, hub_id: str, weights: str, preset: bool, revision: str | None = None) -> ModelSource:
+    files = _HubFiles(hub_id, revision)
     config_path = files.get("config.json", required=True)
     assert config_path is not None
     folder = config_path.parent

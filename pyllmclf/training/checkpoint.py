@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..data.atomic_folder import Writer, text_writer, verify_folder, write_folder
@@ -23,25 +22,31 @@ from ..data.labels import LabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer, restore_tokenizer
 from ..errors import ModelError, UsageError
+from ..models.adapters import (
+    ADAPTER_CONFIG,
+    ADAPTER_FILE,
+    adapter_state,
+    load_adapter,
+    peft_config,
+    read_tensors,
+)
 from ..models.architectures import architecture_of
 from ..models.hub import fetch_revision, read_config, read_json
-from ..models.layers import Linear
-from ..models.lora import LoRAConfig, lora_targets
+from ..models.lora import LoRAConfig
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weights import (
     WEIGHTS_FILE,
     WEIGHTS_INDEX,
     backbone_state,
-    head_parameters,
     head_state,
     load_weights,
 )
+from .model_card import model_card
 
 FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"
+CARD_FILE = "README.md"
 STATE_FILE = "training_state/state.json"
-ADAPTER_FILE = "adapter_model.safetensors"
-PEFT_PREFIX = "base_model.model."
 # Whatever of these is there must be in the manifest.
 COVERED = (
     SPEC_FILE,
@@ -49,7 +54,7 @@ COVERED = (
     WEIGHTS_FILE,
     WEIGHTS_INDEX,
     "tokenizer.json",
-    "adapter_config.json",
+    ADAPTER_CONFIG,
     ADAPTER_FILE,
     "base/config.json",
     f"base/{WEIGHTS_FILE}",
@@ -77,6 +82,8 @@ class ClassifierState:
         Hash of the frozen base of a LoRA classifier, once it was computed.
     temperature : float or None
         By which calibration has divided the logits; the head has it already.
+    metrics : dict
+        Headline figures by part, for the model card.
     """
 
     model: SequenceClassifier
@@ -89,6 +96,7 @@ class ClassifierState:
     settings: dict[str, Any] = field(default_factory=dict)
     base_sha256: str | None = None
     temperature: float | None = None
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def why_not_transformers(state: ClassifierState) -> str | None:
@@ -106,6 +114,15 @@ def why_not_transformers(state: ClassifierState) -> str | None:
     if spec.bias != architecture.head_bias:
         has = "with" if architecture.head_bias else "without"
         return f"{name} has a head {has} bias, and this classifier has it otherwise"
+    return None
+
+
+def why_not_padded(state: ClassifierState) -> str | None:
+    """Why a graph on padded batches can't express the classifier; ``None`` if it can."""
+    if state.layout.pad_to or state.model.spec.pooling == "last_position":
+        return "a graph masks padding, and this classifier reads it"
+    if state.layout.long_texts not in ("head", "tail"):
+        return f"a graph reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
     return None
 
 
@@ -128,18 +145,32 @@ def save_checkpoint(folder: Path, state: ClassifierState, training_state: Mappin
     write_folder(folder, files)
 
 
+def side_files(state: ClassifierState) -> dict[str, Writer]:
+    """Configuration and tokenizer, which go with a graph."""
+    return _tokenizer_files(state) | {"config.json": text_writer(json.dumps(huggingface_config(state), indent=2))}
+
+
+def _tokenizer_files(state: ClassifierState) -> dict[str, Writer]:
+    side = "left" if state.layout.long_texts == "tail" else "right"
+    found = state.tokenizer.files(state.layout.max_length, side)
+    return {name: text_writer(content) for name, content in found.items()}
+
+
 def model_files(state: ClassifierState) -> dict[str, Writer]:
     """The files that Hugging Face tools read."""
-    side = "left" if state.layout.long_texts == "tail" else "right"
-    tokenizer_files = state.tokenizer.files(state.layout.max_length, side)
-    files = {name: text_writer(content) for name, content in tokenizer_files.items()}
+    card = model_card(state, in_transformers=why_not_transformers(state) is None)
+    files = _tokenizer_files(state) | {CARD_FILE: text_writer(card)}
     if state.lora is None:
         files["config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
         files[WEIGHTS_FILE] = _tensor_writer(backbone_state(state.model) | head_state(state.model))
         return files
-    files["adapter_config.json"] = text_writer(json.dumps(_peft_config(state), indent=2))
-    files[ADAPTER_FILE] = _tensor_writer(_adapter_state(state))
-    if not _base_on_hub(state):
+    on_hub = _base_on_hub(state)
+    base, revision = (state.hub_id, state.revision) if on_hub else ("base", None)
+    assert base is not None
+    peft = peft_config(state.model, state.lora, base, revision)
+    files[ADAPTER_CONFIG] = text_writer(json.dumps(peft, indent=2))
+    files[ADAPTER_FILE] = _tensor_writer(adapter_state(state.model))
+    if not on_hub:
         files["base/config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
         files[f"base/{WEIGHTS_FILE}"] = _tensor_writer(backbone_state(state.model))
     return files
@@ -247,7 +278,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
     if lora is not None:
         if _content_hash(backbone_state(model)) != spec["base"]["sha256"]:
             raise ModelError(f"{base_folder}: the base model is not the one that the adapter was trained on.")
-        _load_adapter(model, lora, folder / ADAPTER_FILE)
+        load_adapter(model, lora, read_tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE)
     kind, pad_token = spec["tokenizer"]["kind"], spec["tokenizer"]["pad_token"]
     content = (folder / "tokenizer.json").read_text(encoding="utf-8")
     tokenizer = restore_tokenizer(kind, content, {"pad_token": pad_token}, str(folder / "tokenizer.json"))
@@ -265,6 +296,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
         settings=spec["settings"],
         base_sha256=spec["base"]["sha256"],
         temperature=spec["temperature"],
+        metrics=spec["metrics"],
     )
 
 
@@ -286,6 +318,7 @@ def _spec(state: ClassifierState) -> dict[str, Any]:
         "tokenizer": {"kind": state.tokenizer.kind, "pad_token": getattr(state.tokenizer, "pad_token", None)},
         "lora": None if state.lora is None else asdict(state.lora),
         "temperature": state.temperature,
+        "metrics": state.metrics,
         "base": {"hub_id": state.hub_id, "revision": state.revision, "sha256": None},
         "settings": state.settings,
     }
@@ -315,63 +348,3 @@ def _content_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()
-
-
-# --- PEFT's format ----------------------------------------------------------------------------------------------------
-
-
-def _peft_config(state: ClassifierState) -> dict[str, Any]:
-    assert state.lora is not None
-    architecture = architecture_of(state.model.config)
-    return {
-        "peft_type": "LORA",
-        "task_type": "SEQ_CLS",
-        "base_model_name_or_path": state.hub_id if _base_on_hub(state) else "base",
-        "revision": state.revision if _base_on_hub(state) else None,
-        "r": state.lora.rank,
-        # PEFT multiplies by lora_alpha / r.
-        "lora_alpha": state.lora.factor * state.lora.rank,
-        "lora_dropout": state.lora.dropout,
-        "target_modules": [architecture.prefix + name for name in lora_targets(state.model, state.lora)],
-        "modules_to_save": list(architecture.saved_modules),
-        "fan_in_fan_out": architecture.transposed is not None,
-        "bias": "none",
-        "inference_mode": True,
-    }
-
-
-def _adapter_state(state: ClassifierState) -> dict[str, Tensor]:
-    prefix = architecture_of(state.model.config).prefix
-    tensors = {}
-    for name, module in state.model.backbone.named_modules():
-        if isinstance(module, Linear) and module.lora_a is not None and module.lora_b is not None:
-            stem = f"{PEFT_PREFIX}{prefix}{name}"
-            tensors[f"{stem}.lora_A.weight"] = module.lora_a.detach().cpu().contiguous()
-            tensors[f"{stem}.lora_B.weight"] = module.lora_b.detach().cpu().contiguous()
-    return tensors | {PEFT_PREFIX + name: value for name, value in head_state(state.model).items()}
-
-
-def _load_adapter(model: SequenceClassifier, lora: LoRAConfig, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path}: damaged or unreadable ({error}).") from error
-    stem = PEFT_PREFIX + architecture_of(model.config).prefix
-    wanted: dict[str, torch.nn.Parameter] = {}
-    for name, module in lora_targets(model, lora).items():
-        module.add_lora(lora.rank, lora.factor, torch.Generator())
-        assert module.lora_a is not None and module.lora_b is not None
-        wanted[f"{stem}{name}.lora_A.weight"] = module.lora_a
-        wanted[f"{stem}{name}.lora_B.weight"] = module.lora_b
-    wanted |= {PEFT_PREFIX + name: parameter for name, parameter in head_parameters(model).items()}
-    if wanted.keys() != tensors.keys():
-        odd = sorted(wanted.keys() ^ tensors.keys())[0]
-        raise ModelError(f"{path}: tensors are missing or unknown, {odd!r} among them.")
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            if parameter.shape != tensors[name].shape:
-                raise ModelError(f"{path}: {name} has the shape {tuple(tensors[name].shape)}.")
-            parameter.copy_(tensors[name])

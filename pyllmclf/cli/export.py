@@ -1,0 +1,29 @@
+"""``pyllmclf export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Debug, Json, print_json
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
+    folder: Annotated[Path, typer.Argument(help="Where to write; a new folder.")],
+    format: Annotated[
+        str, typer.Option(help="huggingface (LoRA merged), peft (the adapter), onnx, or torch (torch.export).")
+    ] = "huggingface",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a classifier for other tools."""
+    from ..classifier import load
+
+    load(checkpoint, device="cpu").export(folder, format)
+    if as_json:
+        print_json({"checkpoint": str(checkpoint), "folder": str(folder), "format": format})
+    else:
+        print(f"written to {folder}")

@@ -1,0 +1,64 @@
+"""Classifiers that transformers or PEFT saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..data.atomic_folder import MANIFEST, verify_folder
+from ..data.labels import LabelEncoder
+from ..data.packing import RowLayout
+from ..errors import ModelError
+from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
+from ..models.hub import class_names, find_model, read_json
+from ..models.sequence_classifier import HeadSpec, SequenceClassifier
+from ..models.weights import load_weights
+from .checkpoint import ClassifierState
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder holds a model or an adapter of Hugging Face's libraries."""
+    return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
+
+
+def load_foreign(path: Path) -> ClassifierState:
+    """The classifier in a folder that ``save_pretrained`` of transformers or PEFT wrote.
+
+    It reads texts as transformers' class does; longer ones are cut where its tokenizer cuts them.
+
+    Raises
+    ------
+    ModelError
+        If the folder holds no whole text classifier of a supported architecture.
+    """
+    if (path / MANIFEST).is_file():  # what this library has exported; or a checkpoint that has lost its specification
+        verify_folder(path, ())
+    source = find_model(path, "pretrained")
+    config, adapter = source.config, source.adapter
+    if (problem := config.raw.get("problem_type")) not in (None, "single_label_classification"):
+        raise ModelError(f"{path}: the classifier's problem_type is {problem!r}, not single_label_classification.")
+    names = class_names(source)
+    if names is None or len(set(names)) < max(2, len(names)):
+        raise ModelError(f"{path}: the configuration doesn't name two classes or more.")
+    model = SequenceClassifier(config, len(names), HeadSpec.resolve(config, None, None, None))
+    assert source.folder is not None
+    load_weights(model, source.folder, head=adapter is None)
+    if adapter is not None:
+        load_adapter(model, adapter.lora, adapter.tensors, path / ADAPTER_FILE)
+    model.requires_grad_(False)
+    return ClassifierState(
+        model=model,
+        tokenizer=source.tokenizer,
+        encoder=LabelEncoder(tuple(names)),
+        layout=_layout(path if (path / "tokenizer_config.json").is_file() else source.folder, config.n_positions),
+        lora=None if adapter is None else adapter.lora,
+        hub_id=source.hub_id,
+        revision=source.revision,
+    )
+
+
+def _layout(folder: Path, positions: int) -> RowLayout:
+    """What its tokenizer's configuration says of longer texts."""
+    said = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    longest = said.get("model_max_length")
+    length = min(positions, int(longest)) if isinstance(longest, (int, float)) and longest >= 1 else positions
+    return RowLayout(length, 0, "tail" if said.get("truncation_side") == "left" else "head")

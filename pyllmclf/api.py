@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from .classifier import Classifier
-from .data.labels import LabelEncoder
+from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.named import is_named, load_named
 from .data.packing import Packer, RowLayout, check_padding
@@ -26,6 +26,7 @@ from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
 from .errors import UsageError
 from .evaluation.calibration import calibrate_head
+from .evaluation.metrics import EvaluationResult
 from .evaluation.report import provenance, write_report
 from .models.adapters import ADAPTER_FILE, load_adapter
 from .models.config import ModelConfig
@@ -38,7 +39,7 @@ from .ops.dispatch import check_backend
 from .training.callbacks import Callback, resolve_callbacks
 from .training.checkpoint import ClassifierState
 from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
-from .training.objective import Objective, resolve_class_weights
+from .training.objective import MultiLabelObjective, Objective, resolve_class_weights
 from .training.prefix_storage import check_cache
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
@@ -96,6 +97,8 @@ def finetune(
     test: Any = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    multi_label: bool = False,
+    label_separator: str = "|",
     weights: str = "pretrained",
     trainable: str = "last_block",
     lora: LoRAConfig | dict[str, Any] | None = None,
@@ -151,6 +154,11 @@ def finetune(
         means the part that a named data set has, ``False`` none at all.
     text_column, label_column : str, optional
         Found by their usual names where not given.
+    multi_label : bool
+        Whether a text may have several labels, or none: each class is a decision of its own (sigmoid, binary
+        cross-entropy). Labels are lists then, or strings in which ``label_separator`` stands between them.
+    label_separator : str
+        With ``multi_label`` only.
     weights : {"pretrained", "random"}
     trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}
     lora : LoRAConfig or dict, optional
@@ -189,7 +197,8 @@ def finetune(
     max_grad_norm : float, optional
         Gradients are scaled down to this norm.
     class_weights : "balanced", mapping of label to weight, or sequence, optional
-        Of the texts' losses, in training alone. ``"balanced"``: every class has the same weight in all.
+        Of the texts' losses, in training alone. ``"balanced"``: every class has the same weight in all. With
+        ``multi_label`` the weight of having a class against not having it; ``"balanced"`` makes both sides equal.
     label_smoothing : float
         Share of a label that is spread over all classes, in training alone.
     early_stopping : int, optional
@@ -278,17 +287,27 @@ def finetune(
     told = resolve_callbacks(callbacks, logs, None if output_dir is None else Path(output_dir))
     run = None if output_dir is None else RunFolder(Path(output_dir))
 
+    if not isinstance(label_separator, str) or not label_separator.strip():
+        raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
+    separator = label_separator if multi_label else None
     columns = {"text_column": text_column, "label_column": label_column}
-    train_data, validation_data, test_data = _read_parts(train, validation, test, columns, seed)
-    encoder = LabelEncoder.fit(train_data)
+    train_data, validation_data, test_data = _read_parts(train, validation, test, columns, separator, seed)
+    encoder: LabelEncoder | MultiLabelEncoder
+    if separator is None:
+        encoder = LabelEncoder.fit(train_data)
+    else:  # a fraction is not taken in the classes' proportions then, and may have all texts of one
+        encoder = MultiLabelEncoder.fit(train_data, separator, validation_data if _is_fraction(validation) else None)
     if early_stopping is not None and validation_data is None:
         raise UsageError("early_stopping needs validation texts: give validation, as a part or as a fraction.")
     if calibrate and validation_data is None:
         raise UsageError("calibrate needs validation texts: give validation, as a part or as a fraction.")
     if report and validation_data is None and test_data is None:
         raise UsageError("report needs texts to measure on: give test or validation.")
+    if report and multi_label:
+        raise UsageError("the report is of classifiers with one label for each text; leave report or multi_label out.")
     labels = encoder.encode(train_data)
-    objective = Objective(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
+    minimised = MultiLabelObjective if multi_label else Objective
+    objective = minimised(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
     source = find_model(model, weights)
     if source.adapter is not None and lora_config is not None:
         if lora is not None:
@@ -442,9 +461,11 @@ def finetune(
     if report and run is not None:
         part, data = ("test", test_data) if tested is not None else ("validation", validation_data)
         assert data is not None
+        measured = tested or classifier.evaluate_packed(parts[part])
+        assert isinstance(measured, EvaluationResult)
         write_report(
             run.path / "report.html",
-            tested or classifier.evaluate_packed(parts[part]),
+            measured,
             data.texts,
             parts[part].tokens_by_text,
             provenance((run.path / ("last" if early_stopping is None else "best")).resolve(), data, str(torch_device)),
@@ -459,15 +480,17 @@ def finetune(
 
 
 def _read_parts(
-    train: Any, validation: Any, test: Any, columns: dict[str, str | None], seed: int
+    train: Any, validation: Any, test: Any, columns: dict[str, str | None], separator: str | None, seed: int
 ) -> tuple[TextData, TextData | None, TextData | None]:
     if any(columns.values()) and not any(has_columns(data) for data in (train, validation, test) if _is_data(data)):
         raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
     own = load_named(train) if is_named(train) else {}
+    if own and separator is not None:
+        raise UsageError(f"the texts of {train} have one label each; leave multi_label out.")
 
     def read(data: Any, name: str) -> TextData:
         chosen = columns if has_columns(data) else {}
-        return read_data(data, default_split=name, **chosen)  # type: ignore[arg-type]
+        return read_data(data, default_split=name, label_separator=separator, **chosen)  # type: ignore[arg-type]
 
     def part(value: Any, name: str) -> TextData | None:
         if value is False:
@@ -494,7 +517,7 @@ def _build_model(
     source: ModelSource,
     n_classes: int,
     head: HeadSpec,
-    encoder: LabelEncoder,
+    encoder: LabelEncoder | MultiLabelEncoder,
     *,
     pretrained: bool,
     lora: bool,
@@ -515,7 +538,7 @@ def _build_model(
     return model
 
 
-def _take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelEncoder) -> None:
+def _take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelEncoder | MultiLabelEncoder) -> None:
     """Low-rank layers of an adapter's folder, and its head if it was trained on the same classes."""
     adapter = source.adapter
     assert adapter is not None

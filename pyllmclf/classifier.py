@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .data.atomic_folder import write_folder
+from .data.labels import MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.packing import Packer
 from .data.readers import Label, TextData, read_object
@@ -23,6 +25,7 @@ from .device import resolve_device, resolve_dtype
 from .errors import UsageError
 from .evaluation.inference import Given, predict_logits
 from .evaluation.metrics import EvaluationResult, evaluate_logits, softmax
+from .evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
 from .models.export import copies, write_graph
 from .models.lora import merge_lora
 from .ops.dispatch import check_backend
@@ -98,12 +101,20 @@ class Classifier:
         return self.packed_logits(self.packer(data.texts), progress)
 
     def predict_proba(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
-        """Probabilities, float64, shape [texts, classes]."""
-        return softmax(self.logits(texts, progress=progress))
+        """Probabilities, float64, shape [texts, classes]; each class by itself where texts may have several labels."""
+        logits = self.logits(texts, progress=progress)
+        return softmax(logits) if self.state.label_separator is None else sigmoid(logits)
 
-    def predict(self, texts: Iterable[str], *, progress: bool = False) -> list[Label]:
-        """The most probable label of each text."""
-        return self.state.encoder.decode(self.logits(texts, progress=progress).argmax(axis=1))
+    def predict(self, texts: Iterable[str], *, progress: bool = False) -> list[Any]:
+        """The most probable label of each text; where texts may have several, a list of those of at least 0.5."""
+        return self.decide(self.predict_proba(texts, progress=progress))
+
+    def decide(self, probabilities: np.ndarray) -> list[Any]:
+        """What :meth:`predict` says at these probabilities."""
+        encoder = self.state.encoder
+        if isinstance(encoder, MultiLabelEncoder):
+            return encoder.decode(probabilities >= THRESHOLD)
+        return encoder.decode(probabilities.argmax(axis=1))
 
     def evaluate(
         self,
@@ -113,7 +124,7 @@ class Classifier:
         text_column: str | None = None,
         label_column: str | None = None,
         progress: bool = False,
-    ) -> EvaluationResult:
+    ) -> EvaluationResult | MultiLabelResult:
         """Metrics on labelled data.
 
         Parameters
@@ -130,10 +141,17 @@ class Classifier:
         DataError
             If the data can't be read, or a label is none of the classes.
         """
-        read = read_data(data, split=split, default_split="test", text_column=text_column, label_column=label_column)
+        read = read_data(
+            data,
+            split=split,
+            default_split="test",
+            text_column=text_column,
+            label_column=label_column,
+            label_separator=self.state.label_separator,
+        )
         return self.evaluate_texts(read, progress=progress)
 
-    def evaluate_texts(self, data: TextData, *, progress: bool = False) -> EvaluationResult:
+    def evaluate_texts(self, data: TextData, *, progress: bool = False) -> EvaluationResult | MultiLabelResult:
         """Metrics on data that were read already."""
         labels = self.state.encoder.encode(data)
         started = time.perf_counter()
@@ -142,12 +160,13 @@ class Classifier:
 
     def evaluate_packed(
         self, packer: Packer, *, started: float | None = None, given: Given | None = None, progress: bool = False
-    ) -> EvaluationResult:
+    ) -> EvaluationResult | MultiLabelResult:
         """Metrics on texts that were tokenized already; ``given`` as for :func:`predict_logits`."""
         assert packer.text_labels is not None
         started = time.perf_counter() if started is None else started
         logits = self.packed_logits(packer, progress, given)
-        return evaluate_logits(
+        several = isinstance(self.state.encoder, MultiLabelEncoder)
+        return (evaluate_multi_label if several else evaluate_logits)(
             logits,
             packer.text_labels,
             self.state.encoder.names,
@@ -266,7 +285,7 @@ def evaluate(
     dtype: str = "auto",
     backend: str = "auto",
     progress: bool = False,
-) -> EvaluationResult:
+) -> EvaluationResult | MultiLabelResult:
     """Metrics of a checkpoint on labelled data; see :meth:`Classifier.evaluate`.
 
     A classifier that is open already has its device, dtype and backend: naming another raises :class:`UsageError`.
@@ -277,3 +296,21 @@ def evaluate(
     else:
         checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
     return checkpoint.evaluate(data, split=split, text_column=text_column, label_column=label_column, progress=progress)
+
+
+def label_separator_of(path: Path) -> str | None:
+    """What a checkpoint says stands between labels of a text; ``None`` where each has one, or nothing is said.
+
+    To read data before weights; :func:`load` is what checks the checkpoint.
+    """
+    for folder in (path, path / "last"):
+        for name in (SPEC_FILE, "config.json"):
+            try:
+                said = json.loads((folder / name).read_text(encoding="utf-8"))
+                if name == SPEC_FILE:
+                    return said["label_separator"] if isinstance(said["label_separator"], str) else None
+                several = said.get("problem_type") == "multi_label_classification"
+                return MultiLabelEncoder(()).separator if several else None
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+    return None

@@ -138,8 +138,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         Parameters
         ----------
         X : sequence of str
-        y : sequence of labels
-            Strings, integers or booleans.
+        y : sequence of labels, or array of 0 and 1, shape [texts, classes]
+            Strings, integers or booleans; or which classes a text has, each a decision of its own.
 
         Returns
         -------
@@ -156,18 +156,22 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         if y is None:
             raise DataError("y is missing: a classifier needs the labels of its texts.")
         labels = np.asarray(y)
-        if labels.ndim != 1:
-            raise DataError(f"y must have one label for each text, not the shape {labels.shape}.")
         check_consistent_length(texts, labels)
-        check_classification_targets(labels)
-        classes, indices = np.unique(labels, return_inverse=True)
-        # Names, where the classifier can hold them; otherwise their numbers, in the same order.
-        named = classes.dtype.kind in "iuUO" and all(isinstance(c, (str, np.integer, int)) for c in classes)
-        given = labels.tolist() if named else indices.tolist()
+        if labels.ndim == 2:
+            classes, given = _columns(labels)
+        elif labels.ndim == 1:
+            check_classification_targets(labels)
+            classes, indices = np.unique(labels, return_inverse=True)
+            # Names, where the classifier can hold them; otherwise their numbers, in the same order.
+            named = classes.dtype.kind in "iuUO" and all(isinstance(c, (str, np.integer, int)) for c in classes)
+            given = labels.tolist() if named else indices.tolist()
+        else:
+            raise DataError(f"y must have a label, or a row of 0 and 1, for each text, not the shape {labels.shape}.")
         arguments = {name: value for name, value in self.get_params(deep=False).items() if name not in _OWN}
         result = finetune(
             arguments.pop("model"),
             (texts, given),
+            multi_label=labels.ndim == 2,
             validation=False if self.validation_fraction is None else self.validation_fraction,
             test=False,
             seed=self.random_state,
@@ -180,10 +184,10 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Logits, float64, shape [texts, classes]; with two classes their difference, shape [texts]."""
+        """Logits, float64, shape [texts, classes]; of one of two classes their difference, shape [texts]."""
         check_is_fitted(self, "classifier_")
         logits = self.classifier_.logits(_texts(X)).astype(np.float64)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 and not self._several else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probabilities, float64, shape [texts, classes]."""
@@ -191,15 +195,22 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         return self.classifier_.predict_proba(_texts(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each text, shape [texts]."""
+        """The most probable label of each text, shape [texts]; or 0 and 1, shape [texts, classes], as ``y`` was."""
         check_is_fitted(self, "classifier_")
+        if self._several:
+            return (self.classifier_.logits(_texts(X)) >= 0).astype(np.int64)
         return self.classes_[self.classifier_.logits(_texts(X)).argmax(axis=1)]
+
+    @property
+    def _several(self) -> bool:
+        return self.classifier_.state.label_separator is not None
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "classifier_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = True
         tags.input_tags.string = True
@@ -234,6 +245,22 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
                 path.write_bytes(content)
             self.classifier_ = load(folder, device=self.device, dtype=self.dtype, backend=self.backend)
         self.history_ = []
+
+
+def _columns(indicator: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
+    """(numbers of the classes, those of each text).
+
+    Raises
+    ------
+    DataError
+        If there is another number than 0 and 1, or a class that no text has.
+    """
+    if not np.isin(indicator, (0, 1)).all():
+        raise DataError("y has the shape [texts, classes], and must hold 0 and 1 alone then.")
+    has = indicator.astype(bool)
+    if not has.any(axis=0).all():
+        raise DataError(f"no text has the class {int(np.flatnonzero(~has.any(axis=0))[0])} of y.")
+    return np.arange(indicator.shape[1]), [np.flatnonzero(row).tolist() for row in has]
 
 
 def _texts(X: Any) -> list[str]:

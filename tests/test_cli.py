@@ -141,6 +141,8 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "test": (["--test", "test.csv"], "test.csv"),
     "text_column": (["--text-column", "body"], "body"),
     "label_column": (["--label-column", "kind"], "kind"),
+    "multi_label": (["--multi-label"], True),
+    "label_separator": (["--label-separator", ";"], ";"),
     "weights": (["--weights", "random"], "random"),
     "trainable": (["--trainable", "lora"], "lora"),
     "lora": (

@@ -43,7 +43,8 @@ def test_parameters_are_those_of_finetune() -> None:
     own = inspect.signature(LLMClassifier).parameters
     theirs = inspect.signature(finetune).parameters
     renamed = {"seed": "random_state"}
-    elsewhere = {"train", "validation", "test", "text_column", "label_column"}
+    # The shape of y says whether texts have several labels.
+    elsewhere = {"train", "validation", "test", "text_column", "label_column", "multi_label", "label_separator"}
     expected = {renamed.get(name, name): p.default for name, p in theirs.items() if name not in elsewhere}
     found = {name: p.default for name, p in own.items()}
     assert found == expected | {"validation_fraction": None, "progress": False}
@@ -192,3 +193,26 @@ def test_other_refusals(folder: str, tmp_path: Path) -> None:
         made(folder).fit(TEXTS, ["a"] * 24)
     with pytest.raises(UsageError, match="early_stopping needs"):
         made(folder, early_stopping=1).fit(TEXTS, LABELS)
+
+
+def test_several_labels(folder: str) -> None:
+    y = np.array([[i % 2, i % 5 == 0, i % 5 > 1] for i in range(24)], dtype=np.int64)
+    model = made(folder, epochs=8).fit(TEXTS, y)
+    predicted = model.predict(TEXTS)
+    assert predicted.shape == y.shape and set(np.unique(predicted)) == {0, 1}
+    np.testing.assert_array_equal(predicted, model.predict_proba(TEXTS) >= 0.5)
+    np.testing.assert_array_equal(predicted, model.decision_function(TEXTS) >= 0)
+    assert model.score(TEXTS, y) == (predicted == y).all(axis=1).mean() > 0.5
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(TEXTS), predicted)
+    assert cross_val_score(made(folder), TEXTS, y, cv=2).shape == (2,)
+    two = made(folder, epochs=1).fit(TEXTS, y[:, :2])
+    assert two.decision_function(TEXTS).shape == (24, 2) and two.classes_.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("column", "said"), [(np.full(24, 2), "0 and 1 alone"), (np.zeros(24), "no text has the class 1")]
+)
+def test_several_labels_that_are_none(folder: str, column: np.ndarray, said: str) -> None:
+    y = np.stack([np.arange(24) % 2, column], axis=1)
+    with pytest.raises(DataError, match=said):
+        made(folder).fit(TEXTS, y)

@@ -157,6 +157,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
     "learning_rate": {"learning_rate": 1e-4},
     "weight_decay": {"weight_decay": 10.0},
+    "layerwise_lr_decay": {"layerwise_lr_decay": 0.1},
     "warmup_ratio": {"warmup_ratio": 0.5},
     "scheduler": {"scheduler": "cosine"},
     "max_grad_norm": {"max_grad_norm": 1e-3},
@@ -175,6 +176,8 @@ ELSEWHERE = {
     "cache", "cache_budget", "cache_dir",  # test_frozen_prefix.py
     "cuda_graphs",  # test_fixed_shapes.py, test_gpu.py
     "early_stopping",  # test_objective.py
+    "long_texts", "calibrate", "logs", "callbacks", "report",  # test_training_features.py
+    "multi_label", "label_separator",  # test_multi_label.py
 }  # fmt: skip
 
 

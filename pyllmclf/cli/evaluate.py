@@ -15,6 +15,7 @@ from .tables import print_evaluation
 
 if TYPE_CHECKING:
     from ..evaluation.metrics import EvaluationResult
+    from ..evaluation.multi_label import MultiLabelResult
 
 
 def evaluate(
@@ -44,20 +45,31 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a classifier on labelled texts."""
-    from ..classifier import load
+    from ..classifier import label_separator_of, load
     from ..data.sources import read_data
+    from ..evaluation.metrics import EvaluationResult
     from ..evaluation.report import provenance, write_report
     from ..training.checkpoint import find_checkpoint, training_history
 
     # Data first: a wrong file is said before weights are read.
-    read = read_data(data, split=split, default_split="test", text_column=text_column, label_column=label_column)
+    read = read_data(
+        data,
+        split=split,
+        default_split="test",
+        text_column=text_column,
+        label_column=label_column,
+        label_separator=label_separator_of(checkpoint),
+    )
     folders = [find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
+    if report is not None and classifier.state.label_separator is not None:
+        raise UsageError("the report is of classifiers with one label for each text; leave --report out.")
     with _open_for_writing(predictions) as file, _open_for_writing(report):
         result = classifier.evaluate_texts(read, progress=progress)
         if file is not None:
-            _write_predictions(file, read.texts, result)
+            _write_predictions(file, read.texts, result, classifier.state.label_separator)
     if report is not None:
+        assert isinstance(result, EvaluationResult)
         depends_on = provenance(folders[0], read, str(classifier.device))
         tokens = classifier.packer(read.texts).tokens_by_text
         write_report(report, result, read.texts, tokens, depends_on, training_history(folders[0]))
@@ -80,10 +92,12 @@ def evaluate(
         )
 
 
-def _compared(first: EvaluationResult, second: EvaluationResult) -> dict[str, float]:
+def _compared(
+    first: EvaluationResult | MultiLabelResult, second: EvaluationResult | MultiLabelResult
+) -> dict[str, float]:
     from ..evaluation.statistics import mcnemar
 
-    if first.classes != second.classes:
+    if first.classes != second.classes or first.labels.shape != second.labels.shape:
         raise UsageError(
             f"the checkpoints have other classes: {', '.join(first.classes)}; {', '.join(second.classes)}."
         )
@@ -104,7 +118,7 @@ def _open_for_writing(path: Path | None) -> Iterator[TextIO | None]:
         raise ResourceError(f"{path} can't be written ({error}).") from error
 
 
-def _write_predictions(file: TextIO, texts: list[str], result: Any) -> None:
+def _write_predictions(file: TextIO, texts: list[str], result: Any, separator: str | None) -> None:
     import csv
 
     writer = csv.writer(file, lineterminator="\n")
@@ -112,4 +126,11 @@ def _write_predictions(file: TextIO, texts: list[str], result: Any) -> None:
     for text, label, prediction, row in zip(
         texts, result.labels, result.predictions, result.probabilities.tolist(), strict=True
     ):
-        writer.writerow([text, result.classes[label], result.classes[prediction], *row])
+        writer.writerow([text, *(_named(chosen, result.classes, separator) for chosen in (label, prediction)), *row])
+
+
+def _named(chosen: Any, classes: list[str], separator: str | None) -> str:
+    """A class by its number, or several by an indicator."""
+    if separator is None:
+        return classes[chosen]
+    return separator.join(name for name, has in zip(classes, chosen, strict=True) if has)

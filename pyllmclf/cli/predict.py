@@ -27,20 +27,24 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of one object per line.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Print each text's label and probabilities as JSON, a line each."""
+    """Print each text's label (or labels) and probabilities as JSON, a line each."""
     texts = _texts(data, text_column)
+    import numpy as np
+
     from ..classifier import load
 
     classifier = load(checkpoint, device=device, dtype=dtype, backend=backend)
     probabilities = list(classifier.predict_proba(texts, progress=progress)) if texts else []
     names = classifier.state.encoder.names
+    decided = classifier.decide(np.array(probabilities)) if texts else []
+    said = "label" if classifier.state.label_separator is None else "labels"
     rows = [
         {
             "text": text,
-            "label": classifier.classes_[int(row.argmax())],
+            said: found,
             "probabilities": dict(zip(names, row.tolist(), strict=True)),
         }
-        for text, row in zip(texts, probabilities, strict=True)
+        for text, found, row in zip(texts, decided, probabilities, strict=True)
     ]
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))

@@ -11,7 +11,8 @@ def print_evaluation(metrics: dict[str, Any], title: str) -> None:
     Parameters
     ----------
     metrics : dict
-        As :meth:`pyllmclf.EvaluationResult.to_dict` gives it.
+        As :meth:`pyllmclf.EvaluationResult.to_dict` gives it; where texts may have several labels, without a confusion
+        matrix.
     title : str
     """
     from rich.console import Console
@@ -31,12 +32,16 @@ def print_evaluation(metrics: dict[str, Any], title: str) -> None:
         table.add_column(name, justify="right")
     for name in classes:
         confusion.add_column(name, justify="right")
-    for name, figures, row in zip(classes, metrics["per_class"].values(), metrics["confusion_matrix"], strict=True):
+    for name, figures in zip(classes, metrics["per_class"].values(), strict=True):
         scores = (f"{figures[key]:.4f}" for key in ("precision", "recall", "f1"))
         table.add_row(name, *scores, f"{figures['support']:,}")
-        confusion.add_row(name, *(f"{count:,}" for count in row))
     console.print(table)
-    console.print(confusion)
+    if "confusion_matrix" in metrics:
+        for name, row in zip(classes, metrics["confusion_matrix"], strict=True):
+            confusion.add_row(name, *(f"{count:,}" for count in row))
+        console.print(confusion)
+    else:
+        console.print(f"all classes of a text right: {metrics['accuracy']:.2%}; micro-F1 {metrics['micro_f1']:.4f}")
     console.print()
 
 

@@ -63,7 +63,8 @@ class PackedBatch:
         Text ``i`` takes the rows ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``.
     max_seqlen : int
         Rows of the longest text.
-    labels : int64 tensor, shape [n], or None
+    labels : int64 tensor, shape [n], or fp32, shape [n, classes], or None
+        With several labels for a text, 1 where it has a class.
     example_ids : int64 tensor, shape [n]
         Index of each text in its data set; dropout masks depend on it.
     lengths : int32 tensor, shape [n]
@@ -230,7 +231,7 @@ class Packer:
     tokenizer : Tokenizer
         Its special tokens and padding token.
     layout : RowLayout
-    labels : ndarray of int64, optional
+    labels : ndarray of int64, shape [texts], or of float32, shape [texts, classes], optional
 
     Attributes
     ----------
@@ -251,13 +252,16 @@ class Packer:
         if self.cut and layout.long_texts == "windows":
             self.cut = 0
             store, self.window_bounds = store.windows(room, room // 2)
-            labels = None if labels is None else np.repeat(labels, np.diff(self.window_bounds))
+            labels = None if labels is None else np.repeat(labels, np.diff(self.window_bounds), axis=0)
         elif self.cut and layout.long_texts != "head":
             store = store.cut(room, layout.long_texts)
         self.store = store
         self.tokenizer = tokenizer
         self.layout = layout
-        self.labels = None if labels is None else torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
+        self.labels: torch.Tensor | None = None
+        if labels is not None:
+            dtype = np.int64 if labels.ndim == 1 else np.float32
+            self.labels = torch.from_numpy(np.ascontiguousarray(labels, dtype=dtype))
         self.row_options: dict[str, Any] = {
             "max_length": layout.max_length,
             "pad_to": layout.pad_to,

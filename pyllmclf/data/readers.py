@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import numbers
 import sys
 import zlib
@@ -22,6 +23,8 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FILE_TYPES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 Label = str | int
+# What one text has: a label, or where texts may have several, these.
+Labels = Label | tuple[Label, ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class TextData:
     ----------
     texts : list of str
     labels : list of str or int, or None
-        ``None`` where labels were not asked for.
+        ``None`` where labels were not asked for; tuples of them where texts may have several.
     origin : str
         File or kind of object, for messages.
     lines : list of int, or None
@@ -40,7 +43,7 @@ class TextData:
     """
 
     texts: list[str]
-    labels: list[Label] | None
+    labels: list[Any] | None
     origin: str
     lines: list[int] | None = None
 
@@ -64,7 +67,12 @@ class TextData:
 
 
 def read_file(
-    path: str | Path, *, text_column: str | None = None, label_column: str | None = None, labelled: bool = True
+    path: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    labelled: bool = True,
+    label_separator: str | None = None,
 ) -> TextData:
     """Reads a CSV, TSV, JSONL (each also gzipped) or Parquet file.
 
@@ -76,6 +84,8 @@ def read_file(
         Column names; found by their usual names where not given.
     labelled : bool
         Whether a label column is needed. If not, labels are not read.
+    label_separator : str, optional
+        Texts may have several labels, or none: lists, or strings in which this stands between them.
 
     Raises
     ------
@@ -89,19 +99,26 @@ def read_file(
     compressed = bool(suffixes) and suffixes[-1] == ".gz"
     kind = suffixes[-2] if compressed and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
     if kind == ".parquet" and not compressed:
-        return _read_parquet(path, text_column, label_column, labelled)
+        return _read_parquet(path, text_column, label_column, labelled, label_separator)
     if kind not in FILE_TYPES or kind == ".parquet":
         raise DataError(f"{path}: can't tell the format; the name must end in one of {', '.join(FILE_TYPES)}.")
     content = _decode(path, compressed)
     if kind == ".jsonl":
-        return _read_jsonl(path, content, text_column, label_column, labelled)
-    return _read_delimited(path, content, DELIMITERS[kind], text_column, label_column, labelled)
+        return _read_jsonl(path, content, text_column, label_column, labelled, label_separator)
+    return _read_delimited(path, content, DELIMITERS[kind], text_column, label_column, labelled, label_separator)
 
 
-def read_object(data: Any, *, text_column: str | None, label_column: str | None, labelled: bool = True) -> TextData:
+def read_object(
+    data: Any,
+    *,
+    text_column: str | None,
+    label_column: str | None,
+    labelled: bool = True,
+    label_separator: str | None = None,
+) -> TextData:
     """Reads a DataFrame, a ``datasets.Dataset``, or ``(texts, labels)``.
 
-    Where labels are not needed, a plain list of texts will do.
+    Where labels are not needed, a plain list of texts will do. ``label_separator`` as for :func:`read_file`.
 
     Raises
     ------
@@ -122,7 +139,7 @@ def read_object(data: Any, *, text_column: str | None, label_column: str | None,
         texts, labels = list(data[0]), list(data[1])
         if len(texts) != len(labels):
             raise DataError(f"(texts, labels) holds {len(texts)} texts but {len(labels)} labels.")
-        return _checked(texts, labels if labelled else None, "(texts, labels)", None)
+        return _checked(texts, labels if labelled else None, "(texts, labels)", None, label_separator)
     elif not labelled and not isinstance(data, (str, bytes, dict)) and hasattr(data, "__iter__"):
         return _checked(list(data), None, "texts", None)
     else:
@@ -132,7 +149,8 @@ def read_object(data: Any, *, text_column: str | None, label_column: str | None,
         )
     text_name, label_name = pick_columns(columns, text_column, label_column, labelled, origin)
     texts = list(data[by_name[text_name]])
-    return _checked(texts, list(data[by_name[label_name]]) if label_name is not None else None, origin, None)
+    found = list(data[by_name[label_name]]) if label_name is not None else None
+    return _checked(texts, found, origin, None, label_separator)
 
 
 def pick_columns(
@@ -196,7 +214,13 @@ def _decode(path: Path, compressed: bool) -> str:
 
 
 def _read_delimited(
-    path: Path, content: str, delimiter: str, text_column: str | None, label_column: str | None, labelled: bool
+    path: Path,
+    content: str,
+    delimiter: str,
+    text_column: str | None,
+    label_column: str | None,
+    labelled: bool,
+    label_separator: str | None,
 ) -> TextData:
     # The csv module rather than pandas: it says on which line a row is broken, and never guesses a type.
     previous_limit = csv.field_size_limit(sys.maxsize)
@@ -239,11 +263,16 @@ def _read_delimited(
         csv.field_size_limit(previous_limit)
     if header is None:
         raise DataError(f"{path}: the file is empty.")
-    return _checked(texts, labels if labelled else None, str(path), lines)
+    return _checked(texts, labels if labelled else None, str(path), lines, label_separator)
 
 
 def _read_jsonl(
-    path: Path, content: str, text_column: str | None, label_column: str | None, labelled: bool
+    path: Path,
+    content: str,
+    text_column: str | None,
+    label_column: str | None,
+    labelled: bool,
+    label_separator: str | None,
 ) -> TextData:
     texts: list[str] = []
     labels: list[Label] = []
@@ -268,7 +297,7 @@ def _read_jsonl(
         lines.append(number)
         if names[1] is not None:
             labels.append(row[names[1]])
-    return _checked(texts, labels if labelled else None, str(path), lines)
+    return _checked(texts, labels if labelled else None, str(path), lines, label_separator)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -279,7 +308,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_parquet(path: Path, text_column: str | None, label_column: str | None, labelled: bool) -> TextData:
+def _read_parquet(
+    path: Path, text_column: str | None, label_column: str | None, labelled: bool, label_separator: str | None
+) -> TextData:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -291,10 +322,16 @@ def _read_parquet(path: Path, text_column: str | None, label_column: str | None,
         labels = table.column(label_name).to_pylist() if label_name is not None else None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
-    return _checked(texts, labels, str(path), None)
+    return _checked(texts, labels, str(path), None, label_separator)
 
 
-def _checked(texts: list[Any], labels: list[Any] | None, origin: str, lines: list[int] | None) -> TextData:
+def _checked(
+    texts: list[Any],
+    labels: list[Any] | None,
+    origin: str,
+    lines: list[int] | None,
+    label_separator: str | None = None,
+) -> TextData:
     data = TextData(texts, labels, origin, lines)
     if not texts:
         raise DataError(f"{origin}: there is no row.")
@@ -307,8 +344,21 @@ def _checked(texts: list[Any], labels: list[Any] | None, origin: str, lines: lis
             raise DataError(f"{data.where(i)}: the text holds a lone surrogate, which is no Unicode.") from error
     if labels is not None:
         for i, label in enumerate(labels):
-            labels[i] = _as_label(label, data, i)
+            labels[i] = (
+                _as_label(label, data, i) if label_separator is None else _several(label, label_separator, data, i)
+            )
     return data
+
+
+def _several(labels: Any, separator: str, data: TextData, row: int) -> tuple[Label, ...]:
+    """The labels of a text, each once."""
+    if isinstance(labels, str):
+        labels = [part.strip() for part in labels.split(separator)] if labels.strip() else []
+    elif labels is None or (isinstance(labels, float) and math.isnan(labels)):  # an empty cell, as pandas has it
+        labels = []
+    elif not hasattr(labels, "__iter__") or isinstance(labels, (bytes, dict)):
+        labels = [labels]
+    return tuple(dict.fromkeys(_as_label(label, data, row) for label in labels))
 
 
 def _as_label(label: Any, data: TextData, row: int) -> Label:
@@ -319,6 +369,11 @@ def _as_label(label: Any, data: TextData, row: int) -> Label:
     # A column of integers with a gap somewhere, or one read by pandas, arrives as floats.
     if isinstance(label, numbers.Real) and not isinstance(label, bool) and float(label).is_integer():
         return int(float(label))
+    if isinstance(label, (list, tuple, set)):
+        raise DataError(
+            f"{data.where(row)}: the label is {_shown(label)}; where texts have several labels, say multi_label=True "
+            "(--multi-label)."
+        )
     raise DataError(f"{data.where(row)}: the label is {_shown(label)}; a label is a non-empty string or an integer.")
 
 

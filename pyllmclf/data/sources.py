@@ -42,6 +42,7 @@ def read_data(
     text_column: str | None = None,
     label_column: str | None = None,
     labelled: bool = True,
+    label_separator: str | None = None,
 ) -> TextData:
     """Reads any supported kind of data.
 
@@ -56,6 +57,8 @@ def read_data(
     text_column, label_column : str, optional
     labelled : bool
         Whether labels are needed.
+    label_separator : str, optional
+        Texts may have several labels, or none: lists, or strings in which this stands between them.
 
     Raises
     ------
@@ -63,7 +66,15 @@ def read_data(
     """
     if not has_columns(data) and (text_column is not None or label_column is not None):
         raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
+    columns: dict[str, Any] = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "labelled": labelled,
+        "label_separator": label_separator,
+    }
     if is_named(data):
+        if label_separator is not None:
+            raise UsageError(f"the texts of {data} have one label each; leave multi_label out.")
         parts = load_named(data)
         wanted = split or (default_split if default_split in parts else "all")
         if wanted == "all" and "all" not in parts:
@@ -79,8 +90,8 @@ def read_data(
                 f"{str(data)[:80]}: neither a file nor the name of a data set; "
                 f"the named ones are {', '.join(PARTITIONS)}."
             )
-        return read_file(data, text_column=text_column, label_column=label_column, labelled=labelled)
-    return read_object(data, text_column=text_column, label_column=label_column, labelled=labelled)
+        return read_file(data, **columns)
+    return read_object(data, **columns)
 
 
 def _exists(path: str | Path) -> bool:

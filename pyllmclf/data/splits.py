@@ -9,7 +9,7 @@ from .readers import TextData
 
 
 def stratified_split(data: TextData, fraction: float, seed: int) -> tuple[TextData, TextData]:
-    """Takes ``fraction`` of the rows away, every class in its proportion.
+    """Takes ``fraction`` of the rows away, every class in its proportion; where texts have several labels, by chance.
 
     Returns
     -------
@@ -28,6 +28,12 @@ def stratified_split(data: TextData, fraction: float, seed: int) -> tuple[TextDa
     if not 0.0 < fraction < 1.0:
         raise UsageError(f"a fraction of the training data must lie between 0 and 1, not {fraction}.")
     assert data.labels is not None
+    if any(isinstance(label, tuple) for label in data.labels):
+        try:
+            rest, taken = train_test_split(range(len(data)), test_size=fraction, random_state=seed)
+        except ValueError as error:
+            raise DataError(f"{data.origin}: a fraction of {fraction} can't be split off ({error}).") from error
+        return data.select(sorted(rest)), data.select(sorted(taken))
     labels = [str(label) for label in data.labels]
     rarest, count = min(Counter(labels).items(), key=lambda item: item[1])
     if count < 2:

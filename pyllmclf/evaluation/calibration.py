@@ -7,7 +7,8 @@ import torch
 
 from ..models.sequence_classifier import SequenceClassifier
 from .metrics import cross_entropy, evaluate_logits
-from .statistics import calibration
+from .multi_label import binary_cross_entropy, evaluate_multi_label
+from .statistics import expected_calibration_error
 
 # Searched for its logarithm within this distance of 0: temperatures from 1/100 to 100.
 _MOST = np.log(100.0)
@@ -20,7 +21,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     ----------
     logits : ndarray, shape [texts, classes]
         Of texts that the classifier was not trained on.
-    labels : ndarray of int64, shape [texts]
+    labels : ndarray of int64, shape [texts], or of 1 and 0, shape [texts, classes]
+        One for each text, or several: the likelihood is that of a softmax or of sigmoids.
 
     Returns
     -------
@@ -30,8 +32,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     from scipy.optimize import minimize_scalar
 
     wide = logits.astype(np.float64)
+    loss = cross_entropy if labels.ndim == 1 else binary_cross_entropy
     found = minimize_scalar(
-        lambda log_t: cross_entropy(wide / np.exp(log_t), labels),
+        lambda log_t: loss(wide / np.exp(log_t), labels),
         bounds=(-_MOST, _MOST),
         method="bounded",
         options={"xatol": 1e-6},
@@ -57,6 +60,12 @@ def calibrate_head(
             parameter.div_(temperature)
     found = {"temperature": temperature}
     for when, scaled in (("before", logits), ("after", logits / np.float32(temperature))):
-        result = evaluate_logits(scaled, labels, classes)
-        found |= {f"log_loss_{when}": result.log_loss, f"ece_{when}": calibration(result).ece}
+        if labels.ndim == 1:
+            one = evaluate_logits(scaled, labels, classes)
+            loss, confidence, right = one.log_loss, one.probabilities.max(axis=1), one.right
+        else:  # of each decision
+            several = evaluate_multi_label(scaled, labels, classes)
+            loss, likely = several.log_loss, several.probabilities.ravel()
+            confidence, right = np.maximum(likely, 1.0 - likely), (several.predictions == several.labels).ravel()
+        found |= {f"log_loss_{when}": loss, f"ece_{when}": expected_calibration_error(confidence, right)}
     return found

@@ -67,6 +67,11 @@ class EvaluationResult:
             "lengths": self.lengths,
         }
 
+    @property
+    def right(self) -> np.ndarray:
+        """Whether a text is classified rightly, bool, shape [texts]."""
+        return self.predictions == self.labels
+
     def headline(self) -> dict[str, Any]:
         """The figures that tell most, and of how many texts."""
         return {

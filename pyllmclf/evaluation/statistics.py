@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .metrics import EvaluationResult
+from .multi_label import MultiLabelResult
 
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 123
 BINS = 10
@@ -81,21 +82,30 @@ def intervals(result: EvaluationResult) -> dict[str, Interval]:
 def calibration(result: EvaluationResult) -> Calibration:
     """Of the predicted class's probability."""
     confidence = result.probabilities.max(axis=1)
-    right = result.predictions == result.labels
-    index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    counts = np.bincount(index, minlength=BINS)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(index, confidence, BINS) / counts
-        mean_accuracy = np.bincount(index, right, BINS) / counts
-    gaps = np.where(counts > 0, np.abs(mean_accuracy - mean_confidence), 0.0)
+    counts, mean_confidence, mean_accuracy = _bins(confidence, result.right)
     true = np.eye(len(result.classes))[result.labels]
     return Calibration(
         confidence=mean_confidence,
         accuracy=mean_accuracy,
         counts=counts,
-        ece=float((gaps * counts).sum() / counts.sum()),
+        ece=expected_calibration_error(confidence, result.right),
         brier=float(((result.probabilities - true) ** 2).sum(axis=1).mean()),
     )
+
+
+def _bins(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(count, mean confidence, accuracy) of each bin of confidence; NaN where it is empty."""
+    index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    counts = np.bincount(index, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        return counts, np.bincount(index, confidence, BINS) / counts, np.bincount(index, right, BINS) / counts
+
+
+def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Mean distance of confidence and accuracy over bins of confidence, each with its share of the decisions."""
+    counts, mean_confidence, mean_accuracy = _bins(confidence, right)
+    gaps = np.where(counts > 0, np.abs(mean_accuracy - mean_confidence), 0.0)
+    return float((gaps * counts).sum() / counts.sum())
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,9 @@ def thresholds(result: EvaluationResult) -> list[Threshold]:
     return rows
 
 
-def mcnemar(first: EvaluationResult, second: EvaluationResult) -> tuple[int, int, float]:
+def mcnemar(
+    first: EvaluationResult | MultiLabelResult, second: EvaluationResult | MultiLabelResult
+) -> tuple[int, int, float]:
     """McNemar's test (1947) of two classifiers on the same texts, exact.
 
     Returns
@@ -139,7 +151,6 @@ def mcnemar(first: EvaluationResult, second: EvaluationResult) -> tuple[int, int
     """
     from scipy.stats import binomtest
 
-    right = first.predictions == first.labels, second.predictions == second.labels
-    only_first, only_second = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
+    only_first, only_second = int((first.right & ~second.right).sum()), int((~first.right & second.right).sum())
     differing = only_first + only_second
     return only_first, only_second, float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data.atomic_folder import Writer, text_writer, verify_folder, write_folder
-from ..data.labels import LabelEncoder
+from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer, restore_tokenizer
 from ..errors import ModelError, UsageError
@@ -71,7 +71,7 @@ class ClassifierState:
     ----------
     model : SequenceClassifier
     tokenizer : Tokenizer
-    encoder : LabelEncoder
+    encoder : LabelEncoder or MultiLabelEncoder
     layout : RowLayout
     lora : LoRAConfig or None
     hub_id, revision : str or None
@@ -88,7 +88,7 @@ class ClassifierState:
 
     model: SequenceClassifier
     tokenizer: Tokenizer
-    encoder: LabelEncoder
+    encoder: LabelEncoder | MultiLabelEncoder
     layout: RowLayout
     lora: LoRAConfig | None = None
     hub_id: str | None = None
@@ -97,6 +97,11 @@ class ClassifierState:
     base_sha256: str | None = None
     temperature: float | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def label_separator(self) -> str | None:
+        """What stands between the labels of a text; ``None`` where each has one."""
+        return self.encoder.separator if isinstance(self.encoder, MultiLabelEncoder) else None
 
 
 def why_not_transformers(state: ClassifierState) -> str | None:
@@ -186,7 +191,7 @@ def huggingface_config(state: ClassifierState) -> dict[str, Any]:
         "architectures": [architecture_of(config).class_name],
         "id2label": {str(i): name for i, name in enumerate(names)},
         "label2id": {name: i for i, name in enumerate(names)},
-        "problem_type": "single_label_classification",
+        "problem_type": f"{'single' if state.label_separator is None else 'multi'}_label_classification",
         "pad_token_id": state.tokenizer.pad_token_id,
     }
     for key in ("torch_dtype", "dtype", "_name_or_path", "num_labels", "_num_labels"):
@@ -269,7 +274,8 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
         if not base_folder.is_dir():
             base_folder = fetch_revision(base["hub_id"], base["revision"])
     config = read_config(base_folder)
-    encoder = LabelEncoder(tuple(spec["classes"]))
+    classes, separator = tuple(spec["classes"]), spec["label_separator"]
+    encoder = LabelEncoder(classes) if separator is None else MultiLabelEncoder(classes, separator)
     head = HeadSpec.resolve(config, spec["pooling"], spec["causal"], spec["head_bias"])
     layout = RowLayout(spec["max_length"], spec["pad_to"], spec["long_texts"])
     layout.check(config.n_positions)
@@ -309,6 +315,7 @@ def _spec(state: ClassifierState) -> dict[str, Any]:
         "pyllmclf_version": __version__,
         "model_type": state.model.config.model_type,
         "classes": list(state.encoder.classes),
+        "label_separator": state.label_separator,
         "pooling": model_spec.pooling,
         "causal": model_spec.causal,
         "head_bias": model_spec.bias,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..data.atomic_folder import MANIFEST, verify_folder
-from ..data.labels import LabelEncoder
+from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..errors import ModelError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
@@ -34,8 +34,9 @@ def load_foreign(path: Path) -> ClassifierState:
         verify_folder(path, ())
     source = find_model(path, "pretrained")
     config, adapter = source.config, source.adapter
-    if (problem := config.raw.get("problem_type")) not in (None, "single_label_classification"):
-        raise ModelError(f"{path}: the classifier's problem_type is {problem!r}, not single_label_classification.")
+    problem = config.raw.get("problem_type")
+    if problem not in (None, "single_label_classification", "multi_label_classification"):
+        raise ModelError(f"{path}: the classifier's problem_type is {problem!r}, which is no classification.")
     names = class_names(source)
     if names is None or len(set(names)) < max(2, len(names)):
         raise ModelError(f"{path}: the configuration doesn't name two classes or more.")
@@ -48,7 +49,7 @@ def load_foreign(path: Path) -> ClassifierState:
     return ClassifierState(
         model=model,
         tokenizer=source.tokenizer,
-        encoder=LabelEncoder(tuple(names)),
+        encoder=(MultiLabelEncoder if problem == "multi_label_classification" else LabelEncoder)(tuple(names)),
         layout=_layout(path if (path / "tokenizer_config.json").is_file() else source.folder, config.n_positions),
         lora=None if adapter is None else adapter.lora,
         hub_id=source.hub_id,

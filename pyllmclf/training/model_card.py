@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .checkpoint import ClassifierState
 
 # Metrics that the hub shows -> what it calls them.
-FIGURES = {"accuracy": "accuracy", "macro_f1": "f1", "log_loss": "log_loss"}
+FIGURES = {"accuracy": "accuracy", "macro_f1": "f1", "log_loss": "log_loss"}  # of both kinds of classifiers
 # Settings that a reader asks for first.
 SETTINGS = (
     "trainable",
@@ -71,6 +71,7 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
         f"# {name}",
         "",
         f"A text classifier with {len(state.encoder.names)} classes: {', '.join(map(_code, state.encoder.names))}.",
+        "A text may have several of them, or none." if state.label_separator is not None else "A text has one of them.",
         f"{config.n_layers} layers of width {config.width}; attention is "
         f"{'causal' if spec.causal else 'bidirectional'}, a text is read at {_code(spec.pooling)}, and at most "
         f"{state.layout.max_length} of its tokens are.",

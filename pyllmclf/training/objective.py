@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
-from ..data.labels import LabelEncoder
+from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..errors import UsageError
 
 
@@ -51,16 +51,59 @@ class Objective:
         """Sum of the texts' weights, on their device."""
         return len(labels) if self.class_weight is None else self.class_weight[labels].sum()
 
+    def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How many texts are classified rightly, on their device."""
+        return (logits.argmax(dim=1) == labels).sum()
 
-def resolve_class_weights(given: Any, encoder: LabelEncoder, labels: np.ndarray) -> Tensor | None:
+
+@dataclass(frozen=True)
+class MultiLabelObjective:
+    """Mean over texts and classes of the binary cross-entropy, as ``torch.nn.BCEWithLogitsLoss(pos_weight=...)``.
+
+    Attributes
+    ----------
+    positive_weight : fp32 tensor, shape [classes], or None
+        Of the texts that have a class.
+    label_smoothing : float
+        Share of a label that goes to the middle between having a class and not.
+    """
+
+    positive_weight: Tensor | None = None
+    label_smoothing: float = 0.0
+    class_weight: None = None  # texts weigh the same
+
+    def to(self, device: torch.device) -> MultiLabelObjective:
+        """The same on a device."""
+        weight = None if self.positive_weight is None else self.positive_weight.to(device)
+        return MultiLabelObjective(weight, self.label_smoothing)
+
+    def loss_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Sum over the texts of the mean over the classes."""
+        smooth = labels * (1.0 - self.label_smoothing) + 0.5 * self.label_smoothing
+        each = F.binary_cross_entropy_with_logits(
+            logits.float(), smooth, pos_weight=self.positive_weight, reduction="none"
+        )
+        return each.mean(dim=1).sum()
+
+    def total(self, labels: Tensor) -> int:
+        """The number of texts."""
+        return len(labels)
+
+    def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """How many texts have all classes right, on their device."""
+        return ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
+
+
+def resolve_class_weights(given: Any, encoder: LabelEncoder | MultiLabelEncoder, labels: np.ndarray) -> Tensor | None:
     """Weights in the order of the classes, from what a user gives.
 
     Parameters
     ----------
     given : None, "balanced", mapping of label to weight, or sequence of weights
-        ``"balanced"``: texts / (classes * texts of the class), as scikit-learn's.
-    encoder : LabelEncoder
-    labels : ndarray of int64, shape [texts]
+        ``"balanced"``: texts / (classes * texts of the class), as scikit-learn's; where texts have several labels,
+        texts without the class / texts with it.
+    encoder : LabelEncoder or MultiLabelEncoder
+    labels : ndarray of int64, shape [texts], or of float32, shape [texts, classes]
         Of the training texts.
 
     Raises
@@ -74,6 +117,10 @@ def resolve_class_weights(given: Any, encoder: LabelEncoder, labels: np.ndarray)
     if isinstance(given, str):
         if given != "balanced":
             raise UsageError(f"class_weights={given!r} is unknown; it is 'balanced', a mapping or a sequence.")
+        if labels.ndim == 2:
+            having = labels.sum(axis=0)
+            balanced = np.maximum(len(labels) - having, 1.0) / np.maximum(having, 1.0)
+            return torch.from_numpy(balanced.astype(np.float32))
         counts = np.bincount(labels, minlength=len(names))
         return torch.from_numpy((len(labels) / (len(names) * counts)).astype(np.float32))
     if isinstance(given, Mapping):

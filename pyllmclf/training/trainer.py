@@ -22,7 +22,7 @@ from ..models.sequence_classifier import SequenceClassifier
 from .callbacks import Callback, StepRecord
 from .fixed_shapes import FixedShapes
 from .frozen_prefix import FrozenPrefix
-from .objective import Objective
+from .objective import MultiLabelObjective, Objective
 from .optim import StepInBackward, make_optimizer, make_scheduler
 from .settings import TrainingSettings
 
@@ -127,13 +127,13 @@ class Trainer:
     dtype : torch.dtype
         Of the computation; parameters stay fp32.
     backend : str
-    objective : Objective, optional
+    objective : Objective or MultiLabelObjective, optional
         What is minimised; plain cross-entropy by default.
     prefix : FrozenPrefix, optional
         Rows that frozen layers give; training goes on from there.
     cuda_graphs : bool
         Whether steps that a GPU does faster than the host launches them are replayed as CUDA graphs. Not with dropout,
-        whose masks differ by step, accumulation or fp16.
+        whose masks differ by step, accumulation, fp16, or several labels for a text.
     callbacks : sequence of Callback
         What is told of steps and epochs.
     progress : bool
@@ -150,7 +150,7 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype,
         backend: str = "auto",
-        objective: Objective | None = None,
+        objective: Objective | MultiLabelObjective | None = None,
         prefix: FrozenPrefix | None = None,
         cuda_graphs: bool = True,
         callbacks: Sequence[Callback] = (),
@@ -180,7 +180,8 @@ class Trainer:
             self.total_steps = self.loader.count(0) * settings.epochs
         else:
             self.total_steps = sum(self.loader.count(epoch) for epoch in range(settings.epochs))
-        records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any
+        one_label = packer.labels is None or packer.labels.dim() == 1
+        records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any and one_label
         self.optimizer = make_optimizer(model, settings, capturable=records)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
@@ -413,7 +414,7 @@ class Trainer:
                 logits = self.model(batch, dropout, self.dtype, given=given)[: len(batch.labels)]
                 loss = self.objective.loss_sum(logits, batch.labels)
             loss_sum += loss.detach()
-            correct += (logits.argmax(dim=1) == batch.labels).sum()
+            correct += self.objective.correct(logits, batch.labels)
             if self._in_backward is not None:  # which would change parameters
                 QueuedStep(self.step + 1, ids, float(total), 0.0, torch.stack([loss_sum, correct])).result()
             with self._in_backward or nullcontext():

@@ -1,0 +1,38 @@
+"""From a CSV file to a classifier: train, look at the figures, save, classify new texts.
+
+    python examples/csv_to_classifier.py reviews.csv --model bert-base-uncased
+
+The file has a column of texts and one of labels, found by their usual names (text, review, ...; label, class, ...).
+"""
+
+import argparse
+
+import pyllmclf
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data", help="CSV, TSV, JSONL or Parquet file, or the name of a data set")
+parser.add_argument("--model", default="gpt2")
+parser.add_argument("--weights", default="pretrained")
+parser.add_argument("--epochs", type=int, default=3)
+parser.add_argument("--output-dir", default="classifier")
+options = parser.parse_args()
+
+result = pyllmclf.finetune(
+    options.model,
+    options.data,
+    weights=options.weights,
+    validation=0.1,
+    trainable="all",
+    epochs=options.epochs,
+    scheduler="linear",
+    warmup_ratio=0.1,
+    class_weights="balanced",
+    early_stopping=2,
+    output_dir=options.output_dir,
+)
+print(f"validation accuracy {result.metrics['validation']['accuracy']:.2%}")
+
+classifier = pyllmclf.load(f"{options.output_dir}/best")
+texts = ["Congratulations, you have won a prize! Call now.", "I will be ten minutes late."]
+for text, label, row in zip(texts, classifier.predict(texts), classifier.predict_proba(texts), strict=True):
+    print(f"{label} ({row.max():.1%}): {text}")

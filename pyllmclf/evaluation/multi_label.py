@@ -1,0 +1,123 @@
+"""Figures of merit where a text may have several labels, or none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .metrics import ClassMetrics
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class MultiLabelResult:
+    """What a classifier does on texts with several labels.
+
+    Attributes
+    ----------
+    accuracy : float
+        Share of the texts that have all classes right.
+    micro_f1, macro_f1 : float
+        Over all decisions; the mean over the classes.
+    hamming_loss : float
+        Share of the decisions, one for each text and class, that are wrong.
+    log_loss : float
+        Mean binary cross-entropy of a decision, in nats.
+    per_class : dict of str to ClassMetrics
+    classes : list of str
+    probabilities : ndarray of float64, shape [texts, classes]
+    labels, predictions : ndarray of bool, shape [texts, classes]
+        Whether a text has a class: truly; with a probability of at least 0.5.
+    seconds : float
+        Tokenizing and computing.
+    lengths : dict
+        See :class:`pyllmclf.data.lengths.LengthReport`.
+    """
+
+    accuracy: float
+    micro_f1: float
+    macro_f1: float
+    hamming_loss: float
+    log_loss: float
+    per_class: dict[str, ClassMetrics]
+    classes: list[str]
+    probabilities: np.ndarray = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    predictions: np.ndarray = field(repr=False)
+    seconds: float = 0.0
+    lengths: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def right(self) -> np.ndarray:
+        """Whether a text has all classes right, bool, shape [texts]."""
+        return (self.predictions == self.labels).all(axis=1)
+
+    def headline(self) -> dict[str, Any]:
+        """The figures that tell most, and of how many texts."""
+        return {
+            "texts": len(self.labels),
+            "accuracy": self.accuracy,
+            "micro_f1": self.micro_f1,
+            "macro_f1": self.macro_f1,
+            "hamming_loss": self.hamming_loss,
+            "log_loss": self.log_loss,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the single predictions, as JSON can hold it."""
+        return self.headline() | {
+            "per_class": {name: vars(m) for name, m in self.per_class.items()},
+            "classes": self.classes,
+            "seconds": self.seconds,
+            "lengths": self.lengths,
+        }
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities in float64, shape [texts, classes]."""
+    from scipy.special import expit
+
+    return expit(logits.astype(np.float64))
+
+
+def binary_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over texts and classes, in nats; from logits, so that nothing underflows."""
+    wide = logits.astype(np.float64)
+    return float((np.logaddexp(0.0, wide) - wide * labels).mean())
+
+
+def evaluate_multi_label(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: list[str],
+    *,
+    seconds: float = 0.0,
+    lengths: dict[str, Any] | None = None,
+) -> MultiLabelResult:
+    """Metrics of logits [texts, classes] against 1 and 0 of the same shape."""
+    from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+    probabilities = sigmoid(logits)
+    true, predictions = labels > 0.5, probabilities >= THRESHOLD
+    precision, recall, f1, support = precision_recall_fscore_support(true, predictions, zero_division=0.0)
+    per_class = {
+        name: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, name in enumerate(classes)
+    }
+    return MultiLabelResult(
+        accuracy=float((predictions == true).all(axis=1).mean()),
+        micro_f1=float(f1_score(true, predictions, average="micro", zero_division=0.0)),
+        macro_f1=float(f1.mean()),
+        hamming_loss=float((predictions != true).mean()),
+        log_loss=binary_cross_entropy(logits, true),
+        per_class=per_class,
+        classes=classes,
+        probabilities=probabilities,
+        labels=true,
+        predictions=predictions,
+        seconds=seconds,
+        lengths=lengths or {},
+    )

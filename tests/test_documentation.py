@@ -1,0 +1,119 @@
+"""What the documentation promises: it builds without a warning, its examples run, and its schema is what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from models import make_folder
+
+from pyllmclf.cli.main import app, run
+
+ROOT = Path(__file__).parent.parent
+DOCS, EXAMPLES = ROOT / "docs", ROOT / "examples"
+TINY = ["--model", "gpt2-nano", "--weights", "random", "--epochs", "1"]
+
+
+def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "WARNING" not in done.stderr, done.stderr
+    page = (tmp_path / "site/reference/index.html").read_text(encoding="utf-8")
+    for name in ("finetune_seeds", "LLMClassifier", "layerwise_lr_decay", "NonFiniteError"):
+        assert name in page
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, str]:
+    """Small models that the examples' compare and search would take minutes on otherwise."""
+    return {family: str(make_folder(tmp_path / family, family)) for family in ("bert", "gpt2")}
+
+
+def example(name: str, *arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        cwd=cwd,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_example_csv_to_classifier(tmp_path: Path) -> None:
+    data = ROOT / "pyllmclf/data/sample/messages.csv"
+    out = example("csv_to_classifier.py", str(data), *TINY, cwd=tmp_path)
+    assert re.search(r"validation accuracy \d+\.\d\d%", out) and "I will be ten minutes late." in out
+    assert (tmp_path / "classifier/best/model.safetensors").is_file()
+
+
+def test_example_lora_on_gpt2(tmp_path: Path) -> None:
+    out = example("lora_on_gpt2.py", "sample", "--rank", "4", *TINY, cwd=tmp_path)
+    assert "parameters were trained" in out and "test: accuracy" in out
+    assert (tmp_path / "adapter/peft/adapter_config.json").is_file()
+    assert (tmp_path / "adapter/merged/model.safetensors").is_file()
+
+
+def test_example_compare_bert_and_gpt(tmp_path: Path, folders: dict[str, str]) -> None:
+    arguments = ["sample", "--models", folders["bert"], folders["gpt2"], "--seeds", "2", "--epochs", "1"]
+    out = example("compare_bert_and_gpt.py", *arguments, cwd=tmp_path)
+    assert len(re.findall(r"test accuracy \d+\.\d\d% ± ", out)) == 2 and re.search(r"p = [01]\.\d{3}", out)
+
+
+def test_example_grid_search(tmp_path: Path, folders: dict[str, str]) -> None:
+    arguments = ["sample", "--model", folders["bert"], "--epochs", "1", "--folds", "2", "--texts", "60"]
+    out = example("grid_search.py", *arguments, cwd=tmp_path)
+    assert len(re.findall(r"\d% ± ", out)) == 6 and "best: {" in out
+
+
+def test_every_example_is_run_and_named() -> None:
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    shown = (DOCS / "examples.md").read_text(encoding="utf-8")
+    tests = Path(__file__).read_text(encoding="utf-8")
+    assert names and all(f"`{name}`" in shown and f'"{name}"' in tests for name in names)
+
+
+def test_json_of_an_evaluation_is_what_its_schema_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    schema = json.loads((DOCS / "schemas/eval.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    train = ["finetune", "--train", "sample", *TINY, "--output-dir", str(tmp_path / "run"), "--no-progress", "--json"]
+    assert run(app, "pyllmclf", train) == 0
+    capsys.readouterr()
+    arguments = ["eval", str(tmp_path / "run"), "sample", "--compare", str(tmp_path / "run/last"), "--json"]
+    assert run(app, "pyllmclf", [*arguments, "--no-progress"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    jsonschema.validate(printed, schema)
+    (compared,) = printed["compared"].values()
+    assert set(printed) - {"compared"} <= set(schema["properties"]) | set(schema["$defs"]["figures"]["properties"])
+    assert set(printed["lengths"]) == set(schema["$defs"]["figures"]["properties"]["lengths"]["properties"])
+    for wrong in ({"accuracy": 1.5}, {"texts": None}, {"classes": ["one"]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(printed | wrong, schema)
+    assert compared["p"] == 1.0
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md"), key=str), ids=lambda p: p.name)
+def test_arguments_in_the_documentation_exist(page: Path) -> None:
+    """Options of the command line that a page names are options of a command."""
+    import typer
+
+    commands = typer.main.get_command(app).commands.values()
+    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    known |= {option for command in commands for parameter in command.params for option in parameter.secondary_opts}
+    examples = "\n".join(path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py"))
+    for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")):
+        assert option in known or f'"{option}"' in examples, option

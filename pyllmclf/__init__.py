@@ -1,4 +1,4 @@
-"""Fine-tune GPT-2 and BERT into text classifiers, doing only the arithmetic that the result needs.
+"""Fine-tune GPT-2, BERT and their relatives into text classifiers, doing only the arithmetic that the result needs.
 
 ``finetune`` trains, ``load`` opens a checkpoint, ``evaluate`` measures it, ``show_config`` tells what this
 installation can do.

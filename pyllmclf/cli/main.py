@@ -22,7 +22,7 @@ from .validate import validate
 INTERRUPTED = 130
 
 app = typer.Typer(
-    help="Fine-tune GPT-2 and BERT into text classifiers.",
+    help="Fine-tune GPT-2, BERT and their relatives into text classifiers.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )

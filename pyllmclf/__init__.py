@@ -9,7 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import DataError, ModelError, NonFiniteError, PyllmclfError, ResourceError, UsageError
+from .errors import (
+    DataError,
+    ModelError,
+    NonFiniteError,
+    PreemptedError,
+    PyllmclfError,
+    ResourceError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from .api import FinetuneResult, finetune
@@ -51,6 +59,7 @@ __all__ = [
     "LoRAConfig",
     "ModelError",
     "NonFiniteError",
+    "PreemptedError",
     "PyllmclfError",
     "ResourceError",
     "SeedsResult",

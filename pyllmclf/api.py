@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,27 +25,31 @@ from .data.splits import stratified_split
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
-from .errors import UsageError
+from .errors import PreemptedError, UsageError
 from .evaluation.calibration import calibrate_head
 from .evaluation.metrics import EvaluationResult
+from .evaluation.multi_label import MultiLabelResult
 from .evaluation.report import provenance, write_report
 from .models.adapters import ADAPTER_FILE, load_adapter
 from .models.config import ModelConfig
-from .models.hub import ModelSource, class_names, find_model
+from .models.hub import ModelSource, class_names, find_model, read_json
 from .models.layers import DropoutRates
 from .models.lora import LoRAConfig, merge_lora
 from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pooling
 from .models.weights import init_head, init_weights, load_head_of_same_classes, load_weights
 from .ops.dispatch import check_backend
 from .training.callbacks import Callback, resolve_callbacks
-from .training.checkpoint import ClassifierState
+from .training.checkpoint import STATE_FILE, ClassifierState
 from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
 from .training.objective import MultiLabelObjective, Objective, resolve_class_weights
+from .training.preemption import Preemption
 from .training.prefix_storage import check_cache
+from .training.records import EpochRecord
+from .training.resume import arithmetic, go_on, identity, optimizer_tensors
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
 from .training.trainable import check_trainable, set_trainable
-from .training.trainer import EpochRecord, Trainer
+from .training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,9 @@ def finetune(
     cache_dir: str | os.PathLike[str] | None = None,
     cuda_graphs: bool = True,
     output_dir: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    save_every_steps: int | None = None,
+    keep_last: int = 1,
     logs: str | Sequence[str] | None = None,
     callbacks: Callback | Sequence[Callback] | None = None,
     report: bool = False,
@@ -231,7 +239,16 @@ def finetune(
         as CUDA graphs and replayed. Never with dropout, gradient accumulation or float16.
     output_dir : path, optional
         Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
-        the best validation accuracy.
+        the best validation accuracy. On SIGTERM or SIGINT a training that has one finishes its step, saves, and raises
+        :class:`PreemptedError`.
+    resume : bool
+        Whether the training whose checkpoints are in ``output_dir`` is gone on with, from the newest one that is
+        complete, to the same bits as if it had never stopped; with nothing there it begins. Data, model and settings
+        must be those that it was begun with.
+    save_every_steps : int, optional
+        A checkpoint after so many optimizer steps, too.
+    keep_last : int
+        How many of the newest checkpoints are kept, besides the best.
     logs : {"csv", "tensorboard"} or sequence of them, optional
         Figures of each step and epoch, in ``output_dir/logs``.
     callbacks : Callback or sequence of Callback, optional
@@ -248,7 +265,7 @@ def finetune(
 
     Raises
     ------
-    UsageError, DataError, ModelError, ResourceError, NonFiniteError
+    UsageError, DataError, ModelError, ResourceError, NonFiniteError, PreemptedError
     """
     started = time.perf_counter()
     if train is None:
@@ -266,8 +283,12 @@ def finetune(
         scheduler=scheduler,
         max_grad_norm=max_grad_norm,
         early_stopping=early_stopping,
+        save_every_steps=save_every_steps,
+        keep_last=keep_last,
         seed=seed,
     )
+    if (resume or save_every_steps is not None or keep_last != 1) and output_dir is None:
+        raise UsageError("resume, save_every_steps and keep_last need a folder for checkpoints: give output_dir.")
     if not _is_fraction(label_smoothing) or not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing={label_smoothing!r} must be a number in [0, 1).")
     if lora is not None and trainable != "lora":
@@ -285,198 +306,297 @@ def finetune(
     if report and output_dir is None:
         raise UsageError("report needs a folder: give output_dir.")
     told = resolve_callbacks(callbacks, logs, None if output_dir is None else Path(output_dir))
-    run = None if output_dir is None else RunFolder(Path(output_dir))
+    with ExitStack() as held:
+        run = None
+        if output_dir is not None:
+            run = held.enter_context(RunFolder(Path(output_dir), resume=resume, keep_last=keep_last))
+        preemption = held.enter_context(Preemption(enabled=run is not None))
 
-    if not isinstance(label_separator, str) or not label_separator.strip():
-        raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
-    separator = label_separator if multi_label else None
-    columns = {"text_column": text_column, "label_column": label_column}
-    train_data, validation_data, test_data = _read_parts(train, validation, test, columns, separator, seed)
-    encoder: LabelEncoder | MultiLabelEncoder
-    if separator is None:
-        encoder = LabelEncoder.fit(train_data)
-    else:  # a fraction is not taken in the classes' proportions then, and may have all texts of one
-        encoder = MultiLabelEncoder.fit(train_data, separator, validation_data if _is_fraction(validation) else None)
-    if early_stopping is not None and validation_data is None:
-        raise UsageError("early_stopping needs validation texts: give validation, as a part or as a fraction.")
-    if calibrate and validation_data is None:
-        raise UsageError("calibrate needs validation texts: give validation, as a part or as a fraction.")
-    if report and validation_data is None and test_data is None:
-        raise UsageError("report needs texts to measure on: give test or validation.")
-    if report and multi_label:
-        raise UsageError("the report is of classifiers with one label for each text; leave report or multi_label out.")
-    labels = encoder.encode(train_data)
-    minimised = MultiLabelObjective if multi_label else Objective
-    objective = minimised(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
-    source = find_model(model, weights)
-    if source.adapter is not None and lora_config is not None:
-        if lora is not None:
-            raise UsageError(f"{source.name} is an adapter, which is trained on as it is; lora can't be given.")
-        lora_config = source.adapter.lora
-    head = HeadSpec.resolve(source.config, pooling, causal, head_bias)
-    rates = _dropout_rates(dropout, source.config, lora_config)
+        if not isinstance(label_separator, str) or not label_separator.strip():
+            raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
+        separator = label_separator if multi_label else None
+        columns = {"text_column": text_column, "label_column": label_column}
+        train_data, validation_data, test_data = _read_parts(train, validation, test, columns, separator, seed)
+        encoder: LabelEncoder | MultiLabelEncoder
+        if separator is None:
+            encoder = LabelEncoder.fit(train_data)
+        else:  # a fraction is not taken in the classes' proportions then, and may have all texts of one
+            encoder = MultiLabelEncoder.fit(
+                train_data, separator, validation_data if _is_fraction(validation) else None
+            )
+        if early_stopping is not None and validation_data is None:
+            raise UsageError("early_stopping needs validation texts: give validation, as a part or as a fraction.")
+        if calibrate and validation_data is None:
+            raise UsageError("calibrate needs validation texts: give validation, as a part or as a fraction.")
+        if report and validation_data is None and test_data is None:
+            raise UsageError("report needs texts to measure on: give test or validation.")
+        if report and multi_label:
+            raise UsageError(
+                "the report is of classifiers with one label for each text; leave report or multi_label out."
+            )
+        labels = encoder.encode(train_data)
+        minimised = MultiLabelObjective if multi_label else Objective
+        objective = minimised(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
+        source = find_model(model, weights)
+        if source.adapter is not None and lora_config is not None:
+            if lora is not None:
+                raise UsageError(f"{source.name} is an adapter, which is trained on as it is; lora can't be given.")
+            lora_config = source.adapter.lora
+        head = HeadSpec.resolve(source.config, pooling, causal, head_bias)
+        rates = _dropout_rates(dropout, source.config, lora_config)
 
-    if kept_in is None:
-        store = TokenStore.from_texts(train_data.texts, source.tokenizer)
-    else:
-        store = TokenStore.kept(kept_in, train_data.texts, source.tokenizer)
-    store.check(source.config.vocab_size)
-    specials = special_count(source.tokenizer)
-    layout = RowLayout.resolve(
-        padding,
-        max_length,
-        long_texts,
-        positions=source.config.n_positions,
-        longest_train=int(store.lengths.max()) + specials,
-        specials=specials,
-    )
-    pretrained = weights == "pretrained"
-    merged = source.adapter is not None and lora_config is None
-    state = ClassifierState(
-        model=_build_model(
-            source,
-            len(encoder.classes),
-            head,
-            encoder,
-            pretrained=pretrained,
-            lora=lora_config is not None,
-            seed=seed,
-        ),
-        tokenizer=source.tokenizer,
-        encoder=encoder,
-        layout=layout,
-        lora=lora_config,
-        hub_id=source.hub_id if pretrained and not merged else None,
-        revision=source.revision if pretrained and not merged else None,
-        settings=_recorded(
-            arguments
-            | asdict(head)
-            | asdict(layout)
-            | {
-                "lora": None if lora_config is None else asdict(lora_config),
-                "device": str(torch_device),
-                "dtype": str(torch_dtype).removeprefix("torch."),
-            }
-        ),
-    )
-    classifier = Classifier(state, device=str(torch_device), dtype=dtype, backend=backend)
-    set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
-    if source.adapter is not None and lora_config is not None:
-        _take_adapter(state.model, source, encoder)
-    packer = Packer(store, source.tokenizer, layout, labels)
-    parts = {
-        name: classifier.packer(data.texts, encoder.encode(data), kept_in)
-        for name, data in (("validation", validation_data), ("test", test_data))
-        if data is not None
-    }
-    prefix = None
-    obstacle = None if cache == "off" else why_not(state.model, rates, epochs)
-    # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
-    only_if_kept = epochs == 1 and kept_in is not None and cache in ("auto", "disk")
-    if cache != "off" and (obstacle is None or (only_if_kept and why_not(state.model, rates, 2) is None)):
-        prefix = FrozenPrefix(
+        if kept_in is None:
+            store = TokenStore.from_texts(train_data.texts, source.tokenizer)
+        else:
+            store = TokenStore.kept(kept_in, train_data.texts, source.tokenizer)
+        store.check(source.config.vocab_size)
+        specials = special_count(source.tokenizer)
+        layout = RowLayout.resolve(
+            padding,
+            max_length,
+            long_texts,
+            positions=source.config.n_positions,
+            longest_train=int(store.lengths.max()) + specials,
+            specials=specials,
+        )
+        pretrained = weights == "pretrained"
+        merged = source.adapter is not None and lora_config is None
+        state = ClassifierState(
+            model=_build_model(
+                source,
+                len(encoder.classes),
+                head,
+                encoder,
+                pretrained=pretrained,
+                lora=lora_config is not None,
+                seed=seed,
+            ),
+            tokenizer=source.tokenizer,
+            encoder=encoder,
+            layout=layout,
+            lora=lora_config,
+            hub_id=source.hub_id if pretrained and not merged else None,
+            revision=source.revision if pretrained and not merged else None,
+            settings=_recorded(
+                arguments
+                | asdict(head)
+                | asdict(layout)
+                | {
+                    "lora": None if lora_config is None else asdict(lora_config),
+                    "device": str(torch_device),
+                    "dtype": str(torch_dtype).removeprefix("torch."),
+                }
+            ),
+        )
+        classifier = Classifier(state, device=str(torch_device), dtype=dtype, backend=backend)
+        set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
+        if source.adapter is not None and lora_config is not None:
+            _take_adapter(state.model, source, encoder)
+        packer = Packer(store, source.tokenizer, layout, labels)
+        parts = {
+            name: classifier.packer(data.texts, encoder.encode(data), kept_in)
+            for name, data in (("validation", validation_data), ("test", test_data))
+            if data is not None
+        }
+        prefix = None
+        obstacle = None if cache == "off" else why_not(state.model, rates, epochs)
+        # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
+        only_if_kept = epochs == 1 and kept_in is not None and cache in ("auto", "disk")
+        if cache != "off" and (obstacle is None or (only_if_kept and why_not(state.model, rates, 2) is None)):
+            prefix = FrozenPrefix(
+                state.model,
+                [packer, *(parts[name] for name in ("validation",) if name in parts)],  # test texts are read once
+                cache=cache,
+                budget=cache_budget,
+                folder=kept_in,
+                device=torch_device,
+                dtype=torch_dtype,
+                backend=backend,
+                progress=progress,
+            )
+            if only_if_kept and not prefix.is_kept():
+                prefix = None
+        trainer = Trainer(
             state.model,
-            [packer, *(parts[name] for name in ("validation",) if name in parts)],  # test texts are read once
-            cache=cache,
-            budget=cache_budget,
-            folder=kept_in,
+            packer,
+            settings,
+            rates=rates,
             device=torch_device,
             dtype=torch_dtype,
             backend=backend,
+            objective=objective,
+            prefix=prefix,
+            cuda_graphs=cuda_graphs,
+            callbacks=told,
+            preemption=preemption,
             progress=progress,
         )
-        if only_if_kept and not prefix.is_kept():
-            prefix = None
-    trainer = Trainer(
-        state.model,
-        packer,
-        settings,
-        rates=rates,
-        device=torch_device,
-        dtype=torch_dtype,
-        backend=backend,
-        objective=objective,
-        prefix=prefix,
-        cuda_graphs=cuda_graphs,
-        callbacks=told,
-        progress=progress,
-    )
-    lengths = LengthReport.of(packer, source.tokenizer)
-    _say(f"train: {lengths}", progress)
-    if prefix is not None:
-        (_say if prefix.keeps_all else _warn)(str(prefix), progress)
-    elif obstacle is not None and cache not in ("auto", "off"):
-        _warn(f"nothing is kept of frozen layers: {obstacle}", progress)
-    elif obstacle is not None and changes_each_epoch(rates):
-        _say(f"nothing is kept of frozen layers: {obstacle}", progress)
-    seconds = {"prepare": time.perf_counter() - started, "train": 0.0, "evaluate": 0.0, "save": 0.0}
-
-    metrics: dict[str, dict[str, Any]] = {}
-
-    def validate() -> tuple[float, float]:
-        begun = time.perf_counter()
-        given = None if prefix is None else prefix.given
-        result = classifier.evaluate_packed(parts["validation"], given=given)
-        metrics["validation"] = result.to_dict()
-        state.metrics["validation"] = result.headline()
-        seconds["evaluate"] += time.perf_counter() - begun
-        return result.log_loss, result.accuracy
-
-    best_validation: dict[str, Any] = {}
-    best_headline: dict[str, Any] = {}
-
-    def on_epoch(record: EpochRecord) -> None:
-        if trainer.last_is_best:
-            best_validation.update(metrics["validation"])
-            best_headline.update(state.metrics["validation"])
-        seconds["train"] += record.seconds
-        _say(_epoch_line(record, epochs), progress)
+        lengths = LengthReport.of(packer, source.tokenizer)
+        _say(f"train: {lengths}", progress)
+        if prefix is not None:
+            (_say if prefix.keeps_all else _warn)(str(prefix), progress)
+        elif obstacle is not None and cache not in ("auto", "off"):
+            _warn(f"nothing is kept of frozen layers: {obstacle}", progress)
+        elif obstacle is not None and changes_each_epoch(rates):
+            _say(f"nothing is kept of frozen layers: {obstacle}", progress)
+        own = None
         if run is not None:
-            begun = time.perf_counter()
-            run.save(state, trainer.step, trainer.progress_state(), is_best=trainer.last_is_best)
-            seconds["save"] += time.perf_counter() - begun
+            own = identity(state, train_data, validation_data)
+            if run.newest is not None:
+                go_on(trainer, state, run.newest, run.best_of(run.newest) if early_stopping is not None else None, own)
+                _say(f"resumed from {run.newest}: step {trainer.step}, {len(trainer.history)} epochs done", progress)
+        training = _Training(
+            classifier=classifier,
+            trainer=trainer,
+            parts=parts,
+            run=run,
+            identity=own,
+            prepare_seconds=time.perf_counter() - started,
+            progress=progress,
+        )
+        try:
+            training.fit()
+            with preemption.at_once():
+                calibration = training.calibrate() if calibrate else None
+                training.test()
+                if report:
+                    training.report(test_data or validation_data)
+        except PreemptedError as error:
+            assert run is not None
+            raise PreemptedError(
+                f"preempted after step {trainer.step}; a checkpoint is in {run.path}, from which resume=True "
+                "(--resume) goes on."
+            ) from error
+        return FinetuneResult(
+            classifier,
+            trainer.history,
+            training.metrics,
+            training.timing(),
+            None if run is None else run.path,
+            lengths,
+            calibration,
+        )
 
-    history = trainer.fit(validate if "validation" in parts else None, on_epoch)
-    state.model.requires_grad_(False)
-    if early_stopping is not None:
-        metrics["validation"], state.metrics["validation"] = best_validation, best_headline
-    begun = time.perf_counter()
-    calibration = None
-    if calibrate:
-        labelled = parts["validation"]
+
+class _Training:
+    """A training that is prepared: its epochs, and what is measured and saved in them and after them."""
+
+    def __init__(
+        self,
+        *,
+        classifier: Classifier,
+        trainer: Trainer,
+        parts: dict[str, Packer],
+        run: RunFolder | None,
+        identity: dict[str, Any] | None,
+        prepare_seconds: float,
+        progress: bool,
+    ) -> None:
+        self.classifier, self.trainer, self.parts, self.progress = classifier, trainer, parts, progress
+        self.state, self.run, self.identity = classifier.state, run, identity
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
+        self._best: EvaluationResult | MultiLabelResult | None = None
+        self._begun = time.perf_counter() - prepare_seconds
+        self._seconds = {"prepare": prepare_seconds, "evaluate": 0.0, "save": 0.0}
+
+    def fit(self) -> None:
+        """All epochs that are left."""
+        trainer = self.trainer
+        validates = "validation" in self.parts
+        every = trainer.settings.save_every_steps
+        trainer.fit(self._validate if validates else None, self._on_epoch, self._save, every)
+        self.state.model.requires_grad_(False)
+        if not validates:
+            return
+        if trainer.settings.early_stopping is not None and self._best is not None:
+            self._keep("validation", self._best)
+        elif "validation" not in self._results or trainer.settings.early_stopping is not None:
+            self._measure("validation")  # what was measured before the run was resumed
+
+    def calibrate(self) -> dict[str, float]:
+        """Divides the logits by the temperature that fits the validation texts, in the checkpoint too."""
+        state, labelled = self.state, self.parts["validation"]
+        at = "last" if self.trainer.settings.early_stopping is None else "best"
+        if state.temperature is not None:  # before the run was resumed
+            assert self.run is not None
+            return read_json(self.run.path / at / STATE_FILE)["calibration"]
         assert labelled.text_labels is not None
-        logits = classifier.packed_logits(labelled)
-        calibration = calibrate_head(state.model, logits, labelled.text_labels, encoder.names)
+        logits = self.classifier.packed_logits(labelled)
+        calibration = calibrate_head(state.model, logits, labelled.text_labels, state.encoder.names)
         state.temperature = calibration["temperature"]
-        calibrated = classifier.evaluate_packed(parts["validation"])
-        metrics["validation"], state.metrics["validation"] = calibrated.to_dict(), calibrated.headline()
-        if run is not None:
-            run.replace("last" if early_stopping is None else "best", state)
-    tested = None
-    if "test" in parts:
-        tested = classifier.evaluate_packed(parts["test"])
-        metrics["test"] = tested.to_dict()
-        state.metrics["test"] = tested.headline()
-    seconds["evaluate"] += time.perf_counter() - begun
-    if report and run is not None:
-        part, data = ("test", test_data) if tested is not None else ("validation", validation_data)
-        assert data is not None
-        measured = tested or classifier.evaluate_packed(parts[part])
+        self._measure("validation")
+        if self.run is not None:
+            self.run.replace(at, state, calibration=calibration)
+        return calibration
+
+    def test(self) -> None:
+        """Figures of the test texts, if there are any."""
+        if "test" in self.parts:
+            self._measure("test")
+
+    def report(self, data: TextData | None) -> None:
+        """Writes the page of the training and of the test texts, or the validation texts where there are no others."""
+        assert self.run is not None and data is not None
+        part = "test" if "test" in self.parts else "validation"
+        measured = self._results[part]
         assert isinstance(measured, EvaluationResult)
+        at = "last" if self.trainer.settings.early_stopping is None else "best"
         write_report(
-            run.path / "report.html",
+            self.run.path / "report.html",
             measured,
             data.texts,
-            parts[part].tokens_by_text,
-            provenance((run.path / ("last" if early_stopping is None else "best")).resolve(), data, str(torch_device)),
-            [record.to_dict() for record in history],
+            self.parts[part].tokens_by_text,
+            provenance((self.run.path / at).resolve(), data, str(self.classifier.device)),
+            [record.to_dict() for record in self.trainer.history],
         )
-    timing = {f"{name}_seconds": value for name, value in seconds.items()}
-    timing["total_seconds"] = time.perf_counter() - started
-    timing["steps"] = float(trainer.step)
-    timing["tokens_per_second"] = int(packer.real_lengths.sum()) * len(history) / seconds["train"]
-    output = None if run is None else run.path
-    return FinetuneResult(classifier, history, metrics, timing, output, lengths, calibration)
+
+    def timing(self) -> dict[str, float]:
+        """Seconds, steps and tokens per second of the whole training, resumed or not."""
+        history, tokens = self.trainer.history, int(self.trainer.packer.real_lengths.sum())
+        train_seconds = sum(record.seconds for record in history)
+        return {
+            "prepare_seconds": self._seconds["prepare"],
+            "train_seconds": train_seconds,
+            "evaluate_seconds": self._seconds["evaluate"],
+            "save_seconds": self._seconds["save"],
+            "total_seconds": time.perf_counter() - self._begun,
+            "steps": float(self.trainer.step),
+            "tokens_per_second": tokens * len(history) / train_seconds,
+        }
+
+    def _measure(self, part: str) -> EvaluationResult | MultiLabelResult:
+        begun = time.perf_counter()
+        prefix = self.trainer.prefix if part == "validation" else None
+        found = self.classifier.evaluate_packed(self.parts[part], given=None if prefix is None else prefix.given)
+        self._keep(part, found)
+        self._seconds["evaluate"] += time.perf_counter() - begun
+        return found
+
+    def _keep(self, part: str, found: EvaluationResult | MultiLabelResult) -> None:
+        self._results[part] = found
+        self.metrics[part] = found.to_dict()
+        self.state.metrics[part] = found.headline()
+
+    def _validate(self) -> tuple[float, float]:
+        found = self._measure("validation")
+        return found.log_loss, found.accuracy
+
+    def _on_epoch(self, record: EpochRecord) -> None:
+        if self.trainer.last_is_best:
+            self._best = self._results["validation"]
+        _say(_epoch_line(record, self.trainer.settings.epochs), self.progress)
+        self._save(is_best=self.trainer.last_is_best)
+
+    def _save(self, *, is_best: bool = False) -> None:
+        if self.run is None:
+            return
+        begun, trainer = time.perf_counter(), self.trainer
+        figures = {"identity": self.identity, "arithmetic": arithmetic(trainer.prefix), "metrics": self.state.metrics}
+        # What the optimizer remembers is of no use when nothing is left to train.
+        moments = None if trainer.finished else optimizer_tensors(trainer)
+        self.run.save(self.state, trainer.step, trainer.state_dict() | figures, moments, is_best=is_best)
+        self._seconds["save"] += time.perf_counter() - begun
 
 
 def _read_parts(
@@ -575,6 +695,8 @@ def _recorded(arguments: dict[str, Any]) -> dict[str, Any]:
             return value
         if isinstance(value, dict):
             return {name: shown(entry) for name, entry in value.items()}
+        if hasattr(value, "tolist"):  # an array
+            return value.tolist()
         if isinstance(value, (list, tuple)) and all(isinstance(entry, plain) for entry in value):
             return list(value)
         return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"

@@ -35,3 +35,9 @@ class NonFiniteError(PyllmclfError, ArithmeticError):
     """A loss or gradient that is not a finite number."""
 
     exit_code = 6
+
+
+class PreemptedError(PyllmclfError, RuntimeError):
+    """A signal has ended a training; a checkpoint was saved, from which ``resume=True`` goes on."""
+
+    exit_code = 75

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -15,6 +17,8 @@ from .fetch import sha256
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
+
+_UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{32}\.(tmp|old)")
 
 Writer = Callable[[Path], object]
 
@@ -32,7 +36,7 @@ def write_text(path: Path, content: str) -> None:
     ResourceError
         If it can't be written.
     """
-    beside = _beside(path, "tmp")
+    beside = beside_of(path, "tmp")
     try:
         text_writer(content)(beside)
         _sync(beside)
@@ -43,7 +47,7 @@ def write_text(path: Path, content: str) -> None:
         raise ResourceError(f"{path} can't be written ({error}).") from error
 
 
-def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
+def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0) -> None:
     """Writes a folder beside its place, syncs every file, and renames it into place.
 
     An older folder that this function wrote, and that holds nothing else, is replaced; any other non-empty folder is
@@ -54,6 +58,8 @@ def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
     target : Path
     files : mapping of str to callable
         Relative name to a function that writes the file.
+    need : int
+        Bytes that they will take, for which there must be space before anything is written.
 
     Raises
     ------
@@ -65,9 +71,13 @@ def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
     target = target.resolve()
     if target.exists() and not is_replaceable(target):
         raise UsageError(f"{target} exists and holds more than a checkpoint; choose another folder.")
-    beside = _beside(target, "tmp")
+    beside = beside_of(target, "tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if need and (free := shutil.disk_usage(target.parent).free) < need:
+            raise ResourceError(
+                f"{target} can't be written: it takes {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free."
+            )
         beside.mkdir()
         for name, write in files.items():
             path = beside / name
@@ -87,6 +97,24 @@ def write_folder(target: Path, files: Mapping[str, Writer]) -> None:
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise ResourceError(f"{target} can't be written ({error}).") from error
         raise
+
+
+def clean_up(folder: Path) -> None:
+    """Removes what killed processes have left unfinished in a folder that no other process writes to.
+
+    Where one was killed between two renames, the older content gets its name back.
+    """
+    for path in folder.glob(".*"):
+        match = _UNFINISHED.fullmatch(path.name)
+        if match is None:
+            continue
+        target = folder / match[1]
+        if match[2] == "old" and not target.exists():
+            path.rename(target)
+        elif path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def is_replaceable(folder: Path) -> bool:
@@ -141,7 +169,7 @@ def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
         raise ModelError(f"{folder / MANIFEST}: the folder's manifest can't be read ({error!r}).") from error
 
 
-def _beside(target: Path, suffix: str) -> Path:
+def beside_of(target: Path, suffix: str) -> Path:
     """A name that no other process or thread has."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.{suffix}")
 
@@ -150,7 +178,10 @@ def _move_into_place(beside: Path, target: Path) -> None:
     if not target.exists():
         beside.rename(target)
         return
-    old = _beside(target, "old")
+    if _exchange(beside, target):
+        shutil.rmtree(beside, ignore_errors=True)
+        return
+    old = beside_of(target, "old")
     target.rename(old)
     try:
         beside.rename(target)
@@ -158,6 +189,18 @@ def _move_into_place(beside: Path, target: Path) -> None:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Gives two folders each other's names at once, so that there is no moment without either; whether that is possible
+    here (Linux, and most of its file systems).
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    at_cwd, exchange = -100, 2
+    return renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0
 
 
 def _sync(path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..data.atomic_folder import write_text
 from ..errors import ResourceError, UsageError
 
 LOGS = ("csv", "tensorboard")
@@ -44,6 +47,9 @@ class Callback:
     On a GPU a step is told of when its figures have arrived, while the next one runs.
     """
 
+    def on_resume(self, step: int) -> None:
+        """Before :meth:`on_train_begin` of a run that goes on after ``step``: later steps will be told of again."""
+
     def on_train_begin(self, total_steps: int) -> None:
         """Before the first step."""
 
@@ -69,6 +75,22 @@ class CsvLog(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._begun: set[str] = set()
+
+    def on_resume(self, step: int) -> None:
+        """Drops the lines of later steps, and a last one that was cut."""
+        for name in ("steps.csv", "epochs.csv"):
+            path = self.folder / name
+            try:
+                with path.open(encoding="utf-8", newline="") as file:
+                    header, *rows = csv.reader(file)
+            except (OSError, ValueError, csv.Error):  # not there, or empty: it is begun anew
+                continue
+            at = header.index("step") if "step" in header else 0
+            kept = [row for row in rows if len(row) == len(header) and row[at].isdecimal() and int(row[at]) <= step]
+            content = io.StringIO()
+            csv.writer(content, lineterminator="\n").writerows([header, *kept])
+            write_text(path, content.getvalue())
+            self._begun.add(name)
 
     def on_step(self, record: StepRecord) -> None:
         self._append("steps.csv", asdict(record))
@@ -103,7 +125,14 @@ class TensorBoardLog(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UsageError("logs: TensorBoard's needs its package: pip install 'pyllmclf[tensorboard]'.") from error
-        self._writer = SummaryWriter(str(folder))
+        self._make = partial(SummaryWriter, str(folder))
+        self._writer: Any = None
+
+    def on_resume(self, step: int) -> None:
+        self._make = partial(self._make, purge_step=step + 1)
+
+    def on_train_begin(self, total_steps: int) -> None:
+        self._writer = self._make()
 
     def on_step(self, record: StepRecord) -> None:
         for name in ("loss", "accuracy", "learning_rate"):
@@ -115,7 +144,8 @@ class TensorBoardLog(Callback):
                 self._writer.add_scalar(f"epoch/{name}", value, record.step)
 
     def on_train_end(self) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 def resolve_callbacks(callbacks: Any, logs: Any, output_dir: Path | None) -> list[Callback]:

@@ -47,6 +47,7 @@ FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"
 CARD_FILE = "README.md"
 STATE_FILE = "training_state/state.json"
+OPTIMIZER_FILE = "training_state/optimizer.safetensors"
 # Whatever of these is there must be in the manifest.
 COVERED = (
     SPEC_FILE,
@@ -60,6 +61,7 @@ COVERED = (
     f"base/{WEIGHTS_FILE}",
     f"base/{WEIGHTS_INDEX}",
     STATE_FILE,
+    OPTIMIZER_FILE,
 )
 
 
@@ -131,8 +133,22 @@ def why_not_padded(state: ClassifierState) -> str | None:
     return None
 
 
-def save_checkpoint(folder: Path, state: ClassifierState, training_state: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(
+    folder: Path,
+    state: ClassifierState,
+    training_state: Mapping[str, Any] | None = None,
+    optimizer: Mapping[str, Tensor] | None = None,
+) -> None:
     """Writes a complete checkpoint, or nothing.
+
+    Parameters
+    ----------
+    folder : Path
+    state : ClassifierState
+    training_state : mapping, optional
+        How far training is, as JSON can hold it.
+    optimizer : mapping of str to tensor, optional
+        What the optimizer remembers.
 
     Raises
     ------
@@ -143,11 +159,21 @@ def save_checkpoint(folder: Path, state: ClassifierState, training_state: Mappin
     spec = _spec(state)
     if state.lora is not None:
         # LoRA leaves the base as it is: one hash serves every checkpoint of a run.
-        state.base_sha256 = state.base_sha256 or _content_hash(backbone_state(state.model))
+        state.base_sha256 = state.base_sha256 or content_hash(backbone_state(state.model))
         spec["base"]["sha256"] = state.base_sha256
     files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
     files[STATE_FILE] = text_writer(json.dumps(dict(training_state or {}), indent=2))
-    write_folder(folder, files)
+    need = _parameter_bytes(state)
+    if optimizer:
+        files[OPTIMIZER_FILE] = _tensor_writer(optimizer)
+        need += sum(tensor.nbytes for tensor in optimizer.values())
+    write_folder(folder, files, need)
+
+
+def _parameter_bytes(state: ClassifierState) -> int:
+    """Of the weights that a checkpoint holds; with LoRA, where the base lies on the hub, the adapter's alone."""
+    adapter_only = state.lora is not None and _base_on_hub(state)
+    return sum(p.nbytes for p in state.model.parameters() if p.requires_grad or not adapter_only)
 
 
 def side_files(state: ClassifierState) -> dict[str, Writer]:
@@ -282,7 +308,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
     model = SequenceClassifier(config, len(encoder.classes), head)
     load_weights(model, base_folder, head=lora is None)
     if lora is not None:
-        if _content_hash(backbone_state(model)) != spec["base"]["sha256"]:
+        if content_hash(backbone_state(model)) != spec["base"]["sha256"]:
             raise ModelError(f"{base_folder}: the base model is not the one that the adapter was trained on.")
         load_adapter(model, lora, read_tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE)
     kind, pad_token = spec["tokenizer"]["kind"], spec["tokenizer"]["pad_token"]
@@ -347,11 +373,11 @@ def _tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:
     return write
 
 
-def _content_hash(tensors: Mapping[str, Tensor]) -> str:
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and fp32 contents, in order of names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].float().contiguous()
+        tensor = tensors[name].detach().cpu().float().contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()

@@ -49,6 +49,16 @@ def make_optimizer(
     )
 
 
+def moments(optimizer: torch.optim.AdamW, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    """A parameter's state; where it has none yet, what torch's fused AdamW begins with."""
+    state = optimizer.state[parameter]
+    if not state:
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+    return state
+
+
 class StepInBackward:
     """Takes AdamW's step for each parameter in a backward pass, as soon as its gradient is complete.
 
@@ -95,12 +105,7 @@ class StepInBackward:
             self._update(parameter, [(slice(None), gradient)])
 
     def _state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-        state = self._optimizer.state[parameter]
-        if not state:  # as torch's AdamW begins
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-        return state
+        return moments(self._optimizer, parameter)
 
     def _begin(self, parameter: nn.Parameter) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """(group, state) of a parameter that takes its step now."""
@@ -165,3 +170,12 @@ def make_scheduler(
         return 1.0
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def restore_schedule(scheduler: torch.optim.lr_scheduler.LambdaLR, step: int) -> None:
+    """Puts the learning rates where they are after so many steps."""
+    scheduler.last_epoch = step
+    rates = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates

@@ -26,19 +26,19 @@ class TrainingSettings:
     scheduler: str = "constant"
     max_grad_norm: float | None = None
     early_stopping: int | None = None
+    save_every_steps: int | None = None
+    keep_last: int = 1
     seed: int = 123
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "gradient_accumulation_steps"):
+        counts = ("epochs", "batch_size", "gradient_accumulation_steps", "keep_last")
+        optional_counts = ("batch_tokens", "early_stopping", "save_every_steps")
+        for name in (*counts, *optional_counts):
             value = getattr(self, name)
+            if name in optional_counts and value is None:
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UsageError(f"{name}={value!r} must be a positive integer.")
-        tokens = self.batch_tokens
-        if tokens is not None and (not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1):
-            raise UsageError(f"batch_tokens={tokens!r} must be a positive integer.")
-        patience = self.early_stopping
-        if patience is not None and (not isinstance(patience, int) or isinstance(patience, bool) or patience < 1):
-            raise UsageError(f"early_stopping={patience!r} must be a positive number of epochs.")
         for name in ("learning_rate", "weight_decay", "layerwise_lr_decay", "warmup_ratio", "max_grad_norm"):
             value = getattr(self, name)
             optional = name == "max_grad_norm" and value is None

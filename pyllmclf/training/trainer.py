@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,100 +15,17 @@ from torch import nn
 from .. import ops
 from ..data.loader import BatchLoader, Position
 from ..data.packing import PackedBatch, Packer
-from ..errors import NonFiniteError
+from ..errors import NonFiniteError, PreemptedError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
 from .callbacks import Callback, StepRecord
 from .fixed_shapes import FixedShapes
 from .frozen_prefix import FrozenPrefix
 from .objective import MultiLabelObjective, Objective
-from .optim import StepInBackward, make_optimizer, make_scheduler
+from .optim import StepInBackward, make_optimizer, make_scheduler, restore_schedule
+from .preemption import Preemption
+from .records import EpochRecord, EpochSums, QueuedStep
 from .settings import TrainingSettings
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch gave.
-
-    Attributes
-    ----------
-    epoch, step : int
-        Epochs and optimizer steps done.
-    train_loss, train_accuracy : float
-        Means over the epoch's texts, each seen before its own step; of the loss that is minimised.
-    validation_loss, validation_accuracy : float or None
-    learning_rate : float
-        Of the epoch's last step.
-    seconds : float
-        Training alone, without validation.
-    tokens_per_second : float
-        Real tokens, without padding.
-    """
-
-    epoch: int
-    step: int
-    train_loss: float
-    train_accuracy: float
-    validation_loss: float | None
-    validation_accuracy: float | None
-    learning_rate: float
-    seconds: float
-    tokens_per_second: float
-
-    @property
-    def score(self) -> tuple[float, float] | None:
-        """What the best epoch has most of: validation accuracy, then the lower loss."""
-        if self.validation_accuracy is None or self.validation_loss is None:
-            return None
-        return self.validation_accuracy, -self.validation_loss
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """The figures by name."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class QueuedStep:
-    """A step that the device may still be working on.
-
-    Attributes
-    ----------
-    step : int
-        Counted from 1.
-    ids : ndarray of int64
-        Texts of the step.
-    total : float
-        Sum of their weights; their number where classes have none.
-    learning_rate : float
-    stats : fp32 tensor, shape [2 or 3]
-        Sum of the losses, texts that were classified rightly and, with clipping, the norm of the gradient.
-    """
-
-    step: int
-    ids: np.ndarray
-    total: float
-    learning_rate: float
-    stats: torch.Tensor
-
-    def result(self) -> tuple[float, int]:
-        """(mean loss, texts that were classified rightly), when the device is done.
-
-        Raises
-        ------
-        NonFiniteError
-            If the loss or, with clipping, the norm of the gradient is not finite.
-        """
-        loss_sum, correct, *norm = self.stats.tolist()
-        mean_loss = loss_sum / self.total
-        if not math.isfinite(mean_loss):
-            raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}"))
-        if norm and not math.isfinite(norm[0]):
-            raise NonFiniteError(self._not_finite(f"the norm of the gradient is {norm[0]}"))
-        return mean_loss, int(correct)
-
-    def _not_finite(self, what: str) -> str:
-        shown = ", ".join(map(str, self.ids[:16])) + (", ..." if len(self.ids) > 16 else "")
-        return f"step {self.step}: {what} (texts {shown}); lower the learning rate or look at these texts."
 
 
 class Trainer:
@@ -136,6 +52,8 @@ class Trainer:
         whose masks differ by step, accumulation, fp16, or several labels for a text.
     callbacks : sequence of Callback
         What is told of steps and epochs.
+    preemption : Preemption, optional
+        Whether training is asked to end before its end.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
     """
@@ -154,9 +72,10 @@ class Trainer:
         prefix: FrozenPrefix | None = None,
         cuda_graphs: bool = True,
         callbacks: Sequence[Callback] = (),
+        preemption: Preemption | None = None,
         progress: bool = False,
     ) -> None:
-        self.callbacks, self._asked_to_stop = list(callbacks), False
+        self.callbacks, self.preemption = list(callbacks), preemption or Preemption(enabled=False)
         self.model, self.packer, self.settings = model, packer, settings
         self.rates, self.device, self.dtype = rates, device, dtype
         self.backend, self.prefix, self.progress = backend, prefix, progress
@@ -169,6 +88,11 @@ class Trainer:
             self._text_weights = weight.cpu().numpy()[packer.labels.numpy()]
         self.step = 0
         self.history: list[EpochRecord] = []
+        # Whether a callback asks for the end of the epoch to be the last; whether that, or early stopping, has come.
+        self._asked_to_stop = False
+        self.stopped = False
+        self._sums = EpochSums()
+        self._best_weights: dict[nn.Parameter, torch.Tensor] = {}
         self.loader = BatchLoader(
             packer,
             batch_size=settings.batch_size,
@@ -207,9 +131,11 @@ class Trainer:
         self,
         validate: Callable[[], tuple[float, float]] | None = None,
         on_epoch: Callable[[EpochRecord], None] | None = None,
+        on_pause: Callable[[], None] | None = None,
+        save_every_steps: int | None = None,
     ) -> list[EpochRecord]:
         """Trains for all epochs, or until a callback ends it or validation has not got better for ``early_stopping`` of
-        them.
+        them; goes on from where :meth:`load_state_dict` has put it.
 
         With ``early_stopping`` the weights are those of the best epoch afterwards.
 
@@ -218,53 +144,77 @@ class Trainer:
         validate : callable, optional
             Called after each epoch; returns (loss, accuracy).
         on_epoch : callable, optional
-            Called with each epoch's record.
+            Called with each epoch's record, when its callbacks have been told.
+        on_pause : callable, optional
+            Called where the training can be saved within an epoch: every ``save_every_steps`` steps, and before it ends
+            because it is preempted.
+        save_every_steps : int, optional
 
         Raises
         ------
         NonFiniteError
             If a loss, a parameter at the end of an epoch or, with clipping, a gradient is not finite.
+        PreemptedError
+            If it was asked to end, after ``on_pause``.
         """
-        best: dict[nn.Parameter, torch.Tensor] = {}
+        pause = on_pause or (lambda: None)
         try:
             for callback in self.callbacks:
+                if self.step:
+                    callback.on_resume(self.step)
                 callback.on_train_begin(self.total_steps)
             with self._bar() as bar:
-                for epoch in range(self.settings.epochs):
-                    record = self._train_epoch(epoch, bar)
-                    if validate is not None:
-                        loss, accuracy = validate()
-                        record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
-                    self.history.append(record)
+                while not self.finished:
+                    try:
+                        record = self._train_epoch(bar, pause, save_every_steps)
+                        if validate is not None:
+                            with self.preemption.at_once():
+                                loss, accuracy = validate()
+                            record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
+                    except PreemptedError:
+                        pause()
+                        raise
+                    self._end_epoch(record)
                     if on_epoch is not None:
                         on_epoch(record)
-                    self._tell(Callback.on_epoch, record)
-                    if self.settings.early_stopping is not None:
-                        if self.last_is_best:
-                            best = self._trained_copies()
-                        if self._epochs_since_best() >= self.settings.early_stopping:
-                            break
-                    if self._asked_to_stop:
-                        break
+                    if self.preemption.requested and not self.finished:
+                        raise PreemptedError("preempted.")
         finally:
             self._release_gradients()
             for callback in self.callbacks:
                 callback.on_train_end()
         with torch.no_grad():
-            for parameter, kept in best.items():
+            for parameter, kept in self._best_weights.items():
                 parameter.copy_(kept)
         return self.history
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left."""
+        return self.stopped or len(self.history) >= self.settings.epochs
+
+    def _end_epoch(self, record: EpochRecord) -> None:
+        self.history.append(record)
+        self.loader.position = Position(len(self.history))
+        self._sums = EpochSums()
+        self._tell(Callback.on_epoch, record)
+        self.stopped = self._asked_to_stop
+        if self.settings.early_stopping is not None:
+            if self.last_is_best:
+                self.keep_as_best()
+            self.stopped |= self._epochs_since_best() >= self.settings.early_stopping
 
     def _tell(self, method: Callable[..., bool | None], record: EpochRecord | StepRecord) -> None:
         for callback in self.callbacks:
             self._asked_to_stop |= getattr(callback, method.__name__)(record) is True
 
-    def _trained_copies(self) -> dict[nn.Parameter, torch.Tensor]:
-        return {p: p.detach().to("cpu", copy=True) for p in self.model.parameters() if p.requires_grad}
+    def keep_as_best(self) -> None:
+        """Remembers the weights as those of the best epoch."""
+        trained = (p for p in self.model.parameters() if p.requires_grad)
+        self._best_weights = {p: p.detach().to("cpu", copy=True) for p in trained}
 
     def _epochs_since_best(self) -> int:
-        scores = [record.score for record in self.history if record.score is not None]
-        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+        return len(self.history) - 1 - self.history.index(self.best) if self.best is not None else 0
 
     def _release_gradients(self) -> None:
         """Afterwards the model's parameters are like any others."""
@@ -274,75 +224,119 @@ class Trainer:
         ops.forget_gradients(self.model.parameters())
 
     @property
+    def best(self) -> EpochRecord | None:
+        """The first epoch with the best validation score."""
+        return max((record for record in self.history if record.score is not None), key=_score, default=None)
+
+    @property
     def last_is_best(self) -> bool:
         """Whether the newest epoch has a better validation score than every one before."""
-        scores = [record.score for record in self.history if record.score is not None]
-        return bool(scores) and self.history[-1].score is not None and scores.index(max(scores)) == len(scores) - 1
+        return self.best is not None and self.best is self.history[-1]
 
-    def progress_state(self) -> dict[str, Any]:
-        """How far training is, as JSON can hold it."""
-        scores = [record.score for record in self.history if record.score is not None]
+    def state_dict(self) -> dict[str, Any]:
+        """How far training is, as JSON can hold it; :func:`optimizer_tensors` is the rest."""
+        best = self.best
         return {
+            "step": self.step,
             "epoch": len(self.history),
             "history": [record.to_dict() for record in self.history],
-            "best": {"accuracy": max(scores)[0], "loss": -max(scores)[1]} if scores else None,
+            "best": best and {"step": best.step, "accuracy": best.validation_accuracy, "loss": best.validation_loss},
+            "finished": self.finished,
+            "stopped": [self._asked_to_stop, self.stopped],
+            "loader": self.loader.state_dict(),
+            "epoch_sums": asdict(self._sums),
+            "scaler": self.scaler.state_dict(),
         }
 
-    def _train_epoch(self, epoch: int, bar) -> EpochRecord:
-        started = time.perf_counter()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from where another trainer of the same texts and settings was.
+
+        Raises
+        ------
+        UsageError
+            If that one had others.
+        KeyError, TypeError
+            If the state is none.
+        """
+        self.loader.load_state_dict(state["loader"])
+        self.step = int(state["step"])
+        self._asked_to_stop, self.stopped = map(bool, state["stopped"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self._sums = EpochSums(**state["epoch_sums"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(dict(state["scaler"]))
+        restore_schedule(self.scheduler, self.step)
+
+    def _train_epoch(
+        self, bar, pause: Callable[[], None] = lambda: None, save_every_steps: int | None = None
+    ) -> EpochRecord:
+        begun = time.perf_counter()
+        sums, seconds_before = self._sums, self._sums.seconds
         if self.prefix is not None and not self.prefix.filled:
-            self.prefix.fill()
-        loss_sum, total, correct, texts, tokens = 0.0, 0.0, 0, 0, 0
-        learning_rate = self.settings.learning_rate
-        for queued in self._queued_ahead(epoch):
+            with self.preemption.at_once():
+                self.prefix.fill()
+        epoch = self.loader.position.epoch
+
+        def pauses(step: int) -> bool:
+            return self.preemption.requested or (save_every_steps is not None and step % save_every_steps == 0)
+
+        for queued, alone in self._queued_ahead(pauses):
             step_loss, step_correct = queued.result()
-            learning_rate = queued.learning_rate
             ids = queued.ids
-            loss_sum += step_loss * queued.total
-            total += queued.total
-            correct += step_correct
-            texts += len(ids)
             step_tokens = int(self.packer.real_lengths[ids].sum())
-            tokens += step_tokens
+            sums.loss += step_loss * queued.total
+            sums.total += queued.total
+            sums.correct += step_correct
+            sums.texts += len(ids)
+            sums.tokens += step_tokens
+            sums.learning_rate = queued.learning_rate
+            sums.seconds = seconds_before + time.perf_counter() - begun
             if self.callbacks:
                 accuracy = step_correct / len(ids)
                 self._tell(
                     Callback.on_step,
-                    StepRecord(queued.step, epoch + 1, step_loss, accuracy, learning_rate, len(ids), step_tokens),
+                    StepRecord(
+                        queued.step, epoch + 1, step_loss, accuracy, queued.learning_rate, len(ids), step_tokens
+                    ),
                 )
-            rate = tokens / (time.perf_counter() - started)
-            bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss_sum / total:.4f}, {rate:,.0f} tokens/s", refresh=False)
+            rate, loss = sums.tokens / sums.seconds, sums.loss / sums.total
+            bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
             bar.update()
+            if alone and self.preemption.requested:
+                self._check_parameters()
+                raise PreemptedError("preempted.")
+            if alone and pauses(queued.step) and self.loader.position.step < self.loader.count(epoch):
+                self._check_parameters()
+                paused = time.perf_counter()
+                pause()
+                begun += time.perf_counter() - paused
         self._check_parameters()
-        seconds = time.perf_counter() - started
-        return EpochRecord(
-            epoch=epoch + 1,
-            step=self.step,
-            train_loss=loss_sum / total,
-            train_accuracy=correct / texts,
-            validation_loss=None,
-            validation_accuracy=None,
-            learning_rate=learning_rate,
-            seconds=seconds,
-            tokens_per_second=tokens / seconds,
-        )
+        sums.seconds = seconds_before + time.perf_counter() - begun
+        return sums.record(epoch + 1, self.step)
 
-    def _queued_ahead(self, epoch: int) -> Iterator[QueuedStep]:
-        """The steps of an epoch, each when the next is queued, so that a GPU has work while the host reads results."""
+    def _queued_ahead(self, pauses: Callable[[int], bool]) -> Iterator[tuple[QueuedStep, bool]]:
+        """The steps that an epoch has left, and whether each is the last that is queued.
+
+        Each is given when the next one is queued, so that a GPU has work while the host reads results; but for those
+        after which there may be a pause.
+        """
         waiting: QueuedStep | None = None
-        for done, micro_batches in enumerate(self.epoch_steps(epoch), 1):
+        epoch, first = self.loader.position.epoch, self.loader.position.step
+        for done, micro_batches in enumerate(self.epoch_steps(epoch, first), first + 1):
             queued = self.queue_step(micro_batches)
             self.loader.position = Position(epoch, done)
             if waiting is not None:
-                yield waiting
+                yield waiting, False
             waiting = queued
-        self.loader.position = Position(epoch + 1)
+            if pauses(queued.step):
+                yield queued, True
+                waiting = None
         if waiting is not None:
-            yield waiting
+            yield waiting, True
 
-    def epoch_steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
+    def epoch_steps(self, epoch: int, first: int = 0) -> Iterator[list[np.ndarray]]:
         """Example ids of each optimizer step's micro-batches, in an order that (seed, epoch) decides."""
-        return self.loader.steps(epoch)
+        return self.loader.steps(epoch, first)
 
     def train_step(self, micro_batches: list[np.ndarray]) -> tuple[float, int]:
         """One optimizer step over the texts of all micro-batches.
@@ -473,4 +467,10 @@ class Trainer:
     def _bar(self):
         from tqdm import tqdm
 
-        return tqdm(total=self.total_steps, unit="step", disable=None if self.progress else True, dynamic_ncols=True)
+        hidden = None if self.progress else True
+        return tqdm(total=self.total_steps, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True)
+
+
+def _score(record: EpochRecord) -> tuple[float, float]:
+    assert record.score is not None
+    return record.score

@@ -1,0 +1,191 @@
+"""Going on with a training that was ended: what it must have in common with the one before, and its state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..data.readers import TextData
+from ..errors import DataError, ModelError, UsageError
+from ..models.adapters import ADAPTER_FILE, load_adapter, read_tensors
+from ..models.hub import read_json
+from ..models.sequence_classifier import SequenceClassifier
+from ..models.weights import load_weights
+from .checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE, ClassifierState, content_hash
+from .frozen_prefix import FrozenPrefix
+from .optim import moments
+from .trainer import Trainer
+
+# Arguments that change nothing of what a step computes; data and model are compared by their content.
+FREE = {
+    "model", "train", "validation", "test", "text_column", "label_column", "label_separator",
+    "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps", "keep_last",
+}  # fmt: skip
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def identity(
+    state: ClassifierState, train: TextData, validation: TextData | None, processes: int = 1
+) -> dict[str, dict[str, Any]]:
+    """What a run must have in common with the one that it goes on with, as JSON can hold it.
+
+    Parameters
+    ----------
+    state : ClassifierState
+        Before the first step.
+    train, validation : TextData
+    processes : int
+    """
+    settings = {name: value for name, value in state.settings.items() if name not in FREE}
+    settings["device"] = str(settings["device"]).partition(":")[0]
+    found = {
+        "settings": settings | {"processes": processes},
+        "data": {
+            "train": data_sha256(train),
+            "validation": None if validation is None else data_sha256(validation),
+            "classes": list(state.encoder.classes),
+        },
+        "model": {"config": str(state.model.config), "sha256": content_hash(dict(state.model.named_parameters()))},
+    }
+    return json.loads(json.dumps(found))
+
+
+def arithmetic(prefix: FrozenPrefix | None) -> dict[str, Any]:
+    """What the bits of a sum depend on, besides the sum."""
+    return {
+        "kept rows": 0 if prefix is None else prefix.plan.rows,
+        "threads": torch.get_num_threads(),
+        "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
+        "pyllmclf": __version__,
+        "torch": torch.__version__,
+    }
+
+
+def data_sha256(data: TextData) -> str:
+    """Hash of texts and labels, in their order."""
+    digest = hashlib.sha256()
+    for text, label in zip(data.texts, data.labels or [None] * len(data), strict=True):
+        content = text.encode()
+        digest.update(f"{len(content)} {label!r} ".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def check_identity(folder: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuses to go on with another run.
+
+    Raises
+    ------
+    UsageError, DataError, ModelError
+        If settings, data or model are others; the first difference is named.
+    """
+    rest = "resume with what the run was begun with, or choose another output_dir."
+    settings, before = own["settings"], saved["settings"]
+    for name in sorted(settings.keys() | before.keys()):
+        if settings.get(name) != before.get(name):
+            raise UsageError(f"{folder}: {name} was {before.get(name)!r} there, and is {settings.get(name)!r}; {rest}")
+    for name, value in own["data"].items():
+        if value != saved["data"].get(name):
+            what = "the classes are" if name == "classes" else f"the {name} texts or their labels are"
+            raise DataError(f"{folder}: {what} not those that the run was begun with; {rest}")
+    if own["model"] != saved["model"]:
+        raise ModelError(f"{folder}: the model is not the one that the run was begun with; {rest}")
+
+
+def optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """AdamW's state of each trained parameter, by the parameter's name."""
+    return {
+        f"{name}.{part}": trainer.optimizer.state[parameter][part].detach().cpu().contiguous()
+        for name, parameter in trainer.model.named_parameters()
+        if trainer.optimizer.state.get(parameter)
+        for part in MOMENTS
+    }
+
+
+def go_on(trainer: Trainer, state: ClassifierState, folder: Path, best: Path | None, own: Mapping[str, Any]) -> None:
+    """Puts weights, optimizer and trainer where a checkpoint left them.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Of the same run, before its first step.
+    state : ClassifierState
+    folder : Path
+        A checkpoint that was verified.
+    best : Path or None
+        The one of the best epoch, where early stopping may come back to it.
+    own : mapping
+        What :func:`identity` says of this run.
+
+    Raises
+    ------
+    UsageError, DataError, ModelError
+        If the checkpoint is of another run, or not one from which to go on.
+    """
+    saved = read_json(folder / STATE_FILE)
+    if "identity" not in saved:
+        raise ModelError(f"{folder}: holds no state of a training to go on from.")
+    spec = read_json((best or folder) / SPEC_FILE)
+    try:
+        check_identity(folder, saved["identity"], own)
+        changed = {name for name, value in arithmetic(trainer.prefix).items() if saved["arithmetic"].get(name) != value}
+        if changed and not saved["finished"]:
+            warnings.warn(
+                f"{folder}: {', '.join(sorted(changed))} changed since; results may differ in their last bits.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        if best is not None and best != folder:
+            load_parameters(state, best)
+            trainer.keep_as_best()
+        load_parameters(state, folder)
+        if best == folder:
+            trainer.keep_as_best()
+        trainer.load_state_dict(saved)
+        if not trainer.finished:
+            load_moments(trainer, folder)
+        state.metrics |= saved["metrics"]
+        state.temperature = spec["temperature"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{folder / STATE_FILE}: incomplete or malformed ({error!r}).") from error
+
+
+def load_parameters(state: ClassifierState, folder: Path) -> None:
+    """Weights of a checkpoint of the same run."""
+    if state.lora is None:
+        load_weights(state.model, folder, head=True)
+    else:
+        path = folder / ADAPTER_FILE
+        load_adapter(state.model, state.lora, read_tensors(path), path)
+
+
+def load_moments(trainer: Trainer, folder: Path) -> None:
+    """AdamW's state of a checkpoint of the same run."""
+    path = folder / OPTIMIZER_FILE
+    left = read_tensors(path)
+    with torch.no_grad():
+        for name, parameter in trained(trainer.model).items():
+            if f"{name}.step" not in left:  # it had no gradient yet
+                continue
+            kept = moments(trainer.optimizer, parameter)
+            for part in MOMENTS:
+                value = left.pop(f"{name}.{part}", None)
+                if value is None or value.shape != kept[part].shape:
+                    raise ModelError(f"{path}: {name}.{part} is missing or of another shape.")
+                kept[part].copy_(value)
+    if left:
+        raise ModelError(f"{path}: {min(left)!r} is unknown.")
+
+
+def trained(model: SequenceClassifier) -> dict[str, torch.nn.Parameter]:
+    """Parameters that are trained, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

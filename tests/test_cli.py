@@ -8,7 +8,9 @@ import inspect
 import io
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -189,6 +191,9 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "cache_dir": (["--cache-dir", "kept"], Path("kept")),
     "cuda_graphs": (["--no-cuda-graphs"], False),
     "output_dir": (["--output-dir", "out"], Path("out")),
+    "resume": (["--resume"], True),
+    "save_every_steps": (["--save-every-steps", "100"], 100),
+    "keep_last": (["--keep-last", "3"], 3),
     "logs": (["--logs", "csv, tensorboard"], ["csv", "tensorboard"]),
     "report": (["--report"], True),
     "progress": (["--no-progress"], False),
@@ -669,7 +674,7 @@ HUGE_STEPS = ("--trainable", "all", "--learning-rate", "1e30", "--epochs", "1")
 def test_loss_that_is_not_finite(cli: Cli, table: Path, tmp_path: Path) -> None:
     ran = cli("finetune", *NANO, "--train", table, *HUGE_STEPS, "--batch-size", 4, "--output-dir", tmp_path / "run")
     assert_fails(ran, 6, "step 2", "loss", "learning rate")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("part", ["--validation", "--test"])
@@ -726,3 +731,16 @@ def test_help_imports_neither_torch_nor_pandas(script: str, arguments: list[str]
     assert not {"torch", "pandas"} & {name.partition(".")[0] for name in imported}
     assert "Usage" in done.stdout
     assert script in done.stdout
+
+
+@pytest.mark.parametrize("name", ["pyllmclf", "pyllmclf-eval"])
+def test_terminated(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Outside of a training there is nothing to save."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command(**ignored: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run(command, name, ["eval"]) == 143
+    assert capsys.readouterr() == ("", f"{name}: terminated.\n")
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -178,6 +178,7 @@ ELSEWHERE = {
     "early_stopping",  # test_objective.py
     "long_texts", "calibrate", "logs", "callbacks", "report",  # test_training_features.py
     "multi_label", "label_separator",  # test_multi_label.py
+    "resume", "save_every_steps", "keep_last",  # test_resume.py
 }  # fmt: skip
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import typer
 
@@ -20,6 +23,7 @@ from .predict import predict
 from .validate import validate
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 app = typer.Typer(
     help="Fine-tune GPT-2, BERT and their relatives into text classifiers.",
@@ -55,6 +59,9 @@ def run(command: Callable[..., object], name: str, arguments: Sequence[str] | No
     if not given:
         command(args=["--help"], prog_name=name, standalone_mode=False)
         return UsageError.exit_code
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    # A training that has a folder for checkpoints saves; all else ends, and what it was writing is removed.
+    before = signal.signal(signal.SIGTERM, _terminated) if in_main_thread else None
     try:
         # Not standalone: errors of the command line arrive here, to be said in one sentence as all others.
         code = command(args=given, prog_name=name, standalone_mode=False)
@@ -63,6 +70,9 @@ def run(command: Callable[..., object], name: str, arguments: Sequence[str] | No
     except (KeyboardInterrupt, typer.Abort):
         print(f"{name}: interrupted.", file=sys.stderr)
         return INTERRUPTED
+    except _Terminated:
+        print(f"{name}: terminated.", file=sys.stderr)
+        return TERMINATED
     except BrokenPipeError:  # the reader of our output, as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -77,6 +87,17 @@ def run(command: Callable[..., object], name: str, arguments: Sequence[str] | No
             f"{name}: unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where.", file=sys.stderr
         )
         return PyllmclfError.exit_code
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(BaseException):
+    """SIGTERM has arrived; nothing handles it on the way."""
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise _Terminated
 
 
 def _command_line(error: Exception) -> UsageError | None:

@@ -25,7 +25,8 @@ from .data.splits import stratified_split
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
-from .errors import PreemptedError, UsageError
+from .distributed import Processes, local_device, processes
+from .errors import DataError, PreemptedError, UsageError
 from .evaluation.calibration import calibrate_head
 from .evaluation.metrics import EvaluationResult
 from .evaluation.multi_label import MultiLabelResult
@@ -45,7 +46,7 @@ from .training.objective import MultiLabelObjective, Objective, resolve_class_we
 from .training.preemption import Preemption
 from .training.prefix_storage import check_cache
 from .training.records import EpochRecord
-from .training.resume import arithmetic, go_on, identity, optimizer_tensors
+from .training.resume import arithmetic, data_sha256, go_on, identity, optimizer_tensors, share
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
 from .training.trainable import check_trainable, set_trainable
@@ -294,7 +295,7 @@ def finetune(
     if lora is not None and trainable != "lora":
         raise UsageError(f"lora is given, but trainable is {trainable!r}; say trainable='lora'.")
     lora_config = LoRAConfig.coerce(lora) if trainable == "lora" else None
-    torch_device = resolve_device(device)
+    torch_device = local_device(resolve_device(device))
     torch_dtype = resolve_dtype(dtype, torch_device)
     check_backend(backend, torch_device)
     check_trainable(trainable)
@@ -308,9 +309,12 @@ def finetune(
     told = resolve_callbacks(callbacks, logs, None if output_dir is None else Path(output_dir))
     with ExitStack() as held:
         run = None
-        if output_dir is not None:
+        group = held.enter_context(processes(torch_device))
+        if not group.is_first:
+            progress, told = False, []
+        if output_dir is not None and group.is_first:
             run = held.enter_context(RunFolder(Path(output_dir), resume=resume, keep_last=keep_last))
-        preemption = held.enter_context(Preemption(enabled=run is not None))
+        preemption = held.enter_context(Preemption(enabled=output_dir is not None, alone=group.count == 1))
 
         if not isinstance(label_separator, str) or not label_separator.strip():
             raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
@@ -389,6 +393,7 @@ def finetune(
             ),
         )
         classifier = Classifier(state, device=str(torch_device), dtype=dtype, backend=backend)
+        classifier.group = group
         set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
         if source.adapter is not None and lora_config is not None:
             _take_adapter(state.model, source, encoder)
@@ -412,9 +417,10 @@ def finetune(
                 device=torch_device,
                 dtype=torch_dtype,
                 backend=backend,
+                group=group,
                 progress=progress,
             )
-            if only_if_kept and not prefix.is_kept():
+            if only_if_kept and group.any(not prefix.is_kept()):
                 prefix = None
         trainer = Trainer(
             state.model,
@@ -429,6 +435,7 @@ def finetune(
             cuda_graphs=cuda_graphs,
             callbacks=told,
             preemption=preemption,
+            group=group,
             progress=progress,
         )
         lengths = LengthReport.of(packer, source.tokenizer)
@@ -439,12 +446,16 @@ def finetune(
             _warn(f"nothing is kept of frozen layers: {obstacle}", progress)
         elif obstacle is not None and changes_each_epoch(rates):
             _say(f"nothing is kept of frozen layers: {obstacle}", progress)
+        if group.count > 1 and (mine := data_sha256(train_data)) != group.from_first(mine):
+            raise DataError(f"{train_data.origin}: process {group.rank} reads other texts or labels than process 0.")
         own = None
         if run is not None:
-            own = identity(state, train_data, validation_data)
+            own = identity(state, train_data, validation_data, group.count)
             if run.newest is not None:
                 go_on(trainer, state, run.newest, run.best_of(run.newest) if early_stopping is not None else None, own)
                 _say(f"resumed from {run.newest}: step {trainer.step}, {len(trainer.history)} epochs done", progress)
+        if group.any(run is not None and run.newest is not None):
+            share(trainer, state)
         training = _Training(
             classifier=classifier,
             trainer=trainer,
@@ -462,17 +473,18 @@ def finetune(
                 if report:
                     training.report(test_data or validation_data)
         except PreemptedError as error:
-            assert run is not None
             raise PreemptedError(
-                f"preempted after step {trainer.step}; a checkpoint is in {run.path}, from which resume=True "
+                f"preempted after step {trainer.step}; a checkpoint is in {output_dir}, from which resume=True "
                 "(--resume) goes on."
             ) from error
+        finally:
+            classifier.group = Processes()
         return FinetuneResult(
             classifier,
             trainer.history,
             training.metrics,
             training.timing(),
-            None if run is None else run.path,
+            None if output_dir is None else Path(output_dir),
             lengths,
             calibration,
         )
@@ -519,8 +531,8 @@ class _Training:
         state, labelled = self.state, self.parts["validation"]
         at = "last" if self.trainer.settings.early_stopping is None else "best"
         if state.temperature is not None:  # before the run was resumed
-            assert self.run is not None
-            return read_json(self.run.path / at / STATE_FILE)["calibration"]
+            found = None if self.run is None else read_json(self.run.path / at / STATE_FILE)["calibration"]
+            return self.trainer.group.from_first(found)
         assert labelled.text_labels is not None
         logits = self.classifier.packed_logits(labelled)
         calibration = calibrate_head(state.model, logits, labelled.text_labels, state.encoder.names)
@@ -537,7 +549,9 @@ class _Training:
 
     def report(self, data: TextData | None) -> None:
         """Writes the page of the training and of the test texts, or the validation texts where there are no others."""
-        assert self.run is not None and data is not None
+        if self.run is None:  # the first process has it
+            return
+        assert data is not None
         part = "test" if "test" in self.parts else "validation"
         measured = self._results[part]
         assert isinstance(measured, EvaluationResult)

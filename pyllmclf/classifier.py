@@ -22,6 +22,7 @@ from .data.readers import Label, TextData, read_object
 from .data.sources import read_data
 from .data.token_store import TokenStore
 from .device import resolve_device, resolve_dtype
+from .distributed import Processes
 from .errors import UsageError
 from .evaluation.inference import Given, predict_logits
 from .evaluation.metrics import EvaluationResult, evaluate_logits, softmax
@@ -62,6 +63,8 @@ class Classifier:
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
         self.backend = check_backend(backend, self.device)
+        # Processes that predict together; those of a training, while it lasts.
+        self.group = Processes()
         state.model.to(self.device)
 
     @property
@@ -245,6 +248,7 @@ class Classifier:
             dtype=self.dtype,
             backend=self.backend,
             given=given,
+            group=self.group,
             progress=progress,
         )
 

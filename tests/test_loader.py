@@ -139,20 +139,25 @@ def test_shards(rows: list[int], ranks: int) -> None:
     assert max(loads) - min(loads) <= max(rows, default=0)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 3}, {"batch_tokens": 20}])
+@pytest.mark.parametrize("options", [{"batch_size": 7}, {"batch_size": 2, "accumulate": 2}, {"batch_tokens": 40}])
 def test_ranks_share_each_step(options: dict[str, int]) -> None:
     packer = packer_of([90, *range(1, 19)])
     ranks = [list(BatchLoader(packer, rank=rank, ranks=3, **options).steps(0)) for rank in range(3)]
     assert len({len(steps) for steps in ranks}) == 1
     seen = [ids for steps in ranks for step in steps for ids in step]
     assert sorted(np.concatenate(seen).tolist()) == list(range(19))
-    # As many micro-batches at each step, and none above the size that the user set.
+    # As many micro-batches at each step.
     for step in zip(*ranks, strict=True):
         assert len({len(batches) for batches in step}) == 1
+    # The same texts in each step as one process has, and no more of them at a time than its share.
+    alone = BatchLoader(packer, **options)
+    together = [
+        sorted(np.concatenate([ids for batches in step for ids in batches])) for step in zip(*ranks, strict=True)
+    ]
+    assert together == [sorted(texts) for texts in alone.whole_steps(0)]
     if "batch_size" in options:
-        assert max(len(ids) for steps in ranks for step in steps for ids in step) == 3
-        first = sorted(np.concatenate([ids for steps in ranks for ids in steps[0]]).tolist())
-        assert first == sorted(shuffled(19, 123, 0)[:9].tolist())
+        most = -(-options["batch_size"] // 3)
+        assert max(len(ids) for steps in ranks for step in steps for ids in step) == most
 
 
 @pytest.mark.parametrize("options", [{"rank": 2, "ranks": 2}, {"batch_size": 0}, {"batch_tokens": 0}], ids=str)

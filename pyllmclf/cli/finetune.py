@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -164,10 +165,13 @@ def finetune(
         report=report,
         progress=progress,
     )
+    speaks = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     if seeds is not None:
         from ..seeds import finetune_seeds
 
         found = finetune_seeds(model, train, seeds=seeds, **arguments)
+        if not speaks:
+            return
         if as_json:
             print_json(found.to_dict())
         else:
@@ -176,6 +180,8 @@ def finetune(
     from ..api import finetune as run
 
     result = run(model, train, **arguments)
+    if not speaks:
+        return
     if as_json:
         print_json(result.to_dict())
         return

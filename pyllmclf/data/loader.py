@@ -37,14 +37,15 @@ class BatchLoader:
     ----------
     packer : Packer
     batch_size : int
-        Texts of a micro-batch.
+        Texts of a micro-batch, of all ranks together.
     batch_tokens : int, optional
         Instead: rows of a micro-batch at most, as many texts of the order as fit (one at least).
     accumulate : int
         Micro-batches of a step.
     seed : int
     rank, ranks : int
-        With several ranks each gets its share of every step: its texts have about as many rows as each other rank's.
+        With several ranks each gets its share of every step, which is the same step for any number of them: its texts
+        have about as many rows as each other rank's.
     """
 
     def __init__(
@@ -114,33 +115,42 @@ class BatchLoader:
 
     def steps(self, epoch: int, first: int = 0) -> Iterator[list[np.ndarray]]:
         """Texts of the micro-batches of each step of an epoch, from step ``first`` on: this rank's share."""
+        return map(self.share, self.whole_steps(epoch, first))
+
+    def whole_steps(self, epoch: int, first: int = 0) -> Iterator[np.ndarray]:
+        """All texts of each step of an epoch, from step ``first`` on."""
         order = self.order(epoch)
         bounds = self._bounds(order)
         for begin, end in zip(bounds[first:-1], bounds[first + 1 :], strict=True):
-            texts = order[begin:end]
-            if self.ranks == 1:
-                yield self._micro_batches(texts)
-                continue
-            most = None if self.batch_tokens is not None else self.batch_size * self.accumulate
-            shards = balanced_shards(texts, self.packer.row_counts_of(texts), self.ranks, most)
-            batches = [self._micro_batches(shard) for shard in shards]
-            # Ranks wait for each other at each micro-batch: all have as many, some without texts.
-            missing = max(map(len, batches)) - len(batches[self.rank])
-            yield batches[self.rank] + [texts[:0]] * missing
+            yield order[begin:end]
+
+    def share(self, texts: np.ndarray) -> list[np.ndarray]:
+        """Texts of this rank's micro-batches of a step."""
+        if self.ranks == 1:
+            return self._micro_batches(texts)
+        most = None if self.batch_tokens is not None else self._own_size * self.accumulate
+        shards = balanced_shards(texts, self.packer.row_counts_of(texts), self.ranks, most)
+        batches = [self._micro_batches(shard) for shard in shards]
+        # Ranks wait for each other at each micro-batch: all have as many, some without texts.
+        missing = max(map(len, batches)) - len(batches[self.rank])
+        return batches[self.rank] + [texts[:0]] * missing
+
+    @property
+    def _own_size(self) -> int:
+        """Texts of a rank's micro-batch at most."""
+        return -(-self.batch_size // self.ranks)
 
     def _bounds(self, order: np.ndarray) -> np.ndarray:
         """Where each step begins in the order, and its end."""
         if self.batch_tokens is None:
-            size = self.batch_size * self.accumulate * self.ranks
-            return np.append(np.arange(0, len(order), size), len(order))
+            return np.append(np.arange(0, len(order), self.batch_size * self.accumulate), len(order))
         batches = budget_bounds(self.packer.row_counts_of(order), self.batch_tokens)
-        steps = batches[:-1][:: self.accumulate * self.ranks]
-        return np.append(steps, batches[-1])
+        return np.append(batches[:-1][:: self.accumulate], batches[-1])
 
     def _micro_batches(self, texts: np.ndarray) -> list[np.ndarray]:
         if self.batch_tokens is None:
-            return [texts[i : i + self.batch_size] for i in range(0, len(texts), self.batch_size)]
-        bounds = budget_bounds(self.packer.row_counts_of(texts), self.batch_tokens)
+            return [texts[i : i + self._own_size] for i in range(0, len(texts), self._own_size)]
+        bounds = budget_bounds(self.packer.row_counts_of(texts), -(-self.batch_tokens // self.ranks))
         return np.split(texts, bounds[1:-1]) if len(texts) else []
 
 

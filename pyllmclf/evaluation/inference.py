@@ -9,6 +9,7 @@ import torch
 
 from .. import ops
 from ..data.packing import PackedBatch, Packer, budget_bounds, token_budget_batches
+from ..distributed import Processes, of_this_process
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
 
@@ -49,6 +50,7 @@ def predict_logits(
     dtype: torch.dtype,
     backend: str = "auto",
     given: Given | None = None,
+    group: Processes | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """Logits of every text of a packer, in its order; of a text's windows their mean.
@@ -61,6 +63,8 @@ def predict_logits(
     ----------
     given : callable, optional
         Takes the packer and the texts of a batch; returns the stage and rows that the model goes on from, or ``None``.
+    group : Processes, optional
+        Those that compute these logits together: each some of the batches, so that all have the bits that one has.
 
     Returns
     -------
@@ -73,17 +77,19 @@ def predict_logits(
     """
     from tqdm import tqdm
 
-    logits = np.empty((len(packer), model.head.weight.shape[0]), dtype=np.float32)
+    group = group or Processes()
+    logits = np.zeros((len(packer), model.head.weight.shape[0]), dtype=np.float32)
     first = packer.store.first_equal_texts(packer.layout.max_length)
     distinct = np.flatnonzero(first == np.arange(len(first)))
     batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[device.type])
     bar = tqdm(total=len(distinct), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
     with bar, ops.use_backend(backend):
-        for ids in batches:
+        for ids in of_this_process(batches, group):
             known = None if given is None else given(packer, ids)
             batch = inference_batch(model, packer, ids, device) if known is None else packer.batch(ids).to(device)
             logits[ids] = model(batch, dtype=dtype, given=known).cpu().numpy()
             bar.update(len(ids))
+    logits = group.gathered(logits)
     logits = packer.by_text(logits[first])
     if not np.isfinite(logits).all():
         text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])

@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import _C, __version__, ops
 from ..data.packing import Packer
 from ..data.token_store import TokenStore
+from ..distributed import Processes
 from ..evaluation.inference import TOKEN_BUDGET, inference_batch, inference_batches
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
@@ -133,6 +134,8 @@ class FrozenPrefix:
     dtype : torch.dtype
         Of the computation, and of what is kept.
     backend : str
+    group : Processes, optional
+        Those that compute the rows together; each keeps all.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
     """
@@ -148,9 +151,10 @@ class FrozenPrefix:
         device: torch.device,
         dtype: torch.dtype,
         backend: str = "auto",
+        group: Processes | None = None,
         progress: bool = False,
     ) -> None:
-        self.progress = progress
+        self.progress, self.group = progress, group or Processes()
         self.model, self.packers = model, list(packers)
         self.device, self.dtype, self.backend, self.folder = device, dtype, backend, folder
         self.stage = frozen_stages(model)
@@ -170,10 +174,12 @@ class FrozenPrefix:
         self.plan = plan(distinct_rows)
         need = self.row_bytes * distinct_rows
         self.place = Place("disk", need)
-        if not (cache in ("auto", "disk") and self.is_kept()):
+        if self.group.any(not (cache in ("auto", "disk") and self.is_kept())):
             # Of each trained parameter: gradient and two moments, in fp32.
             reserved = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-            self.place = choose_place(cache, budget, need, device, folder, reserved)
+            place = choose_place(cache, budget, need, device, folder, reserved, self.group.local_count)
+            # All processes have the same plan.
+            self.place = Place(self.group.from_first(place.kind), self.group.least(place.bytes))
             self.plan = plan(self.place.bytes // self.row_bytes)
 
     def is_kept(self) -> bool:
@@ -268,10 +274,25 @@ class FrozenPrefix:
 
         hidden = None if self.progress else True
         with tqdm(total=self.plan.rows, unit="row", disable=hidden, dynamic_ncols=True, leave=False) as bar:
-            for texts in self.plan.batches:
-                rows = self._compute(texts)
+            for rows in self._shared_blocks():
                 yield rows
                 bar.update(len(rows))
+
+    def _shared_blocks(self) -> Iterator[Tensor]:
+        """Each process computes every so many of the batches, and sends their rows to the others."""
+        batches, group = self.plan.batches, self.group
+        if group.count == 1 or (self.place.kind == "disk" and self.folder is not None):  # which one makes for all
+            yield from map(self._compute, batches)
+            return
+        for begin in range(0, len(batches), group.count):
+            some = batches[begin : begin + group.count]
+            own = self._compute(some[group.rank]) if group.rank < len(some) else None
+            for rank, texts in enumerate(some):
+                shape = int(self._counts[texts].sum()), self.model.config.width
+                sent = own if rank == group.rank else None
+                yield group.broadcast(
+                    torch.empty(shape, dtype=self.dtype, device=self.device) if sent is None else sent, rank
+                )
 
     @torch.no_grad()
     def _compute(self, texts: np.ndarray) -> Tensor:

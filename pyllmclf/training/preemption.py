@@ -23,10 +23,13 @@ class Preemption:
     ----------
     enabled : bool
         Whether anything is done at all; there must be a place to save to.
+    alone : bool
+        Whether no other process waits for what this one does. Otherwise nothing is ended at once.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
+    def __init__(self, enabled: bool = True, *, alone: bool = True) -> None:
         self._enabled = enabled and threading.current_thread() is threading.main_thread()
+        self._alone = alone
         self._before: dict[int, Any] = {}
         self._at_once = False
         self.requested = False
@@ -44,9 +47,9 @@ class Preemption:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Work that can be begun again: here a signal raises :class:`PreemptedError` instead of being noted alone."""
-        self._at_once = True
+        self._at_once = self._alone
         try:
-            if self.requested:
+            if self._at_once and self.requested:
                 raise PreemptedError("preempted.")
             yield
         finally:

@@ -49,7 +49,13 @@ def check_cache(cache: str, budget: int | None) -> None:
 
 
 def choose_place(
-    cache: str, budget: int | None, need: int, device: torch.device, folder: Path | None, reserved: int = 0
+    cache: str,
+    budget: int | None,
+    need: int,
+    device: torch.device,
+    folder: Path | None,
+    reserved: int = 0,
+    sharers: int = 1,
 ) -> Place:
     """The fastest place that holds ``need`` bytes, or the one that holds most of them.
 
@@ -60,26 +66,30 @@ def choose_place(
         Bytes at most; half of what is free by default.
     reserved : int
         Bytes of the device's memory that training will need.
+    sharers : int
+        Processes on this machine that choose likewise; the device of each is a GPU of its own.
     """
     if cache != "auto":
         kind = "memory" if cache == "device" and device.type == "cpu" else cache
-        return Place(kind, _share_of_free(kind, device, folder, reserved) if budget is None else budget)
+        return Place(kind, _share_of_free(kind, device, folder, reserved, sharers) if budget is None else budget)
     places = []
     for kind in ("device", "memory", "disk") if device.type == "cuda" else ("memory", "disk"):
-        allowed = _share_of_free(kind, device, folder, reserved)
+        allowed = _share_of_free(kind, device, folder, reserved, sharers)
         places.append(Place(kind, allowed if budget is None else min(allowed, budget)))
     return next((place for place in places if place.bytes >= need), max(places, key=lambda place: place.bytes))
 
 
-def _share_of_free(kind: str, device: torch.device, folder: Path | None, reserved: int) -> int:
+def _share_of_free(kind: str, device: torch.device, folder: Path | None, reserved: int, sharers: int) -> int:
     if kind == "device":
         free = torch.cuda.mem_get_info(device)[0] - reserved
     elif kind == "memory":
-        free = available_memory() - (reserved if device.type == "cpu" else 0)
+        free = available_memory() // sharers - (reserved if device.type == "cpu" else 0)
     else:
         free = shutil.disk_usage(_existing(folder or _default_folder())).free
         if folder is not None:  # older files of rows make room for new ones
             free += sum(map(_bytes_of, folder.glob("prefix-*")))
+        else:
+            free //= sharers
     return int(max(0, free) * SHARE)
 
 

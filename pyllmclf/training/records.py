@@ -61,12 +61,13 @@ class QueuedStep:
     step : int
         Counted from 1.
     ids : ndarray of int64
-        Texts of the step.
+        Texts of the step, of all processes.
     total : float
         Sum of their weights; their number where classes have none.
     learning_rate : float
-    stats : fp32 tensor, shape [2 or 3]
-        Sum of the losses, texts that were classified rightly and, with clipping, the norm of the gradient.
+    stats : fp32 tensor, shape [3 or 4]
+        Over all processes: sum of the losses, texts that were classified rightly, how many processes are asked to end
+        and, with clipping, the norm of the gradient.
     """
 
     step: int
@@ -83,13 +84,18 @@ class QueuedStep:
         NonFiniteError
             If the loss or, with clipping, the norm of the gradient is not finite.
         """
-        loss_sum, correct, *norm = self.stats.tolist()
+        loss_sum, correct, _, *norm = self.stats.tolist()
         mean_loss = loss_sum / self.total
         if not math.isfinite(mean_loss):
             raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}"))
         if norm and not math.isfinite(norm[0]):
             raise NonFiniteError(self._not_finite(f"the norm of the gradient is {norm[0]}"))
         return mean_loss, int(correct)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether a process was asked to end before this step."""
+        return bool(self.stats[2] > 0)
 
     def _not_finite(self, what: str) -> str:
         shown = ", ".join(map(str, self.ids[:16])) + (", ..." if len(self.ids) > 16 else "")

@@ -159,6 +159,26 @@ def go_on(trainer: Trainer, state: ClassifierState, folder: Path, best: Path | N
         raise ModelError(f"{folder / STATE_FILE}: incomplete or malformed ({error!r}).") from error
 
 
+@torch.no_grad()
+def share(trainer: Trainer, state: ClassifierState) -> None:
+    """Puts all processes where :func:`go_on` has put the first."""
+    group = trainer.group
+    parameters = trained(trainer.model)
+    with_moments = [name for name, parameter in parameters.items() if trainer.optimizer.state.get(parameter)]
+    saved, state.metrics, state.temperature, with_moments = group.from_first(
+        [trainer.state_dict(), state.metrics, state.temperature, with_moments]
+    )
+    if not group.is_first:
+        trainer.load_state_dict(saved)
+    for parameter in parameters.values():
+        group.broadcast(parameter.detach())
+    for name in with_moments:
+        kept = moments(trainer.optimizer, parameters[name])
+        for part in MOMENTS:
+            group.broadcast(kept[part])
+    trainer.share_best()
+
+
 def load_parameters(state: ClassifierState, folder: Path) -> None:
     """Weights of a checkpoint of the same run."""
     if state.lora is None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import ops
 from ..data.loader import BatchLoader, Position
 from ..data.packing import PackedBatch, Packer
+from ..distributed import Processes, lost_processes
 from ..errors import NonFiniteError, PreemptedError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
@@ -54,6 +56,8 @@ class Trainer:
         What is told of steps and epochs.
     preemption : Preemption, optional
         Whether training is asked to end before its end.
+    group : Processes, optional
+        Those that train this model together; each computes its share of every step.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
     """
@@ -73,8 +77,11 @@ class Trainer:
         cuda_graphs: bool = True,
         callbacks: Sequence[Callback] = (),
         preemption: Preemption | None = None,
+        group: Processes | None = None,
         progress: bool = False,
     ) -> None:
+        self.group = group or Processes()
+        self._preempted = False
         self.callbacks, self.preemption = list(callbacks), preemption or Preemption(enabled=False)
         self.model, self.packer, self.settings = model, packer, settings
         self.rates, self.device, self.dtype = rates, device, dtype
@@ -99,13 +106,19 @@ class Trainer:
             batch_tokens=settings.batch_tokens,
             accumulate=settings.gradient_accumulation_steps,
             seed=settings.seed,
+            rank=self.group.rank,
+            ranks=self.group.count,
         )
         if settings.batch_tokens is None:
             self.total_steps = self.loader.count(0) * settings.epochs
         else:
             self.total_steps = sum(self.loader.count(epoch) for epoch in range(settings.epochs))
         one_label = packer.labels is None or packer.labels.dim() == 1
+        alone = self.group.count == 1
         records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any and one_label
+        records &= alone
+        # What a forward pass in training goes through.
+        self._wrapped = self.group.wrapped(model, device)
         self.optimizer = make_optimizer(model, settings, capturable=records)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
@@ -117,7 +130,9 @@ class Trainer:
         # A float would be recorded as it is at that time.
         self._learning_rate = torch.zeros((), device=device)
         self._in_backward: StepInBackward | None = None
-        if device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
+        if not alone:
+            pass  # torch takes the gradients to the other processes as autograd gives them
+        elif device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
             self._in_backward = StepInBackward(self.optimizer)
         else:
             ops.keep_gradients(model.parameters())
@@ -173,11 +188,13 @@ class Trainer:
                             record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
                     except PreemptedError:
                         pause()
+                        self.group.wait()
                         raise
                     self._end_epoch(record)
                     if on_epoch is not None:
                         on_epoch(record)
-                    if self.preemption.requested and not self.finished:
+                    if self.preempted and not self.finished:
+                        self.group.wait()
                         raise PreemptedError("preempted.")
         finally:
             self._release_gradients()
@@ -189,6 +206,11 @@ class Trainer:
         return self.history
 
     @property
+    def preempted(self) -> bool:
+        """Whether training is to end now; at any time the same in all processes."""
+        return self.preemption.requested if self.group.count == 1 else self._preempted
+
+    @property
     def finished(self) -> bool:
         """Whether no epoch is left."""
         return self.stopped or len(self.history) >= self.settings.epochs
@@ -198,7 +220,7 @@ class Trainer:
         self.loader.position = Position(len(self.history))
         self._sums = EpochSums()
         self._tell(Callback.on_epoch, record)
-        self.stopped = self._asked_to_stop
+        self.stopped = self._asked_to_stop = self.group.any(self._asked_to_stop)
         if self.settings.early_stopping is not None:
             if self.last_is_best:
                 self.keep_as_best()
@@ -212,6 +234,14 @@ class Trainer:
         """Remembers the weights as those of the best epoch."""
         trained = (p for p in self.model.parameters() if p.requires_grad)
         self._best_weights = {p: p.detach().to("cpu", copy=True) for p in trained}
+
+    def share_best(self) -> None:
+        """Takes the best epoch's weights from the first process to all others."""
+        if self.group.any(bool(self._best_weights)):
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:
+                    kept = self._best_weights.setdefault(parameter, torch.empty_like(parameter, device="cpu"))
+                    self.group.broadcast(kept.detach())
 
     def _epochs_since_best(self) -> int:
         return len(self.history) - 1 - self.history.index(self.best) if self.best is not None else 0
@@ -278,10 +308,11 @@ class Trainer:
         epoch = self.loader.position.epoch
 
         def pauses(step: int) -> bool:
-            return self.preemption.requested or (save_every_steps is not None and step % save_every_steps == 0)
+            return self.preempted or (save_every_steps is not None and step % save_every_steps == 0)
 
         for queued, alone in self._queued_ahead(pauses):
             step_loss, step_correct = queued.result()
+            self._preempted |= self.group.count > 1 and queued.is_last
             ids = queued.ids
             step_tokens = int(self.packer.real_lengths[ids].sum())
             sums.loss += step_loss * queued.total
@@ -302,7 +333,7 @@ class Trainer:
             rate, loss = sums.tokens / sums.seconds, sums.loss / sums.total
             bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
             bar.update()
-            if alone and self.preemption.requested:
+            if alone and self.preempted:
                 self._check_parameters()
                 raise PreemptedError("preempted.")
             if alone and pauses(queued.step) and self.loader.position.step < self.loader.count(epoch):
@@ -322,8 +353,8 @@ class Trainer:
         """
         waiting: QueuedStep | None = None
         epoch, first = self.loader.position.epoch, self.loader.position.step
-        for done, micro_batches in enumerate(self.epoch_steps(epoch, first), first + 1):
-            queued = self.queue_step(micro_batches)
+        for done, texts in enumerate(self.loader.whole_steps(epoch, first), first + 1):
+            queued = self.queue_step(self.loader.share(texts), texts)
             self.loader.position = Position(epoch, done)
             if waiting is not None:
                 yield waiting, False
@@ -356,13 +387,15 @@ class Trainer:
         """
         return self.queue_step(micro_batches).result()
 
-    def queue_step(self, micro_batches: list[np.ndarray]) -> QueuedStep:
+    def queue_step(self, micro_batches: list[np.ndarray], texts: np.ndarray | None = None) -> QueuedStep:
         """Forward, backward and the optimizer's step; on a GPU all is queued, and the host waits for nothing.
+
+        ``texts`` are those of all processes, where there are several.
 
         A step whose loss or norm of the gradient is not finite leaves the parameters as they were, and so do the steps
         that were queued after it.
         """
-        ids = np.concatenate(micro_batches)
+        ids = np.concatenate(micro_batches) if texts is None else texts
         learning_rate = self.optimizer.param_groups[-1]["lr"]  # the head's
         fixed = self._fixed_shapes
         if fixed is not None and len(micro_batches) == 1 and fixed.takes(self.packer.row_counts_of(ids)):
@@ -370,9 +403,16 @@ class Trainer:
             stage, rows = self._given(ids) or (0, None)
             stats = fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
         else:
-            batches = ((self.packer.batch(part).to(self.device), self._given(part)) for part in micro_batches)
+            # A process without texts of its own computes one for nothing: the others wait for its part in the sum.
+            counts = map(len, micro_batches)
+            computed = (part if len(part) else ids[:1] for part in micro_batches)
+            batches = (
+                (self.packer.batch(part).to(self.device), self._given(part), count > 0)
+                for part, count in zip(computed, counts, strict=True)
+            )
             dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
-            stats = self._compute(batches, ids, self._total(ids), dropout)
+            with lost_processes():
+                stats = self._compute(batches, len(micro_batches), ids, self._total(ids), dropout)
         self.scheduler.step()
         self.step += 1
         return QueuedStep(self.step, ids, self._total(ids), learning_rate, stats)
@@ -386,13 +426,25 @@ class Trainer:
 
     def _compute(
         self,
-        batches: Iterable[tuple[PackedBatch, tuple[int, torch.Tensor] | None]],
+        batches: Iterable[tuple[PackedBatch, tuple[int, torch.Tensor] | None, bool]],
+        count: int,
         ids: np.ndarray,
         total: float | torch.Tensor,
         dropout: DropoutState | None,
         learning_rate: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Forward, backward and the optimizer's step; of a batch's texts those count that have a label.
+
+        Parameters
+        ----------
+        batches : iterable of (PackedBatch, given, bool)
+            With what :meth:`SequenceClassifier.forward` goes on from, and whether its texts count at all.
+        count : int
+            Batches.
+        ids : ndarray of int64
+            Texts of all processes.
+        total : float or tensor
+            Sum of their weights.
 
         Returns
         -------
@@ -402,18 +454,21 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        for batch, given in batches:
+        asked = torch.tensor(float(self.preemption.requested and self.group.count > 1), device=self.device)
+        for number, (batch, given, counts) in enumerate(batches, 1):
             assert batch.labels is not None
-            with ops.use_backend(self.backend):
-                logits = self.model(batch, dropout, self.dtype, given=given)[: len(batch.labels)]
+            with ops.use_backend(self.backend), self._added_up(last=number == count):
+                logits = self._wrapped(batch, dropout, self.dtype, given=given)[: len(batch.labels)]
                 loss = self.objective.loss_sum(logits, batch.labels)
-            loss_sum += loss.detach()
-            correct += self.objective.correct(logits, batch.labels)
-            if self._in_backward is not None:  # which would change parameters
-                QueuedStep(self.step + 1, ids, float(total), 0.0, torch.stack([loss_sum, correct])).result()
-            with self._in_backward or nullcontext():
-                self._backward(loss / total)
-        stats = [loss_sum, correct]
+                if counts:
+                    loss_sum += loss.detach()
+                    correct += self.objective.correct(logits, batch.labels)
+                if self._in_backward is not None:  # which would change parameters
+                    QueuedStep(self.step + 1, ids, float(total), 0.0, torch.stack([loss_sum, correct, asked])).result()
+                with self._in_backward or nullcontext():
+                    # The mean over processes is taken of gradients.
+                    self._backward(loss * (self.group.count if counts else 0) / total)
+        stats = list(self.group.add(torch.stack([loss_sum, correct, asked])))
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
@@ -428,7 +483,12 @@ class Trainer:
         assert batch.labels is not None
         given = None if self.prefix is None or rows is None else (self.prefix.stage, rows)
         total = self.objective.total(batch.labels)
-        return self._compute([(batch, given)], np.arange(0), total, None, self._learning_rate)
+        return self._compute([(batch, given, True)], 1, np.arange(0), total, None, self._learning_rate)
+
+    def _added_up(self, *, last: bool) -> AbstractContextManager[None]:
+        """Of several batches of a step, gradients go to the other processes with the last."""
+        wrapped = self._wrapped
+        return nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
 
     def _backward(self, loss: torch.Tensor) -> None:
         if self.scaler.is_enabled():

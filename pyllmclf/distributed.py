@@ -1,0 +1,193 @@
+"""Several processes that train one model: torch.distributed, as torchrun starts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed import DistError, ReduceOp
+from torch.nn.parallel import DistributedDataParallel
+
+from .errors import ResourceError, UsageError
+
+# After so long without an answer from another process, it is taken for dead.
+TIMEOUT = "PYLLMCLF_DISTRIBUTED_TIMEOUT"
+TIMEOUT_SECONDS = 600.0
+LOST = "another process has ended or can't be reached ({error}); begin the training again with resume=True (--resume)."
+
+
+class Processes:
+    """The processes of a training; the one of a training that has no others, by default.
+
+    Attributes
+    ----------
+    rank, count : int
+        This process among all.
+    local_count : int
+        Processes on this machine, which share its memory.
+    """
+
+    rank, count, local_count = 0, 1, 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.rank == 0
+
+    def add(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        return tensor
+
+    def gathered(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of which each process has some, and all others are 0."""
+        return rows
+
+    def least(self, value: int) -> int:
+        """The least of all processes' values."""
+        return value
+
+    def any(self, value: bool) -> bool:
+        """Whether it is true in any process."""
+        return value
+
+    def from_first(self, value: Any) -> Any:
+        """What the first process has, as JSON could hold it."""
+        return value
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        """What process ``source`` has, in place."""
+        return tensor
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+
+    def wrapped(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        """The model, such that a backward pass adds up the gradients of all processes, divided by their number."""
+        return model
+
+
+class Group(Processes):
+    """The default group of torch.distributed."""
+
+    def __init__(self) -> None:
+        self.rank, self.count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.local_count = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+
+    def add(self, tensor: Tensor) -> Tensor:
+        with lost_processes():
+            torch.distributed.all_reduce(tensor, ReduceOp.SUM)
+        return tensor
+
+    def gathered(self, rows: np.ndarray) -> np.ndarray:
+        return self.add(torch.from_numpy(rows).to(self._device)).cpu().numpy()
+
+    def least(self, value: int) -> int:
+        return self._reduced(value, ReduceOp.MIN)
+
+    def any(self, value: bool) -> bool:
+        return bool(self._reduced(int(value), ReduceOp.MAX))
+
+    def _reduced(self, value: int, how: Any) -> int:
+        tensor = torch.tensor(value, dtype=torch.int64, device=self._device)
+        with lost_processes():
+            torch.distributed.all_reduce(tensor, how)
+        return int(tensor)
+
+    def from_first(self, value: Any) -> Any:
+        values = [value]
+        with lost_processes():
+            torch.distributed.broadcast_object_list(values, 0, device=self._device)
+        return values[0]
+
+    def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
+        with lost_processes():
+            # NCCL takes tensors of its device alone.
+            moved = tensor.to(self._device)
+            torch.distributed.broadcast(moved, source)
+            if moved is not tensor:
+                tensor.copy_(moved)
+        return tensor
+
+    def wait(self) -> None:
+        self._reduced(0, ReduceOp.MAX)
+
+    def wrapped(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+        device_ids = None if device.type == "cpu" else [device.index]
+        with lost_processes():
+            return DistributedDataParallel(
+                model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
+
+    @property
+    def _device(self) -> torch.device:
+        nccl = torch.distributed.get_backend() == "nccl"
+        return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """Makes one sentence of what torch raises when another process is gone.
+
+    Raises
+    ------
+    ResourceError
+        Then.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, DistError) and not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+            raise
+        raise ResourceError(LOST.format(error=str(error).splitlines()[0].rstrip("."))) from error
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[Processes]:
+    """The processes that torchrun has started with this one, or that the user's program has made a group of.
+
+    A group is made where there is none yet: gloo on CPUs, NCCL on GPUs.
+
+    Raises
+    ------
+    UsageError
+        If the environment says that there are several processes, and not how they find each other.
+    ResourceError
+        If the others can't be reached.
+    """
+    if torch.distributed.is_initialized():
+        yield Group() if torch.distributed.get_world_size() > 1 else Processes()
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        yield Processes()
+        return
+    if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UsageError(f"WORLD_SIZE is set, but not {missing[0]}: start several processes with torchrun.")
+    backend = "gloo" if device.type == "cpu" else "nccl"
+    seconds = float(os.environ.get(TIMEOUT, TIMEOUT_SECONDS))
+    try:
+        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=seconds))
+    except (RuntimeError, ValueError) as error:
+        raise ResourceError(LOST.format(error=str(error).splitlines()[0].rstrip("."))) from error
+    try:
+        yield Group()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The GPU of this process among those of its machine; any other device as it is."""
+    if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    return device
+
+
+def of_this_process(parts: Sequence[Any], group: Processes) -> Sequence[Any]:
+    """This process's share of parts of about the same size."""
+    return parts[group.rank :: group.count]

@@ -1,0 +1,59 @@
+"""What test_distributed.py runs in several processes: ``torchrun distributed_training.py ARGUMENTS.json``.
+
+The file holds ``arguments`` of ``finetune``, the folder ``out`` for what each process found, and may say that a process
+is to end: ``{"kill": {"rank": 1, "step": 7, "how": "kill" | "raise" | "term", "once": FILE}}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from test_resume import LABELS, TEXTS
+
+import pyllmclf
+from pyllmclf.training.trainer import Trainer
+
+torch.set_num_threads(1)
+given = json.loads(Path(sys.argv[1]).read_text())
+# JSON has no tuples.
+arguments = {name: tuple(v) if name in ("validation", "test") else v for name, v in given["arguments"].items()}
+rank = int(os.environ.get("RANK", "0"))
+kill = given.get("kill")
+losses: list[float] = []
+original = Trainer.queue_step
+
+
+def queue_step(self: Trainer, *args: Any) -> Any:
+    if kill is not None and (rank, self.step) == (kill["rank"], kill["step"]) and not Path(kill["once"]).exists():
+        Path(kill["once"]).touch()
+        if kill["how"] == "raise":
+            raise ValueError("an error of one process alone")
+        os.kill(os.getpid(), signal.SIGKILL if kill["how"] == "kill" else signal.SIGTERM)
+    queued = original(self, *args)
+    losses.append(queued.result()[0])
+    return queued
+
+
+Trainer.queue_step = queue_step  # type: ignore[method-assign]
+try:
+    result = pyllmclf.finetune(train=(TEXTS, LABELS), progress=False, **arguments)
+except pyllmclf.PyllmclfError as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    sys.exit(error.exit_code)
+torch.save(
+    {
+        "losses": losses,
+        "history": [record.to_dict() for record in result.history],
+        "metrics": result.metrics,
+        "calibration": result.calibration,
+        "weights": dict(result.classifier.state.model.state_dict()),
+        "logits": result.classifier.logits(TEXTS),
+    },
+    Path(given["out"]) / f"{rank}.pt",
+)

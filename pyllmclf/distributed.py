@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed import DistError, ReduceOp
+from torch.distributed import DistError, PrefixStore, ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import ResourceError, UsageError
@@ -20,6 +21,8 @@ from .errors import ResourceError, UsageError
 TIMEOUT = "PYLLMCLF_DISTRIBUTED_TIMEOUT"
 TIMEOUT_SECONDS = 600.0
 LOST = "another process has ended or can't be reached ({error}); begin the training again with resume=True (--resume)."
+
+_groups = itertools.count()
 
 
 class Processes:
@@ -144,7 +147,11 @@ def lost_processes() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, DistError) and not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
             raise
-        raise ResourceError(LOST.format(error=str(error).splitlines()[0].rstrip("."))) from error
+        raise ResourceError(_lost(error)) from error
+
+
+def _lost(error: Exception) -> str:
+    return LOST.format(error=str(error).splitlines()[0].split(". ")[0].rstrip("."))
 
 
 @contextmanager
@@ -169,11 +176,16 @@ def processes(device: torch.device) -> Iterator[Processes]:
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UsageError(f"WORLD_SIZE is set, but not {missing[0]}: start several processes with torchrun.")
     backend = "gloo" if device.type == "cpu" else "nccl"
-    seconds = float(os.environ.get(TIMEOUT, TIMEOUT_SECONDS))
+    timeout = timedelta(seconds=float(os.environ.get(TIMEOUT, TIMEOUT_SECONDS)))
+    # Addresses of processes that have ended stay in torchrun's store: each attempt and group has names of its own.
+    own = f"pyllmclf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_groups)}"
     try:
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=seconds))
+        store, rank, count = next(torch.distributed.rendezvous("env://", timeout=timeout))
+        torch.distributed.init_process_group(
+            backend, store=PrefixStore(own, store), rank=rank, world_size=count, timeout=timeout
+        )
     except (RuntimeError, ValueError) as error:
-        raise ResourceError(LOST.format(error=str(error).splitlines()[0].rstrip("."))) from error
+        raise ResourceError(_lost(error)) from error
     try:
         yield Group()
     finally:

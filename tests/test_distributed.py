@@ -22,7 +22,7 @@ CASES: dict[str, dict[str, Any]] = {
     "all_with_dropout": VARIANTS["all_with_dropout"],
     "kept_rows": VARIANTS["kept_rows"] | {"validation": VALIDATION},
     "lora_with_dropout": VARIANTS["lora_with_dropout"],
-    "accumulated_and_clipped": VARIANTS["accumulated_and_clipped"],
+    "accumulated_and_clipped": VARIANTS["accumulated_and_clipped"] | {"epochs": 5},
     "budget_and_windows": VARIANTS["budget_and_windows"],
     "one_text_for_two": {"trainable": "last_block", "batch_size": 1, "epochs": 1, "test": VALIDATION},
     "calibrated_best": VARIANTS["calibrated_best"],

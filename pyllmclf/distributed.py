@@ -123,9 +123,7 @@ class Group(Processes):
     def wrapped(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         device_ids = None if device.type == "cpu" else [device.index]
         with lost_processes():
-            return DistributedDataParallel(
-                model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
-            )
+            return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
     @property
     def _device(self) -> torch.device:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import torch
 
 import pyllmclf
-from pyllmclf import Callback, DataError, ModelError, PreemptedError, UsageError
+from pyllmclf import Callback, DataError, ModelError, PreemptedError, ResourceError, UsageError
+from pyllmclf.models.sequence_classifier import SequenceClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -318,3 +320,41 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
 def test_options_that_need_a_folder(given: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="give output_dir"):
         run(None, "kept_rows", **given)
+
+
+# --- memory that runs out ---------------------------------------------------------------------------------------------
+
+
+def run_out_of_memory(monkeypatch: pytest.MonkeyPatch, texts: int) -> None:
+    """A forward pass in training over more texts than these finds no memory."""
+    original = SequenceClassifier.forward
+
+    def forward(self: SequenceClassifier, batch: Any, dropout: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if torch.is_grad_enabled() and len(batch.cu_seqlens) - 1 > texts:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(self, batch, dropout, *args, **kwargs)
+
+    monkeypatch.setattr(SequenceClassifier, "forward", forward)
+
+
+@pytest.mark.parametrize("variant", ["all_with_dropout", "accumulated_and_clipped"])
+def test_out_of_memory_takes_smaller_micro_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    """The step is the same: texts, losses, and gradients to rounding."""
+    clipped = {"max_grad_norm": 0.5}  # needs all gradients, as every step on a GPU does
+    expected = run(None, variant, **clipped)
+    run_out_of_memory(monkeypatch, 1 if variant == "accumulated_and_clipped" else 2)
+    with pytest.warns(RuntimeWarning, match="out of memory with . texts at a time; from now on"):
+        found = run(None, variant, **clipped)
+    for one, other in zip(found.history, expected.history, strict=True):
+        assert one.step == other.step
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+
+
+@pytest.mark.parametrize("clipped", [{"max_grad_norm": 0.5}, {}])
+def test_out_of_memory_with_a_single_text(monkeypatch: pytest.MonkeyPatch, clipped: dict[str, float]) -> None:
+    run_out_of_memory(monkeypatch, 0)
+    with pytest.raises(ResourceError, match=r"out of memory on cpu with . texts? of up to .* tokens"):
+        warnings.simplefilter("ignore")
+        run(None, "all_with_dropout", **clipped)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
@@ -17,7 +18,7 @@ from .. import ops
 from ..data.loader import BatchLoader, Position
 from ..data.packing import PackedBatch, Packer
 from ..distributed import Processes, lost_processes
-from ..errors import NonFiniteError, PreemptedError
+from ..errors import NonFiniteError, PreemptedError, ResourceError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
 from .callbacks import Callback, StepRecord
@@ -82,6 +83,8 @@ class Trainer:
     ) -> None:
         self.group = group or Processes()
         self._preempted = False
+        # Of a micro-batch, once memory has run out.
+        self._most_texts: int | None = None
         self.callbacks, self.preemption = list(callbacks), preemption or Preemption(enabled=False)
         self.model, self.packer, self.settings = model, packer, settings
         self.rates, self.device, self.dtype = rates, device, dtype
@@ -403,19 +406,55 @@ class Trainer:
             stage, rows = self._given(ids) or (0, None)
             stats = fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
         else:
-            # A process without texts of its own computes one for nothing: the others wait for its part in the sum.
-            counts = map(len, micro_batches)
-            computed = (part if len(part) else ids[:1] for part in micro_batches)
-            batches = (
-                (self.packer.batch(part).to(self.device), self._given(part), count > 0)
-                for part, count in zip(computed, counts, strict=True)
-            )
             dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
-            with lost_processes():
-                stats = self._compute(batches, len(micro_batches), ids, self._total(ids), dropout)
+            stats = self._compute_in_memory(micro_batches, ids, dropout)
         self.scheduler.step()
         self.step += 1
         return QueuedStep(self.step, ids, self._total(ids), learning_rate, stats)
+
+    def _compute_in_memory(
+        self, micro_batches: list[np.ndarray], ids: np.ndarray, dropout: DropoutState | None
+    ) -> torch.Tensor:
+        """:meth:`_compute`, in smaller micro-batches where the device has no memory for these; the step is the same.
+
+        Raises
+        ------
+        ResourceError
+            If there is none for a single text.
+        """
+        while True:
+            most = max(map(len, micro_batches))
+            if self._most_texts is not None and most > self._most_texts:
+                pieces = [np.array_split(part, -(-len(part) // self._most_texts) or 1) for part in micro_batches]
+                micro_batches = [piece for parts in pieces for piece in parts]
+            # A process without texts of its own computes one for nothing: the others wait for its part in the sum.
+            batches = (
+                (self.packer.batch(texts).to(self.device), self._given(texts), len(part) > 0)
+                for part in micro_batches
+                for texts in [part if len(part) else ids[:1]]
+            )
+            try:
+                with lost_processes():
+                    return self._compute(batches, len(micro_batches), ids, self._total(ids), dropout)
+            except torch.OutOfMemoryError as error:
+                most = max(map(len, micro_batches))
+                # The other processes have begun to add up; a step in the backward pass has changed weights.
+                if most <= 1 or self.group.count > 1 or self._in_backward is not None:
+                    raise ResourceError(
+                        f"step {self.step + 1}: out of memory on {self.device} with {most} texts of up to "
+                        f"{int(self.packer.row_counts_of(ids).max())} tokens at a time; use a smaller batch_size with "
+                        "gradient_accumulation_steps, shorter texts (max_length) or a smaller model."
+                    ) from error
+                self._most_texts = -(-most // 2)
+                self.optimizer.zero_grad(set_to_none=True)
+                warnings.warn(
+                    f"out of memory with {most} texts at a time; from now on {self._most_texts} are computed at a time, "
+                    "with the same result.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _total(self, ids: np.ndarray) -> float:
         """Sum of the texts' weights."""

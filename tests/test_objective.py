@@ -102,13 +102,13 @@ def test_early_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     weights: list[torch.Tensor] = []
     fit = Trainer.fit
 
-    def scored(self: Trainer, validate: Any, on_epoch: Any) -> Any:
+    def scored(self: Trainer, validate: Any, *rest: Any) -> Any:
         def next_score() -> tuple[float, float]:
             validate()
             weights.append(self.model.head.weight.detach().clone())
             return next(losses), next(scores)
 
-        return fit(self, next_score, on_epoch)
+        return fit(self, next_score, *rest)
 
     monkeypatch.setattr(Trainer, "fit", scored)
     result = finetune(

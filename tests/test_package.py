@@ -50,4 +50,5 @@ def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_errors_carry_exit_codes() -> None:
     codes = {error.__name__: error.exit_code for error in pyllmclf.PyllmclfError.__subclasses__()}
-    assert codes == {"UsageError": 2, "DataError": 3, "ModelError": 4, "ResourceError": 5, "NonFiniteError": 6}
+    expected = {"UsageError": 2, "DataError": 3, "ModelError": 4, "ResourceError": 5, "NonFiniteError": 6}
+    assert codes == {**expected, "PreemptedError": 75}

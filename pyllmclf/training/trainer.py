@@ -448,8 +448,8 @@ class Trainer:
                 self._most_texts = -(-most // 2)
                 self.optimizer.zero_grad(set_to_none=True)
                 warnings.warn(
-                    f"out of memory with {most} texts at a time; from now on {self._most_texts} are computed at a time, "
-                    "with the same result.",
+                    f"out of memory with {most} texts at a time; from now on {self._most_texts} are computed at a "
+                    "time, with the same result.",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -19,8 +19,8 @@ from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.named import is_named, load_named
 from .data.packing import Packer, RowLayout, check_padding
-from .data.readers import TextData
-from .data.sources import has_columns, read_data
+from .data.readers import TextData, check_reading, without_empty
+from .data.sources import has_columns, has_encoding, read_data
 from .data.splits import stratified_split
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
@@ -105,6 +105,8 @@ def finetune(
     label_column: str | None = None,
     multi_label: bool = False,
     label_separator: str = "|",
+    empty_texts: str = "keep",
+    encoding_errors: str = "strict",
     weights: str = "pretrained",
     trainable: str = "last_block",
     lora: LoRAConfig | dict[str, Any] | None = None,
@@ -168,6 +170,11 @@ def finetune(
         cross-entropy). Labels are lists then, or strings in which ``label_separator`` stands between them.
     label_separator : str
         With ``multi_label`` only.
+    empty_texts : {"keep", "skip", "error"}
+        What becomes of texts that are empty or white space: they are texts as others are, are left out and counted, or
+        are refused.
+    encoding_errors : {"strict", "replace"}
+        Whether bytes of a file that are not UTF-8 are refused, or become U+FFFD, with a warning that counts them.
     weights : {"pretrained", "random"}
     trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}
     lora : LoRAConfig or dict, optional
@@ -319,8 +326,10 @@ def finetune(
         if not isinstance(label_separator, str) or not label_separator.strip():
             raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
         separator = label_separator if multi_label else None
+        check_reading(empty_texts, encoding_errors)
+        reading = {"label_separator": separator, "empty_texts": empty_texts, "encoding_errors": encoding_errors}
         columns = {"text_column": text_column, "label_column": label_column}
-        train_data, validation_data, test_data = _read_parts(train, validation, test, columns, separator, seed)
+        train_data, validation_data, test_data = _read_parts(train, validation, test, columns, reading, seed)
         encoder: LabelEncoder | MultiLabelEncoder
         if separator is None:
             encoder = LabelEncoder.fit(train_data)
@@ -438,8 +447,18 @@ def finetune(
             group=group,
             progress=progress,
         )
-        lengths = LengthReport.of(packer, source.tokenizer)
+        lengths = LengthReport.of(packer, source.tokenizer, train_data.skipped)
         _say(f"train: {lengths}", progress)
+        skipped = {
+            name: data.skipped
+            for name, data in (("validation", validation_data), ("test", test_data))
+            if data is not None
+        }
+        if validation_data is not None and _is_fraction(validation):
+            skipped["validation"] = 0  # counted with the training texts
+        for name, count in skipped.items():
+            if count:
+                _say(f"{name}: {count:,} empty texts left out", progress)
         if prefix is not None:
             (_say if prefix.keeps_all else _warn)(str(prefix), progress)
         elif obstacle is not None and cache not in ("auto", "off"):
@@ -460,6 +479,7 @@ def finetune(
             classifier=classifier,
             trainer=trainer,
             parts=parts,
+            skipped=skipped,
             run=run,
             identity=own,
             prepare_seconds=time.perf_counter() - started,
@@ -499,13 +519,14 @@ class _Training:
         classifier: Classifier,
         trainer: Trainer,
         parts: dict[str, Packer],
+        skipped: dict[str, int],
         run: RunFolder | None,
         identity: dict[str, Any] | None,
         prepare_seconds: float,
         progress: bool,
     ) -> None:
         self.classifier, self.trainer, self.parts, self.progress = classifier, trainer, parts, progress
-        self.state, self.run, self.identity = classifier.state, run, identity
+        self.skipped, self.state, self.run, self.identity = skipped, classifier.state, run, identity
         self.metrics: dict[str, dict[str, Any]] = {}
         self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
         self._best: EvaluationResult | MultiLabelResult | None = None
@@ -582,7 +603,8 @@ class _Training:
     def _measure(self, part: str) -> EvaluationResult | MultiLabelResult:
         begun = time.perf_counter()
         prefix = self.trainer.prefix if part == "validation" else None
-        found = self.classifier.evaluate_packed(self.parts[part], given=None if prefix is None else prefix.given)
+        given = None if prefix is None else prefix.given
+        found = self.classifier.evaluate_packed(self.parts[part], skipped=self.skipped[part], given=given)
         self._keep(part, found)
         self._seconds["evaluate"] += time.perf_counter() - begun
         return found
@@ -614,17 +636,21 @@ class _Training:
 
 
 def _read_parts(
-    train: Any, validation: Any, test: Any, columns: dict[str, str | None], separator: str | None, seed: int
+    train: Any, validation: Any, test: Any, columns: dict[str, str | None], reading: dict[str, Any], seed: int
 ) -> tuple[TextData, TextData | None, TextData | None]:
     if any(columns.values()) and not any(has_columns(data) for data in (train, validation, test) if _is_data(data)):
         raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
+    if reading["encoding_errors"] != "strict" and not any(has_encoding(data) for data in (train, validation, test)):
+        raise UsageError("encoding_errors is about the bytes of files, and none is given.")
     own = load_named(train) if is_named(train) else {}
-    if own and separator is not None:
+    if own and reading["label_separator"] is not None:
         raise UsageError(f"the texts of {train} have one label each; leave multi_label out.")
+    own = {name: without_empty(data, reading["empty_texts"]) for name, data in own.items()}
 
     def read(data: Any, name: str) -> TextData:
         chosen = columns if has_columns(data) else {}
-        return read_data(data, default_split=name, label_separator=separator, **chosen)  # type: ignore[arg-type]
+        errors = reading["encoding_errors"] if has_encoding(data) else "strict"
+        return read_data(data, default_split=name, **(reading | chosen | {"encoding_errors": errors}))
 
     def part(value: Any, name: str) -> TextData | None:
         if value is False:

@@ -126,6 +126,8 @@ class Classifier:
         split: str | None = None,
         text_column: str | None = None,
         label_column: str | None = None,
+        empty_texts: str = "keep",
+        encoding_errors: str = "strict",
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
         """Metrics on labelled data.
@@ -137,6 +139,10 @@ class Classifier:
         split : {"train", "validation", "test", "all"}, optional
             Part of a named data set; its test part by default.
         text_column, label_column : str, optional
+        empty_texts : {"keep", "skip", "error"}
+            What becomes of texts that are empty or white space; those that are skipped are counted in ``lengths``.
+        encoding_errors : {"strict", "replace"}
+            Whether bytes of a file that are not UTF-8 are refused, or become U+FFFD.
         progress : bool
 
         Raises
@@ -151,6 +157,8 @@ class Classifier:
             text_column=text_column,
             label_column=label_column,
             label_separator=self.state.label_separator,
+            empty_texts=empty_texts,
+            encoding_errors=encoding_errors,
         )
         return self.evaluate_texts(read, progress=progress)
 
@@ -159,12 +167,31 @@ class Classifier:
         labels = self.state.encoder.encode(data)
         started = time.perf_counter()
         packer = self.packer(data.texts, labels)
-        return self.evaluate_packed(packer, started=started, progress=progress)
+        return self.evaluate_packed(packer, skipped=data.skipped, started=started, progress=progress)
 
     def evaluate_packed(
-        self, packer: Packer, *, started: float | None = None, given: Given | None = None, progress: bool = False
+        self,
+        packer: Packer,
+        *,
+        skipped: int = 0,
+        started: float | None = None,
+        given: Given | None = None,
+        progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
-        """Metrics on texts that were tokenized already; ``given`` as for :func:`predict_logits`."""
+        """Metrics on texts that were tokenized already.
+
+        Parameters
+        ----------
+        packer : Packer
+            With labels.
+        skipped : int
+            Rows of the data that were left out.
+        started : float, optional
+            When the work on them was begun, by ``time.perf_counter``.
+        given
+            As for :func:`predict_logits`.
+        progress : bool
+        """
         assert packer.text_labels is not None
         started = time.perf_counter() if started is None else started
         logits = self.packed_logits(packer, progress, given)
@@ -174,7 +201,7 @@ class Classifier:
             packer.text_labels,
             self.state.encoder.names,
             seconds=time.perf_counter() - started,
-            lengths=LengthReport.of(packer, self.state.tokenizer).to_dict(),
+            lengths=LengthReport.of(packer, self.state.tokenizer, skipped).to_dict(),
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -285,6 +312,8 @@ def evaluate(
     split: str | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    empty_texts: str = "keep",
+    encoding_errors: str = "strict",
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
@@ -299,7 +328,15 @@ def evaluate(
             raise UsageError("device, dtype and backend are chosen when a classifier is loaded; give the checkpoint.")
     else:
         checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
-    return checkpoint.evaluate(data, split=split, text_column=text_column, label_column=label_column, progress=progress)
+    return checkpoint.evaluate(
+        data,
+        split=split,
+        text_column=text_column,
+        label_column=label_column,
+        empty_texts=empty_texts,
+        encoding_errors=encoding_errors,
+        progress=progress,
+    )
 
 
 def label_separator_of(path: Path) -> str | None:

@@ -145,6 +145,8 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "label_column": (["--label-column", "kind"], "kind"),
     "multi_label": (["--multi-label"], True),
     "label_separator": (["--label-separator", ";"], ";"),
+    "empty_texts": (["--empty-texts", "skip"], "skip"),
+    "encoding_errors": (["--encoding-errors", "replace"], "replace"),
     "weights": (["--weights", "random"], "random"),
     "trainable": (["--trainable", "lora"], "lora"),
     "lora": (

@@ -221,6 +221,7 @@ def test_hostile_texts_are_shown_as_they_are(tmp_path: Path) -> None:
 
     logits = np.array([[0.0, 5.0], [5.0, 0.0], [0.0, 5.0]])
     lengths = {"tokens": 6, "mean": 2.0, "longest": 3, "padding_avoided": 0.1, "truncated": 0, "empty": 0}
+    lengths["skipped"] = 0
     result = evaluate_logits(
         logits, np.zeros(3, dtype=np.int64), [HOSTILE[:-1], "$\\alpha"], lengths=lengths, seconds=0.1
     )

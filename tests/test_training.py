@@ -177,6 +177,7 @@ ELSEWHERE = {
     "cuda_graphs",  # test_fixed_shapes.py, test_gpu.py
     "early_stopping",  # test_objective.py
     "long_texts", "calibrate", "logs", "callbacks", "report",  # test_training_features.py
+    "empty_texts", "encoding_errors",  # test_bad_input.py
     "multi_label", "label_separator",  # test_multi_label.py
     "resume", "save_every_steps", "keep_last",  # test_resume.py
 }  # fmt: skip

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from ..errors import ResourceError, UsageError
-from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
+from ..errors import UsageError
+from .options import (
+    Backend,
+    Debug,
+    Device,
+    Dtype,
+    EmptyTexts,
+    EncodingErrors,
+    Json,
+    LabelColumn,
+    Progress,
+    TextColumn,
+    print_json,
+)
 from .tables import print_evaluation
 
 if TYPE_CHECKING:
@@ -27,9 +38,17 @@ def evaluate(
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    empty_texts: EmptyTexts = "keep",
+    encoding_errors: EncodingErrors = "strict",
     predictions: Annotated[
         Path | None, typer.Option(help="Write each text's label, prediction and probabilities to this CSV file.")
     ] = None,
+    escape_formulas: Annotated[
+        bool,
+        typer.Option(
+            "--escape-formulas", help="In --predictions, put ' before what a spreadsheet takes for a formula."
+        ),
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write a page with intervals, curves, errors and provenance to this HTML file.")
     ] = None,
@@ -46,11 +65,14 @@ def evaluate(
 ) -> None:
     """Measure a classifier on labelled texts."""
     from ..classifier import label_separator_of, load
+    from ..data.atomic_folder import check_writable, new_file
     from ..data.sources import read_data
     from ..evaluation.metrics import EvaluationResult
     from ..evaluation.report import provenance, write_report
     from ..training.checkpoint import find_checkpoint, training_history
 
+    if escape_formulas and predictions is None:
+        raise UsageError("--escape-formulas is about the file of --predictions, and none is given.")
     # Data first: a wrong file is said before weights are read.
     read = read_data(
         data,
@@ -59,15 +81,21 @@ def evaluate(
         text_column=text_column,
         label_column=label_column,
         label_separator=label_separator_of(checkpoint),
+        empty_texts=empty_texts,
+        encoding_errors=encoding_errors,
     )
     folders = [find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
     if report is not None and classifier.state.label_separator is not None:
         raise UsageError("the report is of classifiers with one label for each text; leave --report out.")
-    with _open_for_writing(predictions) as file, _open_for_writing(report):
+    # Opened before the work, so that a wrong path is said at once.
+    with ExitStack() as opened:
+        file = None if predictions is None else opened.enter_context(new_file(predictions))
+        if report is not None:
+            check_writable(report)
         result = classifier.evaluate_texts(read, progress=progress)
         if file is not None:
-            _write_predictions(file, read.texts, result, classifier.state.label_separator)
+            _write_predictions(file, read.texts, result, classifier.state.label_separator, escape_formulas)
     if report is not None:
         assert isinstance(result, EvaluationResult)
         depends_on = provenance(folders[0], read, str(classifier.device))
@@ -105,28 +133,25 @@ def _compared(
     return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
-@contextmanager
-def _open_for_writing(path: Path | None) -> Iterator[TextIO | None]:
-    """Opened before the work, so that a wrong path is said at once."""
-    if path is None:
-        yield None
-        return
-    try:
-        with path.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        raise ResourceError(f"{path} can't be written ({error}).") from error
+# How a cell begins that spreadsheets compute instead of show.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
-def _write_predictions(file: TextIO, texts: list[str], result: Any, separator: str | None) -> None:
+def _write_predictions(
+    file: TextIO, texts: list[str], result: Any, separator: str | None, escape_formulas: bool
+) -> None:
     import csv
+
+    def shown(value: str) -> str:
+        return f"'{value}" if escape_formulas and value.startswith(FORMULA) else value
 
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["text", "label", "prediction", *(f"probability_{name}" for name in result.classes)])
     for text, label, prediction, row in zip(
         texts, result.labels, result.predictions, result.probabilities.tolist(), strict=True
     ):
-        writer.writerow([text, *(_named(chosen, result.classes, separator) for chosen in (label, prediction)), *row])
+        named = (_named(chosen, result.classes, separator) for chosen in (label, prediction))
+        writer.writerow([*map(shown, (text, *named)), *row])
 
 
 def _named(chosen: Any, classes: list[str], separator: str | None) -> str:

@@ -11,7 +11,19 @@ import typer
 
 from ..errors import UsageError
 from .config import from_file
-from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
+from .options import (
+    Backend,
+    Debug,
+    Device,
+    Dtype,
+    EmptyTexts,
+    EncodingErrors,
+    Json,
+    LabelColumn,
+    Progress,
+    TextColumn,
+    print_json,
+)
 from .tables import print_evaluation, print_seeds
 
 
@@ -28,6 +40,8 @@ def finetune(
     label_column: LabelColumn = None,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="Texts may have several labels, or none.")] = False,
     label_separator: Annotated[str, typer.Option(help="What stands between them.")] = "|",
+    empty_texts: EmptyTexts = "keep",
+    encoding_errors: EncodingErrors = "strict",
     weights: Annotated[str, typer.Option(help="pretrained or random.")] = "pretrained",
     trainable: Annotated[str, typer.Option(help="head, last_block, last_N_blocks, all or lora.")] = "last_block",
     lora_rank: Annotated[int | None, typer.Option(help="With --trainable lora; default 16.")] = None,
@@ -125,6 +139,8 @@ def finetune(
         label_column=label_column,
         multi_label=multi_label,
         label_separator=label_separator,
+        empty_texts=empty_texts,
+        encoding_errors=encoding_errors,
         weights=weights,
         trainable=trainable,
         lora=lora,

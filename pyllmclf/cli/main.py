@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -55,6 +56,13 @@ def main_eval(arguments: Sequence[str] | None = None) -> None:
 
 def run(command: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
     """Runs a command; an error is one sentence on standard error, and its class decides the exit code."""
+    with warnings.catch_warnings():
+        # Users of a command want what is said, not where in the library.
+        warnings.showwarning = lambda message, *_, **__: print(f"{name}: warning: {message}", file=sys.stderr)
+        return _run(command, name, arguments)
+
+
+def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given:
         command(args=["--help"], prog_name=name, standalone_mode=False)

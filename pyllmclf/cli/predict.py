@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DataError
-from .options import Backend, Debug, Device, Dtype, Progress, TextColumn
+from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn
 
 
 def predict(
@@ -20,6 +19,7 @@ def predict(
         typer.Argument(help="CSV, TSV, JSONL or Parquet file; a .txt file with a text per line; - for standard input."),
     ] = "-",
     text_column: TextColumn = None,
+    encoding_errors: EncodingErrors = "strict",
     device: Device = "auto",
     dtype: Dtype = "auto",
     backend: Backend = "auto",
@@ -28,7 +28,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Print each text's label (or labels) and probabilities as JSON, a line each."""
-    texts = _texts(data, text_column)
+    texts = _texts(data, text_column, encoding_errors)
     import numpy as np
 
     from ..classifier import load
@@ -53,21 +53,15 @@ def predict(
             print(json.dumps(row, ensure_ascii=False))
 
 
-def _texts(data: str, text_column: str | None) -> list[str]:
-    if data != "-" and not data.lower().endswith(".txt"):
-        from ..data.sources import read_data
+def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str]:
+    from ..data.readers import check_reading, decode, read_bytes
+    from ..data.sources import read_data
 
-        return read_data(data, text_column=text_column, labelled=False).texts
-    name = "standard input" if data == "-" else data
-    try:
-        raw = sys.stdin.buffer.read() if data == "-" else Path(data).read_bytes()
-        content = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{name}, line {line}: byte {error.start} is not valid UTF-8.") from error
-    except OSError as error:
-        raise DataError(f"{name}: can't be read ({error}).") from error
-    lines = content.split("\n")
+    if data != "-" and not data.lower().endswith(".txt"):
+        return read_data(data, text_column=text_column, labelled=False, encoding_errors=encoding_errors).texts
+    check_reading("keep", encoding_errors)
+    raw = sys.stdin.buffer.read() if data == "-" else read_bytes(Path(data))
+    lines = decode(raw, "standard input" if data == "-" else data, encoding_errors).split("\n")
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]

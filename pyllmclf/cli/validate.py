@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import DataError
-from .options import Debug, Json, LabelColumn, TextColumn, print_json
+from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json
 
 
 def validate(
@@ -17,6 +17,7 @@ def validate(
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    encoding_errors: EncodingErrors = "strict",
     model: Annotated[
         str | None, typer.Option(help="Measure lengths with this model's tokenizer, against its positions.")
     ] = None,
@@ -34,7 +35,7 @@ def validate(
     def read(path: str) -> TextData:
         if is_named(path):
             return read_data(path)
-        return read_data(path, text_column=text_column, label_column=label_column)
+        return read_data(path, text_column=text_column, label_column=label_column, encoding_errors=encoding_errors)
 
     parts = dict(load_named(data)) if is_named(data) else {"train": read(data)}
     parts |= {path: read(path) for path in test or ()}

@@ -8,9 +8,11 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from errno import EISDIR
 from pathlib import Path
+from typing import TextIO
 
 from ..errors import ModelError, ResourceError, UsageError
 from .fetch import sha256
@@ -36,14 +38,46 @@ def write_text(path: Path, content: str) -> None:
     ResourceError
         If it can't be written.
     """
+    with new_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """A file for UTF-8 text that takes the name ``path`` when it is complete; until then that is as it was before.
+
+    What is no regular file, as a terminal or a pipe, is written to as it is.
+
+    Raises
+    ------
+    ResourceError
+        If it can't be written.
+    """
+    beside = path if path.exists() and not path.is_file() else beside_of(path, "tmp")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        if beside != path:
+            _sync(beside)
+            beside.replace(path)
+    except BaseException as error:
+        if beside != path:
+            with suppress(OSError):
+                beside.unlink()
+        if isinstance(error, OSError):
+            raise ResourceError(f"{path} can't be written ({error}).") from error
+        raise
+
+
+def check_writable(path: Path) -> None:
+    """Raises :class:`ResourceError` if :func:`write_text` could not write a file of this name; changes nothing."""
     beside = beside_of(path, "tmp")
     try:
-        text_writer(content)(beside)
-        _sync(beside)
-        beside.replace(path)
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        beside.touch()
+        beside.unlink()
     except OSError as error:
-        with suppress(OSError):
-            beside.unlink()
         raise ResourceError(f"{path} can't be written ({error}).") from error
 
 

@@ -25,6 +25,8 @@ class LengthReport:
         Texts without any token of their own.
     truncated : int
         Texts that lose a part to ``max_length``.
+    skipped : int
+        Texts that were left out because they were empty or white space.
     padding_avoided : float
         Share of the rows that padding every text to the longest would add and that are not computed; 0 in the
         padded modes.
@@ -39,10 +41,11 @@ class LengthReport:
     empty: int
     truncated: int
     padding_avoided: float
+    skipped: int = 0
 
     @classmethod
-    def of(cls, packer: Packer, tokenizer: Tokenizer) -> LengthReport:
-        """Measures the texts of a packer."""
+    def of(cls, packer: Packer, tokenizer: Tokenizer, skipped: int = 0) -> LengthReport:
+        """Measures the texts of a packer, made of data that lost ``skipped`` rows."""
         specials = special_count(tokenizer)
         lengths, stored = packer.real_lengths, packer.store.lengths
         # Without special tokens an empty text is stored as one padding token, which no text encodes to.
@@ -61,6 +64,7 @@ class LengthReport:
             empty=int(empty.sum()),
             truncated=packer.cut,
             padding_avoided=max(0.0, 1.0 - computed_rows / padded_rows),
+            skipped=skipped,
         )
 
     def __str__(self) -> str:
@@ -70,6 +74,8 @@ class LengthReport:
             text += f", {self.truncated:,} texts cut to {self.longest} tokens"
         if self.empty:
             text += f", {self.empty:,} texts empty"
+        if self.skipped:
+            text += f", {self.skipped:,} empty texts left out"
         return text
 
     def to_dict(self) -> dict[str, float | int]:

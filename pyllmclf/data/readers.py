@@ -9,9 +9,10 @@ import json
 import math
 import numbers
 import sys
+import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ TEXT_COLUMNS = ("text", "sentence", "message", "review", "content", "document")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FILE_TYPES = (".csv", ".tsv", ".jsonl", ".parquet")
+EMPTY_TEXTS = ("keep", "skip", "error")
+ENCODING_ERRORS = ("strict", "replace")
 
 Label = str | int
 # What one text has: a label, or where texts may have several, these.
@@ -40,12 +43,15 @@ class TextData:
         File or kind of object, for messages.
     lines : list of int, or None
         Line of the file on which each row begins (1-based); ``None`` for data that have no lines.
+    skipped : int
+        Rows that were left out because their text was empty.
     """
 
     texts: list[str]
     labels: list[Any] | None
     origin: str
     lines: list[int] | None = None
+    skipped: int = 0
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -63,7 +69,37 @@ class TextData:
             labels=None if self.labels is None else [self.labels[i] for i in rows],
             origin=self.origin,
             lines=None if self.lines is None else [self.lines[i] for i in rows],
+            skipped=self.skipped,
         )
+
+
+def check_reading(empty_texts: str, encoding_errors: str = "strict") -> None:
+    """Raises :class:`UsageError` unless both are known."""
+    for name, value, known in (
+        ("empty_texts", empty_texts, EMPTY_TEXTS),
+        ("encoding_errors", encoding_errors, ENCODING_ERRORS),
+    ):
+        if value not in known:
+            raise UsageError(f"{name}={value!r} is unknown; it is one of {', '.join(known)}.")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of data, and how; the arguments of :func:`read_file`."""
+
+    text_column: str | None
+    label_column: str | None
+    labelled: bool
+    label_separator: str | None
+    empty_texts: str
+    encoding_errors: str = "strict"
+
+    def __post_init__(self) -> None:
+        check_reading(self.empty_texts, self.encoding_errors)
+
+    def columns(self, names: Sequence[str], origin: str) -> tuple[str, str | None]:
+        """:func:`pick_columns` of what is wanted."""
+        return pick_columns(names, self.text_column, self.label_column, self.labelled, origin)
 
 
 def read_file(
@@ -73,6 +109,8 @@ def read_file(
     label_column: str | None = None,
     labelled: bool = True,
     label_separator: str | None = None,
+    empty_texts: str = "keep",
+    encoding_errors: str = "strict",
 ) -> TextData:
     """Reads a CSV, TSV, JSONL (each also gzipped) or Parquet file.
 
@@ -86,12 +124,19 @@ def read_file(
         Whether a label column is needed. If not, labels are not read.
     label_separator : str, optional
         Texts may have several labels, or none: lists, or strings in which this stands between them.
+    empty_texts : {"keep", "skip", "error"}
+        What becomes of texts that are empty or white space; those that are skipped are counted.
+    encoding_errors : {"strict", "replace"}
+        Whether bytes that are not UTF-8 are refused, or become U+FFFD, with a warning that counts them.
 
     Raises
     ------
     DataError
         If the file can't be read, is malformed, or lacks a column; with file and line.
+    UsageError
+        For an unknown ``empty_texts`` or ``encoding_errors``.
     """
+    wanted = _Wanted(text_column, label_column, labelled, label_separator, empty_texts, encoding_errors)
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: there is no such file.")
@@ -99,13 +144,13 @@ def read_file(
     compressed = bool(suffixes) and suffixes[-1] == ".gz"
     kind = suffixes[-2] if compressed and len(suffixes) > 1 else (suffixes[-1] if suffixes else "")
     if kind == ".parquet" and not compressed:
-        return _read_parquet(path, text_column, label_column, labelled, label_separator)
+        return _read_parquet(path, wanted)
     if kind not in FILE_TYPES or kind == ".parquet":
         raise DataError(f"{path}: can't tell the format; the name must end in one of {', '.join(FILE_TYPES)}.")
-    content = _decode(path, compressed)
+    content = decode(read_bytes(path, compressed), str(path), encoding_errors)
     if kind == ".jsonl":
-        return _read_jsonl(path, content, text_column, label_column, labelled, label_separator)
-    return _read_delimited(path, content, DELIMITERS[kind], text_column, label_column, labelled, label_separator)
+        return _read_jsonl(path, content, wanted)
+    return _read_delimited(path, content, DELIMITERS[kind], wanted)
 
 
 def read_object(
@@ -115,10 +160,11 @@ def read_object(
     label_column: str | None,
     labelled: bool = True,
     label_separator: str | None = None,
+    empty_texts: str = "keep",
 ) -> TextData:
     """Reads a DataFrame, a ``datasets.Dataset``, or ``(texts, labels)``.
 
-    Where labels are not needed, a plain list of texts will do. ``label_separator`` as for :func:`read_file`.
+    Where labels are not needed, a plain list of texts will do. The rest is as for :func:`read_file`.
 
     Raises
     ------
@@ -127,6 +173,7 @@ def read_object(
     UsageError
         If the object is none of these.
     """
+    wanted = _Wanted(text_column, label_column, labelled, label_separator, empty_texts)
     if hasattr(data, "columns") and hasattr(data, "iloc"):
         columns, origin = [str(c) for c in data.columns], "DataFrame"
         by_name = dict(zip(columns, data.columns, strict=True))
@@ -139,18 +186,18 @@ def read_object(
         texts, labels = list(data[0]), list(data[1])
         if len(texts) != len(labels):
             raise DataError(f"(texts, labels) holds {len(texts)} texts but {len(labels)} labels.")
-        return _checked(texts, labels if labelled else None, "(texts, labels)", None, label_separator)
+        return _checked(texts, labels if labelled else None, "(texts, labels)", None, wanted)
     elif not labelled and not isinstance(data, (str, bytes, dict)) and hasattr(data, "__iter__"):
-        return _checked(list(data), None, "texts", None)
+        return _checked(list(data), None, "texts", None, wanted)
     else:
         raise UsageError(
             f"can't read data of type {type(data).__name__}: give the name of a data set, the path of a file, "
             "a DataFrame, a datasets.Dataset, or (texts, labels)."
         )
-    text_name, label_name = pick_columns(columns, text_column, label_column, labelled, origin)
+    text_name, label_name = wanted.columns(columns, origin)
     texts = list(data[by_name[text_name]])
     found = list(data[by_name[label_name]]) if label_name is not None else None
-    return _checked(texts, found, origin, None, label_separator)
+    return _checked(texts, found, origin, None, wanted)
 
 
 def pick_columns(
@@ -196,32 +243,45 @@ def _listed(names: Sequence[str], limit: int = 8) -> str:
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _decode(path: Path, compressed: bool) -> str:
-    """UTF-8, with or without a byte order mark."""
+def read_bytes(path: Path, compressed: bool = False) -> bytes:
+    """The content of a file, or a :class:`DataError` that names it."""
     try:
-        raw = gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()
+        return gzip.decompress(path.read_bytes()) if compressed else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: can't be read ({error}).") from error
+
+
+def decode(raw: bytes, origin: str, errors: str = "strict") -> str:
+    """UTF-8, with or without a byte order mark.
+
+    Raises
+    ------
+    DataError
+        If ``errors`` is ``"strict"`` and it is none, with line and byte.
+    """
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # The offset counts behind a byte order mark that the codec took off.
         start = error.start + (3 if raw.startswith(b"\xef\xbb\xbf") and len(error.object) < len(raw) else 0)
         line = raw.count(b"\n", 0, start) + 1
-        raise DataError(
-            f"{path}, line {line}: byte {start} (0x{raw[start]:02x}) is not valid UTF-8; convert the file to UTF-8."
-        ) from error
+        if errors == "strict":
+            raise DataError(
+                f"{origin}, line {line}: byte {start} (0x{raw[start]:02x}) is not valid UTF-8; convert the file to "
+                'UTF-8, or say encoding_errors="replace" (--encoding-errors replace).'
+            ) from error
+    content = raw.decode("utf-8-sig", errors="replace")
+    _say_replaced(origin, content.count("\ufffd") - raw.count("\ufffd".encode()))
+    return content
 
 
-def _read_delimited(
-    path: Path,
-    content: str,
-    delimiter: str,
-    text_column: str | None,
-    label_column: str | None,
-    labelled: bool,
-    label_separator: str | None,
-) -> TextData:
+def _say_replaced(origin: str, count: int) -> None:
+    warnings.warn(
+        f"{origin}: {count:,} places are not valid UTF-8 and were replaced by U+FFFD.", RuntimeWarning, stacklevel=4
+    )
+
+
+def _read_delimited(path: Path, content: str, delimiter: str, wanted: _Wanted) -> TextData:
     # The csv module rather than pandas: it says on which line a row is broken, and never guesses a type.
     previous_limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -240,7 +300,7 @@ def _read_delimited(
                 if header is None:
                     header = row
                     origin = f"{path}, line {line}"
-                    text_name, label_name = pick_columns(header, text_column, label_column, labelled, origin)
+                    text_name, label_name = wanted.columns(header, origin)
                     text_index = header.index(text_name)
                     label_index = None if label_name is None else header.index(label_name)
                 else:
@@ -263,17 +323,10 @@ def _read_delimited(
         csv.field_size_limit(previous_limit)
     if header is None:
         raise DataError(f"{path}: the file is empty.")
-    return _checked(texts, labels if labelled else None, str(path), lines, label_separator)
+    return _checked(texts, labels if wanted.labelled else None, str(path), lines, wanted)
 
 
-def _read_jsonl(
-    path: Path,
-    content: str,
-    text_column: str | None,
-    label_column: str | None,
-    labelled: bool,
-    label_separator: str | None,
-) -> TextData:
+def _read_jsonl(path: Path, content: str, wanted: _Wanted) -> TextData:
     texts: list[str] = []
     labels: list[Label] = []
     lines: list[int] = []
@@ -289,7 +342,7 @@ def _read_jsonl(
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: a line must be a JSON object, not {type(row).__name__}.")
         if names is None:
-            names = pick_columns(list(row), text_column, label_column, labelled, f"{path}, line {number}")
+            names = wanted.columns(list(row), f"{path}, line {number}")
         for name in names:
             if name is not None and name not in row:
                 raise DataError(f"{path}, line {number}: the object has no {name!r}.")
@@ -297,7 +350,7 @@ def _read_jsonl(
         lines.append(number)
         if names[1] is not None:
             labels.append(row[names[1]])
-    return _checked(texts, labels if labelled else None, str(path), lines, label_separator)
+    return _checked(texts, labels if wanted.labelled else None, str(path), lines, wanted)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -308,29 +361,41 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_parquet(
-    path: Path, text_column: str | None, label_column: str | None, labelled: bool, label_separator: str | None
-) -> TextData:
+def _read_parquet(path: Path, wanted: _Wanted) -> TextData:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path)
-        text_name, label_name = pick_columns(file.schema_arrow.names, text_column, label_column, labelled, str(path))
+        text_name, label_name = wanted.columns(file.schema_arrow.names, str(path))
         table = file.read(columns=[n for n in (text_name, label_name) if n is not None])
-        texts = table.column(text_name).to_pylist()
+        texts = _strings(table.column(text_name), str(path), wanted.encoding_errors)
         labels = table.column(label_name).to_pylist() if label_name is not None else None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
-    return _checked(texts, labels, str(path), None, label_separator)
+    return _checked(texts, labels, str(path), None, wanted)
+
+
+def _strings(column: Any, origin: str, encoding_errors: str) -> list[Any]:
+    """A column's values; strings that are not UTF-8 as ``encoding_errors`` says."""
+    import pyarrow as pa
+
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        if encoding_errors == "strict" or not (
+            pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        ):
+            raise
+    raw = column.cast(pa.large_binary()).to_pylist()
+    texts = [None if value is None else value.decode(errors="replace") for value in raw]
+    found = sum(text.count("\ufffd") for text in texts if text is not None)
+    _say_replaced(origin, found - sum(value.count("\ufffd".encode()) for value in raw if value is not None))
+    return texts
 
 
 def _checked(
-    texts: list[Any],
-    labels: list[Any] | None,
-    origin: str,
-    lines: list[int] | None,
-    label_separator: str | None = None,
+    texts: list[Any], labels: list[Any] | None, origin: str, lines: list[int] | None, wanted: _Wanted
 ) -> TextData:
     data = TextData(texts, labels, origin, lines)
     if not texts:
@@ -342,12 +407,32 @@ def _checked(
             text.encode()
         except UnicodeEncodeError as error:
             raise DataError(f"{data.where(i)}: the text holds a lone surrogate, which is no Unicode.") from error
+    separator = wanted.label_separator
     if labels is not None:
         for i, label in enumerate(labels):
-            labels[i] = (
-                _as_label(label, data, i) if label_separator is None else _several(label, label_separator, data, i)
-            )
-    return data
+            labels[i] = _as_label(label, data, i) if separator is None else _several(label, separator, data, i)
+    return without_empty(data, wanted.empty_texts)
+
+
+def without_empty(data: TextData, empty_texts: str) -> TextData:
+    """Data of which texts that are empty or white space are kept, skipped and counted, or an error.
+
+    Raises
+    ------
+    DataError
+        If there is one and ``empty_texts`` is ``"error"``, or nothing is left.
+    """
+    if empty_texts == "keep":
+        return data
+    rows = [row for row, text in enumerate(data.texts) if text.strip()]
+    if len(rows) == len(data):
+        return data
+    if empty_texts == "error":
+        first = next(row for row, text in enumerate(data.texts) if not text.strip())
+        raise DataError(f"{data.where(first)}: the text is empty or white space ({len(data) - len(rows):,} are).")
+    if not rows:
+        raise DataError(f"{data.origin}: every text is empty or white space; none is left.")
+    return replace(data.select(rows), skipped=data.skipped + len(data) - len(rows))
 
 
 def _several(labels: Any, separator: str, data: TextData, row: int) -> tuple[Label, ...]:

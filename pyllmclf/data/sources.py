@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from .named import PARTITIONS, Parts, is_named, load_named
-from .readers import FILE_TYPES, TextData, read_file, read_object
+from .readers import FILE_TYPES, TextData, check_reading, read_file, read_object, without_empty
 
 
 def load_dataset(name: str, split: str | None = None) -> Parts:
@@ -34,6 +34,11 @@ def has_columns(data: Any) -> bool:
     return not is_named(data) and not isinstance(data, (tuple, list))
 
 
+def has_encoding(data: Any) -> bool:
+    """Whether this kind of data is bytes that have an encoding."""
+    return not is_named(data) and isinstance(data, (str, Path))
+
+
 def read_data(
     data: Any,
     *,
@@ -43,6 +48,8 @@ def read_data(
     label_column: str | None = None,
     labelled: bool = True,
     label_separator: str | None = None,
+    empty_texts: str = "keep",
+    encoding_errors: str = "strict",
 ) -> TextData:
     """Reads any supported kind of data.
 
@@ -59,11 +66,16 @@ def read_data(
         Whether labels are needed.
     label_separator : str, optional
         Texts may have several labels, or none: lists, or strings in which this stands between them.
+    empty_texts : {"keep", "skip", "error"}
+        What becomes of texts that are empty or white space.
+    encoding_errors : {"strict", "replace"}
+        What becomes of bytes in files that are not UTF-8.
 
     Raises
     ------
     DataError, UsageError
     """
+    check_reading(empty_texts, encoding_errors)
     if not has_columns(data) and (text_column is not None or label_column is not None):
         raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
     columns: dict[str, Any] = {
@@ -71,17 +83,20 @@ def read_data(
         "label_column": label_column,
         "labelled": labelled,
         "label_separator": label_separator,
+        "empty_texts": empty_texts,
     }
+    if not has_encoding(data) and encoding_errors != "strict":
+        raise UsageError(f"{_kind(data)} has no encoding; leave encoding_errors out.")
     if is_named(data):
         if label_separator is not None:
             raise UsageError(f"the texts of {data} have one label each; leave multi_label out.")
         parts = load_named(data)
         wanted = split or (default_split if default_split in parts else "all")
         if wanted == "all" and "all" not in parts:
-            return _joined(list(parts.values()), data)
+            return without_empty(_joined(list(parts.values()), data), empty_texts)
         if wanted not in parts:
             raise UsageError(f"{data} has no split {wanted!r}; it has {', '.join(parts)}.")
-        return parts[wanted]
+        return without_empty(parts[wanted], empty_texts)
     if split is not None:
         raise UsageError(f"a split ({split!r}) can be chosen of a named data set only, not of {_kind(data)}.")
     if isinstance(data, (str, Path)):
@@ -90,7 +105,7 @@ def read_data(
                 f"{str(data)[:80]}: neither a file nor the name of a data set; "
                 f"the named ones are {', '.join(PARTITIONS)}."
             )
-        return read_file(data, **columns)
+        return read_file(data, encoding_errors=encoding_errors, **columns)
     return read_object(data, **columns)
 
 

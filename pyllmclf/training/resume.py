@@ -28,7 +28,8 @@ from .trainer import Trainer
 # Arguments that change nothing of what a step computes; data and model are compared by their content.
 FREE = {
     "model", "train", "validation", "test", "text_column", "label_column", "label_separator",
-    "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps", "keep_last",
+    "empty_texts", "encoding_errors", "cache", "cache_budget", "cache_dir", "output_dir",
+    "resume", "save_every_steps", "keep_last",
 }  # fmt: skip
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

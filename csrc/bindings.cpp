@@ -38,8 +38,18 @@ void require_flat(const py::array& array, const char* name) {
   if (array.ndim() != 1) throw py::value_error(std::string(name) + " must have one dimension");
 }
 
-void append_batch(pyllmclf::TokenStoreBuilder& builder, const std::vector<std::vector<std::int32_t>>& texts) {
-  for (const auto& text : texts) builder.append(text.data(), static_cast<std::int64_t>(text.size()));
+void append_batch(pyllmclf::TokenStoreBuilder& builder, const std::vector<std::vector<std::int32_t>>& texts,
+                  const std::vector<bool>& goes_on) {
+  if (!goes_on.empty() && goes_on.size() != texts.size()) throw py::value_error("goes_on must have one entry a text");
+  if (builder.size() == 0 && !goes_on.empty() && goes_on[0]) throw py::value_error("there is no text to go on with");
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    const auto count = static_cast<std::int64_t>(texts[i].size());
+    if (!goes_on.empty() && goes_on[i]) {
+      builder.extend(texts[i].data(), count);
+    } else {
+      builder.append(texts[i].data(), count);
+    }
+  }
 }
 
 std::int64_t find_invalid_text(const Int32Array& tokens, const Int64Array& offsets, std::int32_t vocab_size) {
@@ -190,7 +200,8 @@ PYBIND11_MODULE(_C, module) {
   py::class_<pyllmclf::TokenStoreBuilder>(module, "TokenStoreBuilder", "Collects texts into one flat token array.")
       .def(py::init<>())
       .def("__len__", &pyllmclf::TokenStoreBuilder::size)
-      .def("append_batch", &append_batch, py::arg("texts"), "Appends each list of token ids as one text.")
+      .def("append_batch", &append_batch, py::arg("texts"), py::arg("goes_on") = std::vector<bool>{},
+           "Appends each list of token ids as one text, or where goes_on says so to the text before it.")
       .def(
           "finish",
           [](pyllmclf::TokenStoreBuilder& builder) {

@@ -282,6 +282,34 @@ def test_store_holds_what_the_tokenizer_gave(texts: list[str], chunk: int, speci
             store[outside]
 
 
+@settings(max_examples=100, deadline=None)
+@given(texts=st.lists(st.text("ab \n.", max_size=30), max_size=8), most=st.integers(1, 9))
+def test_long_texts_are_tokenized_in_pieces(texts: list[str], most: int) -> None:
+    tokenizer = FakeTokenizer([1], [2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_store, "CHARACTERS_PER_CHUNK", most)
+        store = TokenStore.from_texts(texts, tokenizer)
+    assert [store[i].tolist() for i in range(len(store))] == tokenizer.encode_batch(texts)
+
+
+def test_a_text_that_is_too_long_to_be_tokenized_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_store, "CHARACTERS_PER_CHUNK", 10)
+    monkeypatch.setattr(token_store, "MOST_UNBROKEN", 20)
+    assert len(TokenStore.from_texts(["a" * 20, "ab " * 100], FakeTokenizer()).tokens) == 320
+    with pytest.raises(DataError, match=r"text 1 .* has 21 characters with no space"):
+        TokenStore.from_texts(["a", "a" * 21], FakeTokenizer())
+
+
+def test_builder_goes_on_with_a_text() -> None:
+    builder = _C.TokenStoreBuilder()
+    builder.append_batch([[1], [2, 3], [4]], [False, True, False])
+    builder.append_batch([[5], []], [True, False])
+    assert builder.finish()[1].tolist() == [0, 3, 5, 5]
+    for texts, goes_on in (([[1]], [True]), ([[1], [2]], [False])):
+        with pytest.raises(ValueError, match=r"goes_on|no text"):
+            builder.append_batch(texts, goes_on)
+
+
 def test_builder_is_empty_after_finish() -> None:
     builder = _C.TokenStoreBuilder()
     builder.append_batch([[1, 2], [], [3]])

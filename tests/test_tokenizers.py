@@ -18,8 +18,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from pyllmclf.data import sample
+from pyllmclf.data import sample, token_store
 from pyllmclf.data.sample.build_tokenizer import build
+from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import (
     GPT2_END_OF_TEXT,
     LibraryTokenizer,
@@ -46,6 +47,7 @@ TEXTS = [
     "control\x01\x7f",
     "a" * 150,
 ]
+BROKEN_TEXTS = st.text("ab1_'. \n\t<>é\u0301日\u00a0\u0085\u1680\x1c\x00🙂s", max_size=40) | st.text(max_size=60)
 SMALL_VOCABULARY = [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
     *("a", "b", "c", "A", "B", "é", "e", "日", ",", ".", "-", "[", "]", "0"),
@@ -67,6 +69,36 @@ def gpt2(gpt2_vocabulary: Path) -> TiktokenTokenizer:
 def reviews(data_dir: Path) -> list[str]:
     with gzip.open(data_dir / "imdb" / "imdb_50k.csv.gz", "rt", encoding="utf-8", newline="") as file:
         return [row["text"] for row in itertools.islice(csv.DictReader(file), 150)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt2 json", "demo", "roberta", "wordpiece"])
+def test_pieces_of_a_text_have_its_tokens(
+    name: str, request: pytest.FixtureRequest, reviews: list[str], tmp_path: Path
+) -> None:
+    """As long texts are tokenized: broken at a space, where every tokenizer begins a new word."""
+    tokenizer = request.getfixturevalue("demo" if name == "demo" else "gpt2")
+    if name in ("gpt2 json", "roberta"):  # RoBERTa's vocabulary has GPT-2's rules and special tokens of its own
+        tokenizer = LibraryTokenizer.from_json(tokenizer.to_json(), {"pad_token": GPT2_END_OF_TEXT})
+    if name == "roberta":
+        tokenizer._tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True), "<s>"])
+    if name == "wordpiece":
+        write_vocabulary(tmp_path, SMALL_VOCABULARY)
+        tokenizer = LibraryTokenizer.from_wordpiece_vocab(tmp_path / "vocab.txt")
+    assert token_store._may_break(tokenizer)
+
+    @settings(max_examples=150, deadline=None)
+    @given(texts=st.lists(BROKEN_TEXTS, min_size=1, max_size=4), most=st.integers(1, 40))
+    def check(texts: list[str], most: int) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(token_store, "CHARACTERS_PER_CHUNK", most)
+            store = TokenStore.from_texts(texts, tokenizer)
+        assert [store[i].tolist() for i in range(len(store))] == tokenizer.encode_batch(texts)
+
+    check()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(token_store, "CHARACTERS_PER_CHUNK", 200)
+        store = TokenStore.from_texts(reviews, tokenizer)
+    assert store.tokens.tolist() == [token for ids in tokenizer.encode_batch(reviews) for token in ids]
 
 
 def write_vocabulary(folder: Path, tokens: list[str], config: dict[str, Any] | None = None) -> Path:

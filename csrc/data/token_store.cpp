@@ -12,6 +12,11 @@ void TokenStoreBuilder::append(const std::int32_t* tokens, std::int64_t count) {
   offsets_.push_back(static_cast<std::int64_t>(tokens_.size()));
 }
 
+void TokenStoreBuilder::extend(const std::int32_t* tokens, std::int64_t count) {
+  tokens_.insert(tokens_.end(), tokens, tokens + count);
+  offsets_.back() = static_cast<std::int64_t>(tokens_.size());
+}
+
 std::vector<std::int32_t> TokenStoreBuilder::take_tokens() { return std::exchange(tokens_, {}); }
 
 std::vector<std::int64_t> TokenStoreBuilder::take_offsets() { return std::exchange(offsets_, {0}); }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,11 @@ from .atomic_folder import Writer, verify_folder, write_folder
 from .kept_folder import find_or_make
 from .tokenizers import Tokenizer
 
+# Of what is tokenized at once; Python objects for tokens take up to 370 bytes each.
 TEXTS_PER_CHUNK = 4096
+CHARACTERS_PER_CHUNK = 1 << 22
+# Characters that are tokenized at once where a text has no place to break it at.
+MOST_UNBROKEN = 10 << 20
 FILES = {"tokens.bin": np.int32, "offsets.bin": np.int64}
 
 
@@ -36,11 +41,25 @@ class TokenStore:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> TokenStore:
-        """Tokenizes in chunks, each on all cores, so that Python objects exist for one chunk at a time."""
+        """Tokenizes in chunks, each on all cores, so that Python objects exist for one chunk at a time.
+
+        Raises
+        ------
+        DataError
+            If a text is too long to be tokenized at once, and has no place to break it at.
+        """
         builder = _C.TokenStoreBuilder()
-        waiting = iter(texts)
-        while chunk := list(islice(waiting, TEXTS_PER_CHUNK)):
-            builder.append_batch(tokenizer.encode_batch(chunk))
+        pieces: list[str] = []
+        goes_on: list[bool] = []
+        characters = 0
+        for piece, more in _pieces(texts, tokenizer):
+            if pieces and (len(pieces) == TEXTS_PER_CHUNK or characters + len(piece) > CHARACTERS_PER_CHUNK):
+                builder.append_batch(tokenizer.encode_batch(pieces), goes_on)
+                pieces, goes_on, characters = [], [], 0
+            pieces.append(piece)
+            goes_on.append(more)
+            characters += len(piece)
+        builder.append_batch(tokenizer.encode_batch(pieces), goes_on)
         return cls(*builder.finish())
 
     @classmethod
@@ -199,3 +218,39 @@ def _key(texts: Sequence[str], tokenizer: Tokenizer) -> str:
 
 def _mapped(path: Path, dtype: type) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
+
+
+# A space between words. All tokenizers of the models here begin a new word at it, so that what stands on either
+# side becomes the same tokens without the other.
+_BREAK = re.compile(r"(?<=\S)(?= \w)")
+_BREAKS_PROBE = "It's 7 o'clock,\nsays the 'Ångström' clock.  Or 8 _perhaps_ é ü 5\n\nNo: 9 日本 語"
+
+
+def _pieces(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
+    """Texts whole, or long ones in pieces of about a chunk, and whether each goes on with the text before it."""
+    breaks: bool | None = None
+    for row, text in enumerate(texts):
+        if len(text) <= CHARACTERS_PER_CHUNK:
+            yield text, False
+            continue
+        breaks = _may_break(tokenizer) if breaks is None else breaks
+        begin = 0
+        while begin < len(text):
+            end = len(text)
+            if breaks and end - begin > CHARACTERS_PER_CHUNK:
+                found = _BREAK.search(text, begin + CHARACTERS_PER_CHUNK)
+                end = found.start() if found else end
+            if end - begin > MOST_UNBROKEN:
+                raise DataError(
+                    f"text {row} (of 0, 1, ...) has {end - begin:,} characters with no space between words to break it "
+                    f"at; at most {MOST_UNBROKEN:,} are tokenized at once; cut it, or leave it out."
+                )
+            yield text[begin:end], begin > 0
+            begin = end
+
+
+def _may_break(tokenizer: Tokenizer) -> bool:
+    """Whether the pieces of a text have the text's tokens."""
+    places = [0, *(found.start() for found in _BREAK.finditer(_BREAKS_PROBE)), len(_BREAKS_PROBE)]
+    whole, *pieces = tokenizer.encode_batch([_BREAKS_PROBE, *(_BREAKS_PROBE[a:b] for a, b in pairwise(places))])
+    return whole == [token for piece in pieces for token in piece]

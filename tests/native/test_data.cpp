@@ -11,7 +11,8 @@ void test_token_store() {
   const Ints first = {5, 6, 7}, second = {8};
   builder.append(first.data(), 3);
   builder.append(nullptr, 0);
-  builder.append(second.data(), 1);
+  builder.append(nullptr, 0);
+  builder.extend(second.data(), 1);
   check::that(builder.size() == 3, "size");
   const auto tokens = builder.take_tokens();
   const auto offsets = builder.take_offsets();

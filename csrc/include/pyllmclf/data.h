@@ -13,6 +13,8 @@ class TokenStoreBuilder {
   TokenStoreBuilder() : offsets_{0} {}
 
   void append(const std::int32_t* tokens, std::int64_t count);
+  // More tokens of the text that was appended last; there must be one.
+  void extend(const std::int32_t* tokens, std::int64_t count);
   std::int64_t size() const { return static_cast<std::int64_t>(offsets_.size()) - 1; }
 
   // Gives the arrays away; the builder is empty afterwards.

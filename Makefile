@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: install develop test sanitize aot lint format bench dist clean
+.PHONY: install develop test sanitize faults fuzz aot lint format bench dist clean
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt .
@@ -14,6 +14,16 @@ test:
 
 sanitize:
 	tests/native/sanitize.sh
+
+# A thousand kills and every file-system error, then every byte of a checkpoint damaged: about an hour.
+faults:
+	$(PYTHON) tests/faults/faults.py --kills 1000 --saves 200 --every 1
+	$(PYTHON) tests/faults/damage.py
+
+# Every fuzz target for SECONDS.
+SECONDS ?= 600
+fuzz:
+	tests/fuzz/run.sh $(SECONDS)
 
 # Every Triton configuration for every architecture, without a GPU; the table of what they take.
 aot:

@@ -1,0 +1,329 @@
+"""Faults, counted: trainings and saves that are killed or whose file system fails, each resumed and compared.
+
+Run as ``python tests/faults/faults.py --kills 1000``. The process starts itself again with ``inject.c`` preloaded and
+forks a child for each attempt. A child is killed
+
+- at a call that changes a file (before it, or when half of a write is done), or
+- at a moment of the clock, wherever it is then,
+
+or such a call fails with ENOSPC, EIO or EROFS. Every kill is followed by a start with ``resume=True``, which may be
+killed again, until one ends; then weights, history and figures must be the uninterrupted run's, bit by bit, and no
+unfinished file may be left. An error must be a ``ResourceError``, or have done no harm. A checkpoint that was complete
+before a fault must be complete after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PRELOADED = "PYLLMCLF_FAULTS_PRELOADED"
+KILL_BEFORE, KILL_WITHIN = -1, -2
+ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS}
+REFUSED, BROKEN = 5, 70
+TEXTS = [f"{word} number {i} of {i % 7} {'and more ' * (i % 4)}" for i in range(11) for word in ("parcel", "bill")]
+LABELS = ["delivery", "billing"] * 11
+NANO: dict[str, Any] = {
+    "model": "gpt2-nano",
+    "weights": "random",
+    "train": (TEXTS, LABELS),
+    "validation": (TEXTS[:8], LABELS[:8]),
+    "epochs": 3,
+    "batch_size": 5,
+    "learning_rate": 3e-3,
+    "save_every_steps": 2,
+    "resume": True,
+    "progress": False,
+}
+# Rows of frozen layers in files; dropout, accumulation and a schedule; adapters, the best epoch, and a temperature.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cached": {"trainable": "last_block", "cache": "disk"},
+    "all": {
+        "trainable": "all",
+        "dropout": 0.2,
+        "scheduler": "cosine",
+        "gradient_accumulation_steps": 2,
+        "batch_size": 3,
+    },
+    "lora": {"trainable": "lora", "early_stopping": 2, "calibrate": True, "keep_last": 2},
+}
+
+
+def preload() -> None:
+    """Starts this script again with the faults in front of the C library."""
+    if PRELOADED in os.environ:
+        return
+    built = Path(tempfile.mkdtemp(prefix="pyllmclf-faults-")) / "inject.so"
+    source = Path(__file__).with_name("inject.c")
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", built, source, "-ldl"], check=True)
+    os.environ |= {PRELOADED: str(built), "LD_PRELOAD": str(built), "OMP_NUM_THREADS": "1"}
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not be there in a child
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+class Attempt:
+    """A piece of work in a child of this process, and what became of it."""
+
+    def __init__(self, work: Callable[[], Any], under: Path, *, nth: int = 0, how: int = 0, after: float = 0.0) -> None:
+        readable, writable = os.pipe()
+        begun = time.perf_counter()
+        child = os.fork()
+        if child == 0:
+            os.close(readable)
+            _run_child(work, under, nth, how, writable)
+        os.close(writable)
+        if after:
+            time.sleep(after)
+            os.kill(child, signal.SIGKILL)
+        with os.fdopen(readable) as pipe:
+            said = pipe.read()
+        _, status = os.waitpid(child, 0)
+        self.seconds = time.perf_counter() - begun
+        self.killed = os.WIFSIGNALED(status)
+        self.code = -1 if self.killed else os.WEXITSTATUS(status)
+        found = json.loads(said) if said else {}
+        self.result, self.calls = found.get("result"), found.get("calls", 0)
+        self.message = found.get("message", "")
+
+
+def _run_child(work: Callable[[], Any], under: Path, nth: int, how: int, pipe: int) -> None:
+    from pyllmclf import ResourceError
+
+    faults = ctypes.CDLL(os.environ[PRELOADED])
+    faults.faults_count.restype = ctypes.c_long
+    said: dict[str, Any] = {}
+    try:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - warnings of damaged checkpoints
+        faults.faults_arm(os.fsencode(under), ctypes.c_long(nth), how)
+        said = {"result": work(), "calls": faults.faults_count()}
+        code = 0
+    except ResourceError as error:
+        said, code = {"message": str(error)}, REFUSED
+    except BaseException:
+        said, code = {"message": traceback.format_exc()}, BROKEN
+    faults.faults_arm(b"", ctypes.c_long(0), 0)
+    with os.fdopen(pipe, "w") as file:
+        json.dump(said, file)
+    os._exit(code)
+
+
+def train(folder: Path, variant: str) -> str:
+    """A training in ``folder``, from where it stands; the hash of all that it gave."""
+    import pyllmclf
+
+    changes = dict(VARIANTS[variant])
+    if "cache" in changes:
+        changes["cache_dir"] = folder / "cache"
+    result = pyllmclf.finetune(**NANO | changes, output_dir=folder / "run")
+    digest = hashlib.sha256()
+    for name, parameter in sorted(result.classifier.state.model.named_parameters()):
+        digest.update(name.encode() + parameter.detach().numpy().tobytes())
+    for record in result.history:
+        figures = {name: v for name, v in record.to_dict().items() if name not in ("seconds", "tokens_per_second")}
+        digest.update(json.dumps(figures, sort_keys=True).encode())
+    figures = {name: result.metrics["validation"][name] for name in ("accuracy", "log_loss")}
+    digest.update(json.dumps([figures, result.calibration], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def complete(run: Path) -> set[int]:
+    """Steps of the checkpoints in a run's folder that every byte is there of."""
+    from pyllmclf.data.atomic_folder import verify_folder
+    from pyllmclf.errors import ModelError
+
+    found = set()
+    for folder in run.glob("checkpoint-*"):
+        try:
+            verify_folder(folder, [])
+            found.add(int(folder.name.removeprefix("checkpoint-")))
+        except ModelError:
+            continue
+    return found
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Unfinished files under a folder."""
+    return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.name.endswith((".tmp", ".old"))]
+
+
+class Faults:
+    """Makes them, and counts what came of them."""
+
+    def __init__(self, folder: Path, seed: int, say: Callable[[str], None]) -> None:
+        self.folder, self.chance, self.say = folder, random.Random(seed), say
+        self.counts: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.expected: dict[str, str] = {}
+        self.calls: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        for variant in VARIANTS:
+            whole = self._attempt(self._fresh(), variant)
+            again = self._attempt(self._fresh(), variant)
+            if whole.code or whole.result != again.result:
+                raise SystemExit(f"{variant}: the uninterrupted run is not the same twice: {whole.message}")
+            self.expected[variant], self.calls[variant] = whole.result, whole.calls
+            self.seconds[variant] = again.seconds
+
+    def _fresh(self) -> Path:
+        folder = self.folder / "work"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def _attempt(self, folder: Path, variant: str, **fault: Any) -> Attempt:
+        return Attempt(lambda: train(folder, variant), folder, **fault)
+
+    def _goes_on(self, folder: Path, variant: str, what: str, done: set[int]) -> None:
+        """The run's end after a fault is the uninterrupted run's."""
+        self.counts["resumes"] += 1
+        ended = self._attempt(folder, variant)
+        problems = []
+        if ended.code != 0:
+            problems.append(f"ended with {ended.code}: {ended.message}")
+        elif ended.result != self.expected[variant]:
+            problems.append("other bits")
+        if left := leftovers(folder):
+            problems.append(f"left {left}")
+        for problem in problems:
+            self.counts["mismatches"] += 1
+            self.wrong.append(f"{variant}, {what}: {problem}")
+
+    def kill(self, count: int) -> None:
+        """Kills so many trainings at random points."""
+        while self.counts["kills"] < count:
+            variant = self.chance.choice(list(VARIANTS))
+            folder, what, before = self._fresh(), [], set[int]()
+            while True:
+                if self.chance.random() < 0.3:
+                    fault: dict[str, Any] = {"after": self.chance.uniform(0.0, self.seconds[variant])}
+                else:
+                    nth = self.chance.randint(1, self.calls[variant])
+                    fault = {"nth": nth, "how": self.chance.choice([KILL_BEFORE, KILL_WITHIN])}
+                attempt = self._attempt(folder, variant, **fault)
+                what.append(str(fault))
+                if not attempt.killed:
+                    break  # it ended before that point
+                self.counts["kills"] += 1
+                before = self._kept(folder, before, f"{variant}, {what}")
+                if self.chance.random() < 0.5:
+                    break
+            if attempt.code > 0:
+                self.counts["mismatches"] += 1
+                self.wrong.append(f"{variant}, {what}: ended with {attempt.code}: {attempt.message}")
+            self._goes_on(folder, variant, str(what), before)
+            if self.counts["kills"] % 50 < 2:
+                self.say(self.summary())
+
+    def _kept(self, folder: Path, before: set[int], what: str) -> set[int]:
+        """The newest complete checkpoint is never an older one than before a fault."""
+        now = complete(folder / "run")
+        if before and max(now, default=-1) < max(before):
+            self.counts["mismatches"] += 1
+            self.wrong.append(f"{what}: checkpoint {max(before)} was complete and is gone")
+        return now
+
+    def fail(self, every: int = 1) -> None:
+        """Lets each call of each variant fail (or every so-manieth), with each error."""
+        for variant in VARIANTS:
+            for name, number in ERRORS.items():
+                for nth in range(1 + self.chance.randrange(every), self.calls[variant] + 1, every):
+                    folder = self._fresh()
+                    attempt = self._attempt(folder, variant, nth=nth, how=number)
+                    self.counts["errors"] += 1
+                    what = f"{variant}, {name} at call {nth}"
+                    if attempt.code == 0:
+                        self.counts["errors without harm"] += 1
+                        if attempt.result != self.expected[variant]:
+                            self.counts["mismatches"] += 1
+                            self.wrong.append(f"{what}: other bits")
+                    elif attempt.code != REFUSED:
+                        self.counts["mismatches"] += 1
+                        self.wrong.append(f"{what}: ended with {attempt.code}: {attempt.message}")
+                    self._goes_on(folder, variant, what, complete(folder / "run"))
+                self.say(f"{variant}, {name}: {self.summary()}")
+
+    def saves(self, count: int) -> None:
+        """Kills so many saves over an older classifier: one of the two is there afterwards, whole."""
+        import pyllmclf
+
+        first, second = (
+            pyllmclf.finetune(
+                **NANO | {"epochs": 1, "save_every_steps": None, "resume": False, "seed": seed}
+            ).classifier
+            for seed in (1, 2)
+        )
+        folder = self._fresh()
+
+        def weights(path: Path) -> bytes:
+            try:
+                loaded = pyllmclf.load(path, device="cpu")
+            except pyllmclf.ModelError:
+                return b""
+            return b"".join(parameter.detach().numpy().tobytes() for parameter in loaded.state.model.parameters())
+
+        first.save(folder / "saved")
+        known = [weights(folder / "saved")]
+        second.save(folder / "other")
+        known.append(weights(folder / "other"))
+        calls = Attempt(lambda: second.save(folder / "saved"), folder).calls
+        for _ in range(count):
+            chosen = self.chance.choice((first, second))
+            fault = {"nth": self.chance.randint(1, calls), "how": self.chance.choice([KILL_BEFORE, KILL_WITHIN])}
+            attempt = Attempt(lambda chosen=chosen: chosen.save(folder / "saved"), folder, **fault)
+            self.counts["kills"] += attempt.killed
+            self.counts["kills while saving"] += attempt.killed
+            if weights(folder / "saved") not in known:
+                self.counts["mismatches"] += 1
+                self.wrong.append(f"saving, {fault}: neither the older nor the newer classifier")
+                shutil.rmtree(folder / "saved", ignore_errors=True)
+                first.save(folder / "saved")
+
+    def summary(self) -> str:
+        """One line."""
+        names = ("kills", "kills while saving", "resumes", "errors", "errors without harm", "mismatches")
+        return ", ".join(f"{name} {self.counts[name]:,}" for name in names)
+
+
+def main() -> int:
+    """Counts faults; exits with 1 if one did harm."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=1000, help="of trainings")
+    parser.add_argument("--saves", type=int, default=200, help="kills of saves, besides")
+    parser.add_argument("--every", type=int, default=1, help="errors at every so-manieth call; 0: none")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    preload()
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="pyllmclf-faults-") as folder:
+        faults = Faults(Path(folder), arguments.seed, lambda line: print(line, file=sys.stderr, flush=True))
+        calls = ", ".join(f"{variant} {count}" for variant, count in faults.calls.items())
+        print(f"calls that change files in an uninterrupted run: {calls}", flush=True)
+        faults.saves(arguments.saves)
+        faults.kill(arguments.kills + faults.counts["kills"])
+        if arguments.every:
+            faults.fail(arguments.every)
+    for line in faults.wrong:
+        print(line)
+    print(f"{faults.summary()}; {time.perf_counter() - begun:.0f} s")
+    return 1 if faults.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

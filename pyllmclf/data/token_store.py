@@ -118,8 +118,10 @@ class TokenStore:
         try:
             verify_folder(folder, FILES)
             tokens, offsets = (_mapped(folder / name, dtype) for name, dtype in FILES.items())
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no whole number of entries
             raise ModelError(f"{folder} can't be read ({error}).") from error
+        if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
+            raise ModelError(f"{folder}: the offsets are not those of its tokens.")
         return cls(tokens, offsets)
 
     def __len__(self) -> int:

@@ -312,7 +312,10 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
             raise ModelError(f"{base_folder}: the base model is not the one that the adapter was trained on.")
         load_adapter(model, lora, read_tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE)
     kind, pad_token = spec["tokenizer"]["kind"], spec["tokenizer"]["pad_token"]
-    content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    try:
+        content = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{folder / 'tokenizer.json'}: can't be read ({error}).") from error
     tokenizer = restore_tokenizer(kind, content, {"pad_token": pad_token}, str(folder / "tokenizer.json"))
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")

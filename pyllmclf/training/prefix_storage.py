@@ -207,9 +207,10 @@ def in_kept_file(folder: Path, key: dict[str, object], shape: tuple[int, int], d
 
     def is_intact(target: Path) -> bool:
         """Mapped while it is there for certain: afterwards another run may remove it, and the rows stay."""
-        if not _is_intact(target, key):
+        rows = target / ROWS_FILE
+        if not _is_intact(target, key) or rows.stat().st_size != shape[0] * shape[1] * dtype.itemsize:
             return False
-        with (target / ROWS_FILE).open("rb") as file:
+        with rows.open("rb") as file:
             mapped.append(_mapped(file, shape, dtype))
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before any import of huggingface_hub: no test may reach a network, or read the user's own caches.
@@ -61,6 +61,23 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+# What was said about bad input: case, exit code, sentence.
+SAID: list[tuple[str, int, str]] = []
+
+
+@pytest.fixture
+def said() -> Callable[[str, int, str], None]:
+    """Takes what a command said of a case of bad input; ``pytest -v`` prints all of it at the end."""
+    return lambda case, code, sentence: SAID.append((case, code, sentence))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if SAID and terminalreporter.verbosity > 0:
+        terminalreporter.section("bad input: case, exit code, sentence")
+        for case, code, sentence in SAID:
+            terminalreporter.write_line(f"{case:<44} {code:>3}  {sentence}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

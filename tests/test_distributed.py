@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +105,14 @@ def test_a_process_that_ends_is_begun_again_and_goes_on(
         assert len(two["losses"]) < 20  # not begun anew
 
 
-def test_a_process_that_ends_ends_all_in_time(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["kill", "raise"])
+def test_a_process_that_ends_ends_all_in_time(tmp_path: Path, said: Callable[[str, int, str], None], how: str) -> None:
     begun = time.perf_counter()
-    kill = {"rank": 1, "step": 3, "how": "kill", "once": str(tmp_path / "once")}
-    code, _, found = train(tmp_path / "out", 2, kill=kill, **CASES["kept_rows"])
+    kill = {"rank": 1, "step": 3, "how": how, "once": str(tmp_path / "once")}
+    code, err, found = train(tmp_path / "out", 2, kill=kill, **CASES["kept_rows"])
     assert code != 0
+    lines = [line for line in err.splitlines() if "Error" in line and ("process" in line or "injected" in line)]
+    said({"kill": "one rank dies", "raise": "an exception on one rank only"}[how], code, lines[0] if lines else "")
     assert not found
     assert time.perf_counter() - begun < 120  # torchrun itself waits for up to 30 s
 

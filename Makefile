@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: install develop test sanitize faults fuzz aot lint format bench dist clean
+.PHONY: install develop test sanitize faults fuzz aot lint format bench sbom audit dist clean
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt .
@@ -43,7 +43,16 @@ format:
 bench:
 	pytest bench/ --results bench/results/local
 
-dist:
+# The tested versions as a bill of materials, and their known vulnerabilities (this one needs a network).
+sbom:
+	mkdir -p dist
+	cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  --of JSON -o dist/sbom.cdx.json
+
+audit:
+	pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+dist: sbom
 	$(PYTHON) -m build
 
 clean:

@@ -29,7 +29,7 @@ import pyllmclf
 import pyllmclf.training.run_folder as run_folder_module
 from pyllmclf.cli.main import app, eval_app, run
 from pyllmclf.data import atomic_folder
-from pyllmclf.data.readers import read_file
+from pyllmclf.data.readers import read_file, read_object
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training.trainer import Trainer
 
@@ -381,6 +381,9 @@ def test_empty_texts_refused(shell: Shell, tmp_path: Path) -> None:
             pyllmclf.finetune("gpt2-nano", path, **{name: "drop"})
     with pytest.raises(pyllmclf.UsageError, match="encoding_errors is about the bytes of files"):
         pyllmclf.finetune("gpt2-nano", (["a", "b"], ["x", "y"]), encoding_errors="replace")
+    frame = (["a", "", "b", "c"], ["x", "x", "y", ["several"]])
+    with pytest.raises(pyllmclf.DataError, match="row 3: the label"):
+        pyllmclf.finetune("gpt2-nano", frame, weights="random", empty_texts="skip")
     with pytest.raises(pyllmclf.DataError, match="row 1: the text is empty"):
         pyllmclf.finetune("gpt2-nano", (["a", " "], ["x", "y"]), weights="random", empty_texts="error")
 
@@ -425,6 +428,12 @@ def peak(work: Callable[[], object]) -> int:
         found = file.read()
     os.waitpid(child, 0)
     return int(found)
+
+
+def test_rows_keep_their_numbers() -> None:
+    data = read_object((["a", "", "b", "c"], [1, 1, 2, 3]), text_column=None, label_column=None, empty_texts="skip")
+    assert [data.where(row) for row in range(3)] == [f"(texts, labels), row {row}" for row in (0, 2, 3)]
+    assert data.select([2]).where(0) == "(texts, labels), row 3"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
@@ -517,6 +526,16 @@ def test_files_stay_as_they_were_if_the_work_fails(
     for option, target in (("--predictions", tmp_path), ("--report", tmp_path), ("--report", tmp_path / "no/such/a")):
         found = shell(f"{option} where nothing can be written", saved, path, option, target, evaluates=True)
         refused(found, 5, "can't be written")
+
+
+def test_written_through_a_link(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    path, target = write(tmp_path / "one.csv", "text,label\na,delivery\n"), write(tmp_path / "target.csv", "older")
+    target.chmod(0o640)
+    (tmp_path / "link.csv").symlink_to(target)
+    assert shell("through a link", saved, path, "--predictions", tmp_path / "link.csv", evaluates=True).code == 0
+    assert (tmp_path / "link.csv").is_symlink()
+    assert target.read_text().startswith("text,label,prediction")
+    assert target.stat().st_mode & 0o777 == 0o640
 
 
 def test_output_stays_in_its_folder(shell: Shell, classifier: Path, table: Path) -> None:

@@ -274,7 +274,7 @@ def test_select_keeps_texts_labels_and_lines_together() -> None:
     chosen = data.select([2, 0])
     assert (chosen.texts, chosen.labels, chosen.lines) == (["c", "a"], [3, 1], [9, 2])
     assert chosen.where(0) == "here.csv, line 9"
-    assert TextData(["a", "b"], None, "texts").select([1]).where(0) == "texts, row 0"
+    assert TextData(["a", "b"], None, "texts").select([1]).where(0) == "texts, row 1"
 
 
 # --- columns ----------------------------------------------------------------------------------------------------------

@@ -53,15 +53,18 @@ def new_file(path: Path) -> Iterator[TextIO]:
     ResourceError
         If it can't be written.
     """
-    beside = path if path.exists() and not path.is_file() else beside_of(path, "tmp")
+    target = path.resolve()  # not a link to it
+    beside = target if target.exists() and not target.is_file() else beside_of(target, "tmp")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             yield file
-        if beside != path:
+        if beside != target:
+            if target.exists():
+                shutil.copymode(target, beside)
             _sync(beside)
-            beside.replace(path)
+            beside.replace(target)
     except BaseException as error:
-        if beside != path:
+        if beside != target:
             with suppress(OSError):
                 beside.unlink()
         if isinstance(error, OSError):

@@ -45,6 +45,8 @@ class TextData:
         Line of the file on which each row begins (1-based); ``None`` for data that have no lines.
     skipped : int
         Rows that were left out because their text was empty.
+    rows : list of int, or None
+        Of data without lines: which of the original rows (0-based) each is; ``None`` where it is all of them.
     """
 
     texts: list[str]
@@ -52,6 +54,7 @@ class TextData:
     origin: str
     lines: list[int] | None = None
     skipped: int = 0
+    rows: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -60,7 +63,7 @@ class TextData:
         """Name of row ``row`` (0-based) for a message."""
         if self.lines is not None:
             return f"{self.origin}, line {self.lines[row]}"
-        return f"{self.origin}, row {row}"
+        return f"{self.origin}, row {row if self.rows is None else self.rows[row]}"
 
     def select(self, rows: Sequence[int]) -> TextData:
         """The given rows, in the given order."""
@@ -70,6 +73,7 @@ class TextData:
             origin=self.origin,
             lines=None if self.lines is None else [self.lines[i] for i in rows],
             skipped=self.skipped,
+            rows=None if self.lines is not None else [i if self.rows is None else self.rows[i] for i in rows],
         )
 
 

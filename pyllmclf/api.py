@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from .models.lora import LoRAConfig, merge_lora
 from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pooling
 from .models.weights import init_head, init_weights, load_head_of_same_classes, load_weights
 from .ops.dispatch import check_backend
+from .sharding import ordinary_model, whole_tensors
 from .training.callbacks import Callback, resolve_callbacks
 from .training.checkpoint import STATE_FILE, ClassifierState
 from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
@@ -46,9 +47,10 @@ from .training.objective import MultiLabelObjective, Objective, resolve_class_we
 from .training.preemption import Preemption
 from .training.prefix_storage import check_cache
 from .training.records import EpochRecord
-from .training.resume import arithmetic, data_sha256, go_on, identity, optimizer_tensors, share
+from .training.resume import arithmetic, data_sha256, go_on, identity, load_saved, optimizer_tensors
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
+from .training.strategy import check_strategy, choose_strategy
 from .training.trainable import check_trainable, set_trainable
 from .training.trainer import Trainer
 
@@ -139,6 +141,7 @@ def finetune(
     cache_budget: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     cuda_graphs: bool = True,
+    strategy: str = "auto",
     output_dir: str | os.PathLike[str] | None = None,
     resume: bool = False,
     save_every_steps: int | None = None,
@@ -245,6 +248,11 @@ def finetune(
     cuda_graphs : bool
         On a GPU, whether steps on so few rows that launching their kernels takes longer than running them are recorded
         as CUDA graphs and replayed. Never with dropout, gradient accumulation or float16.
+    strategy : {"auto", "ddp", "fsdp"}
+        How the processes that torchrun has started share the model: each has all of it (DistributedDataParallel), or a
+        part of every parameter, its gradient and its optimizer state (FSDP2; for ``trainable="all"``). ``"auto"`` is
+        the latter where all of that would not leave a process a quarter of its free memory. A process alone has all of
+        it.
     output_dir : path, optional
         Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
         the best validation accuracy. On SIGTERM or SIGINT a training that has one finishes its step, saves, and raises
@@ -306,6 +314,7 @@ def finetune(
     torch_dtype = resolve_dtype(dtype, torch_device)
     check_backend(backend, torch_device)
     check_trainable(trainable)
+    check_strategy(strategy, trainable)
     check_padding(padding, max_length, long_texts)
     check_pooling(pooling)
     check_dropout(dropout)
@@ -412,6 +421,9 @@ def finetune(
             for name, data in (("validation", validation_data), ("test", test_data))
             if data is not None
         }
+        if group.count > 1 and (mine := data_sha256(train_data)) != group.from_first(mine):
+            raise DataError(f"{train_data.origin}: process {group.rank} reads other texts or labels than process 0.")
+        own = None if run is None else identity(state, train_data, validation_data, group.count)
         prefix = None
         obstacle = None if cache == "off" else why_not(state.model, rates, epochs)
         # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
@@ -431,6 +443,12 @@ def finetune(
             )
             if only_if_kept and group.any(not prefix.is_kept()):
                 prefix = None
+        strategy = choose_strategy(strategy, state.model, group, torch_device, torch_dtype)
+        saved = None
+        if run is not None and run.newest is not None:
+            assert own is not None
+            best = run.best_of(run.newest) if early_stopping is not None else None
+            saved = load_saved(state, run.newest, best, own, arithmetic(prefix, strategy))
         trainer = Trainer(
             state.model,
             packer,
@@ -445,6 +463,7 @@ def finetune(
             callbacks=told,
             preemption=preemption,
             group=group,
+            strategy=strategy,
             progress=progress,
         )
         lengths = LengthReport.of(packer, source.tokenizer, train_data.skipped)
@@ -465,16 +484,12 @@ def finetune(
             _warn(f"nothing is kept of frozen layers: {obstacle}", progress)
         elif obstacle is not None and changes_each_epoch(rates):
             _say(f"nothing is kept of frozen layers: {obstacle}", progress)
-        if group.count > 1 and (mine := data_sha256(train_data)) != group.from_first(mine):
-            raise DataError(f"{train_data.origin}: process {group.rank} reads other texts or labels than process 0.")
-        own = None
-        if run is not None:
-            own = identity(state, train_data, validation_data, group.count)
-            if run.newest is not None:
-                go_on(trainer, state, run.newest, run.best_of(run.newest) if early_stopping is not None else None, own)
-                _say(f"resumed from {run.newest}: step {trainer.step}, {len(trainer.history)} epochs done", progress)
-        if group.any(run is not None and run.newest is not None):
-            share(trainer, state)
+        if group.count > 1:
+            _say(f"{group.count} processes, strategy {strategy}", progress)
+        if group.any(saved is not None):
+            go_on(trainer, state, saved)
+        if saved is not None:
+            _say(f"resumed from {saved.folder}: step {trainer.step}, {len(trainer.history)} epochs done", progress)
         training = _Training(
             classifier=classifier,
             trainer=trainer,
@@ -482,6 +497,7 @@ def finetune(
             skipped=skipped,
             run=run,
             identity=own,
+            strategy=strategy,
             prepare_seconds=time.perf_counter() - started,
             progress=progress,
         )
@@ -522,11 +538,13 @@ class _Training:
         skipped: dict[str, int],
         run: RunFolder | None,
         identity: dict[str, Any] | None,
+        strategy: str,
         prepare_seconds: float,
         progress: bool,
     ) -> None:
         self.classifier, self.trainer, self.parts, self.progress = classifier, trainer, parts, progress
         self.skipped, self.state, self.run, self.identity = skipped, classifier.state, run, identity
+        self.strategy = strategy
         self.metrics: dict[str, dict[str, Any]] = {}
         self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
         self._best: EvaluationResult | MultiLabelResult | None = None
@@ -539,7 +557,7 @@ class _Training:
         validates = "validation" in self.parts
         every = trainer.settings.save_every_steps
         trainer.fit(self._validate if validates else None, self._on_epoch, self._save, every)
-        self.state.model.requires_grad_(False)
+        self.state.model = trainer.gather().requires_grad_(False)
         if not validates:
             return
         if trainer.settings.early_stopping is not None and self._best is not None:
@@ -625,13 +643,25 @@ class _Training:
         self._save(is_best=self.trainer.last_is_best)
 
     def _save(self, *, is_best: bool = False) -> None:
-        if self.run is None:
+        trainer = self.trainer
+        # The first process has the folder; the others give it their parts, if they have parts.
+        saves = trainer.group.any(self.run is not None) if trainer.sharded else self.run is not None
+        if not saves:
             return
-        begun, trainer = time.perf_counter(), self.trainer
-        figures = {"identity": self.identity, "arithmetic": arithmetic(trainer.prefix), "metrics": self.state.metrics}
+        begun, state = time.perf_counter(), self.state
+        if trainer.sharded:
+            parameters = whole_tensors(dict(trainer.model.named_parameters()), "cpu", keep=self.run is not None)
+            if self.run is not None:
+                state = replace(state, model=ordinary_model(trainer.model, parameters))
         # What the optimizer remembers is of no use when nothing is left to train.
         moments = None if trainer.finished else optimizer_tensors(trainer)
-        self.run.save(self.state, trainer.step, trainer.state_dict() | figures, moments, is_best=is_best)
+        if self.run is not None:
+            figures = {
+                "identity": self.identity,
+                "arithmetic": arithmetic(trainer.prefix, self.strategy),
+                "metrics": state.metrics,
+            }
+            self.run.save(state, trainer.step, trainer.state_dict() | figures, moments, is_best=is_best)
         self._seconds["save"] += time.perf_counter() - begun
 
 

@@ -17,6 +17,7 @@ import torch
 from test_resume import LABELS, TEXTS
 
 import pyllmclf
+from pyllmclf.sharding import own_part
 from pyllmclf.training.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -26,10 +27,12 @@ arguments = {name: tuple(v) if name in ("validation", "test") else v for name, v
 rank = int(os.environ.get("RANK", "0"))
 kill = given.get("kill")
 losses: list[float] = []
+held = 0  # numbers of weights and optimizer state that this process has while it trains
 original = Trainer.queue_step
 
 
 def queue_step(self: Trainer, *args: Any) -> Any:
+    global held
     if kill is not None and (rank, self.step) == (kill["rank"], kill["step"]) and not Path(kill["once"]).exists():
         Path(kill["once"]).touch()
         if kill["how"] == "raise":
@@ -37,6 +40,8 @@ def queue_step(self: Trainer, *args: Any) -> Any:
         os.kill(os.getpid(), signal.SIGKILL if kill["how"] == "kill" else signal.SIGTERM)
     queued = original(self, *args)
     losses.append(queued.result()[0])
+    state = [tensor for kept in self.optimizer.state.values() for tensor in kept.values() if tensor.dim()]
+    held = sum(own_part(tensor).numel() for tensor in [*self.model.parameters(), *state])
     return queued
 
 
@@ -53,6 +58,7 @@ torch.save(
         "metrics": result.metrics,
         "calibration": result.calibration,
         "weights": dict(result.classifier.state.model.state_dict()),
+        "held": held,
         "logits": result.classifier.logits(TEXTS),
     },
     Path(given["out"]) / f"{rank}.pt",

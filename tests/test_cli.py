@@ -192,6 +192,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "cache_budget": (["--cache-budget", "1000000"], 1000000),
     "cache_dir": (["--cache-dir", "kept"], Path("kept")),
     "cuda_graphs": (["--no-cuda-graphs"], False),
+    "strategy": (["--strategy", "fsdp"], "fsdp"),
     "output_dir": (["--output-dir", "out"], Path("out")),
     "resume": (["--resume"], True),
     "save_every_steps": (["--save-every-steps", "100"], 100),

@@ -274,6 +274,8 @@ def test_tensorboard_log(gpt2: Path, tmp_path: Path) -> None:
         ({"report": True}, "report needs a folder"),
         ({"report": True, "output_dir": "OUT"}, "report needs texts"),
         ({"calibrate": True}, "calibrate needs validation"),
+        ({"strategy": "deepspeed"}, "strategy='deepspeed' is unknown; it is one of auto, ddp, fsdp"),
+        ({"strategy": "fsdp", "trainable": "last_block"}, "strategy='fsdp' is for trainable='all', not 'last_block'"),
     ],
 )
 def test_what_is_refused_before_training(gpt2: Path, tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -102,6 +102,9 @@ def finetune(
         Path | None, typer.Option(help="Keep tokens, and what --cache puts on disk, for later runs.")
     ] = None,
     cuda_graphs: Annotated[bool, typer.Option(help="On a GPU, replay short steps as CUDA graphs.")] = True,
+    strategy: Annotated[
+        str, typer.Option(help="Of several processes: ddp, fsdp (parts of the model) or auto.")
+    ] = "auto",
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in OUTPUT_DIR.")] = False,
     save_every_steps: Annotated[int | None, typer.Option(help="A checkpoint after so many steps, too.")] = None,
@@ -173,6 +176,7 @@ def finetune(
         cache_budget=cache_budget,
         cache_dir=cache_dir,
         cuda_graphs=cuda_graphs,
+        strategy=strategy,
         output_dir=output_dir,
         resume=resume,
         save_every_steps=save_every_steps,

@@ -12,6 +12,7 @@ from ..data.packing import PackedBatch, Packer, budget_bounds, token_budget_batc
 from ..distributed import Processes, of_this_process
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
+from ..sharding import is_sharded
 
 Given = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
 
@@ -41,7 +42,6 @@ def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray
     return (batch.share_beginnings() if model.sees_only_before else batch).to(device)
 
 
-@torch.inference_mode()
 def predict_logits(
     model: SequenceClassifier,
     packer: Packer,
@@ -83,12 +83,21 @@ def predict_logits(
     distinct = np.flatnonzero(first == np.arange(len(first)))
     batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[device.type])
     bar = tqdm(total=len(distinct), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
-    with bar, ops.use_backend(backend):
-        for ids in of_this_process(batches, group):
+    own = of_this_process(batches, group)
+    # The parts of a model are gathered by all processes together: one without a batch of its own computes another's.
+    sharded = is_sharded(model)
+    # What is gathered in inference mode is of no use in training.
+    without_gradients = torch.no_grad() if sharded else torch.inference_mode()
+    turns = -(-len(batches) // group.count) if sharded else len(own)
+    with bar, ops.use_backend(backend), without_gradients:
+        for turn in range(turns):
+            ids = own[turn] if turn < len(own) else batches[0]
             known = None if given is None else given(packer, ids)
             batch = inference_batch(model, packer, ids, device) if known is None else packer.batch(ids).to(device)
-            logits[ids] = model(batch, dtype=dtype, given=known).cpu().numpy()
-            bar.update(len(ids))
+            found = model(batch, dtype=dtype, given=known).cpu().numpy()
+            if turn < len(own):
+                logits[ids] = found
+                bar.update(len(ids))
     logits = group.gathered(logits)
     logits = packer.by_text(logits[first])
     if not np.isfinite(logits).all():

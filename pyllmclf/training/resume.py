@@ -7,6 +7,7 @@ import json
 import platform
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..models.adapters import ADAPTER_FILE, load_adapter, read_tensors
 from ..models.hub import read_json
 from ..models.sequence_classifier import SequenceClassifier
 from ..models.weights import load_weights
+from ..sharding import put, whole_tensors
 from .checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE, ClassifierState, content_hash
 from .frozen_prefix import FrozenPrefix
 from .optim import moments
@@ -29,7 +31,7 @@ from .trainer import Trainer
 FREE = {
     "model", "train", "validation", "test", "text_column", "label_column", "label_separator",
     "empty_texts", "encoding_errors", "cache", "cache_budget", "cache_dir", "output_dir",
-    "resume", "save_every_steps", "keep_last",
+    "resume", "save_every_steps", "keep_last", "strategy",
 }  # fmt: skip
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -60,9 +62,10 @@ def identity(
     return json.loads(json.dumps(found))
 
 
-def arithmetic(prefix: FrozenPrefix | None) -> dict[str, Any]:
+def arithmetic(prefix: FrozenPrefix | None, strategy: str) -> dict[str, Any]:
     """What the bits of a sum depend on, besides the sum."""
     return {
+        "strategy": strategy,
         "kept rows": 0 if prefix is None else prefix.plan.rows,
         "threads": torch.get_num_threads(),
         "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
@@ -103,29 +106,51 @@ def check_identity(folder: Path, saved: Mapping[str, Any], own: Mapping[str, Any
 
 
 def optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
-    """AdamW's state of each trained parameter, by the parameter's name."""
-    return {
-        f"{name}.{part}": trainer.optimizer.state[parameter][part].detach().cpu().contiguous()
+    """AdamW's state of each trained parameter, by the parameter's name; in the first process alone."""
+    kept = {
+        f"{name}.{part}": trainer.optimizer.state[parameter][part]
         for name, parameter in trainer.model.named_parameters()
         if trainer.optimizer.state.get(parameter)
         for part in MOMENTS
     }
+    return whole_tensors(kept, "cpu", keep=trainer.group.is_first)
 
 
-def go_on(trainer: Trainer, state: ClassifierState, folder: Path, best: Path | None, own: Mapping[str, Any]) -> None:
-    """Puts weights, optimizer and trainer where a checkpoint left them.
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint to go on from, whose weights the model has got.
+
+    Attributes
+    ----------
+    folder : Path
+    training : dict
+        How far training was.
+    temperature : float or None
+    best : dict of str to tensor, or None
+        Weights of the best epoch, where early stopping may come back to it.
+    """
+
+    folder: Path
+    training: dict[str, Any]
+    temperature: float | None
+    best: dict[str, Tensor] | None
+
+
+def load_saved(
+    state: ClassifierState, folder: Path, best: Path | None, own: Mapping[str, Any], own_arithmetic: Mapping[str, Any]
+) -> Saved:
+    """Gives the model the weights of a checkpoint of the same run.
 
     Parameters
     ----------
-    trainer : Trainer
-        Of the same run, before its first step.
     state : ClassifierState
+        Before the first step.
     folder : Path
         A checkpoint that was verified.
     best : Path or None
         The one of the best epoch, where early stopping may come back to it.
-    own : mapping
-        What :func:`identity` says of this run.
+    own, own_arithmetic : mapping
+        What :func:`identity` and :func:`arithmetic` say of this run.
 
     Raises
     ------
@@ -138,46 +163,57 @@ def go_on(trainer: Trainer, state: ClassifierState, folder: Path, best: Path | N
     spec = read_json((best or folder) / SPEC_FILE)
     try:
         check_identity(folder, saved["identity"], own)
-        changed = {name for name, value in arithmetic(trainer.prefix).items() if saved["arithmetic"].get(name) != value}
+        changed = {name for name, value in own_arithmetic.items() if saved["arithmetic"].get(name) != value}
         if changed and not saved["finished"]:
             warnings.warn(
                 f"{folder}: {', '.join(sorted(changed))} changed since; results may differ in their last bits.",
                 RuntimeWarning,
                 stacklevel=3,
             )
-        if best is not None and best != folder:
+        weights = None
+        if best is not None:
             load_parameters(state, best)
-            trainer.keep_as_best()
-        load_parameters(state, folder)
-        if best == folder:
-            trainer.keep_as_best()
-        trainer.load_state_dict(saved)
-        if not trainer.finished:
-            load_moments(trainer, folder)
-        state.metrics |= saved["metrics"]
-        state.temperature = spec["temperature"]
+            weights = {name: p.detach().to("cpu", copy=True) for name, p in trained(state.model).items()}
+        if best != folder:
+            load_parameters(state, folder)
+        return Saved(folder, saved, spec["temperature"], weights)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{folder / STATE_FILE}: incomplete or malformed ({error!r}).") from error
+        raise _malformed(folder / STATE_FILE, error) from error
 
 
-@torch.no_grad()
-def share(trainer: Trainer, state: ClassifierState) -> None:
-    """Puts all processes where :func:`go_on` has put the first."""
-    group = trainer.group
-    parameters = trained(trainer.model)
-    with_moments = [name for name, parameter in parameters.items() if trainer.optimizer.state.get(parameter)]
-    saved, state.metrics, state.temperature, with_moments = group.from_first(
-        [trainer.state_dict(), state.metrics, state.temperature, with_moments]
-    )
-    if not group.is_first:
-        trainer.load_state_dict(saved)
-    for parameter in parameters.values():
-        group.broadcast(parameter.detach())
-    for name in with_moments:
-        kept = moments(trainer.optimizer, parameters[name])
-        for part in MOMENTS:
-            group.broadcast(kept[part])
-    trainer.share_best()
+def go_on(trainer: Trainer, state: ClassifierState, saved: Saved | None) -> None:
+    """Puts trainer and optimizer where a checkpoint left them; called by all processes, of which the first has it.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Made with the weights of the checkpoint, before its first step.
+    state : ClassifierState
+    saved : Saved or None
+
+    Raises
+    ------
+    UsageError, ModelError
+        If the checkpoint is not one of the same texts, or malformed.
+    """
+    given = None
+    if saved is not None:
+        given = str(saved.folder), saved.training, saved.temperature, saved.best is not None
+    name, training, temperature, has_best = trainer.group.from_first(given)
+    try:
+        trainer.load_state_dict(training)
+        state.metrics |= training["metrics"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _malformed(Path(name) / STATE_FILE, error) from error
+    state.temperature = temperature
+    if has_best:
+        trainer.take_as_best(None if saved is None else saved.best)
+    if not trainer.finished:
+        load_moments(trainer, None if saved is None else saved.folder)
+
+
+def _malformed(file: Path, error: Exception) -> ModelError:
+    return ModelError(f"{file}: incomplete or malformed ({error!r}).")
 
 
 def load_parameters(state: ClassifierState, folder: Path) -> None:
@@ -189,22 +225,24 @@ def load_parameters(state: ClassifierState, folder: Path) -> None:
         load_adapter(state.model, state.lora, read_tensors(path), path)
 
 
-def load_moments(trainer: Trainer, folder: Path) -> None:
-    """AdamW's state of a checkpoint of the same run."""
-    path = folder / OPTIMIZER_FILE
-    left = read_tensors(path)
-    with torch.no_grad():
-        for name, parameter in trained(trainer.model).items():
-            if f"{name}.step" not in left:  # it had no gradient yet
-                continue
-            kept = moments(trainer.optimizer, parameter)
-            for part in MOMENTS:
-                value = left.pop(f"{name}.{part}", None)
-                if value is None or value.shape != kept[part].shape:
-                    raise ModelError(f"{path}: {name}.{part} is missing or of another shape.")
-                kept[part].copy_(value)
-    if left:
-        raise ModelError(f"{path}: {min(left)!r} is unknown.")
+def load_moments(trainer: Trainer, folder: Path | None) -> None:
+    """AdamW's state of a checkpoint of the same run, which the first process gives."""
+    parameters = trained(trainer.model)
+    found: dict[str, Tensor] = {}
+    if folder is not None:
+        path = folder / OPTIMIZER_FILE
+        found = read_tensors(path)
+        left = set(found)
+        for name, parameter in parameters.items():
+            for part in MOMENTS if f"{name}.step" in found else ():  # the others had no gradient yet
+                left.discard(key := f"{name}.{part}")
+                if key not in found or found[key].shape != (parameter.shape if part != "step" else ()):
+                    raise ModelError(f"{path}: {key} is missing or of another shape.")
+        if left:
+            raise ModelError(f"{path}: {min(left)!r} is unknown.")
+    for name in trainer.group.from_first([name for name in parameters if f"{name}.step" in found]):
+        for part, kept in moments(trainer.optimizer, parameters[name]).items():
+            put(kept, found.get(f"{name}.{part}"), trainer.group)
 
 
 def trained(model: SequenceClassifier) -> dict[str, torch.nn.Parameter]:

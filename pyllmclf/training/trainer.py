@@ -21,6 +21,7 @@ from ..distributed import Processes, lost_processes
 from ..errors import NonFiniteError, PreemptedError, ResourceError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
+from ..sharding import is_sharded, ordinary_model, own_part, put, shard, whole, whole_tensors
 from .callbacks import Callback, StepRecord
 from .fixed_shapes import FixedShapes
 from .frozen_prefix import FrozenPrefix
@@ -59,6 +60,8 @@ class Trainer:
         Whether training is asked to end before its end.
     group : Processes, optional
         Those that train this model together; each computes its share of every step.
+    strategy : {"ddp", "fsdp"}
+        Whether each of several processes has the whole model, or a part of every parameter.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
     """
@@ -79,6 +82,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         preemption: Preemption | None = None,
         group: Processes | None = None,
+        strategy: str = "ddp",
         progress: bool = False,
     ) -> None:
         self.group = group or Processes()
@@ -120,8 +124,12 @@ class Trainer:
         alone = self.group.count == 1
         records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any and one_label
         records &= alone
-        # What a forward pass in training goes through.
-        self._wrapped = self.group.wrapped(model, device)
+        # What a forward pass in training goes through. The optimizer gets the parameters that there are then.
+        self._wrapped: nn.Module = model
+        if strategy == "fsdp":
+            shard(model, self.group, device, dtype)
+        else:
+            self._wrapped = self.group.wrapped(model, device)
         self.optimizer = make_optimizer(model, settings, capturable=records)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
@@ -205,8 +213,23 @@ class Trainer:
                 callback.on_train_end()
         with torch.no_grad():
             for parameter, kept in self._best_weights.items():
-                parameter.copy_(kept)
+                own_part(parameter).copy_(kept)
         return self.history
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of every parameter."""
+        return is_sharded(self.model)
+
+    def gather(self) -> SequenceClassifier:
+        """Gives every process the whole model again, once nothing is left to train."""
+        if self.sharded:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.state.clear()
+            self._best_weights.clear()
+            parameters = whole_tensors(dict(self.model.named_parameters()), self.device)
+            self.model = self._wrapped = ordinary_model(self.model, parameters)
+        return self.model
 
     @property
     def preempted(self) -> bool:
@@ -236,15 +259,15 @@ class Trainer:
     def keep_as_best(self) -> None:
         """Remembers the weights as those of the best epoch."""
         trained = (p for p in self.model.parameters() if p.requires_grad)
-        self._best_weights = {p: p.detach().to("cpu", copy=True) for p in trained}
+        self._best_weights = {p: own_part(p.detach()).to("cpu", copy=True) for p in trained}
 
-    def share_best(self) -> None:
-        """Takes the best epoch's weights from the first process to all others."""
-        if self.group.any(bool(self._best_weights)):
-            for parameter in self.model.parameters():
-                if parameter.requires_grad:
-                    kept = self._best_weights.setdefault(parameter, torch.empty_like(parameter, device="cpu"))
-                    self.group.broadcast(kept.detach())
+    def take_as_best(self, weights: Mapping[str, torch.Tensor] | None) -> None:
+        """Remembers what the first process gives, by the parameters' names, as the weights of the best epoch."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                taken = torch.empty_like(parameter)
+                put(taken, None if weights is None else weights[name], self.group)
+                self._best_weights[parameter] = own_part(taken).cpu()
 
     def _epochs_since_best(self) -> int:
         return len(self.history) - 1 - self.history.index(self.best) if self.best is not None else 0
@@ -510,7 +533,7 @@ class Trainer:
         stats = list(self.group.add(torch.stack([loss_sum, correct, asked])))
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
             if not self.scaler.is_enabled():  # with loss scaling an overflow is skipped, and the scale lowered
                 stats.append(norm)
         figures = torch.stack(stats)
@@ -559,9 +582,12 @@ class Trainer:
 
     def _check_parameters(self) -> None:
         """The last step of an epoch has no later loss that would tell."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
-                raise NonFiniteError(f"step {self.step}: {name} is no longer finite; lower the learning rate.")
+        trained = [(name, own_part(p)) for name, p in self.model.named_parameters() if p.requires_grad]
+        bad = next((i for i, (_, part) in enumerate(trained) if not bool(torch.isfinite(part).all())), len(trained))
+        if self.sharded:
+            bad = self.group.least(bad)
+        if bad < len(trained):
+            raise NonFiniteError(f"step {self.step}: {trained[bad][0]} is no longer finite; lower the learning rate.")
 
     def _bar(self):
         from tqdm import tqdm

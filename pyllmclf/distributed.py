@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,11 @@ TIMEOUT_SECONDS = 600.0
 LOST = "another process has ended or can't be reached ({error}); begin the training again with resume=True (--resume)."
 
 _groups = itertools.count()
+# Groups that have ended. gloo's threads let go of the last tensors when they get the interpreter's lock, and a group's
+# destructor waits for these threads: called by DistributedDataParallel's, which holds that lock, it could wait forever.
+# Python's own reference, which gives the lock away, has to be the last one.
+_ended: list[Any] = []
+atexit.register(_ended.clear)
 
 
 class Processes:
@@ -184,9 +190,11 @@ def processes(device: torch.device) -> Iterator[Processes]:
         )
     except (RuntimeError, ValueError) as error:
         raise ResourceError(_lost(error)) from error
+    _ended.clear()
     try:
         yield Group()
     finally:
+        _ended.append(torch.distributed.group.WORLD)
         torch.distributed.destroy_process_group()
 
 

@@ -1,7 +1,8 @@
 """What test_distributed.py runs in several processes: ``torchrun distributed_training.py ARGUMENTS.json``.
 
-The file holds ``arguments`` of ``finetune``, the folder ``out`` for what each process found, and may say that a process
-is to end: ``{"kill": {"rank": 1, "step": 7, "how": "kill" | "raise" | "term", "once": FILE}}``.
+The file holds ``runs``, arguments of ``finetune`` by name, one after the other; ``out``, a folder for what each process
+found; and may say that a process is to end: ``{"kill": {"rank": 1, "step": 7, "how": "kill" | "raise" | "term", "once":
+FILE}}``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from pyllmclf.training.trainer import Trainer
 
 torch.set_num_threads(1)
 given = json.loads(Path(sys.argv[1]).read_text())
-# JSON has no tuples.
-arguments = {name: tuple(v) if name in ("validation", "test") else v for name, v in given["arguments"].items()}
 rank = int(os.environ.get("RANK", "0"))
 kill = given.get("kill")
 losses: list[float] = []
@@ -46,13 +45,16 @@ def queue_step(self: Trainer, *args: Any) -> Any:
 
 
 Trainer.queue_step = queue_step  # type: ignore[method-assign]
-try:
-    result = pyllmclf.finetune(train=(TEXTS, LABELS), progress=False, **arguments)
-except pyllmclf.PyllmclfError as error:
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
-torch.save(
-    {
+for name, arguments in given["runs"].items():
+    losses.clear()
+    # JSON has no tuples.
+    data = {part: tuple(value) for part, value in arguments.items() if part in ("validation", "test")}
+    try:
+        result = pyllmclf.finetune(train=(TEXTS, LABELS), progress=False, **arguments | data)
+    except pyllmclf.PyllmclfError as error:
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    found = {
         "losses": losses,
         "history": [record.to_dict() for record in result.history],
         "metrics": result.metrics,
@@ -60,6 +62,5 @@ torch.save(
         "weights": dict(result.classifier.state.model.state_dict()),
         "held": held,
         "logits": result.classifier.logits(TEXTS),
-    },
-    Path(given["out"]) / f"{rank}.pt",
-)
+    }
+    torch.save(found, Path(given["out"]) / f"{name}-{rank}.pt")

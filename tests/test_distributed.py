@@ -38,14 +38,19 @@ SHARDED: dict[str, dict[str, Any]] = {
     name: CASES[name] | {"trainable": "all", "strategy": "fsdp"}
     for name in ("all_with_dropout", "accumulated_and_clipped", "budget_and_windows", "calibrated_best")
 }
-for family in ("bert", "modernbert"):
-    SHARDED[family] = SHARDED["all_with_dropout"] | {"family": family, "validation": VALIDATION}
+FAMILIES = ("bert", "modernbert")
+SHARDED |= {family: SHARDED["all_with_dropout"] | {"validation": VALIDATION} for family in FAMILIES}
 
 
-def train(folder: Path, processes: int, *, restarts: int = 0, kill: Any = None, **arguments: Any) -> Any:
-    """Runs the script; returns (exit code, standard error, what each process found)."""
+Found = dict[int, dict[str, Any]]  # by process
+
+
+def train_all(
+    folder: Path, processes: int, runs: dict[str, dict[str, Any]], *, restarts: int = 0, kill: Any = None
+) -> tuple[int, str, dict[str, Found]]:
+    """Runs the script; returns (exit code, standard error, what each process found in each run)."""
     folder.mkdir(exist_ok=True)
-    given = {"arguments": COMMON | arguments, "out": str(folder), "kill": kill}
+    given = {"runs": {name: COMMON | run for name, run in runs.items()}, "out": str(folder), "kill": kill}
     (folder / "arguments.json").write_text(json.dumps(given))
     command = [sys.executable]
     if processes > 1:
@@ -59,91 +64,106 @@ def train(folder: Path, processes: int, *, restarts: int = 0, kill: Any = None, 
         text=True,
         timeout=SECONDS,
     )
-    found = {
-        rank: torch.load(path, weights_only=False)
-        for rank in range(processes)
-        if (path := folder / f"{rank}.pt").exists()
-    }
+    found: dict[str, Found] = {name: {} for name in runs}
+    for name in runs:
+        for rank in range(processes):
+            if (path := folder / f"{name}-{rank}.pt").exists():
+                found[name][rank] = torch.load(path, weights_only=False)
     return done.returncode, done.stderr, found
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What one process finds, trained once for equal arguments."""
-    found: dict[str, dict[str, Any]] = {}
-
-    def one(arguments: dict[str, Any]) -> dict[str, Any]:
-        key = json.dumps(arguments, sort_keys=True)
-        if key not in found:
-            code, err, results = train(tmp_path_factory.mktemp("one"), 1, **arguments)
-            assert code == 0, err
-            found[key] = results[0]
-        return found[key]
-
-    return one
+def train(
+    folder: Path, processes: int, *, restarts: int = 0, kill: Any = None, **arguments: Any
+) -> tuple[int, str, Found]:
+    """One run."""
+    code, err, found = train_all(folder, processes, {"run": arguments}, restarts=restarts, kill=kill)
+    return code, err, found["run"]
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Small models that have no name."""
-    path = tmp_path_factory.mktemp("models")
-    return {family: str(make_folder(path / family, family)) for family in ("bert", "modernbert")}
+def sharded_cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """With folders for checkpoints, and for the models that have no name."""
+    path = tmp_path_factory.mktemp("sharded")
+    cases = {}
+    for case, arguments in SHARDED.items():
+        model = {"model": str(make_folder(path / case, case))} if case in FAMILIES else {}
+        cases[case] = arguments | model | {"output_dir": str(path / f"{case}-run"), "save_every_steps": 3}
+    return cases
 
 
-def compare(found: dict[int, dict[str, Any]], one: dict[str, Any], *, steps: int = 20, rtol: float = 1e-5) -> None:
+@pytest.fixture(scope="module")
+def alone(
+    tmp_path_factory: pytest.TempPathFactory, sharded_cases: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What one process finds in each case."""
+    several = ("strategy", "output_dir", "save_every_steps")
+    plain = {
+        f"sharded_{case}": {name: value for name, value in arguments.items() if name not in several}
+        for case, arguments in sharded_cases.items()
+    }
+    code, err, found = train_all(tmp_path_factory.mktemp("one"), 1, CASES | plain)
+    assert code == 0, err
+    return {case: one[0] for case, one in found.items()}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, sharded_cases: dict[str, dict[str, Any]]) -> dict[str, Found]:
+    """What two processes find in each case."""
+    runs = CASES | {f"sharded_{case}": arguments for case, arguments in sharded_cases.items()}
+    code, err, found = train_all(tmp_path_factory.mktemp("two"), 2, runs)
+    assert code == 0, err
+    return found
+
+
+def compare(found: Found, one: dict[str, Any], *, steps: int = 20) -> None:
     """Each process's losses and metrics with those of one process, and the processes' bits with each other's."""
     for two in found.values():
         assert len(two["losses"]) >= steps
-        np.testing.assert_allclose(two["losses"][:20], one["losses"][:20], rtol=rtol)
+        np.testing.assert_allclose(two["losses"][:20], one["losses"][:20], rtol=1e-5)
         assert len(two["history"]) == len(one["history"])
+        assert two["metrics"].keys() == one["metrics"].keys()
         for part, figures in one["metrics"].items():
             assert two["metrics"][part]["accuracy"] == figures["accuracy"]
-            assert two["metrics"][part]["log_loss"] == pytest.approx(figures["log_loss"], rel=10 * rtol)
+            assert two["metrics"][part]["log_loss"] == pytest.approx(figures["log_loss"], rel=1e-4)
         for name, weight in found[0]["weights"].items():
             assert torch.equal(weight, two["weights"][name]), name
-        assert found[0]["metrics"].keys() == two["metrics"].keys()
         np.testing.assert_array_equal(found[0]["logits"], two["logits"])
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_compute_what_one_computes(
-    alone: Callable[[dict[str, Any]], dict[str, Any]], tmp_path: Path, case: str
+    alone: dict[str, dict[str, Any]], together: dict[str, Found], case: str
 ) -> None:
-    code, err, found = train(tmp_path / "two", 2, **CASES[case])
-    assert code == 0, err
-    assert found.keys() == {0, 1}
-    compare(found, alone(CASES[case]), steps={"one_text_for_two": 1, "calibrated_best": 5}.get(case, 20))
+    assert together[case].keys() == {0, 1}
+    compare(together[case], alone[case], steps={"one_text_for_two": 1, "calibrated_best": 5}.get(case, 20))
 
 
 @pytest.mark.parametrize("case", SHARDED)
 def test_processes_with_parts_of_the_model_compute_what_one_computes(
-    alone: Callable[[dict[str, Any]], dict[str, Any]], folders: dict[str, str], tmp_path: Path, case: str
+    alone: dict[str, dict[str, Any]],
+    together: dict[str, Found],
+    sharded_cases: dict[str, dict[str, Any]],
+    case: str,
 ) -> None:
-    arguments = SHARDED[case]
-    if "family" in arguments:
-        arguments = {name: value for name, value in arguments.items() if name != "family"} | {"model": folders[case]}
-    saves = {"output_dir": str(tmp_path / "run"), "save_every_steps": 3}
-    code, err, found = train(tmp_path / "two", 2, **arguments, **saves)
-    assert code == 0, err
+    found, one = together[f"sharded_{case}"], alone[f"sharded_{case}"]
     assert found.keys() == {0, 1}
-    one = alone({name: value for name, value in arguments.items() if name != "strategy"})
     compare(found, one, steps={"calibrated_best": 5}.get(case, 20))
     assert sum(two["held"] for two in found.values()) == one["held"]
     assert max(two["held"] for two in found.values()) < 0.52 * one["held"]
     # What the first process wrote is whole: it opens in one process, with the same answers.
-    loaded = pyllmclf.load(tmp_path / "run" / ("best" if "early_stopping" in arguments else "last"), device="cpu")
+    newest = "best" if "early_stopping" in SHARDED[case] else "last"
+    loaded = pyllmclf.load(Path(sharded_cases[case]["output_dir"]) / newest, device="cpu")
     np.testing.assert_allclose(loaded.logits(TEXTS), found[0]["logits"], rtol=1e-5, atol=1e-6)
 
 
 def test_three_processes_of_which_some_have_no_part_of_a_parameter(
-    alone: Callable[[dict[str, Any]], dict[str, Any]], tmp_path: Path
+    alone: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     """The head has two rows."""
-    arguments = SHARDED["all_with_dropout"]
-    code, err, found = train(tmp_path, 3, **arguments)
+    code, err, found = train(tmp_path, 3, **SHARDED["all_with_dropout"])
     assert code == 0, err
     assert found.keys() == {0, 1, 2}
-    compare(found, alone({name: value for name, value in arguments.items() if name != "strategy"}))
+    compare(found, alone["sharded_all_with_dropout"])
 
 
 class TwoHere(Processes):
@@ -184,29 +204,20 @@ def test_strategy_is_chosen_by_memory(
 def test_parts_of_the_model_in_bfloat16(tmp_path: Path) -> None:
     """Blocks get their weights in the dtype in which they compute: the same numbers as cast later."""
     arguments = {"trainable": "all", "dtype": "bfloat16", "validation": VALIDATION}
-    results = {}
-    for strategy in ("ddp", "fsdp"):
-        code, err, results[strategy] = train(tmp_path / strategy, 2, strategy=strategy, **arguments)
-        assert code == 0, err
-    compare(results["fsdp"], results["ddp"][0])
-    assert results["fsdp"][0]["held"] < 0.52 * results["ddp"][0]["held"]
+    code, err, found = train_all(tmp_path, 2, {name: arguments | {"strategy": name} for name in ("ddp", "fsdp")})
+    assert code == 0, err
+    compare(found["fsdp"], found["ddp"][0])
+    assert found["fsdp"][0]["held"] < 0.52 * found["ddp"][0]["held"]
 
 
 INTERRUPTED = {"kept_rows": CASES["kept_rows"], "sharded": SHARDED["calibrated_best"] | {"early_stopping": 3}}
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    results: dict[str, dict[str, Any]] = {}
-
-    def whole(case: str) -> dict[str, Any]:
-        if case not in results:
-            code, err, found = train(tmp_path_factory.mktemp("whole"), 2, **INTERRUPTED[case])
-            assert code == 0, err
-            results[case] = found[0]
-        return results[case]
-
-    return whole
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    code, err, found = train_all(tmp_path_factory.mktemp("whole"), 2, INTERRUPTED)
+    assert code == 0, err
+    return {case: two[0] for case, two in found.items()}
 
 
 def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -217,7 +228,7 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("case", "how"), [("kept_rows", "kill"), ("kept_rows", "raise"), ("sharded", "kill")])
 def test_a_process_that_ends_is_begun_again_and_goes_on(
-    uninterrupted: Callable[[str], dict[str, Any]], tmp_path: Path, case: str, how: str
+    uninterrupted: dict[str, dict[str, Any]], tmp_path: Path, case: str, how: str
 ) -> None:
     folder = {"output_dir": str(tmp_path / "run"), "resume": True, "save_every_steps": 2}
     kill = {"rank": 1, "step": 8, "how": how, "once": str(tmp_path / "once")}
@@ -226,7 +237,7 @@ def test_a_process_that_ends_is_begun_again_and_goes_on(
     assert (tmp_path / "once").exists()
     assert found.keys() == {0, 1}
     for two in found.values():
-        same(two, uninterrupted(case))
+        same(two, uninterrupted[case])
         assert len(two["losses"]) < 20  # not begun anew
 
 
@@ -244,7 +255,7 @@ def test_a_process_that_ends_ends_all_in_time(tmp_path: Path, said: Callable[[st
 
 @pytest.mark.parametrize(("case", "rank"), [("kept_rows", 0), ("kept_rows", 1), ("sharded", 1)])
 def test_preempted_processes_save_and_go_on(
-    uninterrupted: Callable[[str], dict[str, Any]], tmp_path: Path, case: str, rank: int
+    uninterrupted: dict[str, dict[str, Any]], tmp_path: Path, case: str, rank: int
 ) -> None:
     """The signal reaches one of them alone."""
     folder = {"output_dir": str(tmp_path / "run"), "resume": True}
@@ -255,7 +266,7 @@ def test_preempted_processes_save_and_go_on(
     assert not found
     code, err, found = train(tmp_path / "out", 2, **INTERRUPTED[case], **folder)
     assert code == 0, err
-    same(found[0], uninterrupted(case))
+    same(found[0], uninterrupted[case])
     # The same folder with another number of processes would end with other bits.
     code, err, _ = train(tmp_path / "out", 1, **INTERRUPTED[case], **folder)
     assert code == 2

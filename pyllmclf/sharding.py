@@ -5,16 +5,18 @@ Every function here that is given tensors of such a model is called by all proce
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .distributed import Processes, lost_processes
 from .models.sequence_classifier import SequenceClassifier
+
+if TYPE_CHECKING:  # half a second to import, for one process alone of no use
+    from torch.distributed.tensor import DTensor
 
 
 def shard(model: SequenceClassifier, group: Processes, device: torch.device, dtype: torch.dtype) -> None:
@@ -32,6 +34,9 @@ def shard(model: SequenceClassifier, group: Processes, device: torch.device, dty
     device : torch.device
     dtype : torch.dtype
     """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
     with lost_processes():
         for parameter in model.parameters():
             group.broadcast(parameter.detach())
@@ -45,17 +50,23 @@ def shard(model: SequenceClassifier, group: Processes, device: torch.device, dty
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether :func:`shard` was called."""
-    return isinstance(model, FSDPModule)
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(model, fsdp.FSDPModule)
+
+
+def _is_part(tensor: Tensor) -> TypeGuard[DTensor]:
+    tensors = sys.modules.get("torch.distributed.tensor")
+    return tensors is not None and isinstance(tensor, tensors.DTensor)
 
 
 def own_part(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, in the same memory; of one that is not sharded, all."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if _is_part(tensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor, in every process."""
-    if not isinstance(tensor, DTensor):
+    if not _is_part(tensor):
         return tensor
     with lost_processes():
         return tensor.full_tensor()
@@ -88,6 +99,8 @@ def put(target: Tensor, value: Tensor | None, group: Processes) -> None:
             received.copy_(value)
         value = group.broadcast(received)
     assert value is not None
-    if isinstance(target, DTensor):
+    if _is_part(target):
+        from torch.distributed.tensor import distribute_tensor
+
         value = own_part(distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None))
     own_part(target).copy_(value)

@@ -30,7 +30,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         As for :func:`pyllmclf.finetune`: how it is trained.
     validation_fraction : float, optional
         Share of the texts that is kept apart to validate each epoch with; ``early_stopping`` and ``calibrate`` need it.
-    dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, output_dir, logs, callbacks, report, progress
+    dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, strategy, output_dir, logs, callbacks, report,
+    progress
         As for :func:`pyllmclf.finetune`: where, and by what.
     random_state : int
         ``seed`` of :func:`pyllmclf.finetune`.
@@ -86,6 +87,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         cache_budget: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         cuda_graphs: bool = True,
+        strategy: str = "auto",
         output_dir: str | os.PathLike[str] | None = None,
         logs: Any = None,
         callbacks: Any = None,
@@ -126,6 +128,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.cache_budget = cache_budget
         self.cache_dir = cache_dir
         self.cuda_graphs = cuda_graphs
+        self.strategy = strategy
         self.output_dir = output_dir
         self.logs = logs
         self.callbacks = callbacks

@@ -180,6 +180,7 @@ ELSEWHERE = {
     "empty_texts", "encoding_errors",  # test_bad_input.py
     "multi_label", "label_separator",  # test_multi_label.py
     "resume", "save_every_steps", "keep_last",  # test_resume.py
+    "strategy",  # test_distributed.py
 }  # fmt: skip
 
 

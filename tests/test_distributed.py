@@ -271,3 +271,18 @@ def test_preempted_processes_save_and_go_on(
     code, err, _ = train(tmp_path / "out", 1, **INTERRUPTED[case], **folder)
     assert code == 2
     assert "processes was 2 there, and is 1" in err
+
+
+def test_a_run_goes_on_with_the_other_strategy(uninterrupted: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """A checkpoint holds whole tensors, whoever had which part."""
+    arguments = INTERRUPTED["sharded"] | {"output_dir": str(tmp_path / "run"), "resume": True}
+    kill = {"rank": 0, "step": 7, "how": "term", "once": str(tmp_path / "once")}
+    code, err, _ = train(tmp_path / "out", 2, kill=kill, **arguments)
+    assert code != 0
+    assert "PreemptedError: preempted after step" in err
+    code, err, found = train(tmp_path / "out", 2, **arguments | {"strategy": "ddp"})
+    assert code == 0, err
+    assert "strategy changed since; results may differ in their last bits" in err
+    assert found[0]["held"] > 1.9 * uninterrupted["sharded"]["held"]
+    losses = [record["train_loss"] for record in uninterrupted["sharded"]["history"]]
+    assert [record["train_loss"] for record in found[0]["history"]] == pytest.approx(losses, rel=1e-4)

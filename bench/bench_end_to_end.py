@@ -23,7 +23,9 @@ from torch import Tensor
 
 from pyllmclf.evaluation.inference import predict_logits
 from pyllmclf.ops.linear import product
+from pyllmclf.training.callbacks import Callback, StepRecord
 from pyllmclf.training.frozen_prefix import FrozenPrefix, why_not
+from pyllmclf.training.records import EpochRecord
 from pyllmclf.training.trainer import Trainer
 
 EPOCHS = 5
@@ -112,21 +114,21 @@ class PausingPrefix(FrozenPrefix):
                 self.baseline.pause()
 
 
-class PausingTrainer(Trainer):
-    """Pauses between steps, and evaluates as the published run does."""
+class BetweenSteps(Callback):
+    """Pauses, and evaluates as the published run does."""
 
-    baseline: Baseline
-    evaluation: Evaluation | None = None
+    def __init__(self, baseline: Baseline, evaluation: Evaluation | None) -> None:
+        self._baseline, self._evaluation = baseline, evaluation
 
-    def epoch_steps(self, epoch: int) -> Iterator[list[np.ndarray]]:
-        for i, step in enumerate(super().epoch_steps(epoch)):
-            yield step
-            if i % PAUSE_AFTER_STEPS == PAUSE_AFTER_STEPS - 1:
-                self.baseline.pause()
-            if self.evaluation is not None and self.step % EVALUATE_EVERY == 1:  # after steps 0, 50, 100, ...
-                self.evaluation.some()
-        if self.evaluation is not None:
-            self.evaluation.some()
+    def on_step(self, record: StepRecord) -> None:
+        if record.step % PAUSE_AFTER_STEPS == 0:
+            self._baseline.pause()
+        if self._evaluation is not None and record.step % EVALUATE_EVERY == 1:
+            self._evaluation.some()
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        if self._evaluation is not None:
+            self._evaluation.some()
 
 
 def timed(run, argument: object, device: torch.device) -> float:
@@ -139,19 +141,16 @@ def timed(run, argument: object, device: torch.device) -> float:
 
 def whole(trainer: Trainer, baseline: Baseline, device: torch.device, evaluates: bool) -> float:
     """Seconds of a training from the frozen layers' rows to the last step, or to the last evaluation."""
-    trainer.__class__ = PausingTrainer
-    assert isinstance(trainer, PausingTrainer)
-    trainer.baseline = baseline
     started = time.perf_counter()
     texts = [trainer.packer, packer(part="validation")] if evaluates else [trainer.packer]
     prefix = PausingPrefix(trainer.model, texts, device=device, dtype=trainer.dtype, backend=trainer.backend)
     prefix.baseline = baseline
     trainer.prefix = prefix
-    if evaluates:
-        trainer.evaluation = Evaluation(trainer, prefix)
+    evaluation = Evaluation(trainer, prefix) if evaluates else None
+    trainer.callbacks.append(BetweenSteps(baseline, evaluation))
     trainer.fit()
-    if evaluates:
-        trainer.evaluation.all()
+    if evaluation is not None:
+        evaluation.all()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - started - baseline.paused

@@ -109,6 +109,12 @@ class BatchLoader:
         """Steps of an epoch."""
         return len(self._bounds(self.order(epoch))) - 1
 
+    def total(self, epochs: int) -> int:
+        """Steps of so many epochs."""
+        if self.batch_tokens is None:  # the order does not matter
+            return self.count(0) * epochs
+        return sum(map(self.count, range(epochs)))
+
     def order(self, epoch: int) -> np.ndarray:
         """The texts of an epoch in their order, int64."""
         return shuffled(len(self.packer), self.seed, epoch)

@@ -1,0 +1,347 @@
+"""Single training steps: forward, backward and the optimizer's part, by one process or several."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import ops
+from ..data.packing import PackedBatch, Packer
+from ..distributed import Processes, lost_processes
+from ..errors import NonFiniteError, ResourceError
+from ..models.layers import DropoutRates, DropoutState
+from ..models.sequence_classifier import SequenceClassifier
+from ..sharding import is_sharded, ordinary_model, own_part, shard, whole, whole_tensors
+from .fixed_shapes import FixedShapes
+from .frozen_prefix import FrozenPrefix
+from .objective import MultiLabelObjective, Objective
+from .optim import StepInBackward, make_optimizer, make_scheduler
+from .preemption import Preemption
+from .records import QueuedStep
+from .settings import TrainingSettings
+
+
+class StepTrainer:
+    """Trains a classifier by single steps on packed batches.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+        On its device, with ``requires_grad`` set.
+    packer : Packer
+        The training texts with their labels.
+    settings : TrainingSettings
+    total_steps : int
+        Of the learning rate's schedule.
+    rates : DropoutRates
+    device : torch.device
+    dtype : torch.dtype
+        Of the computation; parameters stay fp32.
+    backend : str
+    objective : Objective or MultiLabelObjective, optional
+        What is minimised; plain cross-entropy by default.
+    prefix : FrozenPrefix, optional
+        Rows that frozen layers give; training goes on from there.
+    cuda_graphs : bool
+        Whether steps that a GPU does faster than the host launches them are replayed as CUDA graphs. Not with dropout,
+        whose masks differ by step, accumulation, fp16, or several labels for a text.
+    preemption : Preemption, optional
+        Whether training is asked to end before its end.
+    group : Processes, optional
+        Those that train this model together; each computes its share of every step.
+    strategy : {"ddp", "fsdp"}
+        Whether each of several processes has the whole model, or a part of every parameter.
+    """
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        packer: Packer,
+        settings: TrainingSettings,
+        *,
+        total_steps: int,
+        rates: DropoutRates,
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str = "auto",
+        objective: Objective | MultiLabelObjective | None = None,
+        prefix: FrozenPrefix | None = None,
+        cuda_graphs: bool = True,
+        preemption: Preemption | None = None,
+        group: Processes | None = None,
+        strategy: str = "ddp",
+    ) -> None:
+        self.group, self.preemption = group or Processes(), preemption or Preemption(enabled=False)
+        # Of a micro-batch, once memory has run out.
+        self._most_texts: int | None = None
+        self.model, self.packer, self.settings = model, packer, settings
+        self.rates, self.device, self.dtype = rates, device, dtype
+        self.backend, self.prefix = backend, prefix
+        self.objective = (objective or Objective()).to(device)
+        # On the host, so that a step's total is known without asking the device.
+        weight = self.objective.class_weight
+        self._text_weights: np.ndarray | None = None
+        if weight is not None:
+            assert packer.labels is not None
+            self._text_weights = weight.cpu().numpy()[packer.labels.numpy()]
+        self.step = 0
+        self.total_steps = total_steps
+        one_label = packer.labels is None or packer.labels.dim() == 1
+        alone = self.group.count == 1
+        records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any and one_label
+        records &= alone
+        # What a forward pass in training goes through. The optimizer gets the parameters that there are then.
+        self._wrapped: nn.Module = model
+        if strategy == "fsdp":
+            shard(model, self.group, device, dtype)
+        else:
+            self._wrapped = self.group.wrapped(model, device)
+        self.optimizer = make_optimizer(model, settings, capturable=records)
+        self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
+        # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        # On a GPU asking for the loss before the backward pass would make it wait.
+        needs_all_gradients = settings.max_grad_norm is not None or settings.gradient_accumulation_steps > 1
+        # Whether a step was not finite; no parameter changes from then on.
+        self._failed = torch.zeros((), dtype=torch.bool, device=device)
+        # A float would be recorded as it is at that time.
+        self._learning_rate = torch.zeros((), device=device)
+        self._in_backward: StepInBackward | None = None
+        if not alone:
+            pass  # torch takes the gradients to the other processes as autograd gives them
+        elif device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
+            self._in_backward = StepInBackward(self.optimizer)
+        else:
+            ops.keep_gradients(model.parameters())
+        self._fixed_shapes = self.make_fixed_shapes() if records else None
+
+    def make_fixed_shapes(self) -> FixedShapes:
+        """Steps on memory that stays where it is."""
+        return FixedShapes(self.model.config.width, self.device, self._compute_fixed, self.optimizer.zero_grad)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of every parameter."""
+        return is_sharded(self.model)
+
+    def gather(self) -> SequenceClassifier:
+        """Gives every process the whole model again, once nothing is left to train."""
+        if self.sharded:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.state.clear()
+            parameters = whole_tensors(dict(self.model.named_parameters()), self.device)
+            self.model = self._wrapped = ordinary_model(self.model, parameters)
+        return self.model
+
+    def train_step(self, micro_batches: list[np.ndarray]) -> tuple[float, int]:
+        """One optimizer step over the texts of all micro-batches.
+
+        The gradient is that of the mean loss over all texts, whatever the micro-batches' sizes: losses are summed and
+        divided once.
+
+        Returns
+        -------
+        (loss, correct) : (float, int)
+            Mean loss over the texts, and how many were classified rightly.
+
+        Raises
+        ------
+        NonFiniteError
+            If the loss or, with clipping, the norm of the gradient is not finite; no parameter has changed then.
+        """
+        return self.queue_step(micro_batches).result()
+
+    def queue_step(self, micro_batches: list[np.ndarray], texts: np.ndarray | None = None) -> QueuedStep:
+        """Forward, backward and the optimizer's step; on a GPU all is queued, and the host waits for nothing.
+
+        ``texts`` are those of all processes, where there are several.
+
+        A step whose loss or norm of the gradient is not finite leaves the parameters as they were, and so do the steps
+        that were queued after it.
+        """
+        ids = np.concatenate(micro_batches) if texts is None else texts
+        learning_rate = self.optimizer.param_groups[-1]["lr"]  # the head's
+        fixed = self._fixed_shapes
+        if fixed is not None and len(micro_batches) == 1 and fixed.takes(self.packer.row_counts_of(ids)):
+            self._learning_rate.fill_(learning_rate)
+            stage, rows = self._given(ids) or (0, None)
+            stats = fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
+        else:
+            dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
+            stats = self._compute_in_memory(micro_batches, ids, dropout)
+        self.scheduler.step()
+        self.step += 1
+        return QueuedStep(self.step, ids, self._total(ids), learning_rate, stats)
+
+    def _compute_in_memory(
+        self, micro_batches: list[np.ndarray], ids: np.ndarray, dropout: DropoutState | None
+    ) -> torch.Tensor:
+        """:meth:`_compute`, in smaller micro-batches where the device has no memory for these; the step is the same.
+
+        Raises
+        ------
+        ResourceError
+            If there is none for a single text.
+        """
+        while True:
+            most = max(map(len, micro_batches))
+            if self._most_texts is not None and most > self._most_texts:
+                pieces = [np.array_split(part, -(-len(part) // self._most_texts) or 1) for part in micro_batches]
+                micro_batches = [piece for parts in pieces for piece in parts]
+            # A process without texts of its own computes one for nothing: the others wait for its part in the sum.
+            batches = (
+                (self.packer.batch(texts).to(self.device), self._given(texts), len(part) > 0)
+                for part in micro_batches
+                for texts in [part if len(part) else ids[:1]]
+            )
+            try:
+                with lost_processes():
+                    return self._compute(batches, len(micro_batches), ids, self._total(ids), dropout)
+            except torch.OutOfMemoryError as error:
+                most = max(map(len, micro_batches))
+                # The other processes have begun to add up; a step in the backward pass has changed weights.
+                if most <= 1 or self.group.count > 1 or self._in_backward is not None:
+                    raise ResourceError(
+                        f"step {self.step + 1}: out of memory on {self.device} with {most} texts of up to "
+                        f"{int(self.packer.row_counts_of(ids).max())} tokens at a time; use a smaller batch_size with "
+                        "gradient_accumulation_steps, shorter texts (max_length) or a smaller model."
+                    ) from error
+                self._most_texts = -(-most // 2)
+                self.optimizer.zero_grad(set_to_none=True)
+                warnings.warn(
+                    f"out of memory with {most} texts at a time; from now on {self._most_texts} are computed at a "
+                    "time, with the same result.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _total(self, ids: np.ndarray) -> float:
+        """Sum of the texts' weights."""
+        return float(len(ids) if self._text_weights is None else self._text_weights[ids].sum())
+
+    def _given(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
+        return None if self.prefix is None else self.prefix.given(self.packer, ids)
+
+    def _compute(
+        self,
+        batches: Iterable[tuple[PackedBatch, tuple[int, torch.Tensor] | None, bool]],
+        count: int,
+        ids: np.ndarray,
+        total: float | torch.Tensor,
+        dropout: DropoutState | None,
+        learning_rate: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Forward, backward and the optimizer's step; of a batch's texts those count that have a label.
+
+        Parameters
+        ----------
+        batches : iterable of (PackedBatch, given, bool)
+            With what :meth:`SequenceClassifier.forward` goes on from, and whether its texts count at all.
+        count : int
+            Batches.
+        ids : ndarray of int64
+            Texts of all processes.
+        total : float or tensor
+            Sum of their weights.
+
+        Returns
+        -------
+        tensor
+            As :attr:`QueuedStep.stats`.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sum = torch.zeros((), device=self.device)
+        correct = torch.zeros((), device=self.device)
+        asked = torch.tensor(float(self.preemption.requested and self.group.count > 1), device=self.device)
+        for number, (batch, given, counts) in enumerate(batches, 1):
+            assert batch.labels is not None
+            with ops.use_backend(self.backend), self._added_up(last=number == count):
+                logits = self._wrapped(batch, dropout, self.dtype, given=given)[: len(batch.labels)]
+                loss = self.objective.loss_sum(logits, batch.labels)
+                if counts:
+                    loss_sum += loss.detach()
+                    correct += self.objective.correct(logits, batch.labels)
+                if self._in_backward is not None:  # which would change parameters
+                    QueuedStep(self.step + 1, ids, float(total), 0.0, torch.stack([loss_sum, correct, asked])).result()
+                with self._in_backward or nullcontext():
+                    # The mean over processes is taken of gradients.
+                    self._backward(loss * (self.group.count if counts else 0) / total)
+        stats = list(self.group.add(torch.stack([loss_sum, correct, asked])))
+        if self.settings.max_grad_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
+            if not self.scaler.is_enabled():  # with loss scaling an overflow is skipped, and the scale lowered
+                stats.append(norm)
+        figures = torch.stack(stats)
+        self._optimizer_step(figures, learning_rate)
+        return figures
+
+    def _compute_fixed(self, batch: PackedBatch, rows: torch.Tensor | None) -> torch.Tensor:
+        """What is recorded; nothing in it may depend on numbers that differ by step and lie on the host."""
+        assert batch.labels is not None
+        given = None if self.prefix is None or rows is None else (self.prefix.stage, rows)
+        total = self.objective.total(batch.labels)
+        return self._compute([(batch, given, True)], 1, np.arange(0), total, None, self._learning_rate)
+
+    def _added_up(self, *, last: bool) -> AbstractContextManager[None]:
+        """Of several batches of a step, gradients go to the other processes with the last."""
+        wrapped = self._wrapped
+        return nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        if self.scaler.is_enabled():
+            # The scaler looks at the gradients alone, which can be finite where the loss is not.
+            self._failed |= ~torch.isfinite(loss.detach())
+            loss = loss * torch.where(self._failed, torch.nan, 1.0)
+        self.scaler.scale(loss).backward()
+
+    def _optimizer_step(self, stats: torch.Tensor, learning_rate: torch.Tensor | None) -> None:
+        """With the optimizer's own learning rate, or with the one that a tensor holds."""
+        if self.scaler.is_enabled() or self._in_backward is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return
+        self._failed |= ~torch.isfinite(stats).all()
+        groups = self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        # What loss scaling uses, too: the fused AdamW reads it on the device and steps only where it is 0.
+        self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
+        try:
+            for group in groups if learning_rate is not None else ():
+                share = group["lr_share"]
+                group["lr"] = learning_rate if share == 1.0 else learning_rate * share
+            self.optimizer.step()
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
+            del self.optimizer.found_inf  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Afterwards the model's parameters are like any others."""
+        if self._in_backward is not None:
+            self._in_backward.close()
+            self._in_backward = None
+        ops.forget_gradients(self.model.parameters())
+
+    def check_parameters(self) -> None:
+        """Looks at what the last step made of the parameters: no later loss has told.
+
+        Raises
+        ------
+        NonFiniteError
+            If one is not finite.
+        """
+        trained = [(name, own_part(p)) for name, p in self.model.named_parameters() if p.requires_grad]
+        bad = next((i for i, (_, part) in enumerate(trained) if not bool(torch.isfinite(part).all())), len(trained))
+        if self.sharded:
+            bad = self.group.least(bad)
+        if bad < len(trained):
+            raise NonFiniteError(f"step {self.step}: {trained[bad][0]} is no longer finite; lower the learning rate.")

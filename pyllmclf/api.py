@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +15,31 @@ import torch
 from .classifier import Classifier
 from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
-from .data.named import is_named, load_named
 from .data.packing import Packer, RowLayout, check_padding
-from .data.readers import TextData, check_reading, without_empty
-from .data.sources import has_columns, has_encoding, read_data
-from .data.splits import stratified_split
+from .data.parts import is_number, read_parts
+from .data.readers import check_reading
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
 from .distributed import Processes, local_device, processes
 from .errors import DataError, PreemptedError, UsageError
-from .evaluation.calibration import calibrate_head
-from .evaluation.metrics import EvaluationResult
-from .evaluation.multi_label import MultiLabelResult
-from .evaluation.report import provenance, write_report
-from .models.adapters import ADAPTER_FILE, load_adapter
+from .models.build import build_model, take_adapter
 from .models.config import ModelConfig
-from .models.hub import ModelSource, class_names, find_model, read_json
+from .models.hub import find_model
 from .models.layers import DropoutRates
-from .models.lora import LoRAConfig, merge_lora
-from .models.sequence_classifier import HeadSpec, SequenceClassifier, check_pooling
-from .models.weights import init_head, init_weights, load_head_of_same_classes, load_weights
+from .models.lora import LoRAConfig
+from .models.sequence_classifier import HeadSpec, check_pooling
 from .ops.dispatch import check_backend
-from .sharding import ordinary_model, whole_tensors
+from .progress import say, warn
 from .training.callbacks import Callback, resolve_callbacks
-from .training.checkpoint import STATE_FILE, ClassifierState
+from .training.checkpoint import ClassifierState
 from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
 from .training.objective import MultiLabelObjective, Objective, resolve_class_weights
 from .training.preemption import Preemption
 from .training.prefix_storage import check_cache
+from .training.prepared import PreparedTraining
 from .training.records import EpochRecord
-from .training.resume import arithmetic, data_sha256, go_on, identity, load_saved, optimizer_tensors
+from .training.resume import arithmetic, data_sha256, go_on, identity, load_saved
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
 from .training.strategy import check_strategy, choose_strategy
@@ -305,7 +297,7 @@ def finetune(
     )
     if (resume or save_every_steps is not None or keep_last != 1) and output_dir is None:
         raise UsageError("resume, save_every_steps and keep_last need a folder for checkpoints: give output_dir.")
-    if not _is_fraction(label_smoothing) or not 0.0 <= label_smoothing < 1.0:
+    if not is_number(label_smoothing) or not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing={label_smoothing!r} must be a number in [0, 1).")
     if lora is not None and trainable != "lora":
         raise UsageError(f"lora is given, but trainable is {trainable!r}; say trainable='lora'.")
@@ -338,14 +330,12 @@ def finetune(
         check_reading(empty_texts, encoding_errors)
         reading = {"label_separator": separator, "empty_texts": empty_texts, "encoding_errors": encoding_errors}
         columns = {"text_column": text_column, "label_column": label_column}
-        train_data, validation_data, test_data = _read_parts(train, validation, test, columns, reading, seed)
+        train_data, validation_data, test_data = read_parts(train, validation, test, columns, reading, seed)
         encoder: LabelEncoder | MultiLabelEncoder
         if separator is None:
             encoder = LabelEncoder.fit(train_data)
         else:  # a fraction is not taken in the classes' proportions then, and may have all texts of one
-            encoder = MultiLabelEncoder.fit(
-                train_data, separator, validation_data if _is_fraction(validation) else None
-            )
+            encoder = MultiLabelEncoder.fit(train_data, separator, validation_data if is_number(validation) else None)
         if early_stopping is not None and validation_data is None:
             raise UsageError("early_stopping needs validation texts: give validation, as a part or as a fraction.")
         if calibrate and validation_data is None:
@@ -384,7 +374,7 @@ def finetune(
         pretrained = weights == "pretrained"
         merged = source.adapter is not None and lora_config is None
         state = ClassifierState(
-            model=_build_model(
+            model=build_model(
                 source,
                 len(encoder.classes),
                 head,
@@ -414,7 +404,7 @@ def finetune(
         classifier.group = group
         set_trainable(state.model, trainable, lora_config, torch.Generator().manual_seed(seed))
         if source.adapter is not None and lora_config is not None:
-            _take_adapter(state.model, source, encoder)
+            take_adapter(state.model, source, encoder)
         packer = Packer(store, source.tokenizer, layout, labels)
         parts = {
             name: classifier.packer(data.texts, encoder.encode(data), kept_in)
@@ -467,30 +457,30 @@ def finetune(
             progress=progress,
         )
         lengths = LengthReport.of(packer, source.tokenizer, train_data.skipped)
-        _say(f"train: {lengths}", progress)
+        say(f"train: {lengths}", progress)
         skipped = {
             name: data.skipped
             for name, data in (("validation", validation_data), ("test", test_data))
             if data is not None
         }
-        if validation_data is not None and _is_fraction(validation):
+        if validation_data is not None and is_number(validation):
             skipped["validation"] = 0  # counted with the training texts
         for name, count in skipped.items():
             if count:
-                _say(f"{name}: {count:,} empty texts left out", progress)
+                say(f"{name}: {count:,} empty texts left out", progress)
         if prefix is not None:
-            (_say if prefix.keeps_all else _warn)(str(prefix), progress)
+            (say if prefix.keeps_all else warn)(str(prefix), progress)
         elif obstacle is not None and cache not in ("auto", "off"):
-            _warn(f"nothing is kept of frozen layers: {obstacle}", progress)
+            warn(f"nothing is kept of frozen layers: {obstacle}", progress)
         elif obstacle is not None and changes_each_epoch(rates):
-            _say(f"nothing is kept of frozen layers: {obstacle}", progress)
+            say(f"nothing is kept of frozen layers: {obstacle}", progress)
         if group.count > 1:
-            _say(f"{group.count} processes, strategy {strategy}", progress)
+            say(f"{group.count} processes, strategy {strategy}", progress)
         if group.any(saved is not None):
             go_on(trainer, state, saved)
         if saved is not None:
-            _say(f"resumed from {saved.folder}: step {trainer.step}, {len(trainer.history)} epochs done", progress)
-        training = _Training(
+            say(f"resumed from {saved.folder}: step {trainer.step}, {len(trainer.history)} epochs done", progress)
+        training = PreparedTraining(
             classifier=classifier,
             trainer=trainer,
             parts=parts,
@@ -526,219 +516,9 @@ def finetune(
         )
 
 
-class _Training:
-    """A training that is prepared: its epochs, and what is measured and saved in them and after them."""
-
-    def __init__(
-        self,
-        *,
-        classifier: Classifier,
-        trainer: Trainer,
-        parts: dict[str, Packer],
-        skipped: dict[str, int],
-        run: RunFolder | None,
-        identity: dict[str, Any] | None,
-        strategy: str,
-        prepare_seconds: float,
-        progress: bool,
-    ) -> None:
-        self.classifier, self.trainer, self.parts, self.progress = classifier, trainer, parts, progress
-        self.skipped, self.state, self.run, self.identity = skipped, classifier.state, run, identity
-        self.strategy = strategy
-        self.metrics: dict[str, dict[str, Any]] = {}
-        self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
-        self._best: EvaluationResult | MultiLabelResult | None = None
-        self._begun = time.perf_counter() - prepare_seconds
-        self._seconds = {"prepare": prepare_seconds, "evaluate": 0.0, "save": 0.0}
-
-    def fit(self) -> None:
-        """All epochs that are left."""
-        trainer = self.trainer
-        validates = "validation" in self.parts
-        every = trainer.settings.save_every_steps
-        trainer.fit(self._validate if validates else None, self._on_epoch, self._save, every)
-        self.state.model = trainer.gather().requires_grad_(False)
-        if not validates:
-            return
-        if trainer.settings.early_stopping is not None and self._best is not None:
-            self._keep("validation", self._best)
-        elif "validation" not in self._results or trainer.settings.early_stopping is not None:
-            self._measure("validation")  # what was measured before the run was resumed
-
-    def calibrate(self) -> dict[str, float]:
-        """Divides the logits by the temperature that fits the validation texts, in the checkpoint too."""
-        state, labelled = self.state, self.parts["validation"]
-        at = "last" if self.trainer.settings.early_stopping is None else "best"
-        if state.temperature is not None:  # before the run was resumed
-            found = None if self.run is None else read_json(self.run.path / at / STATE_FILE)["calibration"]
-            return self.trainer.group.from_first(found)
-        assert labelled.text_labels is not None
-        logits = self.classifier.packed_logits(labelled)
-        calibration = calibrate_head(state.model, logits, labelled.text_labels, state.encoder.names)
-        state.temperature = calibration["temperature"]
-        self._measure("validation")
-        if self.run is not None:
-            self.run.replace(at, state, calibration=calibration)
-        return calibration
-
-    def test(self) -> None:
-        """Figures of the test texts, if there are any."""
-        if "test" in self.parts:
-            self._measure("test")
-
-    def report(self, data: TextData | None) -> None:
-        """Writes the page of the training and of the test texts, or the validation texts where there are no others."""
-        if self.run is None:  # the first process has it
-            return
-        assert data is not None
-        part = "test" if "test" in self.parts else "validation"
-        measured = self._results[part]
-        assert isinstance(measured, EvaluationResult)
-        at = "last" if self.trainer.settings.early_stopping is None else "best"
-        write_report(
-            self.run.path / "report.html",
-            measured,
-            data.texts,
-            self.parts[part].tokens_by_text,
-            provenance((self.run.path / at).resolve(), data, str(self.classifier.device)),
-            [record.to_dict() for record in self.trainer.history],
-        )
-
-    def timing(self) -> dict[str, float]:
-        """Seconds, steps and tokens per second of the whole training, resumed or not."""
-        history, tokens = self.trainer.history, int(self.trainer.packer.real_lengths.sum())
-        train_seconds = sum(record.seconds for record in history)
-        return {
-            "prepare_seconds": self._seconds["prepare"],
-            "train_seconds": train_seconds,
-            "evaluate_seconds": self._seconds["evaluate"],
-            "save_seconds": self._seconds["save"],
-            "total_seconds": time.perf_counter() - self._begun,
-            "steps": float(self.trainer.step),
-            "tokens_per_second": tokens * len(history) / train_seconds,
-        }
-
-    def _measure(self, part: str) -> EvaluationResult | MultiLabelResult:
-        begun = time.perf_counter()
-        prefix = self.trainer.prefix if part == "validation" else None
-        given = None if prefix is None else prefix.given
-        found = self.classifier.evaluate_packed(self.parts[part], skipped=self.skipped[part], given=given)
-        self._keep(part, found)
-        self._seconds["evaluate"] += time.perf_counter() - begun
-        return found
-
-    def _keep(self, part: str, found: EvaluationResult | MultiLabelResult) -> None:
-        self._results[part] = found
-        self.metrics[part] = found.to_dict()
-        self.state.metrics[part] = found.headline()
-
-    def _validate(self) -> tuple[float, float]:
-        found = self._measure("validation")
-        return found.log_loss, found.accuracy
-
-    def _on_epoch(self, record: EpochRecord) -> None:
-        if self.trainer.last_is_best:
-            self._best = self._results["validation"]
-        _say(_epoch_line(record, self.trainer.settings.epochs), self.progress)
-        self._save(is_best=self.trainer.last_is_best)
-
-    def _save(self, *, is_best: bool = False) -> None:
-        trainer = self.trainer
-        # The first process has the folder; the others give it their parts, if they have parts.
-        saves = trainer.group.any(self.run is not None) if trainer.sharded else self.run is not None
-        if not saves:
-            return
-        begun, state = time.perf_counter(), self.state
-        if trainer.sharded:
-            parameters = whole_tensors(dict(trainer.model.named_parameters()), "cpu", keep=self.run is not None)
-            if self.run is not None:
-                state = replace(state, model=ordinary_model(trainer.model, parameters))
-        # What the optimizer remembers is of no use when nothing is left to train.
-        moments = None if trainer.finished else optimizer_tensors(trainer)
-        if self.run is not None:
-            figures = {
-                "identity": self.identity,
-                "arithmetic": arithmetic(trainer.prefix, self.strategy),
-                "metrics": state.metrics,
-            }
-            self.run.save(state, trainer.step, trainer.state_dict() | figures, moments, is_best=is_best)
-        self._seconds["save"] += time.perf_counter() - begun
-
-
-def _read_parts(
-    train: Any, validation: Any, test: Any, columns: dict[str, str | None], reading: dict[str, Any], seed: int
-) -> tuple[TextData, TextData | None, TextData | None]:
-    if any(columns.values()) and not any(has_columns(data) for data in (train, validation, test) if _is_data(data)):
-        raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
-    if reading["encoding_errors"] != "strict" and not any(has_encoding(data) for data in (train, validation, test)):
-        raise UsageError("encoding_errors is about the bytes of files, and none is given.")
-    own = load_named(train) if is_named(train) else {}
-    if own and reading["label_separator"] is not None:
-        raise UsageError(f"the texts of {train} have one label each; leave multi_label out.")
-    own = {name: without_empty(data, reading["empty_texts"]) for name, data in own.items()}
-
-    def read(data: Any, name: str) -> TextData:
-        chosen = columns if has_columns(data) else {}
-        errors = reading["encoding_errors"] if has_encoding(data) else "strict"
-        return read_data(data, default_split=name, **(reading | chosen | {"encoding_errors": errors}))
-
-    def part(value: Any, name: str) -> TextData | None:
-        if value is False:
-            return None
-        return own.get(name) if value is None else read(value, name)
-
-    train_data = (own.get("train") or own["all"]) if own else read(train, "train")
-    test_data = part(test, "test")
-    if _is_fraction(validation):
-        train_data, taken = stratified_split(train_data, float(validation), seed)
-        return train_data, taken, test_data
-    return train_data, part(validation, "validation"), test_data
-
-
-def _is_fraction(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_data(value: Any) -> bool:
-    return value is not None and value is not False and not _is_fraction(value)
-
-
-def _build_model(
-    source: ModelSource,
-    n_classes: int,
-    head: HeadSpec,
-    encoder: LabelEncoder | MultiLabelEncoder,
-    *,
-    pretrained: bool,
-    lora: bool,
-    seed: int,
-) -> SequenceClassifier:
-    model = SequenceClassifier(source.config, n_classes, head)
-    generator = torch.Generator().manual_seed(seed)
-    if not pretrained:
-        init_weights(model, generator)
-        return model
-    assert source.folder is not None
-    init_head(model, generator, load_weights(model, source.folder, head=False))
-    if source.adapter is None:
-        load_head_of_same_classes(model, source.folder, encoder.names)
-    elif not lora:
-        _take_adapter(model, source, encoder)
-        merge_lora(model)
-    return model
-
-
-def _take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelEncoder | MultiLabelEncoder) -> None:
-    """Low-rank layers of an adapter's folder, and its head if it was trained on the same classes."""
-    adapter = source.adapter
-    assert adapter is not None
-    same = class_names(source) == encoder.names
-    load_adapter(model, adapter.lora, adapter.tensors, Path(source.name) / ADAPTER_FILE, head=same)
-
-
 def check_dropout(dropout: float | str) -> None:
     """Raises :class:`UsageError` unless it is a rate or ``"config"``."""
-    if dropout != "config" and (not _is_fraction(dropout) or not 0.0 <= float(dropout) < 1.0):
+    if dropout != "config" and (not is_number(dropout) or not 0.0 <= float(dropout) < 1.0):
         raise UsageError(f"dropout={dropout!r} must be a number in [0, 1) or 'config'.")
 
 
@@ -776,25 +556,3 @@ def _recorded(arguments: dict[str, Any]) -> dict[str, Any]:
         for name, value in arguments.items()
         if name not in ("started", "progress", "callbacks", "logs", "report")
     }
-
-
-def _epoch_line(record: EpochRecord, epochs: int) -> str:
-    line = f"epoch {record.epoch}/{epochs}: loss {record.train_loss:.4f}, accuracy {record.train_accuracy:.2%}"
-    if record.validation_accuracy is not None:
-        line += f", validation loss {record.validation_loss:.4f}, accuracy {record.validation_accuracy:.2%}"
-    return f"{line}, {record.seconds:.1f} s, {record.tokens_per_second:,.0f} tokens/s"
-
-
-def _say(line: str, progress: bool) -> None:
-    if progress:
-        from tqdm import tqdm
-
-        tqdm.write(line, file=sys.stderr)
-
-
-def _warn(line: str, progress: bool) -> None:
-    """What the user did not ask for is said in any case, once."""
-    if progress:
-        _say(line, progress)
-    else:
-        warnings.warn(line, RuntimeWarning, stacklevel=3)

@@ -1,0 +1,67 @@
+"""A classifier's model from pretrained weights, an adapter, or at random."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..data.labels import LabelEncoder, MultiLabelEncoder
+from .adapters import ADAPTER_FILE, load_adapter
+from .hub import ModelSource, class_names
+from .lora import merge_lora
+from .sequence_classifier import HeadSpec, SequenceClassifier
+from .weights import init_head, init_weights, load_head_of_same_classes, load_weights
+
+
+def build_model(
+    source: ModelSource,
+    n_classes: int,
+    head: HeadSpec,
+    encoder: LabelEncoder | MultiLabelEncoder,
+    *,
+    pretrained: bool,
+    lora: bool,
+    seed: int,
+) -> SequenceClassifier:
+    """A model with the weights of its source; what the source has not is drawn at random.
+
+    Parameters
+    ----------
+    source : ModelSource
+    n_classes : int
+    head : HeadSpec
+    encoder : LabelEncoder or MultiLabelEncoder
+        A head that was trained on the same classes is taken over.
+    pretrained : bool
+        Whether the source's weights are read at all.
+    lora : bool
+        Whether low-rank layers are trained: an adapter is not merged then, see :func:`take_adapter`.
+    seed : int
+
+    Raises
+    ------
+    ModelError
+        If weights are missing, superfluous or of another shape.
+    """
+    model = SequenceClassifier(source.config, n_classes, head)
+    generator = torch.Generator().manual_seed(seed)
+    if not pretrained:
+        init_weights(model, generator)
+        return model
+    assert source.folder is not None
+    init_head(model, generator, load_weights(model, source.folder, head=False))
+    if source.adapter is None:
+        load_head_of_same_classes(model, source.folder, encoder.names)
+    elif not lora:
+        take_adapter(model, source, encoder)
+        merge_lora(model)
+    return model
+
+
+def take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelEncoder | MultiLabelEncoder) -> None:
+    """Low-rank layers of an adapter's folder, and its head if it was trained on the same classes."""
+    adapter = source.adapter
+    assert adapter is not None
+    same = class_names(source) == encoder.names
+    load_adapter(model, adapter.lora, adapter.tensors, Path(source.name) / ADAPTER_FILE, head=same)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .data.atomic_folder import write_folder
+from .data.json_text import parse_json
 from .data.labels import MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.packing import Packer
@@ -347,7 +347,7 @@ def label_separator_of(path: Path) -> str | None:
     for folder in (path, path / "last"):
         for name in (SPEC_FILE, "config.json"):
             try:
-                said = json.loads((folder / name).read_text(encoding="utf-8"))
+                said = parse_json((folder / name).read_text(encoding="utf-8"))
                 if name == SPEC_FILE:
                     return said["label_separator"] if isinstance(said["label_separator"], str) else None
                 several = said.get("problem_type") == "multi_label_classification"

@@ -363,6 +363,26 @@ def test_manifest_that_names_a_file_outside(copied: Saved) -> None:
             pyllmclf.load(folder)
 
 
+@pytest.mark.parametrize("name", ["a" * 300, "a\0b"], ids=["too long", "NUL"])
+def test_manifest_with_what_can_be_no_name(copied: Saved, name: str) -> None:
+    folder = copied("gpt2")
+    content = json.loads((folder / "manifest.json").read_text())
+    content["files"][name] = {"sha256": "0" * 64, "bytes": 0}
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"its file .* can't be read|lacks its file"):
+        pyllmclf.load(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"pyllmclf_manifest": 1, "files": {"a": {"sha256": "", "bytes": 1e999}}}']
+)
+def test_manifest_that_can_not_be_read(copied: Saved, content: str) -> None:
+    folder = copied("gpt2")
+    (folder / "manifest.json").write_text(content)
+    with pytest.raises(ModelError, match="manifest can't be read"):
+        pyllmclf.load(folder)
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", "pyllmclf.json"])
 def test_manifest_that_lacks_a_file(copied: Saved, file: str) -> None:
     """What is read must have been checked."""
@@ -386,6 +406,8 @@ def test_later_format(copied: Saved) -> None:
     "changes",
     [
         {"pooling": "max"},
+        {"causal": 1},
+        {"head_bias": "no"},
         {"classes": ["a", "b"]},
         {"classes": 3},
         {"max_length": -1},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -250,11 +249,6 @@ def test_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place("disk", None, 1, cpu) == ("disk", 1000)
     assert place("disk", 5000, 1, cpu) == ("disk", 5000)
     assert place("device", None, 1, cpu) == ("memory", 100)
-
-
-def test_available_memory() -> None:
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 0 < prefix_storage.available_memory() <= physical
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

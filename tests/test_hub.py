@@ -25,8 +25,10 @@ from transformers import (
 )
 
 import pyllmclf
-from pyllmclf import Classifier, ModelError, UsageError
+from pyllmclf import Classifier, ModelError, ResourceError, UsageError
+from pyllmclf.models.config import PRESETS, ModelConfig
 from pyllmclf.models.hub import SAMPLE_TOKENIZER, find_model
+from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -381,6 +383,7 @@ def test_unsupported_architecture_names_what_is_supported(
         {"n_embd": 17},
         {"n_head": 0},
         {"n_layer": 2.0},
+        {"n_layer": True},
         {"n_inner": -64},
         {"vocab_size": "many"},
         {"layer_norm_epsilon": "1e-5"},
@@ -406,11 +409,34 @@ def test_bert_variant_that_is_not_supported(bert_folder: Path, changes: dict[str
         head_only(bert_folder)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "\udcff"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "\udcff", '{"a": ' * 100_000])
 def test_configuration_that_is_no_json_object(gpt2_folder: Path, content: str) -> None:
     (gpt2_folder / "config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ModelError, match=r"config\.json"):
         head_only(gpt2_folder)
+
+
+def test_configuration_of_a_larger_model(gpt2_folder: Path, bert_folder: Path) -> None:
+    """What it asks for is never given memory: not for weights that aren't there, nor beyond what the machine has."""
+    edit_config(gpt2_folder, n_positions=1 << 40)
+    with pytest.raises(ModelError, match=r"the configuration means at least [\d,]+, the weights hold [\d,]+"):
+        head_only(gpt2_folder)
+    with pytest.raises(ResourceError, match=r"a model of [\d,]+ parameters takes [\d,]+ GB; this machine has"):
+        pyllmclf.finetune(gpt2_folder, DATA, weights="random", **SHORT)
+    for layers in (1 << 62, 10_001, True, "3"):
+        edit_config(bert_folder, model_type="modernbert", num_hidden_layers=layers)
+        with pytest.raises(ModelError, match=r"n_layers is .*not an integer from 1 to 10,000"):
+            head_only(bert_folder)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "gpt2-nano"])
+def test_least_parameters(name: str) -> None:
+    """What is counted without building a model is less than what it has, and most of it."""
+    config = ModelConfig.from_dict(PRESETS[name].config, name)
+    with torch.device("meta"):
+        model = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, None))
+    parameters = sum(p.numel() for p in model.parameters())
+    assert 0.75 * parameters < config.least_parameters < parameters
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])

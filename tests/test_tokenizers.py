@@ -484,13 +484,42 @@ def test_a_tokenizer_that_can_not_encode() -> None:
         LibraryTokenizer.from_json(library.to_str(), {}, "here")
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {},
+            }
+        },
+    ],
+    ids=["on reading", "on encoding"],
+)
+def test_a_tokenizer_at_which_the_library_panics(part: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match="here: not a tokenizer that the tokenizers library reads"):
+        LibraryTokenizer.from_json(json.dumps(json.loads(word_level(["[UNK]", "a", "[PAD]"])) | part), {}, "here")
+
+
+def test_a_tokenizer_that_can_not_encode_some_texts() -> None:
+    """Of WordLevel the library says so; it panics where the table of a normalizer ends before a byte."""
+    missing = Tokenizer(models.WordLevel({"a": 0, "[PAD]": 1}, unk_token="[UNK]")).to_str()
+    with pytest.raises(ModelError, match="the tokenizer can't encode a text"):
+        LibraryTokenizer.from_json(missing).encode_batch(["a", "b"])
+
+
 def test_added_tokens_count_in_the_vocabulary() -> None:
     library = Tokenizer.from_file(str(DEMO))
     library.add_tokens([tokenizers.AddedToken("parcelnumber")])
     assert LibraryTokenizer.from_json(library.to_str()).vocab_size == 1537
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", '{"model": {"vocab": {"\u65e5": 0}}}', "[]"], ids=repr)
+@pytest.mark.parametrize(
+    "content", ["", "{", "{}", '{"model": {"vocab": {"\u65e5": 0}}}', "[]", "[" * 100_000], ids=lambda c: repr(c[:40])
+)
 @pytest.mark.parametrize("kind", ["tiktoken", "tokenizers"])
 def test_damaged_content_of_a_checkpoint(kind: str, content: str) -> None:
     with pytest.raises(ModelError, match=r"here/tokenizer\.json"):

@@ -16,6 +16,7 @@ from typing import TextIO
 
 from ..errors import ModelError, ResourceError, UsageError
 from .fetch import sha256
+from .json_text import parse_json
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -123,7 +124,7 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0) -> No
             _sync(path)
         manifest = {name: {"sha256": sha256(beside / name), "bytes": (beside / name).stat().st_size} for name in files}
         content = {"pyllmclf_manifest": MANIFEST_VERSION, "files": manifest}
-        (beside / MANIFEST).write_text(json.dumps(content, indent=2))
+        (beside / MANIFEST).write_text(json.dumps(content, indent=2), encoding="utf-8")
         _sync(beside / MANIFEST)
         for folder in {(beside / name).parent for name in files} | {beside}:
             _sync(folder)
@@ -187,22 +188,28 @@ def verify_folder(folder: Path, covered: Iterable[str]) -> None:
             raise ModelError(f"{folder / name}: the folder's manifest doesn't list it.")
     for name, (digest, size) in expected.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        try:
+            inside = path.resolve().is_relative_to(folder.resolve())
+            there = inside and path.is_file()
+            intact = there and path.stat().st_size == size and sha256(path) == digest
+        except (OSError, ValueError) as error:  # the latter of what can't be a name
+            raise ModelError(f"{folder}: its file {name!r} can't be read ({error}).") from error
+        if not inside:
             raise ModelError(f"{folder / MANIFEST}: names a file outside the folder ({name}).")
-        if not path.is_file():
+        if not there:
             raise ModelError(f"{folder}: lacks its file {name}.")
-        if path.stat().st_size != size or sha256(path) != digest:
+        if not intact:
             raise ModelError(f"{path}: damaged; its content is not what the folder's manifest says.")
 
 
 def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
     """Hash and size of each file by name."""
     try:
-        content = json.loads((folder / MANIFEST).read_text())
+        content = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         if content["pyllmclf_manifest"] != MANIFEST_VERSION:
             raise ValueError(f"version {content['pyllmclf_manifest']!r}")
         return {str(name): (str(entry["sha256"]), int(entry["bytes"])) for name, entry in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{folder / MANIFEST}: the folder's manifest can't be read ({error!r}).") from error
 
 

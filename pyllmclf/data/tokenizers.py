@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import DataError, ModelError
+from ..errors import DataError, ModelError, PyllmclfError
+from .json_text import parse_json
 
 if TYPE_CHECKING:
     import tiktoken
@@ -119,10 +121,10 @@ class TiktokenTokenizer:
 
         to_byte = {char: byte for byte, char in byte_alphabet().items()}
         try:
-            vocab = dict(json.loads(content)["model"]["vocab"])
+            vocab = dict(parse_json(content)["model"]["vocab"])
             vocab.pop(GPT2_END_OF_TEXT, None)
-            ranks = {bytes(to_byte[c] for c in token): rank for token, rank in vocab.items()}
-        except (ValueError, KeyError, TypeError) as error:
+            ranks = {bytes(to_byte[c] for c in token): int(rank) for token, rank in vocab.items()}
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ModelError(f"{origin}: not the tokenizer of a GPT-2 checkpoint ({error!r}).") from error
         if set(ranks.values()) != set(range(GPT2_VOCAB_SIZE - 1)) or any(bytes([b]) not in ranks for b in range(256)):
             raise ModelError(f"{origin}: the vocabulary is not GPT-2's.")
@@ -145,6 +147,19 @@ class TiktokenTokenizer:
 
     def files(self, max_length: int, truncation_side: str = "right") -> dict[str, str]:
         return tokenizer_files(self.to_json(), GPT2_END_OF_TEXT, max_length, truncation_side)
+
+
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Makes a :class:`ModelError` of what the tokenizers library raises: bare Exception, or its own panic."""
+    try:
+        yield
+    except PyllmclfError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{what} ({error}).") from error
 
 
 class LibraryTokenizer:
@@ -190,12 +205,8 @@ class LibraryTokenizer:
         """Reads the content of a ``tokenizer.json``."""
         import tokenizers
 
-        try:
+        with _refused(f"{origin}: not a tokenizer that the tokenizers library reads"):
             return cls(tokenizers.Tokenizer.from_str(content), config or {}, origin)
-        except ModelError:
-            raise
-        except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{origin}: not a tokenizer that the tokenizers library reads ({error}).") from error
 
     @classmethod
     def from_wordpiece_vocab(cls, path: str | Path, config: dict[str, Any] | None = None) -> LibraryTokenizer:
@@ -210,26 +221,26 @@ class LibraryTokenizer:
         from tokenizers import BertWordPieceTokenizer
 
         config = config or {}
-        try:
+        with _refused(f"{path}: not a WordPiece vocabulary"):
             vocab = tokenizers.models.WordPiece.read_file(str(path))
-        except Exception as error:  # the library raises bare Exception
-            raise ModelError(f"{path}: not a WordPiece vocabulary ({error}).") from error
         for token in ("[UNK]", "[SEP]", "[CLS]", "[PAD]"):
             if token not in vocab:
                 raise ModelError(f"{path}: the vocabulary lacks {token}.")
-        built = BertWordPieceTokenizer(
-            vocab=vocab,
-            lowercase=config.get("do_lower_case", True),
-            strip_accents=config.get("strip_accents"),
-            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        )
-        return cls(tokenizers.Tokenizer.from_str(built.to_str()), config, str(path))
+        with _refused(f"{path}: not a tokenizer that the tokenizers library makes"):
+            built = BertWordPieceTokenizer(
+                vocab=vocab,
+                lowercase=config.get("do_lower_case", True),
+                strip_accents=config.get("strip_accents"),
+                handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+            )
+            return cls(tokenizers.Tokenizer.from_str(built.to_str()), config, str(path))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        try:
-            encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        except (UnicodeEncodeError, TypeError) as error:
-            raise DataError(f"a text is no Unicode text: it holds a lone surrogate ({error}).") from error
+        with _refused("the tokenizer can't encode a text"):
+            try:
+                encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            except (UnicodeEncodeError, TypeError) as error:
+                raise DataError(f"a text is no Unicode text: it holds a lone surrogate ({error}).") from error
         empty = [] if self.prefix or self.suffix else [self.pad_token_id]
         return [e.ids or empty for e in encoded]
 
@@ -260,7 +271,7 @@ def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
     config: dict[str, Any] = {}
     if (path := folder / "tokenizer_config.json").is_file():
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: not valid JSON ({error}).") from error
         if not isinstance(config, dict):

@@ -12,6 +12,7 @@ from typing import Any
 from .. import __version__
 from ..data.atomic_folder import write_text
 from ..data.fetch import sha256
+from ..data.json_text import parse_json
 from ..data.named import is_named, load_named
 from ..data.readers import TextData
 from ..data.sources import read_data
@@ -204,7 +205,7 @@ def _hash_of(parts: dict[str, TextData]) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """A kept result; ``None`` if there is none or it is incomplete."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         return found if set(found["accuracy"]) == set(PARTS) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -11,7 +11,7 @@ from .adapters import ADAPTER_FILE, load_adapter
 from .hub import ModelSource, class_names
 from .lora import merge_lora
 from .sequence_classifier import HeadSpec, SequenceClassifier
-from .weights import init_head, init_weights, load_head_of_same_classes, load_weights
+from .weights import check_size, init_head, init_weights, load_head_of_same_classes, load_weights
 
 
 def build_model(
@@ -43,7 +43,10 @@ def build_model(
     ------
     ModelError
         If weights are missing, superfluous or of another shape.
+    ResourceError
+        If this machine's memory is too small.
     """
+    check_size(source.config, source.folder if pretrained else None)
     model = SequenceClassifier(source.config, n_classes, head)
     generator = torch.Generator().manual_seed(seed)
     if not pretrained:

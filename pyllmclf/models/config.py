@@ -8,6 +8,8 @@ from typing import Any
 from ..errors import ModelError
 
 SUPPORTED = "GPT-2, BERT, RoBERTa, DistilBERT and ModernBERT"
+# Of ModernBERT, whose configuration says of each layer what it is.
+MOST_LAYERS = 10_000
 # Name in Hugging Face's configurations -> the approximation of GELU.
 ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh", "gelu": "none"}
 
@@ -206,6 +208,12 @@ class ModelConfig:
     def head_dim(self) -> int:
         return self.width // self.n_heads
 
+    @property
+    def least_parameters(self) -> int:
+        """Parameters of the matrices that every architecture has; the model has more."""
+        tables = self.vocab_size + self.type_vocab_size + (0 if self.modernbert is not None else self.n_positions)
+        return self.width * (tables + self.n_layers * (4 * self.width + 2 * self.inner_width))
+
     @classmethod
     def from_dict(cls, raw: dict[str, Any], origin: str) -> ModelConfig:
         """Reads a Hugging Face configuration.
@@ -234,7 +242,7 @@ class ModelConfig:
         except TypeError as error:
             raise ModelError(f"{origin}: the configuration holds a value of the wrong type ({error}).") from error
         for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
-            if not isinstance(value := getattr(config, name), int) or value < 1:
+            if type(value := getattr(config, name)) is not int or value < 1:
                 raise ModelError(f"{origin}: {name} is {value!r}, not a positive integer.")
         has_types = config.model_type in ("bert", "roberta")
         if type(config.type_vocab_size) is not int or config.type_vocab_size < has_types:
@@ -364,6 +372,8 @@ class ModelConfig:
 
 def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
     layers = raw["num_hidden_layers"]
+    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
+        raise ModelError(f"{origin}: n_layers is {layers!r}, not an integer from 1 to {MOST_LAYERS:,}.")
     every = raw.get("global_attn_every_n_layers", 3)
     kinds = raw.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
     theta = {}
@@ -381,7 +391,7 @@ def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
     if len(kinds) != layers or not set(kinds) <= set(theta):
         raise ModelError(f"{origin}: layer_types doesn't say of each layer whether it is full or sliding attention.")
     window = raw.get("local_attention", 128)
-    if not isinstance(window, int) or window < 2:
+    if type(window) is not int or window < 2:
         raise ModelError(f"{origin}: local_attention is {window!r}, not a number of tokens.")
     return ModernBertOptions(
         windows=tuple(window // 2 if kind == "sliding_attention" else None for kind in kinds),

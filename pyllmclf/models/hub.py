@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.json_text import parse_json
 from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
 from ..errors import ModelError, UsageError
 from .adapters import ADAPTER_CONFIG, Adapter, read_adapter, without_prefix
@@ -132,10 +132,10 @@ def read_config(folder: Path) -> ModelConfig:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object, or :class:`ModelError`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{path.parent}: there is no {path.name}; it is not a model folder.") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: can't be read ({error}).") from error
     if not isinstance(content, dict):
         raise ModelError(f"{path}: not a JSON object.")

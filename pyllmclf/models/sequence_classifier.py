@@ -41,6 +41,9 @@ class HeadSpec:
         configuration may say that the mean is read.
         """
         check_pooling(pooling)
+        for name, value in (("causal", causal), ("head_bias", head_bias)):
+            if not isinstance(value, (bool, type(None))):
+                raise UsageError(f"{name}={value!r} must be True, False or None.")
         given = {"pooling": pooling, "causal": causal, "bias": head_bias}
         chosen = {name: value for name, value in given.items() if value is not None}
         return cls(**(architecture_of(config).convention(config) | chosen))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelError
+from ..data.json_text import parse_json
+from ..errors import ModelError, ResourceError
+from ..memory import physical_memory
 from .architectures import architecture_of
+from .config import ModelConfig
 from .layers import Embedding, LayerNorm, Linear
 from .sequence_classifier import SequenceClassifier
 
@@ -26,24 +31,72 @@ def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tens
     ModelError
         If there is no safetensors file, or it is damaged. Pickled weights are never opened.
     """
+    for name in weight_files(folder):
+        with _opened(folder / name) as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                if key.startswith(prefix):
+                    yield key, file.get_tensor(key)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: damaged or unreadable ({error}).") from error
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of a model folder's safetensors files: one, or those that an index names.
+
+    Raises
+    ------
+    ModelError
+        If there is none.
+    """
     if (folder / WEIGHTS_FILE).is_file():
-        files = [WEIGHTS_FILE]
-    elif (folder / WEIGHTS_INDEX).is_file():
-        files = shard_names(folder / WEIGHTS_INDEX)
-    else:
-        pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
-        also = f" ({pickled[0]} is a pickle file, which is never opened; convert it)" if pickled else ""
-        raise ModelError(f"{folder}: there is no {WEIGHTS_FILE}{also}.")
-    for name in files:
-        try:
-            with safe_open(folder / name, framework="pt") as opened:
-                for key in opened.keys():  # noqa: SIM118 - not a dict
-                    if key.startswith(prefix):
-                        yield key, opened.get_tensor(key)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ModelError(f"{folder / name}: damaged or unreadable ({error}).") from error
+        return [WEIGHTS_FILE]
+    if (folder / WEIGHTS_INDEX).is_file():
+        return shard_names(folder / WEIGHTS_INDEX)
+    pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
+    also = f" ({pickled[0]} is a pickle file, which is never opened; convert it)" if pickled else ""
+    raise ModelError(f"{folder}: there is no {WEIGHTS_FILE}{also}.")
+
+
+def check_size(config: ModelConfig, folder: Path | None) -> None:
+    """Looks at what a configuration asks for, before it gets memory.
+
+    Parameters
+    ----------
+    config : ModelConfig
+    folder : Path or None
+        With the weights, if they are read from one; of them the headers are read.
+
+    Raises
+    ------
+    ModelError
+        If the weights are fewer than the configuration means.
+    ResourceError
+        If the parameters in fp32 are more than the machine's memory.
+    """
+    least = config.least_parameters
+    if folder is not None:
+        there = 0
+        for name in weight_files(folder):
+            with _opened(folder / name) as file:
+                there += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        if there < least:
+            raise ModelError(
+                f"{folder}: parameters are missing; the configuration means at least {least:,}, the weights hold "
+                f"{there:,}."
+            )
+    if 4 * least > (physical := physical_memory()):
+        raise ResourceError(
+            f"a model of {least:,} parameters takes {4 * least // 10**9:,} GB; this machine has {physical // 10**9:,}."
+        )
 
 
 def shard_names(index: Path) -> list[str]:
@@ -55,7 +108,7 @@ def shard_names(index: Path) -> list[str]:
         If it is malformed or names a file outside its folder.
     """
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{index}: not a weight index ({error!r}).") from error
     if not names or not all(isinstance(name, str) for name in names):

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data.atomic_folder import Writer, text_writer, verify_folder, write_folder
+from ..data.json_text import parse_json
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer, restore_tokenizer
@@ -38,6 +39,7 @@ from ..models.weights import (
     WEIGHTS_FILE,
     WEIGHTS_INDEX,
     backbone_state,
+    check_size,
     head_state,
     load_weights,
 )
@@ -285,8 +287,8 @@ def _steps(path: Path) -> list[tuple[int, Path]]:
     found = []
     for candidate in path.glob("checkpoint-*"):
         try:
-            found.append((int(json.loads((candidate / STATE_FILE).read_text())["step"]), candidate))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found.append((int(parse_json((candidate / STATE_FILE).read_text(encoding="utf-8"))["step"]), candidate))
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             warnings.warn(f"{candidate}: damaged ({error!r}). An older checkpoint is looked for.", stacklevel=3)
     return found
 
@@ -305,6 +307,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
     head = HeadSpec.resolve(config, spec["pooling"], spec["causal"], spec["head_bias"])
     layout = RowLayout(spec["max_length"], spec["pad_to"], spec["long_texts"])
     layout.check(config.n_positions)
+    check_size(config, base_folder)
     model = SequenceClassifier(config, len(encoder.classes), head)
     load_weights(model, base_folder, head=lora is None)
     if lora is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from ..data.atomic_folder import MANIFEST, Writer, text_writer, verify_folder
 from ..data.fetch import cache_dir
+from ..data.json_text import parse_json
 from ..data.kept_folder import find_or_make, remove
 from ..errors import ModelError, ResourceError, UsageError
+from ..memory import available_memory
 
 CACHES = ("auto", "device", "memory", "disk", "off")
 # Of what is free, this share is taken without asking.
@@ -91,42 +92,6 @@ def _share_of_free(kind: str, device: torch.device, folder: Path | None, reserve
         else:
             free //= sharers
     return int(max(0, free) * SHARE)
-
-
-def available_memory() -> int:
-    """Bytes of memory that can be used without swapping, as far as the system and its control group say."""
-    found = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
-    for limit, used in _control_groups():
-        with contextlib.suppress(OSError, ValueError):  # no limit, or no such file
-            found.append(max(0, int(limit.read_text()) - int(used.read_text())))
-    if not found:
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-    return min(found)
-
-
-def _control_groups() -> Iterator[tuple[Path, Path]]:
-    """Files with the limit and the use of memory, of this process's control groups and those above them."""
-    root = Path("/sys/fs/cgroup")
-    try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        lines = []
-    for line in [*lines, "0::/"]:
-        _, _, rest = line.partition(":")
-        controllers, _, name = rest.partition(":")
-        if controllers == "":  # version 2
-            base, limit, used = root, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit, used = root / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
-        else:
-            continue
-        group = base / name.lstrip("/")
-        for level in (group, *group.parents):
-            if level.is_relative_to(base):
-                yield level / limit, level / used
 
 
 def _default_folder() -> Path:
@@ -230,7 +195,7 @@ def _is_intact(target: Path, key: dict[str, object]) -> bool:
         return False
     try:
         verify_folder(target, [ROWS_FILE, KEY_FILE])
-        return json.loads((target / KEY_FILE).read_text(encoding="utf-8")) == key
+        return parse_json((target / KEY_FILE).read_text(encoding="utf-8")) == key
     except (ModelError, OSError, ValueError):
         return False
 

@@ -6,8 +6,8 @@ import torch
 
 from ..distributed import Processes
 from ..errors import UsageError
+from ..memory import available_memory
 from ..models.sequence_classifier import SequenceClassifier
-from .prefix_storage import available_memory
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 # Of the free memory, what a training's state may take; the rest is for rows.

@@ -25,7 +25,7 @@ for target in "${targets[@]}"; do
   fi
   echo "== $target"
   "${run[@]}" "${options[@]}" 2>&1 | tee "build/fuzz/$target.log" | grep -E "^(stat::|==|Done|SUMMARY|  File|[A-Za-z.]*Error)" || true
-  if ls "$grown"/crash-* "$grown"/timeout-* "$grown"/oom-* >/dev/null 2>&1; then
+  if compgen -G "$grown/crash-*" || compgen -G "$grown/timeout-*" || compgen -G "$grown/oom-*"; then
     echo "$target: findings in $grown; see build/fuzz/$target.log" >&2
     exit 1
   fi

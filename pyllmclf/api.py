@@ -22,7 +22,7 @@ from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
 from .distributed import Processes, local_device, processes
-from .errors import DataError, PreemptedError, UsageError
+from .errors import PreemptedError, UsageError
 from .models.build import build_model, take_adapter
 from .models.config import ModelConfig
 from .models.hub import find_model
@@ -39,7 +39,7 @@ from .training.preemption import Preemption
 from .training.prefix_storage import check_cache
 from .training.prepared import PreparedTraining
 from .training.records import EpochRecord
-from .training.resume import arithmetic, data_sha256, go_on, identity, load_saved
+from .training.resume import arithmetic, check_alike, go_on, identity, load_saved
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
 from .training.strategy import check_strategy, choose_strategy
@@ -411,9 +411,13 @@ def finetune(
             for name, data in (("validation", validation_data), ("test", test_data))
             if data is not None
         }
-        if group.count > 1 and (mine := data_sha256(train_data)) != group.from_first(mine):
-            raise DataError(f"{train_data.origin}: process {group.rank} reads other texts or labels than process 0.")
-        own = None if run is None else identity(state, train_data, validation_data, group.count)
+        own = None
+        if run is not None or group.count > 1:
+            stores = {"train": packer.store} | {n: p.store for n, p in parts.items() if n == "validation"}
+            own = identity(state, train_data, validation_data, stores, objective.class_weight, group.count)
+        if group.count > 1:
+            assert own is not None
+            check_alike(group, state, own, test_data)
         prefix = None
         obstacle = None if cache == "off" else why_not(state.model, rates, epochs)
         # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
@@ -438,7 +442,9 @@ def finetune(
         if run is not None and run.newest is not None:
             assert own is not None
             best = run.best_of(run.newest) if early_stopping is not None else None
-            saved = load_saved(state, run.newest, best, own, arithmetic(prefix, strategy))
+            sums = arithmetic(prefix, strategy, torch_device, backend)
+            saved = load_saved(state, run.newest, best, own, sums)
+            run.adopt()
         trainer = Trainer(
             state.model,
             packer,
@@ -544,11 +550,11 @@ def _recorded(arguments: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, plain):
             return value
         if isinstance(value, dict):
-            return {name: shown(entry) for name, entry in value.items()}
+            return {str(name): shown(entry) for name, entry in value.items()}
         if hasattr(value, "tolist"):  # an array
             return value.tolist()
-        if isinstance(value, (list, tuple)) and all(isinstance(entry, plain) for entry in value):
-            return list(value)
+        if isinstance(value, (list, tuple)):
+            return [shown(entry) for entry in value]
         return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"
 
     return {

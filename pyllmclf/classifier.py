@@ -33,6 +33,7 @@ from .ops.dispatch import check_backend
 from .training.checkpoint import (
     SPEC_FILE,
     ClassifierState,
+    is_of_a_run,
     load_checkpoint,
     model_files,
     save_checkpoint,
@@ -40,7 +41,7 @@ from .training.checkpoint import (
     why_not_padded,
     why_not_transformers,
 )
-from .training.foreign import is_model_folder, load_foreign
+from .training.foreign import is_foreign, load_foreign
 
 EXPORT_FORMATS = ("huggingface", "peft", "onnx", "torch")
 
@@ -210,10 +211,12 @@ class Classifier:
         Raises
         ------
         UsageError
-            If the folder exists and is no checkpoint.
+            If the folder exists and is no saved classifier, or is one from which a training may go on.
         ResourceError
             If it can't be written.
         """
+        if is_of_a_run(Path(path)):
+            raise UsageError(f"{path} is a checkpoint of a training, which may go on from it; choose another folder.")
         save_checkpoint(Path(path), self.state)
 
     def export(self, path: str | os.PathLike[str], format: str = "huggingface") -> None:
@@ -231,10 +234,15 @@ class Classifier:
         Raises
         ------
         UsageError
-            If that format can't express the classifier, or a package is missing.
+            If that format can't express the classifier, a package is missing, or the folder holds a checkpoint, which
+            would be lost.
         """
         if format not in EXPORT_FORMATS:
             raise UsageError(f"format={format!r} is unknown; it is one of {', '.join(EXPORT_FORMATS)}.")
+        if (Path(path) / SPEC_FILE).exists():
+            raise UsageError(
+                f"{path} holds a classifier of pyllmclf, which an export would replace; name a new folder."
+            )
         state = self.state
         why = why_not_padded(state) if format in ("onnx", "torch") else why_not_transformers(state)
         if why is not None:
@@ -300,8 +308,7 @@ def load(
         If there is no complete, undamaged checkpoint.
     """
     folder = Path(path)
-    foreign = not (folder / SPEC_FILE).is_file() and is_model_folder(folder)
-    state = load_foreign(folder) if foreign else load_checkpoint(folder)
+    state = load_foreign(folder) if is_foreign(folder) else load_checkpoint(folder)
     return Classifier(state, device=device, dtype=dtype, backend=backend)
 
 
@@ -344,7 +351,8 @@ def label_separator_of(path: Path) -> str | None:
 
     To read data before weights; :func:`load` is what checks the checkpoint.
     """
-    for folder in (path, path / "last"):
+    numbered = sorted(path.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name), reverse=True)
+    for folder in (path, path / "last", *numbered):
         for name in (SPEC_FILE, "config.json"):
             try:
                 said = parse_json((folder / name).read_text(encoding="utf-8"))

@@ -21,6 +21,7 @@ from .errors import ResourceError, UsageError
 # After so long without an answer from another process, it is taken for dead.
 TIMEOUT = "PYLLMCLF_DISTRIBUTED_TIMEOUT"
 TIMEOUT_SECONDS = 600.0
+MOST_SECONDS = 1e9
 LOST = "another process has ended or can't be reached ({error}); begin the training again with resume=True (--resume)."
 
 _groups = itertools.count()
@@ -174,13 +175,13 @@ def processes(device: torch.device) -> Iterator[Processes]:
     if torch.distributed.is_initialized():
         yield Group() if torch.distributed.get_world_size() > 1 else Processes()
         return
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+    if _number("WORLD_SIZE", 1) <= 1:
         yield Processes()
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UsageError(f"WORLD_SIZE is set, but not {missing[0]}: start several processes with torchrun.")
     backend = "gloo" if device.type == "cpu" else "nccl"
-    timeout = timedelta(seconds=float(os.environ.get(TIMEOUT, TIMEOUT_SECONDS)))
+    timeout = timedelta(seconds=_number(TIMEOUT, TIMEOUT_SECONDS))
     # Addresses of processes that have ended stay in torchrun's store: each attempt and group has names of its own.
     own = f"pyllmclf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_groups)}"
     try:
@@ -196,6 +197,23 @@ def processes(device: torch.device) -> Iterator[Processes]:
     finally:
         _ended.append(torch.distributed.group.WORLD)
         torch.distributed.destroy_process_group()
+
+
+def _number(name: str, default: float) -> float:
+    """What a variable of the environment says, which is a positive number.
+
+    Raises
+    ------
+    UsageError
+        If it isn't.
+    """
+    value = os.environ.get(name, "").strip() or str(default)
+    try:
+        if 0 < float(value) <= MOST_SECONDS:
+            return float(value)
+    except ValueError:
+        pass
+    raise UsageError(f"{name}={value} in the environment is not a positive number.")
 
 
 def local_device(device: torch.device) -> torch.device:

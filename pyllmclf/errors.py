@@ -1,5 +1,7 @@
 """Exceptions of the public interface; each carries the exit code of the command line."""
 
+from __future__ import annotations
+
 
 class PyllmclfError(Exception):
     """Base class. The message is one sentence that names the file, line or argument, and says what to do."""
@@ -32,9 +34,19 @@ class ResourceError(PyllmclfError, RuntimeError):
 
 
 class NonFiniteError(PyllmclfError, ArithmeticError):
-    """A loss or gradient that is not a finite number."""
+    """A loss, gradient or parameter that is not a finite number.
+
+    Attributes
+    ----------
+    step : int or None
+        The optimizer step, counted from 1.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
 
 
 class PreemptedError(PyllmclfError, RuntimeError):

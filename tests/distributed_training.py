@@ -2,7 +2,7 @@
 
 The file holds ``runs``, arguments of ``finetune`` by name, one after the other; ``out``, a folder for what each process
 found; and may say that a process is to end: ``{"kill": {"rank": 1, "step": 7, "how": "kill" | "raise" | "term", "once":
-FILE}}``.
+FILE}}``, or that one gets other arguments: ``{"of_rank": {"1": {...}}}``.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def queue_step(self: Trainer, *args: Any) -> Any:
 Trainer.queue_step = queue_step  # type: ignore[method-assign]
 for name, arguments in given["runs"].items():
     losses.clear()
+    arguments |= given.get("of_rank", {}).get(str(rank), {})
     # JSON has no tuples.
     data = {part: tuple(value) for part, value in arguments.items() if part in ("validation", "test")}
     try:

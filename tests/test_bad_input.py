@@ -15,6 +15,7 @@ import pickle
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import bert_folder, gpt2_folder
+from models import bert_folder, gpt2_folder, make_folder
 from safetensors.torch import load_file, save_file
 
 import pyllmclf
@@ -238,6 +239,40 @@ def test_tensors_that_are_not_the_model_s(
     save_file(tensors, path)
     rehash(classifier)
     refused(shell(case, classifier, table, evaluates=True), 4, r"1 tensors are (missing|unknown), '|has the shape")
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        ("no interval of full attention", {"global_attn_every_n_layers": 0}),
+        ("rotary parameters of another type", {"rope_parameters": [1]}),
+        ("rotary parameters of another shape", {"rope_parameters": {"full_attention": "x"}}),
+        ("a number that no float is", {"norm_eps": 10**400}),
+        ("a vocabulary that no token id reaches", {"vocab_size": 10**12}),
+        ("40,000 layers", {"num_hidden_layers": 40_000}),
+    ],
+)
+@pytest.mark.parametrize("command", ["finetune", "predict"])
+def test_hostile_configuration(
+    shell: Shell, table: Path, tmp_path: Path, command: str, case: str, changes: dict[str, Any]
+) -> None:
+    folder = make_folder(tmp_path / "model", "modernbert")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    arguments = (
+        ("finetune", "--model", folder, "--train", table) if command == "finetune" else ("predict", folder, table)
+    )
+    refused(shell(f"{case}, {command}", *arguments), 4, r"config\.json: ")
+
+
+def test_model_of_many_layers_gets_no_memory(shell: Shell, table: Path, tmp_path: Path) -> None:
+    folder = gpt2_folder(tmp_path / "model")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_layer": 40_000}))
+    begun = peak(lambda: shell("40,000 layers of GPT-2", "predict", folder, table))
+    assert begun < 200
+    for arguments in (("finetune", "--model", folder, "--train", table), ("predict", folder, table)):
+        refused(shell("40,000 layers of GPT-2", *arguments), 4, "parameters are missing; the configuration means")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -468,6 +503,22 @@ def test_file(shell: Shell, tmp_path: Path, case: str, content: bytes, pattern: 
     refused(shell(case, *NANO, "--train", write(tmp_path / "bad.csv", content)), 3, pattern)
 
 
+def test_label_that_is_no_unicode(shell: Shell, tmp_path: Path) -> None:
+    path = write(tmp_path / "label.jsonl", '{"text": "a", "label": "x"}\n{"text": "b", "label": "\\ud800"}\n')
+    pattern = r"label\.jsonl, line 2: the label holds a lone surrogate"
+    refused(shell("a label that is no Unicode", *NANO, "--train", path), 3, pattern)
+    refused(shell("... validated", "validate", path), 3, pattern)
+
+
+def test_name_that_is_no_unicode(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    """Of the data and of the report."""
+    name = os.fsdecode(b"texts-\xff.csv")
+    path = write(tmp_path / name, "text,label\na,delivery\nb,billing\n")
+    page = tmp_path / os.fsdecode(b"report-\xff.html")
+    assert shell("names that are no UTF-8", saved, path, "--report", page, "--json", evaluates=True).code == 0
+    assert "texts-\ufffd.csv" in page.read_text(encoding="utf-8")
+
+
 def test_byte_order_mark_line_ends_and_quoted_newlines(shell: Shell, tmp_path: Path) -> None:
     path = write(tmp_path / "fine.csv", b'\xef\xbb\xbftext,label\r\n"a\r\nb",x\r\nc,y\r\n')
     assert read_file(path).texts == ["a\r\nb", "c"]
@@ -486,6 +537,59 @@ def test_label_unseen_in_training(shell: Shell, saved: Path, table: Path, tmp_pa
     refused(shell("a label unseen in training", saved, path, evaluates=True), 3, "unseen.csv, line 3.*'refund'")
     found = shell("... in the test part", *NANO, "--train", table, "--test", path)
     refused(found, 3, "unseen.csv, line 3.*'refund'")
+
+
+# --- environment and output -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("WORLD_SIZE", "many"), ("WORLD_SIZE", "-1"), ("PYLLMCLF_BACKEND", "quick")]
+)
+def test_environment(shell: Shell, table: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    refused(shell(f"{name}={value}", *NANO, "--train", table), 2, name)
+
+
+def test_time_limit_of_the_environment(shell: Shell, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "2"), ("RANK", "0"), ("MASTER_ADDR", "localhost"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    for value in ("abc", "0", "nan", "1e99"):
+        monkeypatch.setenv("PYLLMCLF_DISTRIBUTED_TIMEOUT", value)
+        refused(shell(f"a time limit of {value}", *NANO, "--train", table), 2, "PYLLMCLF_DISTRIBUTED_TIMEOUT")
+
+
+@pytest.mark.parametrize(
+    ("case", "redirected", "code", "said_last"),
+    [
+        ("a reader that has seen enough", "| head -n 1", 0, ""),
+        ("no space for the output", "> /dev/full", 5, "the output can't be written"),
+        ("closed output", ">&-", 0, ""),
+    ],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_output_that_can_not_be_written(
+    saved: Path,
+    tmp_path: Path,
+    said: Callable[[str, int, str], None],
+    case: str,
+    redirected: str,
+    code: int,
+    said_last: str,
+) -> None:
+    lines = write(tmp_path / "lines.txt", "a text\n" * 3000)
+    program = f'"{sys.executable}" -m pyllmclf predict "{saved}" "{lines}" --no-progress'
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {program} {redirected}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    assert said_last in last and "bug" not in done.stderr and "Exception ignored" not in done.stderr
+    said(case, code, last or "done")
+
+
+def test_lines_have_no_columns(shell: Shell, saved: Path, tmp_path: Path) -> None:
+    lines = write(tmp_path / "lines.txt", "a\n")
+    refused(shell("a column of lines", "predict", saved, lines, "--text-column", "text"), 2, "--text-column")
 
 
 # --- what is written --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 import pyllmclf
 from pyllmclf import Classifier, ModelError, ResourceError, UsageError
 from pyllmclf.data.atomic_folder import text_writer, write_folder
+from pyllmclf.training import checkpoint
 from pyllmclf.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -654,6 +656,51 @@ def test_unfinished_checkpoint_is_not_looked_at(run_of_three: tuple[Path, list[n
     (folder / ".checkpoint-11.1.tmp" / "manifest.json").unlink()
     (folder / "checkpoint-12").mkdir()
     np.testing.assert_array_equal(pyllmclf.load(folder).logits(TEXTS), last)
+
+
+@pytest.mark.parametrize("path", [".", "last"])
+@pytest.mark.parametrize("when", ["verified", "opened"])
+def test_checkpoint_that_a_training_deletes_meanwhile(
+    run_of_three: tuple[Path, list[np.ndarray]], monkeypatch: pytest.MonkeyPatch, path: str, when: str
+) -> None:
+    """A newer one is there then, and is opened without a warning."""
+    folder, (_, _, last) = run_of_three
+    later, deleted = folder.parent / "later", []
+    shutil.copytree(folder / "checkpoint-10", later)
+    state = json.loads((later / "training_state/state.json").read_text())
+    (later / "training_state/state.json").write_text(json.dumps(state | {"step": 11}))
+    rehash(later)
+    name = {"verified": "verify_folder", "opened": "read_config"}[when]
+    original = getattr(checkpoint, name)
+
+    def deletes(opened: Path, *rest: Any) -> Any:
+        if not deleted:
+            deleted.append(opened)
+            later.rename(folder / "checkpoint-11")
+            (folder / "last").unlink()
+            (folder / "last").symlink_to("checkpoint-11")
+            shutil.rmtree(folder / "checkpoint-10")
+        return original(opened, *rest)
+
+    monkeypatch.setattr(checkpoint, name, deletes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(pyllmclf.load(folder / path).logits(TEXTS), last)
+    assert deleted[0].name == "checkpoint-10"
+
+
+def test_checkpoint_of_a_run_is_not_written_over(run_of_three: tuple[Path, list[np.ndarray]]) -> None:
+    folder, _ = run_of_three
+    classifier, before = pyllmclf.load(folder), files_in(folder)
+    for path in (folder, folder / "last", folder / "checkpoint-10"):
+        with pytest.raises(UsageError):
+            classifier.save(path)
+        with pytest.raises(UsageError):
+            classifier.export(path)
+    classifier.save(folder.parent / "saved")
+    with pytest.raises(UsageError, match="an export would replace"):
+        classifier.export(folder.parent / "saved")
+    assert files_in(folder) == before
 
 
 def untouched_trainer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,11 +46,18 @@ Found = dict[int, dict[str, Any]]  # by process
 
 
 def train_all(
-    folder: Path, processes: int, runs: dict[str, dict[str, Any]], *, restarts: int = 0, kill: Any = None
+    folder: Path,
+    processes: int,
+    runs: dict[str, dict[str, Any]],
+    *,
+    restarts: int = 0,
+    kill: Any = None,
+    of_rank: dict[str, dict[str, Any]] | None = None,
 ) -> tuple[int, str, dict[str, Found]]:
     """Runs the script; returns (exit code, standard error, what each process found in each run)."""
     folder.mkdir(exist_ok=True)
     given = {"runs": {name: COMMON | run for name, run in runs.items()}, "out": str(folder), "kill": kill}
+    given["of_rank"] = of_rank or {}
     (folder / "arguments.json").write_text(json.dumps(given))
     command = [sys.executable]
     if processes > 1:
@@ -251,6 +258,29 @@ def test_a_process_that_ends_ends_all_in_time(tmp_path: Path, said: Callable[[st
     said({"kill": "one rank dies", "raise": "an exception on one rank only"}[how], code, lines[0] if lines else "")
     assert not found
     assert time.perf_counter() - begun < 120  # torchrun itself waits for up to 30 s
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            {"validation": (TEXTS[:4], VALIDATION[1][:4])},
+            "the validation texts or their labels are not those of process 0",
+        ),
+        ({"test": VALIDATION}, "the test texts or their labels are not those of process 0"),
+        ({"learning_rate": 1.0}, "learning_rate was 0.003 there, and is 1.0"),
+        ({"cache": "off"}, "cache was 'auto' there, and is 'off'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_processes_that_are_given_other_things(tmp_path: Path, given: dict[str, Any], sentence: str) -> None:
+    """All refuse, instead of training two models or waiting for each other."""
+    runs = {"run": CASES["kept_rows"]}
+    code, err, found = train_all(tmp_path / "out", 2, runs, of_rank={"1": given})
+    assert code != 0
+    assert f"process 1: {sentence}" in err
+    assert "process 0: another process has other data, settings or another model" in err
+    assert not found["run"]
 
 
 @pytest.mark.parametrize(("case", "rank"), [("kept_rows", 0), ("kept_rows", 1), ("sharded", 1)])

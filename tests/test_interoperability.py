@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pyllmclf
 from pyllmclf import ModelError, UsageError
+from pyllmclf.cli.main import eval_app, run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,6 +57,24 @@ def test_classifier_of_transformers(tmp_path: Path, family: str) -> None:
     assert close(onward.logits(TEXTS), expected)
     classifier.save(tmp_path / "ours")
     np.testing.assert_array_equal(pyllmclf.load(tmp_path / "ours").logits(TEXTS), classifier.logits(TEXTS))
+
+
+def test_classifiers_of_others_are_measured_by_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One of transformers, an adapter of PEFT and one of this library, compared on the same texts."""
+    folder = make_folder(tmp_path / "theirs", "bert")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=2)).save_pretrained(tmp_path / "adapter")
+    pyllmclf.load(folder).save(tmp_path / "ours")
+    data, page = tmp_path / "data.csv", tmp_path / "report.html"
+    with data.open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *zip(TEXTS, CLASSES, strict=False)])
+    compared = [part for name in ("adapter", "ours") for part in ("--compare", str(tmp_path / name))]
+    arguments = [str(folder), str(data), "--report", str(page), *compared, "--json", "--no-progress"]
+    assert run(eval_app, "pyllmclf-eval", arguments) == 0
+    found = json.loads(capfd.readouterr().out)
+    assert found["accuracy"] == pyllmclf.evaluate(folder, data).accuracy
+    assert found["compared"][str(tmp_path / "ours")]["log_loss"] == found["log_loss"]
+    assert "model.safetensors, SHA-256" in page.read_text()
 
 
 def test_tokenizer_says_what_is_read_of_longer_texts(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from itertools import chain, pairwise
 from pathlib import Path
@@ -205,6 +206,19 @@ def test_damaged_tokens_are_made_anew(tmp_path: Path, name: str, damage: Callabl
     (folder,) = tmp_path.glob("[!.]*")
     damage(folder / name)
     assert TokenStore.kept(tmp_path, TEXTS, tokenizer).tokens.tolist() == expected.tokens.tolist()
+
+
+def test_tokens_of_other_texts_are_not_taken(tmp_path: Path) -> None:
+    """Neither of fewer texts under this key's name, nor of as many others."""
+    tokenizer = bytes_tokenizer()
+    expected = TokenStore.from_texts(TEXTS, tokenizer).tokens.tolist()
+    TokenStore.kept(tmp_path, TEXTS, tokenizer)
+    (folder,) = tmp_path.glob("[!.]*")
+    for others in (TEXTS[:2], [*TEXTS[:-1], "other"]):
+        shutil.rmtree(folder)
+        TokenStore.kept(tmp_path / "others", others, tokenizer)
+        next((tmp_path / "others").glob("[!.]*")).rename(folder)
+        assert TokenStore.kept(tmp_path, TEXTS, tokenizer).tokens.tolist() == expected
 
 
 def test_texts_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import pyllmclf
 from pyllmclf import Callback, DataError, ModelError, PreemptedError, ResourceError, UsageError
 from pyllmclf.models.sequence_classifier import SequenceClassifier
+from pyllmclf.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -156,6 +158,86 @@ def test_damaged_newest_checkpoint_is_put_aside(
     assert len(list(tmp_path.glob("damaged-checkpoint-9-*"))) == 1
 
 
+@pytest.mark.parametrize(
+    ("variant", "link", "nth"),
+    [
+        ("kept_rows", "last", 3),
+        ("kept_rows", "best", 1),
+        ("calibrated", "last", 3),
+        ("calibrated_best", "last", 2),
+        ("calibrated_best", "best", 1),
+    ],
+)
+def test_killed_before_a_link_is_set(
+    whole: dict[str, pyllmclf.FinetuneResult],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variant: str,
+    link: str,
+    nth: int,
+) -> None:
+    """The checkpoint is there, and ``last`` or ``best`` still points at an older one."""
+    original, calls = RunFolder._point, []
+
+    def killed(self: RunFolder, name: str, folder: Path) -> None:
+        calls.append(name)
+        if calls.count(link) == nth and calls[-1] == link:
+            raise Killed
+        original(self, name, folder)
+
+    monkeypatch.setattr(RunFolder, "_point", killed)
+    with pytest.raises(Killed):
+        run(tmp_path, variant)
+    monkeypatch.undo()
+    same(run(tmp_path, variant, resume=True), whole[variant])
+    uninterrupted = tmp_path / "uninterrupted"
+    run(uninterrupted, variant)
+    for name in ("last", "best"):
+        assert os.readlink(tmp_path / name) == os.readlink(uninterrupted / name)
+    for path in (".", "last", "best"):
+        found, expected = (pyllmclf.load(folder / path) for folder in (tmp_path, uninterrupted))
+        assert np.array_equal(found.logits(TEXTS), expected.logits(TEXTS))
+        assert found.state.temperature == expected.state.temperature
+    kept = [{p.name for p in folder.glob("c*-*")} for folder in (tmp_path, uninterrupted)]
+    assert kept[0] == kept[1]
+
+
+def test_best_of_a_calibrated_run_can_be_gone_on_from(
+    whole: dict[str, pyllmclf.FinetuneResult], tmp_path: Path
+) -> None:
+    """The checkpoint from which training may go on stays as it is; what was calibrated lies beside it."""
+    changes: dict[str, Any] = {"keep_last": 2, "epochs": 12, "learning_rate": 3e-2}
+    expected = run(tmp_path, "calibrated_best", **changes)
+    best, last = ((tmp_path / name).resolve() for name in ("best", "last"))
+    assert best.name.startswith("calibrated-")
+    assert pyllmclf.load(best).state.temperature == expected.classifier.state.temperature
+    plain = tmp_path / best.name.replace("calibrated", "checkpoint")
+    assert (plain / "training_state/optimizer.safetensors").is_file()
+    assert pyllmclf.load(plain).state.temperature is None
+    (last / "model.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match=rf"{last.name}.*older"):
+        resumed = run(tmp_path, "calibrated_best", resume=True, **changes)
+    same(resumed, expected)
+    assert (tmp_path / "best").resolve() == best
+
+
+def test_other_files_in_a_checkpoint_stay(tmp_path: Path, whole: dict[str, pyllmclf.FinetuneResult]) -> None:
+    """Somebody's notes in it are no reason to end in an error, and are not lost."""
+    with pytest.raises(PreemptedError):
+        run(tmp_path, "calibrated", callbacks=StopAt(7))
+    folder = (tmp_path / "last").resolve()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(PreemptedError):  # saved again, in the same step
+        run(tmp_path, "calibrated", resume=True, callbacks=StopAtStart())
+    assert (folder / "notes.txt").read_text() == "mine"
+    same(run(tmp_path, "calibrated", resume=True), whole["calibrated"])
+
+
+class StopAtStart(Callback):
+    def on_train_begin(self, total_steps: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class StopWhen(Callback):
     """Sends a signal when an epoch's steps are done: it arrives in the evaluation or while saving."""
 
@@ -256,6 +338,11 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"seed": 4}, UsageError, "seed was 123"),
         ({"pooling": "mean"}, UsageError, "pooling was 'last'"),
         ({"class_weights": [1.0, 2.0]}, UsageError, "class_weights was None"),
+        (
+            {"class_weights": list(np.float32([1.0, 2.0]))},
+            UsageError,
+            r"class_weights was None there, and is \[1\.0, 2",
+        ),
         ({"train": (TEXTS[1:], LABELS[1:])}, DataError, "the train texts or their labels"),
         ({"train": (TEXTS, [*LABELS[:-1], "delivery"])}, DataError, "the train texts or their labels"),
         ({"validation": (TEXTS[:3], LABELS[:3])}, DataError, "the validation texts or their labels"),
@@ -278,17 +365,48 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     arguments = NANO | {"weights": "pretrained", "trainable": "head", "output_dir": tmp_path / "run"}
     with pytest.raises(PreemptedError):
         pyllmclf.finetune(**arguments | {"model": tmp_path / "one", "callbacks": StopAt(2)})
-    with pytest.raises(ModelError, match="the model is not the one"):
+    with pytest.raises(ModelError, match="the model is not the one that the run was begun with"):
         pyllmclf.finetune(**arguments | {"model": tmp_path / "two", "resume": True})
     # Another place is no other model.
     (tmp_path / "one").rename(tmp_path / "moved")
     pyllmclf.finetune(**arguments | {"model": tmp_path / "moved", "resume": True})
 
 
-def test_other_arithmetic_is_warned_of(stopped: Path, tmp_path: Path) -> None:
+def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    """The same texts, model and size of vocabulary, and other tokens."""
+    model = tmp_path / "model"
+    pyllmclf.finetune(**NANO | {"trainable": "head", "epochs": 1}).classifier.export(model)
+    arguments = NANO | {"model": model, "weights": "pretrained", "output_dir": tmp_path / "run"}
+    with pytest.raises(PreemptedError):
+        pyllmclf.finetune(**arguments | {"callbacks": StopAt(2)})
+    path = model / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["Ġbill"], vocabulary["Ġmore"] = vocabulary["Ġmore"], vocabulary["Ġbill"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="the tokenizer is not the one that the run was begun with"):
+        pyllmclf.finetune(**arguments | {"resume": True})
+
+
+def test_other_arithmetic_is_warned_of(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(stopped, tmp_path / "run", symlinks=True)
     with pytest.warns(RuntimeWarning, match="kept rows changed since; results may differ in their last bits"):
         run(folder, "kept_rows", resume=True, cache="off")
+    folder = shutil.copytree(stopped, tmp_path / "other", symlinks=True)
+    monkeypatch.setenv("PYLLMCLF_BACKEND", "reference")
+    with pytest.warns(RuntimeWarning, match="backend changed since"):
+        run(folder, "kept_rows", resume=True)
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    """They are written as any others are, and compared."""
+    given = {"lora": {"rank": np.int64(2), "alpha": np.float32(4)}, "class_weights": list(np.float32([1, 2]))}
+    with pytest.raises(PreemptedError):
+        run(tmp_path, "lora_with_dropout", callbacks=StopAt(2), **given)
+    with pytest.raises(UsageError, match=r"class_weights was \[1\.0, 2\.0\] there, and is \[50\.0, 2\.0\]"):
+        run(tmp_path, "lora_with_dropout", resume=True, **given | {"class_weights": list(np.float32([50, 2]))})
+    plain = {"lora": {"rank": 2, "alpha": 4.0}, "class_weights": [1.0, 2.0]}
+    run(tmp_path, "lora_with_dropout", resume=True, **plain)
 
 
 def test_checkpoint_of_no_training_is_refused(tmp_path: Path) -> None:

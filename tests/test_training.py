@@ -16,7 +16,7 @@ from models import bert_folder, gpt2_folder, make_trainer
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 import pyllmclf
-from pyllmclf import DataError, LoRAConfig, NonFiniteError, ResourceError, UsageError, finetune, ops
+from pyllmclf import Callback, DataError, LoRAConfig, NonFiniteError, ResourceError, UsageError, finetune, ops
 from pyllmclf.data.loader import shuffled
 from pyllmclf.data.named import load_named
 from pyllmclf.models.layers import DropoutRates
@@ -545,6 +545,49 @@ def test_a_step_that_is_not_finite_changes_nothing(
         trainer.queue_step(pieces)
     for was, now in zip(before, state(), strict=True):
         assert torch.equal(was, now)
+
+
+@pytest.mark.parametrize("save_every_steps", [None, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_gradient_that_is_not_finite_is_named_with_its_step(
+    gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, save_every_steps: int | None
+) -> None:
+    """Without clipping it shows in the parameters alone, and in the next loss; the error says which step it was."""
+    good, seen = ops.cross_entropy, []
+
+    def bad(logits: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        loss = good(logits, *rest, **options)
+        if torch.is_grad_enabled():
+            seen.append(len(logits))
+        return loss * _NanGradient.apply(logits) if len(seen) == 3 * accumulate else loss
+
+    class Ids(Callback):
+        def on_step(self, record: Any) -> None:
+            assert record.step < 4
+
+    monkeypatch.setattr(ops, "cross_entropy", bad)
+    whole: list[np.ndarray] = []
+    original = Trainer.queue_step
+
+    def queue_step(self: Trainer, micro_batches: list[np.ndarray], texts: np.ndarray | None = None) -> Any:
+        whole.append(np.concatenate(micro_batches))
+        return original(self, micro_batches, texts)
+
+    monkeypatch.setattr(Trainer, "queue_step", queue_step)
+    with pytest.raises(NonFiniteError, match=r"step 3: .* is no longer finite \(texts .*\); lower") as raised:
+        finetune(
+            gpt2,
+            (TEXTS, LABELS),
+            trainable="all",
+            batch_size=2,
+            gradient_accumulation_steps=accumulate,
+            output_dir=tmp_path,
+            save_every_steps=save_every_steps,
+            callbacks=Ids(),
+            progress=False,
+        )
+    assert raised.value.step == 3
+    assert f"(texts {', '.join(map(str, whole[2]))})" in str(raised.value)
 
 
 class _NanGradient(torch.autograd.Function):

@@ -79,6 +79,14 @@ def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert cli("validate", str(tmp_path / "nowhere.csv")).code == 3
 
 
+@pytest.mark.parametrize("option", [("--label-column", "x"), ("--text-column", "x"), ("--encoding-errors", "replace")])
+def test_options_that_are_of_no_use_are_refused(cli: Callable[..., Any], option: tuple[str, str]) -> None:
+    found = cli("validate", "sample", *option)
+    assert found.code == 2, found.err
+    assert "none is given" in found.err
+    assert cli("validate", "sample", "--encoding-errors", "bogus").code == 2
+
+
 def test_lengths(cli: Callable[..., Any], tmp_path: Path) -> None:
     """Against the model's positions, by its tokenizer."""
     data = written(tmp_path / "train.csv", [("a" * 100, "x"), ("b", "y")])

@@ -70,6 +70,7 @@ def evaluate(
     from ..evaluation.metrics import EvaluationResult
     from ..evaluation.report import provenance, write_report
     from ..training.checkpoint import find_checkpoint, training_history
+    from ..training.foreign import is_foreign
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas is about the file of --predictions, and none is given.")
@@ -84,7 +85,7 @@ def evaluate(
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
     )
-    folders = [find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
+    folders = [path if is_foreign(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
     if report is not None and classifier.state.label_separator is not None:
         raise UsageError("the report is of classifiers with one label for each text; leave --report out.")
@@ -100,7 +101,8 @@ def evaluate(
         assert isinstance(result, EvaluationResult)
         depends_on = provenance(folders[0], read, str(classifier.device))
         tokens = classifier.packer(read.texts).tokens_by_text
-        write_report(report, result, read.texts, tokens, depends_on, training_history(folders[0]))
+        history = [] if is_foreign(folders[0]) else training_history(folders[0])
+        write_report(report, result, read.texts, tokens, depends_on, history)
     others = {
         str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(read, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)

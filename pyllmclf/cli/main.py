@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 import sys
@@ -46,12 +48,19 @@ eval_app.command()(evaluate)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``pyllmclf``."""
-    sys.exit(run(app, "pyllmclf", arguments))
+    sys.exit(_entered(app, "pyllmclf", arguments))
 
 
 def main_eval(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``pyllmclf-eval``."""
-    sys.exit(run(eval_app, "pyllmclf-eval", arguments))
+    sys.exit(_entered(eval_app, "pyllmclf-eval", arguments))
+
+
+def _entered(command: Callable[..., object], name: str, arguments: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
+    return run(command, name, arguments)
 
 
 def run(command: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
@@ -73,7 +82,8 @@ def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | N
     try:
         # Not standalone: errors of the command line arrive here, to be said in one sentence as all others.
         code = command(args=given, prog_name=name, standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         print(f"{name}: interrupted.", file=sys.stderr)
@@ -81,13 +91,18 @@ def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | N
     except _Terminated:
         print(f"{name}: terminated.", file=sys.stderr)
         return TERMINATED
-    except BrokenPipeError:  # the reader of our output, as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit) as error:  # the reader of our output, as head, has seen enough
+        # Typer makes an exit of the former.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
+        _write_no_more()
         return 0
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        found = error if isinstance(error, PyllmclfError) else _command_line(error) or _out_of_memory(error) or error
+        found = error
+        if not isinstance(error, PyllmclfError):
+            found = _command_line(error) or _out_of_memory(error) or _of_the_system(error) or error
         if isinstance(found, PyllmclfError):
             print(f"{name}: {found}", file=sys.stderr)
             return found.exit_code
@@ -113,6 +128,26 @@ def _command_line(error: Exception) -> UsageError | None:
     if not hasattr(error, "format_message"):
         return None
     return UsageError(f"{error.format_message().rstrip('.')}; --help lists what there is.")
+
+
+# What a file system says that is full, failing or read-only.
+_NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
+
+
+def _of_the_system(error: Exception) -> ResourceError | None:
+    if not isinstance(error, OSError) or error.errno not in _NOT_WRITTEN:
+        return None
+    if error.filename is None:  # whatever else writes files says which
+        _write_no_more()
+        return ResourceError(f"the output can't be written ({error}).")
+    return ResourceError(f"{error.filename} can't be written ({error.strerror}).")
+
+
+def _write_no_more() -> None:
+    """Lets what is left of standard output go nowhere: Python would try again at its end."""
+    sys.stdout = sys.__stdout__
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _out_of_memory(error: Exception) -> ResourceError | None:

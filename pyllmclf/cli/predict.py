@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import UsageError
 from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn
 
 
@@ -60,6 +61,8 @@ def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str
     if data != "-" and not data.lower().endswith(".txt"):
         return read_data(data, text_column=text_column, labelled=False, encoding_errors=encoding_errors).texts
     check_reading("keep", encoding_errors)
+    if text_column is not None:
+        raise UsageError("--text-column chooses a column, and lines of text have none.")
     raw = sys.stdin.buffer.read() if data == "-" else read_bytes(Path(data))
     lines = decode(raw, "standard input" if data == "-" else data, encoding_errors).split("\n")
     if lines[-1] == "":

@@ -27,10 +27,14 @@ def validate(
 ) -> None:
     """Look for empty and duplicate texts, conflicting labels, and texts in several parts."""
     from ..data.named import is_named, load_named
-    from ..data.readers import TextData
+    from ..data.parts import check_of_use
+    from ..data.readers import TextData, check_reading
     from ..data.sources import read_data
     from ..data.validation import validate_parts
     from ..models.hub import find_model
+
+    check_reading("keep", encoding_errors)
+    check_of_use({"text_column": text_column, "label_column": label_column}, encoding_errors, [data, *(test or ())])
 
     def read(path: str) -> TextData:
         if is_named(path):

@@ -85,7 +85,7 @@ def check_writable(path: Path) -> None:
         raise ResourceError(f"{path} can't be written ({error}).") from error
 
 
-def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0) -> None:
+def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0, *, keep_others: bool = False) -> None:
     """Writes a folder beside its place, syncs every file, and renames it into place.
 
     An older folder that this function wrote, and that holds nothing else, is replaced; any other non-empty folder is
@@ -98,6 +98,8 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0) -> No
         Relative name to a function that writes the file.
     need : int
         Bytes that they will take, for which there must be space before anything is written.
+    keep_others : bool
+        Whether files that are none of these go with the new folder, instead of being a reason not to write it.
 
     Raises
     ------
@@ -107,8 +109,13 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0) -> No
         If it can't be written.
     """
     target = target.resolve()
+    others: set[str] = set()
     if target.exists() and not is_replaceable(target):
-        raise UsageError(f"{target} exists and holds more than a checkpoint; choose another folder.")
+        if not keep_others or not target.is_dir():
+            raise UsageError(f"{target} exists and holds more than a checkpoint; choose another folder.")
+        others = _files_in(target) - set(files) - {MANIFEST}
+        with suppress(ModelError):
+            others -= set(_read_manifest(target))
     beside = beside_of(target, "tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -122,6 +129,9 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0) -> No
             path.parent.mkdir(parents=True, exist_ok=True)
             write(path)
             _sync(path)
+        for name in others:
+            (beside / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(target / name, beside / name, follow_symlinks=False)
         manifest = {name: {"sha256": sha256(beside / name), "bytes": (beside / name).stat().st_size} for name in files}
         content = {"pyllmclf_manifest": MANIFEST_VERSION, "files": manifest}
         (beside / MANIFEST).write_text(json.dumps(content, indent=2), encoding="utf-8")
@@ -159,13 +169,17 @@ def is_replaceable(folder: Path) -> bool:
     """Whether a folder is empty, or one that :func:`write_folder` made and that holds nothing else."""
     if not folder.is_dir():
         return False
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+    present = _files_in(folder)
     if not present:
         return True
     try:
         return present <= set(_read_manifest(folder)) | {MANIFEST}
     except ModelError:
         return False
+
+
+def _files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
 def verify_folder(folder: Path, covered: Iterable[str]) -> None:

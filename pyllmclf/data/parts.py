@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UsageError
@@ -34,10 +35,7 @@ def read_parts(
     DataError
         If something can't be read.
     """
-    if any(columns.values()) and not any(has_columns(data) for data in (train, validation, test) if _is_data(data)):
-        raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
-    if reading["encoding_errors"] != "strict" and not any(has_encoding(data) for data in (train, validation, test)):
-        raise UsageError("encoding_errors is about the bytes of files, and none is given.")
+    check_of_use(columns, reading["encoding_errors"], [data for data in (train, validation, test) if _is_data(data)])
     own = load_named(train) if is_named(train) else {}
     if own and reading["label_separator"] is not None:
         raise UsageError(f"the texts of {train} have one label each; leave multi_label out.")
@@ -59,6 +57,14 @@ def read_parts(
         train_data, taken = stratified_split(train_data, float(validation), seed)
         return train_data, taken, test_data
     return train_data, part(validation, "validation"), test_data
+
+
+def check_of_use(columns: dict[str, str | None], encoding_errors: str, given: Sequence[Any]) -> None:
+    """Raises :class:`UsageError` if columns or an encoding are chosen, and none of the given data has them."""
+    if any(columns.values()) and not any(map(has_columns, given)):
+        raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
+    if encoding_errors != "strict" and not any(map(has_encoding, given)):
+        raise UsageError("encoding_errors is about the bytes of files, and none is given.")
 
 
 def is_number(value: Any) -> bool:

@@ -407,15 +407,19 @@ def _checked(
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{data.where(i)}: the text is {_shown(text)}, not a string.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{data.where(i)}: the text holds a lone surrogate, which is no Unicode.") from error
+        _check_unicode(text, "text", data, i)
     separator = wanted.label_separator
     if labels is not None:
         for i, label in enumerate(labels):
             labels[i] = _as_label(label, data, i) if separator is None else _several(label, separator, data, i)
     return without_empty(data, wanted.empty_texts)
+
+
+def _check_unicode(value: str, what: str, data: TextData, row: int) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{data.where(row)}: the {what} holds a lone surrogate, which is no Unicode.") from error
 
 
 def without_empty(data: TextData, empty_texts: str) -> TextData:
@@ -452,6 +456,8 @@ def _several(labels: Any, separator: str, data: TextData, row: int) -> tuple[Lab
 
 def _as_label(label: Any, data: TextData, row: int) -> Label:
     if isinstance(label, str) and label:
+        if not label.isascii():
+            _check_unicode(label, "label", data, row)
         return str(label)
     if isinstance(label, numbers.Integral) and not isinstance(label, bool):
         return int(label)

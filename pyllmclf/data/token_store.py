@@ -14,7 +14,7 @@ import torch  # noqa: F401 - before the native core, so that both share its Open
 
 from .. import _C
 from ..errors import DataError, ModelError, ResourceError
-from .atomic_folder import Writer, verify_folder, write_folder
+from .atomic_folder import Writer, text_writer, verify_folder, write_folder
 from .kept_folder import find_or_make
 from .tokenizers import Tokenizer
 
@@ -24,6 +24,8 @@ CHARACTERS_PER_CHUNK = 1 << 22
 # Characters that are tokenized at once where a text has no place to break it at.
 MOST_UNBROKEN = 10 << 20
 FILES = {"tokens.bin": np.int32, "offsets.bin": np.int64}
+# What kept tokens are made of.
+KEY_FILE = "key.txt"
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,22 @@ class TokenStore:
         """
         opened: list[TokenStore] = []
 
+        key = _key(texts, tokenizer)
+
         def is_intact(target: Path) -> bool:
             try:
-                opened.append(cls.open(target))
-            except ModelError:
+                store = cls.open(target)
+                if len(store) != len(texts) or (target / KEY_FILE).read_bytes() != key.encode():
+                    return False
+            except (ModelError, OSError):
                 return False
+            opened.append(store)
             return True
 
         def make() -> dict[str, Writer]:
-            return cls.from_texts(texts, tokenizer)._writers()
+            return cls.from_texts(texts, tokenizer)._writers() | {KEY_FILE: text_writer(key)}
 
-        target = folder / f"tokens-{_key(texts, tokenizer)[:16]}"
+        target = folder / f"tokens-{key[:16]}"
         find_or_make(target, is_intact, make)
         if not opened and not find_or_make(target, is_intact, make):
             raise ResourceError(f"{target}: what was written there can't be read again.")
@@ -116,7 +123,7 @@ class TokenStore:
             If it is not there, or damaged.
         """
         try:
-            verify_folder(folder, FILES)
+            verify_folder(folder, [*FILES, KEY_FILE])
             tokens, offsets = (_mapped(folder / name, dtype) for name, dtype in FILES.items())
         except (OSError, ValueError) as error:  # ValueError: no whole number of entries
             raise ModelError(f"{folder} can't be read ({error}).") from error
@@ -136,6 +143,13 @@ class TokenStore:
     def lengths(self) -> np.ndarray:
         """Tokens of each text, int64, shape [texts]."""
         return np.diff(self.offsets)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the tokens of each text."""
+        digest = hashlib.sha256(self.offsets.tobytes())
+        digest.update(self.tokens.data)
+        return digest.hexdigest()
 
     def first_equal_texts(self, most_tokens: int) -> np.ndarray:
         """For each text the first one with the same first ``most_tokens`` tokens, int64, shape [texts]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from importlib import metadata
 from itertools import pairwise
@@ -30,15 +31,27 @@ def provenance(checkpoint: Path, data: TextData, device: str) -> dict[str, str]:
     """What the figures depend on: hashes and versions."""
     digest = hashlib.sha256(json.dumps([data.texts, list(map(str, data.labels or []))]).encode())
     found = {
-        "checkpoint": str(checkpoint),
-        "checkpoint, SHA-256 of its manifest": sha256(checkpoint / MANIFEST),
-        "data": data.origin,
+        "checkpoint": _printable(checkpoint),
+        **_hashes(checkpoint),
+        "data": _printable(data.origin),
         "data, SHA-256 of texts and labels": digest.hexdigest(),
         "device": device,
         "pyllmclf": __version__,
         "Python": platform.python_version(),
     }
     return found | {package: metadata.version(package) for package in PACKAGES}
+
+
+def _hashes(checkpoint: Path) -> dict[str, str]:
+    """Of a folder's manifest, or of the weights in one that another library wrote."""
+    if (checkpoint / MANIFEST).is_file():
+        return {"checkpoint, SHA-256 of its manifest": sha256(checkpoint / MANIFEST)}
+    return {f"{path.name}, SHA-256": sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}
+
+
+def _printable(name: str | os.PathLike[str]) -> str:
+    """A path whose bytes may be no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def accuracy_by_length(result: EvaluationResult, tokens: np.ndarray) -> list[dict[str, Any]]:

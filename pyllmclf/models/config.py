@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ModelError
 
 SUPPORTED = "GPT-2, BERT, RoBERTa, DistilBERT and ModernBERT"
+# Of anything that is counted: token ids are int32.
+MOST = 2**31 - 1
 # Of ModernBERT, whose configuration says of each layer what it is.
 MOST_LAYERS = 10_000
 # Name in Hugging Face's configurations -> the approximation of GELU.
@@ -239,14 +242,14 @@ class ModelConfig:
             config = read(raw, origin)
         except KeyError as error:
             raise ModelError(f"{origin}: the configuration lacks {error}.") from error
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ModelError(f"{origin}: the configuration holds a value of the wrong type ({error}).") from error
         for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
-            if type(value := getattr(config, name)) is not int or value < 1:
-                raise ModelError(f"{origin}: {name} is {value!r}, not a positive integer.")
+            if type(value := getattr(config, name)) is not int or not 1 <= value <= MOST:
+                raise ModelError(f"{origin}: {name} is {value!r}, not an integer from 1 to {MOST:,}.")
         has_types = config.model_type in ("bert", "roberta")
-        if type(config.type_vocab_size) is not int or config.type_vocab_size < has_types:
-            raise ModelError(f"{origin}: type_vocab_size is {config.type_vocab_size!r}, not a positive integer.")
+        if type(value := config.type_vocab_size) is not int or not has_types <= value <= MOST:
+            raise ModelError(f"{origin}: type_vocab_size is {value!r}, not an integer from {has_types:d} to {MOST:,}.")
         for name in ("layer_norm_eps", "initializer_range"):
             if not _is_number(value := getattr(config, name)) or not value > 0:
                 raise ModelError(f"{origin}: {name} is {value!r}, not a positive number.")
@@ -375,6 +378,8 @@ def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
     if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
         raise ModelError(f"{origin}: n_layers is {layers!r}, not an integer from 1 to {MOST_LAYERS:,}.")
     every = raw.get("global_attn_every_n_layers", 3)
+    if type(every) is not int or every < 1:
+        raise ModelError(f"{origin}: global_attn_every_n_layers is {every!r}, not a positive integer.")
     kinds = raw.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
     theta = {}
     for kind, old_name, default in (
@@ -405,7 +410,8 @@ def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is one that a float can be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _activation(name: str, origin: str) -> str:

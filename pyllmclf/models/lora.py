@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -48,15 +51,17 @@ class LoRAConfig:
         elif self.target_modules != "all-linear":
             object.__setattr__(self, "target_modules", (self.target_modules,))
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
-        if not isinstance(self.rank, int) or not 1 <= self.rank <= MAX_RANK:
+            object.__setattr__(self, "layers", tuple(map(operator.index, self.layers)))
+        if not isinstance(self.rank, Integral) or not 1 <= self.rank <= MAX_RANK:
             raise UsageError(f"LoRA: rank={self.rank!r} must be an integer from 1 to {MAX_RANK}.")
         if not self.target_modules or self.layers == ():
             raise UsageError("LoRA: target_modules and layers must not be empty; without them nothing is adapted.")
-        if not self.alpha > 0:
+        if not isinstance(self.alpha, Real) or not 0 < self.alpha < math.inf:
             raise UsageError(f"LoRA: alpha={self.alpha!r} must be positive.")
-        if not 0.0 <= self.dropout < 1.0:
+        if not isinstance(self.dropout, Real) or not 0.0 <= self.dropout < 1.0:
             raise UsageError(f"LoRA: dropout={self.dropout!r} must lie in [0, 1).")
+        for name, kind in (("rank", int), ("alpha", float), ("dropout", float)):  # numpy's numbers are no JSON
+            object.__setattr__(self, name, kind(getattr(self, name)))
         if self.scaling not in SCALINGS:
             raise UsageError(f"LoRA: scaling={self.scaling!r} is unknown; it is one of {', '.join(SCALINGS)}.")
 

@@ -140,6 +140,8 @@ def save_checkpoint(
     state: ClassifierState,
     training_state: Mapping[str, Any] | None = None,
     optimizer: Mapping[str, Tensor] | None = None,
+    *,
+    keep_others: bool = False,
 ) -> None:
     """Writes a complete checkpoint, or nothing.
 
@@ -151,6 +153,8 @@ def save_checkpoint(
         How far training is, as JSON can hold it.
     optimizer : mapping of str to tensor, optional
         What the optimizer remembers.
+    keep_others : bool
+        As for :func:`write_folder`.
 
     Raises
     ------
@@ -169,7 +173,7 @@ def save_checkpoint(
     if optimizer:
         files[OPTIMIZER_FILE] = _tensor_writer(optimizer)
         need += sum(tensor.nbytes for tensor in optimizer.values())
-    write_folder(folder, files, need)
+    write_folder(folder, files, need, keep_others=keep_others)
 
 
 def _parameter_bytes(state: ClassifierState) -> int:
@@ -244,7 +248,17 @@ def load_checkpoint(path: Path) -> ClassifierState:
     ModelError
         If there is none, or it is damaged or of a later format.
     """
-    folder = find_checkpoint(path)
+    while True:
+        folder = find_checkpoint(path)
+        try:
+            return _opened(folder)
+        except ModelError:
+            if folder.exists():
+                raise
+            # A training that goes on has deleted it: there is a newer one.
+
+
+def _opened(folder: Path) -> ClassifierState:
     spec = read_json(folder / SPEC_FILE)
     if (version := spec.get("format_version")) != FORMAT_VERSION:
         raise ModelError(f"{folder}: format version {version!r} is not {FORMAT_VERSION}; update pyllmclf.")
@@ -255,26 +269,40 @@ def load_checkpoint(path: Path) -> ClassifierState:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """``path`` itself, or its newest complete ``checkpoint-STEP`` folder; every file's hash is checked.
+    """``path`` itself, what it is a link to, or its newest complete ``checkpoint-STEP`` folder; every file's hash is
+    checked.
 
-    Warns about each newer one that is damaged.
+    Warns about each newer one that is damaged. One that a training deletes meanwhile is none.
 
     Raises
     ------
     ModelError
         If there is none, or ``path`` is one that is damaged.
     """
-    if (path / SPEC_FILE).is_file():
-        verify_folder(path, COVERED)
-        return path
-    for _, candidate in sorted(_steps(path), reverse=True):
-        try:
-            verify_folder(candidate, COVERED)
-        except ModelError as error:
-            warnings.warn(f"{error} An older checkpoint is looked for.", stacklevel=2)
-            continue
-        return candidate
-    raise ModelError(f"{path}: there is no complete pyllmclf checkpoint; give the folder that finetune wrote.")
+    while True:
+        is_one = (path / SPEC_FILE).is_file()
+        found = [path.resolve() if path.is_symlink() else path] if is_one else _newest_first(path)
+        for candidate in found:
+            try:
+                verify_folder(candidate, COVERED)
+            except ModelError as error:
+                if not candidate.exists():
+                    break
+                if is_one:
+                    raise
+                warnings.warn(f"{error} An older checkpoint is looked for.", stacklevel=2)
+                continue
+            return candidate
+        else:
+            raise ModelError(f"{path}: there is no complete pyllmclf checkpoint; give the folder that finetune wrote.")
+
+
+def is_of_a_run(folder: Path) -> bool:
+    """Whether a folder is a checkpoint that a training wrote, which may go on from it."""
+    try:
+        return bool(read_json(folder / STATE_FILE))
+    except ModelError:
+        return False
 
 
 def training_history(folder: Path) -> list[dict[str, Any]]:
@@ -283,14 +311,15 @@ def training_history(folder: Path) -> list[dict[str, Any]]:
     return [record for record in history if isinstance(record, dict)] if isinstance(history, list) else []
 
 
-def _steps(path: Path) -> list[tuple[int, Path]]:
+def _newest_first(path: Path) -> list[Path]:
     found = []
     for candidate in path.glob("checkpoint-*"):
         try:
             found.append((int(parse_json((candidate / STATE_FILE).read_text(encoding="utf-8"))["step"]), candidate))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            warnings.warn(f"{candidate}: damaged ({error!r}). An older checkpoint is looked for.", stacklevel=3)
-    return found
+            if candidate.exists():
+                warnings.warn(f"{candidate}: damaged ({error!r}). An older checkpoint is looked for.", stacklevel=3)
+    return [candidate for _, candidate in sorted(found, reverse=True)]
 
 
 def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:

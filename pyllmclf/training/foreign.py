@@ -11,13 +11,14 @@ from ..errors import ModelError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
 from ..models.hub import class_names, find_model, read_json
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
-from ..models.weights import load_weights
-from .checkpoint import ClassifierState
+from ..models.weights import check_size, load_weights
+from .checkpoint import SPEC_FILE, ClassifierState
 
 
-def is_model_folder(path: Path) -> bool:
-    """Whether a folder holds a model or an adapter of Hugging Face's libraries."""
-    return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
+def is_foreign(path: Path) -> bool:
+    """Whether a folder holds a model or an adapter of Hugging Face's libraries, and no checkpoint of this one."""
+    held = (path / name for name in ("config.json", ADAPTER_CONFIG))
+    return not (path / SPEC_FILE).is_file() and any(file.is_file() for file in held)
 
 
 def load_foreign(path: Path) -> ClassifierState:
@@ -40,8 +41,9 @@ def load_foreign(path: Path) -> ClassifierState:
     names = class_names(source)
     if names is None or len(set(names)) < max(2, len(names)):
         raise ModelError(f"{path}: the configuration doesn't name two classes or more.")
-    model = SequenceClassifier(config, len(names), HeadSpec.resolve(config, None, None, None))
     assert source.folder is not None
+    check_size(config, source.folder)
+    model = SequenceClassifier(config, len(names), HeadSpec.resolve(config, None, None, None))
     load_weights(model, source.folder, head=adapter is None)
     if adapter is not None:
         load_adapter(model, adapter.lora, adapter.tensors, path / ADAPTER_FILE)

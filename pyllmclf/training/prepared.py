@@ -64,18 +64,19 @@ class PreparedTraining:
 
     def calibrate(self) -> dict[str, float]:
         """Divides the logits by the temperature that fits the validation texts, in the checkpoint too."""
-        state, labelled = self.state, self.parts["validation"]
-        at = "last" if self.trainer.settings.early_stopping is None else "best"
+        state, trainer, labelled = self.state, self.trainer, self.parts["validation"]
+        best = None if trainer.settings.early_stopping is None else trainer.best
+        step = trainer.step if best is None else best.step
         if state.temperature is not None:  # before the run was resumed
-            found = None if self.run is None else read_json(self.run.path / at / STATE_FILE)["calibration"]
-            return self.trainer.group.from_first(found)
+            found = None if self.run is None else read_json(self.run.checkpoint(step) / STATE_FILE)["calibration"]
+            return trainer.group.from_first(found)
         assert labelled.text_labels is not None
         logits = self.classifier.packed_logits(labelled)
         calibration = calibrate_head(state.model, logits, labelled.text_labels, state.encoder.names)
         state.temperature = calibration["temperature"]
         self._measure("validation")
         if self.run is not None:
-            self.run.replace(at, state, calibration=calibration)
+            self.run.save_calibrated(step, state, calibration)
         return calibration
 
     def test(self) -> None:
@@ -155,7 +156,7 @@ class PreparedTraining:
         if self.run is not None:
             figures = {
                 "identity": self.identity,
-                "arithmetic": arithmetic(trainer.prefix, self.strategy),
+                "arithmetic": arithmetic(trainer.prefix, self.strategy, trainer.device, trainer.backend),
                 "metrics": state.metrics,
             }
             self.run.save(state, trainer.step, trainer.state_dict() | figures, moments, is_best=is_best)

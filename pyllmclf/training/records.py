@@ -52,6 +52,12 @@ class EpochRecord:
         return asdict(self)
 
 
+def not_finite(step: int, what: str, ids: np.ndarray) -> NonFiniteError:
+    """The error of a step that numbers which are not finite came from; ``ids`` are its texts."""
+    shown = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
+    return NonFiniteError(f"step {step}: {what} (texts {shown}); lower the learning rate or look at these texts.", step)
+
+
 @dataclass(frozen=True)
 class QueuedStep:
     """A step that the device may still be working on.
@@ -87,19 +93,15 @@ class QueuedStep:
         loss_sum, correct, _, *norm = self.stats.tolist()
         mean_loss = loss_sum / self.total
         if not math.isfinite(mean_loss):
-            raise NonFiniteError(self._not_finite(f"the loss is {mean_loss}"))
+            raise not_finite(self.step, f"the loss is {mean_loss}", self.ids)
         if norm and not math.isfinite(norm[0]):
-            raise NonFiniteError(self._not_finite(f"the norm of the gradient is {norm[0]}"))
+            raise not_finite(self.step, f"the norm of the gradient is {norm[0]}", self.ids)
         return mean_loss, int(correct)
 
     @property
     def is_last(self) -> bool:
         """Whether a process was asked to end before this step."""
         return bool(self.stats[2] > 0)
-
-    def _not_finite(self, what: str) -> str:
-        shown = ", ".join(map(str, self.ids[:16])) + (", ..." if len(self.ids) > 16 else "")
-        return f"step {self.step}: {what} (texts {shown}); lower the learning rate or look at these texts."
 
 
 @dataclass

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from .. import __version__
 from ..data.readers import TextData
-from ..errors import DataError, ModelError, UsageError
+from ..data.token_store import TokenStore
+from ..distributed import Processes
+from ..errors import DataError, ModelError, PyllmclfError, UsageError
 from ..models.adapters import ADAPTER_FILE, load_adapter, read_tensors
 from ..models.hub import read_json
 from ..models.sequence_classifier import SequenceClassifier
 from ..models.weights import load_weights
+from ..ops.dispatch import active_backend
 from ..sharding import put, whole_tensors
 from .checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE, ClassifierState, content_hash
 from .frozen_prefix import FrozenPrefix
@@ -33,11 +36,18 @@ FREE = {
     "empty_texts", "encoding_errors", "cache", "cache_budget", "cache_dir", "output_dir",
     "resume", "save_every_steps", "keep_last", "strategy",
 }  # fmt: skip
+# Of these, what all processes must have in common.
+ALIKE = ("cache", "save_every_steps", "strategy")
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def identity(
-    state: ClassifierState, train: TextData, validation: TextData | None, processes: int = 1
+    state: ClassifierState,
+    train: TextData,
+    validation: TextData | None,
+    tokens: Mapping[str, TokenStore],
+    class_weight: Tensor | None,
+    processes: int = 1,
 ) -> dict[str, dict[str, Any]]:
     """What a run must have in common with the one that it goes on with, as JSON can hold it.
 
@@ -46,32 +56,45 @@ def identity(
     state : ClassifierState
         Before the first step.
     train, validation : TextData
+    tokens : mapping of str to TokenStore
+        Of ``"train"`` and ``"validation"``.
+    class_weight : tensor, optional
+        What ``class_weights`` has become.
     processes : int
     """
     settings = {name: value for name, value in state.settings.items() if name not in FREE}
     settings["device"] = str(settings["device"]).partition(":")[0]
+    settings["class_weights"] = None if class_weight is None else class_weight.tolist()
+    tokenizer = state.tokenizer
     found = {
         "settings": settings | {"processes": processes},
         "data": {
             "train": data_sha256(train),
             "validation": None if validation is None else data_sha256(validation),
             "classes": list(state.encoder.classes),
+            "tokens": {name: store.sha256 for name, store in tokens.items()},
+            "special tokens": [list(tokenizer.prefix), list(tokenizer.suffix), tokenizer.pad_token_id],
         },
         "model": {"config": str(state.model.config), "sha256": content_hash(dict(state.model.named_parameters()))},
     }
     return json.loads(json.dumps(found))
 
 
-def arithmetic(prefix: FrozenPrefix | None, strategy: str) -> dict[str, Any]:
+def arithmetic(prefix: FrozenPrefix | None, strategy: str, device: torch.device, backend: str) -> dict[str, Any]:
     """What the bits of a sum depend on, besides the sum."""
     return {
         "strategy": strategy,
         "kept rows": 0 if prefix is None else prefix.plan.rows,
         "threads": torch.get_num_threads(),
-        "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
+        "backend": active_backend() if backend == "auto" else backend,
+        "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability(), *_gpu(device)],
         "pyllmclf": __version__,
         "torch": torch.__version__,
     }
+
+
+def _gpu(device: torch.device) -> list[str]:
+    return [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
 
 
 def data_sha256(data: TextData) -> str:
@@ -92,17 +115,46 @@ def check_identity(folder: Path, saved: Mapping[str, Any], own: Mapping[str, Any
     UsageError, DataError, ModelError
         If settings, data or model are others; the first difference is named.
     """
-    rest = "resume with what the run was begun with, or choose another output_dir."
-    settings, before = own["settings"], saved["settings"]
-    for name in sorted(settings.keys() | before.keys()):
-        if settings.get(name) != before.get(name):
-            raise UsageError(f"{folder}: {name} was {before.get(name)!r} there, and is {settings.get(name)!r}; {rest}")
-    for name, value in own["data"].items():
-        if value != saved["data"].get(name):
-            what = "the classes are" if name == "classes" else f"the {name} texts or their labels are"
-            raise DataError(f"{folder}: {what} not those that the run was begun with; {rest}")
-    if own["model"] != saved["model"]:
-        raise ModelError(f"{folder}: the model is not the one that the run was begun with; {rest}")
+    if (found := difference(saved, own, "that the run was begun with")) is not None:
+        kind, what = found
+        raise kind(f"{folder}: {what}; resume with what the run was begun with, or choose another output_dir.")
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any], which: str) -> tuple[type[PyllmclfError], str] | None:
+    """The first thing in which a run is not the one ``which`` speaks of: the error that it is, and what to say."""
+    settings, others = now["settings"], before["settings"]
+    for name in sorted(settings.keys() | others.keys()):
+        if settings.get(name) != others.get(name):
+            return UsageError, f"{name} was {others.get(name)!r} there, and is {settings.get(name)!r}"
+    for name in ("train", "validation"):
+        if now["data"][name] != before["data"].get(name):
+            return DataError, f"the {name} texts or their labels are not those {which}"
+    if now["data"]["classes"] != before["data"].get("classes"):
+        return DataError, f"the classes are not those {which}"
+    if now["data"] != before["data"]:
+        return ModelError, f"the tokenizer is not the one {which}"
+    if now["model"] != before["model"]:
+        return ModelError, f"the model is not the one {which}"
+    return None
+
+
+def check_alike(group: Processes, state: ClassifierState, own: Mapping[str, Any], test: TextData | None) -> None:
+    """Compares what the processes of a training were given.
+
+    Raises
+    ------
+    UsageError, DataError, ModelError
+        In every process, if one was given other data, settings or another model than the first.
+    """
+    mine = dict(own) | {"test": None if test is None else data_sha256(test)}
+    mine["settings"] = own["settings"] | {name: state.settings[name] for name in ALIKE}
+    first = group.from_first(mine)
+    found = difference(first, mine, "of process 0")
+    if found is None and mine["test"] != first["test"]:
+        found = DataError, "the test texts or their labels are not those of process 0"
+    if group.any(found is not None):
+        kind, what = found or (UsageError, "another process has other data, settings or another model")
+        raise kind(f"process {group.rank}: {what}; start all of them with the same.")
 
 
 def optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:

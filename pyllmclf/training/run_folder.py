@@ -6,6 +6,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,9 @@ class RunFolder:
                     "its training: resume=True (--resume)."
                 )
             clean_up(path)
+            clean_up(path / "logs")
             if any(path.glob("checkpoint-*")):
                 self.newest = find_checkpoint(path)
-                self._put_damaged_aside(self.newest)
         except BaseException:
             self.close()
             raise
@@ -96,13 +97,23 @@ class RunFolder:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _put_damaged_aside(self, newest: Path) -> None:
-        """Later checkpoints are damaged; they stay, under another name, for whoever wants to save something of them."""
-        newest_step = read_json(newest / STATE_FILE).get("step")
+    def adopt(self) -> None:
+        """Makes the folder what the run left that is gone on with, once it is known to be the same.
+
+        Checkpoints later than the newest complete one are damaged; they stay, under another name, for whoever wants to
+        save something of them. ``last`` and ``best`` point where they would if the run hadn't ended while it saved.
+        """
+        assert self.newest is not None
+        newest_step = int(self.newest.name.removeprefix("checkpoint-"))
         for step in self._steps():
-            if isinstance(newest_step, int) and step > newest_step:
+            if step > newest_step:
                 folder = self.checkpoint(step)
                 folder.rename(self.path / f"damaged-{folder.name}-{uuid.uuid4().hex[:8]}")
+        self._point("last", self.newest)
+        best = self._best_step(self.newest)
+        if best is not None and self.checkpoint(best).is_dir():
+            self._point("best", self.checkpoint(best))
+        self._delete_old(newest_step)
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of a step is, if it is."""
@@ -129,7 +140,7 @@ class RunFolder:
         if self._written == at:
             return
         folder = self.checkpoint(step)
-        save_checkpoint(folder, state, {"step": step, **training_state}, optimizer)
+        save_checkpoint(folder, state, {"step": step, **training_state}, optimizer, keep_others=True)
         self._written = at
         self._point("last", folder)
         if is_best:
@@ -143,7 +154,18 @@ class RunFolder:
         pointed = {os.path.realpath(self.path / name) for name in ("last", "best")}
         for step in steps:
             if step not in kept and os.path.realpath(self.checkpoint(step)) not in pointed:
-                shutil.rmtree(self.checkpoint(step), ignore_errors=True)
+                self._delete(self.checkpoint(step))
+        wanted = {f"calibrated-{step}" for step in kept}
+        for folder in self.path.glob("calibrated-*"):
+            if folder.name not in wanted and os.path.realpath(folder) not in pointed:
+                self._delete(folder)
+
+    def _delete(self, folder: Path) -> None:
+        """At once: whoever reads it has all of it, or none."""
+        beside = beside_of(folder, "tmp")
+        with suppress(OSError):
+            folder.rename(beside)
+        shutil.rmtree(beside, ignore_errors=True)
 
     def _steps(self) -> list[int]:
         """Of the checkpoints that are there, by their names."""
@@ -158,10 +180,20 @@ class RunFolder:
             return None
         return best["step"] if isinstance(best, dict) else None
 
-    def replace(self, name: str, state: ClassifierState, **added: Any) -> None:
-        """Writes another classifier into the checkpoint that ``name`` points at; how far training was stays."""
-        folder = (self.path / name).resolve()
-        save_checkpoint(folder, state, read_json(folder / STATE_FILE) | added)
+    def save_calibrated(self, step: int, state: ClassifierState, calibration: Mapping[str, float]) -> None:
+        """Puts the calibrated classifier of a step into its checkpoint, if nothing is left to train from there.
+
+        The others are what a training may go on from: beside them it gets a folder of its own, at which ``best``
+        points.
+        """
+        folder = self.checkpoint(step)
+        training_state = read_json(folder / STATE_FILE) | {"calibration": calibration}
+        if training_state["finished"]:
+            save_checkpoint(folder, state, training_state, keep_others=True)
+            return
+        calibrated = self.path / f"calibrated-{step}"
+        save_checkpoint(calibrated, state, training_state, keep_others=True)
+        self._point("best", calibrated)
 
     def _point(self, name: str, folder: Path) -> None:
         beside = beside_of(self.path / name, "tmp")

@@ -23,7 +23,7 @@ from .frozen_prefix import FrozenPrefix
 from .objective import MultiLabelObjective, Objective
 from .optim import StepInBackward, make_optimizer, make_scheduler
 from .preemption import Preemption
-from .records import QueuedStep
+from .records import QueuedStep, not_finite
 from .settings import TrainingSettings
 
 
@@ -91,6 +91,8 @@ class StepTrainer:
             assert packer.labels is not None
             self._text_weights = weight.cpu().numpy()[packer.labels.numpy()]
         self.step = 0
+        # Of the last steps.
+        self._texts_of: dict[int, np.ndarray] = {}
         self.total_steps = total_steps
         one_label = packer.labels is None or packer.labels.dim() == 1
         alone = self.group.count == 1
@@ -155,7 +157,21 @@ class StepTrainer:
         NonFiniteError
             If the loss or, with clipping, the norm of the gradient is not finite; no parameter has changed then.
         """
-        return self.queue_step(micro_batches).result()
+        return self.result_of(self.queue_step(micro_batches))
+
+    def result_of(self, queued: QueuedStep) -> tuple[float, int]:
+        """As :meth:`QueuedStep.result`; of two steps the error names the one whose gradient was not finite.
+
+        Raises
+        ------
+        NonFiniteError
+        """
+        try:
+            return queued.result()
+        except NonFiniteError:
+            if queued.step - 1 in self._texts_of:  # which may have left parameters with which no loss is finite
+                self.check_parameters(queued.step - 1)
+            raise
 
     def queue_step(self, micro_batches: list[np.ndarray], texts: np.ndarray | None = None) -> QueuedStep:
         """Forward, backward and the optimizer's step; on a GPU all is queued, and the host waits for nothing.
@@ -177,6 +193,7 @@ class StepTrainer:
             stats = self._compute_in_memory(micro_batches, ids, dropout)
         self.scheduler.step()
         self.step += 1
+        self._texts_of = {self.step: ids} | {step: old for step, old in self._texts_of.items() if step > self.step - 3}
         return QueuedStep(self.step, ids, self._total(ids), learning_rate, stats)
 
     def _compute_in_memory(
@@ -270,19 +287,20 @@ class StepTrainer:
                     loss_sum += loss.detach()
                     correct += self.objective.correct(logits, batch.labels)
                 if self._in_backward is not None:  # which would change parameters
-                    QueuedStep(self.step + 1, ids, float(total), 0.0, torch.stack([loss_sum, correct, asked])).result()
+                    stats = torch.stack([loss_sum, correct, asked])
+                    self.result_of(QueuedStep(self.step + 1, ids, float(total), 0.0, stats))
                 with self._in_backward or nullcontext():
                     # The mean over processes is taken of gradients.
                     self._backward(loss * (self.group.count if counts else 0) / total)
-        stats = list(self.group.add(torch.stack([loss_sum, correct, asked])))
+        figures = list(self.group.add(torch.stack([loss_sum, correct, asked])))
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
             norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
             if not self.scaler.is_enabled():  # with loss scaling an overflow is skipped, and the scale lowered
-                stats.append(norm)
-        figures = torch.stack(stats)
-        self._optimizer_step(figures, learning_rate)
-        return figures
+                figures.append(norm)
+        stats = torch.stack(figures)
+        self._optimizer_step(stats, learning_rate)
+        return stats
 
     def _compute_fixed(self, batch: PackedBatch, rows: torch.Tensor | None) -> torch.Tensor:
         """What is recorded; nothing in it may depend on numbers that differ by step and lie on the host."""
@@ -331,17 +349,19 @@ class StepTrainer:
             self._in_backward = None
         ops.forget_gradients(self.model.parameters())
 
-    def check_parameters(self) -> None:
-        """Looks at what the last step made of the parameters: no later loss has told.
+    def check_parameters(self, step: int | None = None) -> None:
+        """Looks at what a step made of the parameters, the last one by default, where no later loss has told.
 
         Raises
         ------
         NonFiniteError
             If one is not finite.
         """
+        step = self.step if step is None else step
         trained = [(name, own_part(p)) for name, p in self.model.named_parameters() if p.requires_grad]
         bad = next((i for i, (_, part) in enumerate(trained) if not bool(torch.isfinite(part).all())), len(trained))
         if self.sharded:
             bad = self.group.least(bad)
         if bad < len(trained):
-            raise NonFiniteError(f"step {self.step}: {trained[bad][0]} is no longer finite; lower the learning rate.")
+            what = f"{trained[bad][0]} is no longer finite"
+            raise not_finite(step, what, self._texts_of.get(step, np.arange(0)))

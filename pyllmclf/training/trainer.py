@@ -261,7 +261,7 @@ class Trainer(StepTrainer):
             return self.preempted or (save_every_steps is not None and step % save_every_steps == 0)
 
         for queued, alone in self._queued_ahead(pauses):
-            step_loss, step_correct = queued.result()
+            step_loss, step_correct = self.result_of(queued)
             self._preempted |= self.group.count > 1 and queued.is_last
             ids = queued.ids
             step_tokens = int(self.packer.real_lengths[ids].sum())

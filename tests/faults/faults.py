@@ -7,8 +7,8 @@ forks a child for each attempt. A child is killed
 - at a moment of the clock, wherever it is then,
 
 or such a call fails with ENOSPC, EIO or EROFS. Every kill is followed by a start with ``resume=True``, which may be
-killed again, until one ends; then weights, history and figures must be the uninterrupted run's, bit by bit, and no
-unfinished file may be left. An error must be a ``ResourceError``, or have done no harm. A checkpoint that was complete
+killed again, until one ends; then weights, history and figures must be the uninterrupted run's, bit by bit, and so must
+be what its folder holds: the same checkpoints, ``last`` and ``best`` among them, and no unfinished file. An error must be a ``ResourceError``, or have done no harm. A checkpoint that was complete
 before a fault must be complete after it.
 """
 
@@ -133,8 +133,13 @@ def train(folder: Path, variant: str) -> str:
         changes["cache_dir"] = folder / "cache"
     result = pyllmclf.finetune(**NANO | changes, output_dir=folder / "run")
     digest = hashlib.sha256()
-    for name, parameter in sorted(result.classifier.state.model.named_parameters()):
-        digest.update(name.encode() + parameter.detach().numpy().tobytes())
+    saved = [pyllmclf.load(folder / "run" / name, device="cpu") for name in ("", "last", "best")]
+    for classifier in (result.classifier, *saved):
+        for name, parameter in sorted(classifier.state.model.named_parameters()):
+            digest.update(name.encode() + parameter.detach().numpy().tobytes())
+        digest.update(repr(classifier.state.temperature).encode())
+    kept = sorted(path.name for path in (folder / "run").glob("c*-*"))
+    digest.update(repr([kept, *(os.readlink(folder / "run" / name) for name in ("last", "best"))]).encode())
     for record in result.history:
         figures = {name: v for name, v in record.to_dict().items() if name not in ("seconds", "tokens_per_second")}
         digest.update(json.dumps(figures, sort_keys=True).encode())

@@ -8,8 +8,8 @@ forks a child for each attempt. A child is killed
 
 or such a call fails with ENOSPC, EIO or EROFS. Every kill is followed by a start with ``resume=True``, which may be
 killed again, until one ends; then weights, history and figures must be the uninterrupted run's, bit by bit, and so must
-be what its folder holds: the same checkpoints, ``last`` and ``best`` among them, and no unfinished file. An error must be
-a ``ResourceError``, or have done no harm. A checkpoint that was complete before a fault must be complete after it.
+be what its folder holds: the same checkpoints, ``last`` and ``best`` among them, and no unfinished file. An error must
+be a ``ResourceError``, or have done no harm. A checkpoint that was complete before a fault must be complete after it.
 """
 
 from __future__ import annotations

@@ -9,13 +9,15 @@ side; so no sum needs atomics, and results are the same bits each time. Only blo
 are masked. dK and dV are computed from Sᵀ = K Qᵀ, so that no probability is transposed.
 """
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
 
 from .configs import AttentionConfig, attention_config
 from .philox import Dropout, keep
-from .tiles import Schedule, Tiles, tile_rows
+from .tiles import PooledSchedule, Schedule, Tiles, tile_rows
 
 LOG2_E = 1.4426950408889634
 _WORDS = ["seed", "step", "stream", "threshold"]
@@ -549,6 +551,12 @@ def _attention_backward_dkdv_kernel(
     _put_rows(dv + head * dv_head, begin_k, dv_row, keys, count_k, dv_tile, HEAD_DIM, DEPTH)
 
 
+@cache
+def processors(device: torch.device) -> int:
+    """Programs that run at once, at least; the interpreter runs one after the other."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+
+
 def depth_of(head_dim: int) -> int:
     """Columns of a tile: a power of two, and as many as a matrix instruction takes."""
     return max(16, triton.next_power_of_2(head_dim))
@@ -567,7 +575,7 @@ class Launch:
     query_positions : int32 tensor, shape [rows_q], optional
     window : (int, int), optional
     dropout : Dropout, optional
-    schedule : Schedule, optional
+    schedule : Schedule or PooledSchedule, optional
         The tiles of the batch in their order; without it, each text takes as many tiles as the longest.
     """
 
@@ -584,7 +592,7 @@ class Launch:
         query_positions: torch.Tensor | None = None,
         window: tuple[int, int] | None = None,
         dropout: Dropout | None = None,
-        schedule: Schedule | None = None,
+        schedule: Schedule | PooledSchedule | None = None,
     ) -> None:
         self.offsets = cu_seqlens_q, cu_seqlens_k
         self.longest = max_seqlen_q, max_seqlen_k
@@ -598,11 +606,14 @@ class Launch:
     def tiles(self, side: str) -> list[Tiles]:
         """The launches of a kernel that owns tiles of queries (side "q") or of keys ("k")."""
         long = 64 if self.bits == 32 else 128
-        if self.schedule is not None:
-            return self.schedule.tiles(side, long, causal=self.causal and self.positions is None)
         longest = self.longest[0 if side == "q" else 1]
         rows = tile_rows(longest, long)
-        return [Tiles(rows, (len(self.offsets[0]) - 1) * triton.cdiv(longest, rows), triton.cdiv(longest, rows), None)]
+        blocks = triton.cdiv(longest, rows)
+        count = (len(self.offsets[0]) - 1) * blocks
+        # Where all run at once, their order doesn't matter, and another launch takes longer than larger tiles.
+        if self.schedule is None or count * self.heads <= processors(self.device):
+            return [Tiles(rows, count, blocks, None)]
+        return self.schedule.tiles(side, long, causal=self.causal and self.positions is None)
 
     def run(self, kernel, name: str, side: str, tensors: tuple, strides: tuple, scales: tuple[float, ...]) -> None:
         """Launches a kernel on all tiles of one side."""

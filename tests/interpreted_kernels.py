@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import triton_ops
-from cases import ATTENTION, AttentionCase
-from models import LABELS, TEXTS, bert_folder, gpt2_folder
+from cases import ATTENTION, AttentionCase, offsets
+from formulas import attention_formula
+from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyllmclf import UsageError, finetune, ops
-from pyllmclf.kernels.tiles import Schedule, tile_rows
+from pyllmclf.kernels.tiles import FixedSchedule, Schedule, tile_rows
 from pyllmclf.ops import triton_backend
 
 DTYPES = [torch.float32, torch.float16]
@@ -80,6 +82,65 @@ def test_training(make, trainable: str, tmp_path: Path) -> None:
     assert abs(found - expected) < 1e-5
 
 
+class Waits(TorchDispatchMode):
+    """Notes what would make the host wait for a GPU: numbers read back, and tensors made of the host's memory."""
+
+    NAMES = ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "is_nonzero", "equal", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in self.NAMES:
+            self.seen.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("make", "trainable", "changes"),
+    [
+        (gpt2_folder, "all", {}),
+        (gpt2_folder, "all", {"pooling": "mean"}),
+        (gpt2_folder, "lora", {}),
+        (gpt2_folder, "last_block", {}),
+        (gpt2_folder, "head", {}),
+        (bert_folder, "all", {}),
+    ],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
+def test_fixed_steps(tmp_path: Path, make, trainable: str, changes: dict[str, str]) -> None:
+    """On the tables of a shape a training has the losses that it has otherwise, and a step waits for nothing."""
+    losses = []
+    for fixed in (False, True):
+        given = {"batch_size": 3, "epochs": 1, "max_grad_norm": 1.0, "backend": "triton"}
+        trainer = make_trainer(make(tmp_path), TEXTS, LABELS, trainable, **given | changes)
+        trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
+        if trainer._fixed_shapes is not None:
+            trainer._fixed_shapes._records = False  # that needs a GPU
+        steps = list(trainer.epoch_steps(0))
+        losses.append([trainer.result_of(trainer.queue_step(step))[0] for step in steps])
+        if trainer._fixed_shapes is None:
+            continue
+        (held, *_) = trainer._fixed_shapes._steps.values()
+        if trainable in ("all", "lora"):  # else attention of one query is not Triton's on a CPU
+            assert held.memory._tiles is not None and held.memory._tiles._made
+        ops.forget_gradients(trainer.model.parameters())  # which are kept on CPUs alone
+        with Waits() as waits:
+            trainer._compute_fixed(held.memory.batch, held.memory.given)
+        assert not waits.seen
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
+
+
+def test_waiting_is_noticed() -> None:
+    with Waits() as waits:
+        torch.tensor(1.0)
+        torch.ones(()).item()
+        bool(torch.ones(()) > 0)
+    assert waits.seen == {"lift_fresh", "_local_scalar_dense"}
+
+
 def test_what_is_refused() -> None:
     cu = torch.tensor([0, 4], dtype=torch.int32)
     with ops.use_backend("triton"):
@@ -93,6 +154,58 @@ def test_what_is_refused() -> None:
         x = x.bfloat16()
         with pytest.raises(UsageError, match="computes float32, float16"):
             ops.attention(x, x, x, cu, cu, 4, 4, causal=True)
+
+
+def test_pooled_query() -> None:
+    """One query of each text, with the tiles of keys that all queries have."""
+    lengths = (150, 1, 90, 5, 65)
+    cu, generator = offsets(lengths), torch.Generator().manual_seed(3)
+    last = cu[1:].long() - 1
+    at = torch.tensor(lengths, dtype=torch.int32) - 1
+    for causal in (True, False):
+        schedule = Schedule(cu, cu, torch.device("cpu")).pooled(causal=causal)
+
+        def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal=causal, schedule=schedule) -> torch.Tensor:
+            cu_q = torch.arange(len(lengths) + 1, dtype=torch.int32)
+            given = {"causal": causal, "query_positions": at, "schedule": schedule}
+            return ops.attention(q, k, v, cu_q, cu, 1, 150, **given)
+
+        def formula(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal=causal) -> torch.Tensor:
+            full = torch.zeros(sum(lengths), 2, 16, dtype=torch.float64).index_copy(0, last, q)
+            return attention_formula(full, k, v, lengths, causal, None)[last]
+
+        parts = [torch.randn(n, 2, 16, generator=generator) for n in (5, sum(lengths), sum(lengths))]
+        triton_ops.compare(run, formula, parts, torch.float32, "cpu")
+
+
+@pytest.mark.parametrize("longest", [64, 256])
+def test_schedule_of_a_shape(longest: int) -> None:
+    """Its tables stay where they are, hold every batch of the shape, and name nothing else that is there."""
+    rows, texts = 512, 9
+    schedule = FixedSchedule(texts, rows, longest, torch.device("cpu"))
+    where = []
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        lengths = torch.randint(1, longest + 1, (texts,), generator=generator)
+        while lengths.sum() > rows - 1:
+            lengths = (lengths * 3 // 4).clamp(min=1)
+        lengths[-1] += min(rows - int(lengths.sum()), longest - int(lengths[-1]))
+        cu = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        schedule.load(cu)
+        for side, causal in (("q", True), ("k", True), ("q", False), ("k", False)):
+            expected = {
+                (tiles.rows > 64, *entry)
+                for tiles in Schedule(cu, cu, torch.device("cpu")).tiles(side, 128, causal=causal)
+                for entry in tiles.table.tolist()
+            }
+            found = set()
+            for tiles in schedule.tiles(side, 128, causal=causal):
+                where.append((side, causal, tiles.rows, tiles.count, tiles.table.data_ptr()))
+                there = [entry for entry in tiles.table.tolist() if entry[1] < lengths[entry[0]]]
+                assert tiles.table[: len(there)].tolist() == there  # the others are at the end
+                found |= {(tiles.rows > 64, *entry) for entry in there}
+            assert found == expected
+    assert len(set(where)) == 4 * (1 + (longest > 64))
 
 
 def test_schedule() -> None:

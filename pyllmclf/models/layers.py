@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,9 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .. import ops
 from ..data.packing import PackedBatch, SharedRows
 from ..ops.dropout import ATTENTION, DropoutKey
+
+if TYPE_CHECKING:
+    from ..kernels.tiles import PooledSchedule
 
 
 @dataclass(frozen=True)
@@ -319,9 +322,14 @@ def self_attention(
         window=window,
         dropout_p=p,
         dropout_key=key,
-        schedule=batch.schedule if pooled is None else None,
+        schedule=batch.schedule if pooled is None else _pooled_schedule(context),
     )
     return out.flatten(1)
+
+
+def _pooled_schedule(context: Context) -> PooledSchedule | None:
+    schedule = context.batch.schedule
+    return None if schedule is None else schedule.pooled(causal=context.causal)
 
 
 def pooled_self_attention(
@@ -364,4 +372,5 @@ def pooled_self_attention(
         scale=scale,
         dropout_p=p,
         dropout_key=context.key(layer, ATTENTION) if p > 0.0 else None,
+        schedule=_pooled_schedule(context),
     )

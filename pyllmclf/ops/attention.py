@@ -18,7 +18,7 @@ from .triton_backend import readable
 
 if TYPE_CHECKING:
     from ..kernels.attention import Launch
-    from ..kernels.tiles import Schedule
+    from ..kernels.tiles import PooledSchedule, Schedule
 
     Shape: TypeAlias = native.AttentionShape | Launch
 
@@ -38,7 +38,7 @@ def attention(
     window: tuple[int, int] | None = None,
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
-    schedule: Schedule | None = None,
+    schedule: Schedule | PooledSchedule | None = None,
 ) -> Tensor:
     """softmax(scale q kᵀ + mask) v, each text within itself.
 
@@ -62,7 +62,7 @@ def attention(
         Share of the probabilities that is dropped.
     dropout_key : DropoutKey, optional
         Needed where ``dropout_p`` is not 0.
-    schedule : Schedule, optional
+    schedule : Schedule or PooledSchedule, optional
         The order of work of the batch, for Triton; see :class:`pyllmclf.kernels.tiles.Schedule`.
 
     Returns
@@ -260,7 +260,7 @@ def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: Dro
         raise UsageError("attention: the dropout_key counts another number of texts.")
 
 
-def _check_schedule(schedule: Schedule | None, cu_seqlens: Tensor, rows_q: int, rows_k: int) -> None:
+def _check_schedule(schedule: Schedule | PooledSchedule | None, cu_seqlens: Tensor, rows_q: int, rows_k: int) -> None:
     if schedule is not None and not schedule.fits(len(cu_seqlens) - 1, rows_q, rows_k, cu_seqlens.device):
         raise UsageError("attention: the schedule is that of another batch, or of another device.")
 

@@ -26,6 +26,7 @@ from .linear import input_gradient, linear, product
 from .query_key_value import query_key_value
 
 if TYPE_CHECKING:
+    from ..kernels.tiles import PooledSchedule
     from .dropout import DropoutKey
 
 
@@ -49,6 +50,7 @@ def pooled_attention(
     scale: float,
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
+    schedule: PooledSchedule | None = None,
 ) -> Tensor:
     """Self-attention of one row of each text, from the rows that queries, keys and values are made of.
 
@@ -64,7 +66,7 @@ def pooled_attention(
     max_seqlen : int
     positions : int32 tensor, shape [texts]
         Of the rows that ask, in their texts.
-    heads, causal, scale, dropout_p, dropout_key
+    heads, causal, scale, dropout_p, dropout_key, schedule
         As for :func:`pyllmclf.ops.attention`.
 
     Returns
@@ -109,6 +111,7 @@ def pooled_attention(
         scale=scale,
         dropout_p=dropout_p,
         dropout_key=dropout_key,
+        schedule=schedule,
     )
     return out.flatten(1)
 

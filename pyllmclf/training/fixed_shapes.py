@@ -13,13 +13,17 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.packing import PackedBatch
+from ..ops import triton_backend
+
+if TYPE_CHECKING:
+    from ..kernels.tiles import FixedSchedule
 
 # Rows of a shape are a multiple of it.
 ROW_STEP = 64
@@ -88,6 +92,7 @@ class StaticBatch:
         self._shape = shape
         self._memory = torch.zeros(ends[-1], dtype=torch.uint8, device=device)
         labels, example_ids, input_ids, positions, cu_seqlens, lengths = self._views(self._memory)
+        self._tiles = self._schedule(shape, device)
         self.batch = PackedBatch(
             input_ids=input_ids,
             positions=positions,
@@ -96,11 +101,20 @@ class StaticBatch:
             labels=labels,
             example_ids=example_ids,
             lengths=lengths,
+            schedule=self._tiles,
         )
         self.given: Tensor | None = None
         if given is not None:
             count = shape.texts + 1 if one_row else shape.rows
             self.given = torch.zeros(count, given.shape[1], dtype=given.dtype, device=device)
+
+    @staticmethod
+    def _schedule(shape: Shape, device: torch.device) -> FixedSchedule | None:
+        if triton_backend.missing(device) is not None:
+            return None
+        from ..kernels.tiles import FixedSchedule
+
+        return FixedSchedule(shape.texts + 1, shape.rows, shape.longest, device)
 
     def _views(self, memory: Tensor) -> list[Tensor]:
         return [memory[part].view(dtype) for part, dtype in self._parts]
@@ -121,6 +135,8 @@ class StaticBatch:
         lengths[:texts] = batch.lengths
         lengths[texts] = self._shape.rows - total
         self._memory.copy_(host, non_blocking=True)
+        if self._tiles is not None:
+            self._tiles.load(cu_seqlens)
         if self.given is not None:
             assert given is not None
             self.given[: len(given)].copy_(given)
@@ -136,8 +152,13 @@ class Recording:
             # Graphs run one after the other, and none reads what another has left: they share memory.
             Recording._pool = torch.cuda.graph_pool_handle()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=Recording._pool):
-            run()
+        stream = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(self._graph, pool=Recording._pool):
+                run()
+        except BaseException:
+            torch.cuda.set_stream(stream)  # a recording that fails may leave its own
+            raise
 
     def replay(self) -> None:
         self._graph.replay()

@@ -277,7 +277,8 @@ class StepTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        asked = torch.tensor(float(self.preemption.requested and self.group.count > 1), device=self.device)
+        # Filled on the device: what comes from the host's memory would be waited for, and can't be recorded.
+        asked = torch.full((), float(self.preemption.requested and self.group.count > 1), device=self.device)
         for number, (batch, given, counts) in enumerate(batches, 1):
             assert batch.labels is not None
             with ops.use_backend(self.backend), self._added_up(last=number == count):

@@ -151,8 +151,8 @@ def attention_variant(
 ) -> Variant:
     """A kernel of attention for tiles of ``rows`` rows."""
     depth = attention.depth_of(head_dim)
-    table = configs.table(configs.ATTENTION, (architecture // 10, architecture % 10))
-    config = table[kernel, _bits(dtype), 64 if depth <= 64 else 128, rows]
+    at = architecture // 10, architecture % 10
+    config = configs.attention_config(kernel, _bits(dtype), depth, rows, at, sparse=subset or window)
     constants = {
         "HEAD_DIM": head_dim,
         "DEPTH": depth,
@@ -248,8 +248,23 @@ def selected() -> list[Variant]:
     return chosen
 
 
+def branches(architecture: int) -> Iterator[Variant]:
+    """What a mask, dropout, a window or a subset of queries makes of every entry, in half precision."""
+    for kernel, head_dim, rows, causal in itertools.product(
+        ("forward", "dq", "dkdv"), (64, 128), (16, 32, 64, 128), (True, False)
+    ):
+        options: list[dict[str, bool]] = [{"dropout": True}, {"window": True}, {"window": True, "dropout": True}]
+        options += [{"subset": True}, {"subset": True, "dropout": True}]
+        if kernel == "dkdv" or rows == 16:  # else a text has one query at most
+            options.append({"subset": True, "window": True})
+        for option in options:
+            yield attention_variant(kernel, architecture, "bf16", head_dim, rows, causal=causal, **option)
+
+
 def everything() -> Iterator[Variant]:
-    """Every entry of the tables for every dtype and architecture, and the branches on the largest tiles."""
+    """Every entry of the tables for every dtype and architecture, and every branch in each of them."""
+    for architecture in ARCHITECTURES:
+        yield from branches(architecture)
     for architecture, dtype in itertools.product(ARCHITECTURES, DTYPES):
         for kernel, head_dim, rows, causal in itertools.product(
             ("forward", "dq", "dkdv"), (32, 64, 80, 96, 128), (16, 32, 64, 128), (True, False)

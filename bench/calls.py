@@ -21,6 +21,19 @@ WARMUP = 1 if SMALL else 3
 DEVICE = "cpu" if SMALL else "cuda"
 CAN_RUN_TRITON = triton_backend.installed() and (SMALL or torch.cuda.is_available())
 
+# GPT-2 tokens of texts, 32 quantiles each: SMS Spam's balanced training part (1,045 texts, the longest has 120), and
+# IMDb's official one, cut to GPT-2's 1,024 positions.
+QUANTILES = {
+    "SMS": (
+        *(5, 7, 8, 9, 10, 11, 12, 13, 15, 17, 19, 21, 23, 26, 29, 32),
+        *(33, 35, 37, 38, 40, 41, 43, 44, 45, 47, 48, 50, 51, 53, 56, 60),
+    ),
+    "IMDb": (
+        *(58, 79, 101, 124, 138, 145, 151, 157, 162, 168, 175, 182, 190, 198, 207, 217),
+        *(228, 240, 253, 268, 286, 305, 327, 351, 380, 414, 454, 503, 567, 654, 789, 1024),
+    ),
+}
+
 Function = Callable[[], Tensor | tuple[Tensor, ...]]
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -248,26 +248,45 @@ def _shown(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds >= 0.1 else f"{seconds * 1e6:,.0f} µs"
 
 
+def groups() -> dict[str, tuple[list[Row], list[Memory]]]:
+    """What was compared so far."""
+    names = dict.fromkeys(row.group for row in (*ROWS, *MEMORY))
+    return {name: ([r for r in ROWS if r.group == name], [m for m in MEMORY if m.group == name]) for name in names}
+
+
+def tables(rows: list[Row], peaks: list[Memory]) -> str:
+    """Of one group."""
+    return "\n\n".join([table(rows)] * bool(rows) + [memory_table(peaks)] * bool(peaks))
+
+
+def write_results(folder: Path) -> None:
+    """A Markdown and a JSON file of each group."""
+    facts = machine(torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu")
+    described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    for group, (rows, peaks) in groups().items():
+        found = {key: [asdict(r) | {"ratio": r.ratio} for r in of] for key, of in (("rows", rows), ("memory", peaks))}
+        (folder / f"{group}.json").write_text(json.dumps({"machine": facts} | found, indent=2) + "\n")
+        title = f"# {group.capitalize()}: ratios of medians"
+        (folder / f"{group}.md").write_text(f"{title}\n\n{described}\n\n{tables(rows, peaks)}\n")
+
+
+@pytest.fixture(autouse=True)
+def keep_results(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Written after each comparison: a run that is stopped has what it has measured."""
+    before = len(ROWS) + len(MEMORY)
+    yield
+    folder = request.config.getoption("--results")
+    if folder is not None and len(ROWS) + len(MEMORY) > before:
+        write_results(Path(folder))
+
+
 def pytest_terminal_summary(terminalreporter, config: pytest.Config) -> None:
     if not ROWS and not MEMORY:
         return
     terminalreporter.section("ratios of medians, both sides in one run")
     folder = config.getoption("--results")
-    name = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
-    facts = machine(name)
-    for group in dict.fromkeys(row.group for row in (*ROWS, *MEMORY)):
-        rows, peaks = ([row for row in of if row.group == group] for of in (ROWS, MEMORY))
-        tables = "\n\n".join([table(rows)] * bool(rows) + [memory_table(peaks)] * bool(peaks))
-        terminalreporter.write_line(tables)
-        if folder is None:
-            continue
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        content = {"machine": facts}
-        content |= {
-            key: [asdict(r) | {"ratio": r.ratio} for r in of] for key, of in (("rows", rows), ("memory", peaks))
-        }
-        (path / f"{group}.json").write_text(json.dumps(content, indent=2) + "\n")
-        described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
-        (path / f"{group}.md").write_text(f"# {group.capitalize()}: ratios of medians\n\n{described}\n\n{tables}\n")
-        terminalreporter.write_line(f"written to {path / group}.md")
+    for group, (rows, peaks) in groups().items():
+        terminalreporter.write_line(tables(rows, peaks))
+        if folder is not None:
+            terminalreporter.write_line(f"written to {Path(folder) / group}.md")

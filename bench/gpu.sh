@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Everything that waits for a GPU, in one go: build, tests, benchmarks.
 # Usage: bench/gpu.sh RESULTS_DIR [arguments of pytest for the training benchmarks, as -k step]
+# PARTS="build tests-gpu" runs these parts alone, LIMIT=500 ends each after so many seconds; what a benchmark has measured
+# until then is kept.
 # With TRITON_INTERPRET=1 and no GPU, the parts for Triton run in its interpreter at small sizes, to check this script.
 # Needs torch with CUDA, nvcc, setuptools>=77, cmake, ninja, pybind11 and what the package and its extra [test] require
 # installed already; no network.
@@ -17,12 +19,15 @@ python=${PYTHON:-python3}
 export PYTHONSAFEPATH=1  # the installed package, not the source tree beside us, which has no extension
 export PYTHONPATH=$PWD/bench:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}
 failed=0
+known=" "
 
 part() { # name, command...: runs a part, keeps its output, goes on after a failure
   local name=$1
+  known+="$name "
   shift
+  [[ -z ${PARTS:-} || " $PARTS " == *" $name "* ]] || return 0
   echo "== $name"
-  if ! "$@" >"$results/$name.txt" 2>&1; then
+  if ! timeout --signal=INT "${LIMIT:-0}" "$@" >"$results/$name.txt" 2>&1; then
     failed=1
     echo "   failed:"
     tail -n 15 "$results/$name.txt"
@@ -47,5 +52,9 @@ part bench-training "$python" -m pytest bench/bench_training.py --results "$resu
   --benchmark-json "$results/bench-training-full.json" "$@"
 # 3. configurations that would be faster here than those of kernels/configs.py
 part tune "$python" bench/tune.py
+part lora-rules "$python" bench/tune.py --rules
+for name in ${PARTS:-}; do
+  [[ "$known" == *" $name "* ]] || { echo "there is no part $name; there are$known" >&2; failed=2; }
+done
 echo "results in $results"
 exit $failed

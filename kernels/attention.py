@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .configs import AttentionConfig, attention_config
+from .configs import AttentionConfig, attention_config, capability
 from .philox import Dropout, keep
 from .tiles import PooledSchedule, Schedule, Tiles, tile_rows
 
@@ -621,7 +621,9 @@ class Launch:
         for tiles in self.tiles(side):
             if not tiles.count:
                 continue
-            config = attention_config(name, self.bits, depth_of(self.head_dim), tiles.rows, self.device)
+            sparse = self.positions is not None or self.window is not None
+            depth, at = depth_of(self.head_dim), capability(self.device)
+            config = attention_config(name, self.bits, depth, tiles.rows, at, sparse=sparse)
             with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
                 kernel[(tiles.count * self.heads,)](
                     *tensors,

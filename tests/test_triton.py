@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,14 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("needs the triton package, which there is for Linux alone", allow_module_level=True)
 
 import aot  # noqa: E402, needs triton
+import tune  # noqa: E402
+
+from pyllmclf.kernels.configs import Faster  # noqa: E402
+
+TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
 
 
+@pytest.mark.skipif(TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of triton 3.6 needs numpy before 2.4")
 def test_triton_kernels_in_the_interpreter() -> None:
     """In a process of its own: the interpreter is chosen when triton is imported."""
     done = subprocess.run(
@@ -46,6 +54,16 @@ def test_triton_aot(variant: aot.Variant) -> None:
 def test_triton_aot_selection_is_small() -> None:
     chosen = [str(variant) for variant in aot.selected()]
     assert len(set(chosen)) == len(chosen) <= 80
+
+
+def test_rule_of_what_is_faster() -> None:
+    """bench/tune.py --rules: limits within which everything timed is faster, and the most of it."""
+    grid = list(itertools.product((240, 2432), (768, 1600), (4, 16)))  # rows, width, rank
+    assert tune.rule(dict.fromkeys(grid, True)) == Faster(240, 768, 16)
+    assert tune.rule(dict.fromkeys(grid, False)) is None
+    assert tune.rule({at: at[0] > 240 and at[2] < 16 for at in grid}) == Faster(2432, 768, 4)
+    assert tune.rule({at: at != (2432, 1600, 16) for at in grid}) == Faster(240, 768, 4)
+    assert tune.rule({at: at == (240, 768, 4) for at in grid}) is None  # nothing beyond it is
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

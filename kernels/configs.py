@@ -98,7 +98,7 @@ _BLACKWELL = _HOPPER | {
 # Instead of these where queries are some of the rows, or see a window: the positions take registers.
 _AMPERE_SPARSE: dict[AttentionKey, AttentionConfig] = {}
 _HOPPER_SPARSE: dict[AttentionKey, AttentionConfig] = {
-    ("forward", 16, 64, 32): AttentionConfig(32, 32, 2, 1),
+    ("forward", 16, 64, 32): AttentionConfig(32, 32, 4, 1),
     ("forward", 16, 128, 64): AttentionConfig(64, 32, 4, 1),
     ("forward", 16, 128, 128): AttentionConfig(128, 32, 8, 2),
     ("dq", 16, 64, 16): AttentionConfig(16, 16, 2, 1),

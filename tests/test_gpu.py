@@ -230,8 +230,15 @@ def test_kept_rows_change_nothing(tmp_path: Path, make, trainable: str) -> None:
 @needs_triton
 @pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
 @pytest.mark.parametrize("trainable", ["head", "last_block", "all", "lora"])
-def test_replayed_steps_change_nothing(tmp_path: Path, make, trainable: str) -> None:
-    """Against launching each kernel, over 20 steps with clipping and a schedule; and they are replayed."""
+@pytest.mark.parametrize("tables", [True, False])
+def test_replayed_steps_change_nothing(tmp_path: Path, make, trainable: str, tables: bool, monkeypatch) -> None:
+    """Against launching each kernel, over 20 steps with clipping and a schedule; and they are replayed, with tables of
+    tiles and without.
+    """
+    if tables:  # with so few texts all tiles run at once, and no table is read
+        from pyllmclf.kernels import attention
+
+        monkeypatch.setattr(attention, "processors", lambda device: 0)
     arguments = {"batch_size": 3, "epochs": 10, "max_grad_norm": 0.5, "scheduler": "linear", "device": "cuda"}
     losses = {}
     for dtype in ("float32", "bfloat16"):

@@ -152,7 +152,7 @@ def attention_variant(
     """A kernel of attention for tiles of ``rows`` rows."""
     depth = attention.depth_of(head_dim)
     at = architecture // 10, architecture % 10
-    config = configs.attention_config(kernel, _bits(dtype), depth, rows, at, sparse=subset or window)
+    config = configs.attention_config(kernel, _bits(dtype), depth, rows, at, masked=subset or window or dropout)
     constants = {
         "HEAD_DIM": head_dim,
         "DEPTH": depth,

@@ -621,9 +621,9 @@ class Launch:
         for tiles in self.tiles(side):
             if not tiles.count:
                 continue
-            sparse = self.positions is not None or self.window is not None
+            masked = self.dropout is not None or self.positions is not None or self.window is not None
             depth, at = depth_of(self.head_dim), capability(self.device)
-            config = attention_config(name, self.bits, depth, tiles.rows, at, sparse=sparse)
+            config = attention_config(name, self.bits, depth, tiles.rows, at, masked=masked)
             with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
                 kernel[(tiles.count * self.heads,)](
                     *tensors,

@@ -88,24 +88,39 @@ _HOPPER = _AMPERE | {
     ("dq", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
     ("dq", 16, 128, 128): AttentionConfig(128, 32, 8, 2),
     ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 2),
-    ("dkdv", 16, 128, 64): AttentionConfig(16, 64, 8, 1),
+    ("dkdv", 16, 128, 64): AttentionConfig(32, 64, 8, 1),
 }
 _BLACKWELL = _HOPPER | {
     ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
     ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 8, 1),
     ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 1),
 }
-# Instead of these where queries are some of the rows, or see a window: the positions take registers.
-_AMPERE_SPARSE: dict[AttentionKey, AttentionConfig] = {}
-_HOPPER_SPARSE: dict[AttentionKey, AttentionConfig] = {
+# Instead of these with dropout, a window, or queries that are some of the rows: masks and positions take registers.
+_AMPERE_MASKED: dict[AttentionKey, AttentionConfig] = {
+    ("forward", 16, 64, 32): AttentionConfig(32, 32, 2, 1),
+    ("forward", 16, 64, 128): AttentionConfig(128, 16, 8, 3),
+    ("forward", 16, 128, 32): AttentionConfig(32, 32, 4, 1),
+    ("dq", 16, 64, 16): AttentionConfig(16, 16, 2, 1),
+    ("dq", 16, 128, 16): AttentionConfig(16, 16, 4, 1),
+    ("dq", 16, 128, 64): AttentionConfig(64, 32, 8, 1),
+    ("dkdv", 16, 128, 16): AttentionConfig(16, 16, 4, 1),
+    ("dkdv", 16, 128, 32): AttentionConfig(16, 32, 4, 1),
+    ("dkdv", 16, 128, 64): AttentionConfig(32, 64, 8, 1),
+}
+_HOPPER_MASKED: dict[AttentionKey, AttentionConfig] = {
     ("forward", 16, 64, 32): AttentionConfig(32, 32, 4, 1),
     ("forward", 16, 128, 64): AttentionConfig(64, 32, 4, 1),
     ("forward", 16, 128, 128): AttentionConfig(128, 32, 8, 2),
     ("dq", 16, 64, 16): AttentionConfig(16, 16, 2, 1),
     ("dq", 16, 128, 16): AttentionConfig(16, 16, 4, 1),
     ("dkdv", 16, 128, 32): AttentionConfig(16, 32, 4, 1),
+    ("dkdv", 16, 128, 64): AttentionConfig(16, 64, 8, 1),
 }
-_BLACKWELL_SPARSE: dict[AttentionKey, AttentionConfig] = {}
+_BLACKWELL_MASKED: dict[AttentionKey, AttentionConfig] = {
+    ("forward", 16, 64, 32): AttentionConfig(32, 16, 1, 1),
+    ("forward", 16, 128, 64): AttentionConfig(64, 64, 8, 1),
+    ("dq", 16, 64, 16): AttentionConfig(16, 16, 2, 1),
+}
 # (kernel, bits of an element, whether there are few rows). Ranks are taken in blocks and don't matter here.
 LoRAKey = tuple[str, int, bool]
 _LORA: dict[LoRAKey, LoRAConfig] = {
@@ -129,10 +144,10 @@ ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
     (9, 0): _HOPPER,
     (10, 0): _BLACKWELL,
 }
-SPARSE: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
-    (8, 0): _AMPERE | _AMPERE_SPARSE,
-    (9, 0): _HOPPER | _HOPPER_SPARSE,
-    (10, 0): _BLACKWELL | _BLACKWELL_SPARSE,
+MASKED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
+    (8, 0): _AMPERE | _AMPERE_MASKED,
+    (9, 0): _HOPPER | _HOPPER_MASKED,
+    (10, 0): _BLACKWELL | _BLACKWELL_MASKED,
 }
 LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {
     (8, 0): _LORA,
@@ -156,13 +171,13 @@ def table(tables: dict, at: tuple[int, int]):
 
 
 def attention_config(
-    kernel: str, bits: int, depth: int, rows: int, at: tuple[int, int], *, sparse: bool
+    kernel: str, bits: int, depth: int, rows: int, at: tuple[int, int], *, masked: bool
 ) -> AttentionConfig:
     """Of "forward", "dq" or "dkdv" for tiles of ``depth`` columns of which ``rows`` are owned, at a capability.
 
-    ``sparse``: whether queries are some of the rows, or see a window.
+    ``masked``: whether there is dropout or a window, or queries are some of the rows.
     """
-    return table(SPARSE if sparse else ATTENTION, at)[kernel, bits, 64 if depth <= 64 else 128, rows]
+    return table(MASKED if masked else ATTENTION, at)[kernel, bits, 64 if depth <= 64 else 128, rows]
 
 
 def lora_config(kernel: str, bits: int, rows: int, device: torch.device) -> LoRAConfig:

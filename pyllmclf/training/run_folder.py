@@ -6,7 +6,6 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -163,8 +162,10 @@ class RunFolder:
     def _delete(self, folder: Path) -> None:
         """At once: whoever reads it has all of it, or none."""
         beside = beside_of(folder, "tmp")
-        with suppress(OSError):
+        try:
             folder.rename(beside)
+        except OSError:
+            beside = folder
         shutil.rmtree(beside, ignore_errors=True)
 
     def _steps(self) -> list[int]:

@@ -323,6 +323,10 @@ def finetune(
         if output_dir is not None and group.is_first:
             run = held.enter_context(RunFolder(Path(output_dir), resume=resume, keep_last=keep_last))
         preemption = held.enter_context(Preemption(enabled=output_dir is not None, alone=group.count == 1))
+        preparing = held.enter_context(ExitStack())
+        preparing.enter_context(
+            preemption.at_once("preempted before training began; resume=True (--resume) begins or goes on with it.")
+        )
 
         if not isinstance(label_separator, str) or not label_separator.strip():
             raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
@@ -497,6 +501,7 @@ def finetune(
             prepare_seconds=time.perf_counter() - started,
             progress=progress,
         )
+        preparing.close()
         try:
             training.fit()
             with preemption.at_once():

@@ -17,6 +17,7 @@ import torch
 
 import pyllmclf
 from pyllmclf import Callback, DataError, ModelError, PreemptedError, ResourceError, UsageError
+from pyllmclf.data.token_store import TokenStore
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training.run_folder import RunFolder
 
@@ -231,6 +232,32 @@ def test_other_files_in_a_checkpoint_stay(tmp_path: Path, whole: dict[str, pyllm
         run(tmp_path, "calibrated", resume=True, callbacks=StopAtStart())
     assert (folder / "notes.txt").read_text() == "mine"
     same(run(tmp_path, "calibrated", resume=True), whole["calibrated"])
+
+
+def test_preempted_before_the_first_step(
+    whole: dict[str, pyllmclf.FinetuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While texts are tokenized: nothing is waited for, and nothing lost."""
+    original, calls = TokenStore.from_texts.__func__, []
+
+    def signalled(cls: type[TokenStore], *args: Any) -> TokenStore:
+        if not calls:
+            os.kill(os.getpid(), signal.SIGTERM)
+        calls.append(1)
+        return original(cls, *args)
+
+    monkeypatch.setattr(TokenStore, "from_texts", classmethod(signalled))
+    with pytest.raises(PreemptedError, match="preempted before training began"):
+        run(tmp_path, "kept_rows")
+    assert not calls
+    monkeypatch.undo()
+    with pytest.raises(PreemptedError):
+        run(tmp_path, "kept_rows", resume=True, callbacks=StopAt(2))
+    monkeypatch.setattr(TokenStore, "from_texts", classmethod(signalled))
+    with pytest.raises(PreemptedError, match="preempted before training began"):
+        run(tmp_path, "kept_rows", resume=True)
+    monkeypatch.undo()
+    same(run(tmp_path, "kept_rows", resume=True), whole["kept_rows"])
 
 
 class StopAtStart(Callback):

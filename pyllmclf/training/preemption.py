@@ -31,7 +31,7 @@ class Preemption:
         self._enabled = enabled and threading.current_thread() is threading.main_thread()
         self._alone = alone
         self._before: dict[int, Any] = {}
-        self._at_once = False
+        self._at_once, self._message = False, ""
         self.requested = False
 
     def __enter__(self) -> Preemption:
@@ -45,12 +45,12 @@ class Preemption:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextmanager
-    def at_once(self) -> Iterator[None]:
+    def at_once(self, message: str = "preempted.") -> Iterator[None]:
         """Work that can be begun again: here a signal raises :class:`PreemptedError` instead of being noted alone."""
-        self._at_once = self._alone
+        self._at_once, self._message = self._alone, message
         try:
             if self._at_once and self.requested:
-                raise PreemptedError("preempted.")
+                raise PreemptedError(message)
             yield
         finally:
             self._at_once = False
@@ -61,4 +61,4 @@ class Preemption:
         self.requested = True
         if self._at_once:
             self._at_once = False  # once: what handles it is not interrupted
-            raise PreemptedError("preempted.")
+            raise PreemptedError(self._message)

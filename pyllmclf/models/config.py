@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from reprlib import repr as shortened
 from typing import Any
 
 from ..errors import ModelError
@@ -246,16 +247,18 @@ class ModelConfig:
             raise ModelError(f"{origin}: the configuration holds a value of the wrong type ({error}).") from error
         for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
             if type(value := getattr(config, name)) is not int or not 1 <= value <= MOST:
-                raise ModelError(f"{origin}: {name} is {value!r}, not an integer from 1 to {MOST:,}.")
+                raise ModelError(f"{origin}: {name} is {shortened(value)}, not an integer from 1 to {MOST:,}.")
         has_types = config.model_type in ("bert", "roberta")
         if type(value := config.type_vocab_size) is not int or not has_types <= value <= MOST:
-            raise ModelError(f"{origin}: type_vocab_size is {value!r}, not an integer from {has_types:d} to {MOST:,}.")
+            raise ModelError(
+                f"{origin}: type_vocab_size is {shortened(value)}, not an integer from {has_types:d} to {MOST:,}."
+            )
         for name in ("layer_norm_eps", "initializer_range"):
             if not _is_number(value := getattr(config, name)) or not value > 0:
-                raise ModelError(f"{origin}: {name} is {value!r}, not a positive number.")
+                raise ModelError(f"{origin}: {name} is {shortened(value)}, not a positive number.")
         for name in ("embedding_dropout", "attention_dropout", "hidden_dropout", "head_dropout"):
             if not _is_number(value := getattr(config, name)) or not 0 <= value < 1:
-                raise ModelError(f"{origin}: {name} is {value!r}, not a rate in [0, 1).")
+                raise ModelError(f"{origin}: {name} is {shortened(value)}, not a rate in [0, 1).")
         if config.width % config.n_heads:
             raise ModelError(f"{origin}: the width {config.width} is not a multiple of {config.n_heads} heads.")
         return config
@@ -376,10 +379,10 @@ class ModelConfig:
 def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
     layers = raw["num_hidden_layers"]
     if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
-        raise ModelError(f"{origin}: n_layers is {layers!r}, not an integer from 1 to {MOST_LAYERS:,}.")
+        raise ModelError(f"{origin}: n_layers is {shortened(layers)}, not an integer from 1 to {MOST_LAYERS:,}.")
     every = raw.get("global_attn_every_n_layers", 3)
     if type(every) is not int or every < 1:
-        raise ModelError(f"{origin}: global_attn_every_n_layers is {every!r}, not a positive integer.")
+        raise ModelError(f"{origin}: global_attn_every_n_layers is {shortened(every)}, not a positive integer.")
     kinds = raw.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
     theta = {}
     for kind, old_name, default in (
@@ -392,12 +395,12 @@ def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
             raise ModelError(f"{origin}: ModernBERT with scaled rotary positions is not supported.")
         theta[kind] = parameters.get("rope_theta", raw.get(old_name, default))
         if not _is_number(theta[kind]) or not theta[kind] > 0:
-            raise ModelError(f"{origin}: the base of {kind}'s rotary positions is {theta[kind]!r}.")
+            raise ModelError(f"{origin}: the base of {kind}'s rotary positions is {shortened(theta[kind])}.")
     if len(kinds) != layers or not set(kinds) <= set(theta):
         raise ModelError(f"{origin}: layer_types doesn't say of each layer whether it is full or sliding attention.")
     window = raw.get("local_attention", 128)
     if type(window) is not int or window < 2:
-        raise ModelError(f"{origin}: local_attention is {window!r}, not a number of tokens.")
+        raise ModelError(f"{origin}: local_attention is {shortened(window)}, not a number of tokens.")
     return ModernBertOptions(
         windows=tuple(window // 2 if kind == "sliding_attention" else None for kind in kinds),
         rope_theta=tuple(theta[kind] for kind in kinds),

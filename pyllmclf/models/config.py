@@ -259,6 +259,9 @@ class ModelConfig:
         for name in ("embedding_dropout", "attention_dropout", "hidden_dropout", "head_dropout"):
             if not _is_number(value := getattr(config, name)) or not 0 <= value < 1:
                 raise ModelError(f"{origin}: {name} is {shortened(value)}, not a rate in [0, 1).")
+        for name in ("scale_attention", "scale_attention_by_layer"):
+            if type(value := getattr(config, name)) is not bool:
+                raise ModelError(f"{origin}: {name} is {shortened(value)}, not true or false.")
         if config.width % config.n_heads:
             raise ModelError(f"{origin}: the width {config.width} is not a multiple of {config.n_heads} heads.")
         return config
@@ -401,13 +404,14 @@ def _modernbert_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
     window = raw.get("local_attention", 128)
     if type(window) is not int or window < 2:
         raise ModelError(f"{origin}: local_attention is {shortened(window)}, not a number of tokens.")
+    flags = {name: raw.get(name, False) for name in ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")}
+    for name, value in flags.items():
+        if type(value) is not bool:
+            raise ModelError(f"{origin}: {name} is {shortened(value)}, not true or false.")
     return ModernBertOptions(
         windows=tuple(window // 2 if kind == "sliding_attention" else None for kind in kinds),
         rope_theta=tuple(theta[kind] for kind in kinds),
-        norm_bias=raw.get("norm_bias", False),
-        attention_bias=raw.get("attention_bias", False),
-        mlp_bias=raw.get("mlp_bias", False),
-        classifier_bias=raw.get("classifier_bias", False),
+        **flags,
         classifier_gelu=_activation(raw.get("classifier_activation", "gelu"), origin),
     )
 

@@ -579,7 +579,11 @@ def test_output_that_can_not_be_written(
     lines = write(tmp_path / "lines.txt", "a text\n" * 3000)
     program = f'"{sys.executable}" -m pyllmclf predict "{saved}" "{lines}" --no-progress'
     done = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {program} {redirected}"], capture_output=True, text=True, check=False
+        ["bash", "-c", f"set -o pipefail; {program} {redirected}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,  # not the repository's root, whose source tree has no extension
     )
     assert done.returncode == code, done.stderr
     last = (done.stderr.strip().splitlines() or [""])[-1]

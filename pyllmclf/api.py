@@ -417,7 +417,7 @@ def finetune(
         }
         own = None
         if run is not None or group.count > 1:
-            stores = {"train": packer.store} | {n: p.store for n, p in parts.items() if n == "validation"}
+            stores = {name: part.store for name, part in {"train": packer, **parts}.items() if name != "test"}
             own = identity(state, train_data, validation_data, stores, objective.class_weight, group.count)
         if group.count > 1:
             assert own is not None

@@ -234,6 +234,15 @@ def test_other_files_in_a_checkpoint_stay(tmp_path: Path, whole: dict[str, pyllm
     same(run(tmp_path, "calibrated", resume=True), whole["calibrated"])
 
 
+def test_copy_of_a_checkpoint_under_another_name(whole: dict[str, pyllmclf.FinetuneResult], tmp_path: Path) -> None:
+    with pytest.raises(PreemptedError):
+        run(tmp_path, "kept_rows", callbacks=StopAt(7))
+    newest = (tmp_path / "last").resolve()
+    shutil.copytree(newest, tmp_path / f"{newest.name}-backup")
+    same(run(tmp_path, "kept_rows", resume=True), whole["kept_rows"])
+    assert (tmp_path / f"{newest.name}-backup").is_dir()
+
+
 def test_preempted_before_the_first_step(
     whole: dict[str, pyllmclf.FinetuneResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

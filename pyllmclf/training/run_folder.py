@@ -103,7 +103,7 @@ class RunFolder:
         save something of them. ``last`` and ``best`` point where they would if the run hadn't ended while it saved.
         """
         assert self.newest is not None
-        newest_step = int(self.newest.name.removeprefix("checkpoint-"))
+        newest_step = int(read_json(self.newest / STATE_FILE)["step"])  # whatever a copy's name is
         for step in self._steps():
             if step > newest_step:
                 folder = self.checkpoint(step)

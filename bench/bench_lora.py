@@ -1,8 +1,9 @@
 """The low-rank layer against PEFT's, the plain module, the frozen layer alone, and the other ways to compute it.
 
-Forward and backward, without the frozen weight's gradient. Rates count the matmul operations of the large products. The
-ways: "fused" starts Triton's products at the low-rank ones; "in place" adds these to the library's products;
-"concatenated" makes one library product of width K + r.
+Forward and backward, without the frozen weight's gradient. Rates count the matmul operations of the large products.
+Ours here is Triton's way, whose products start at the low-rank ones. Of the other ways "in place" adds these to the
+library's products, "concatenated" makes the forward one a library product of width K + r, and "fused thin" has Triton's
+one pass for the thin gradients beside the library's large products.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from calls import CALLS, CAN_RUN_TRITON, DEVICE, ROUNDS, SMALL, WARMUP, gradient, leaf
+from calls import CAN_RUN_TRITON, DEVICE, ROUNDS, SMALL, WARMUP, calls_for, gradient, leaf
 from conftest import Peaks, Work
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ RANKS = (4,) if SMALL else (8, 16, 64)
 ROWS = (24,) if SMALL else (240, 2432, 16384)
 DTYPE = torch.float16 if SMALL else torch.bfloat16
 SCALING = 1.0
-IN_PLACE = Way(fused_product=False, fused_thin=False, drop=None)
+WAYS = {"in place": Way(), "concatenated": Way(forward="concatenated"), "fused thin": Way(thin="fused")}
 
 
 class PlainLoRA(nn.Module):
@@ -38,24 +39,6 @@ class PlainLoRA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias) + SCALING * F.linear(F.linear(x, self.a), self.b)
-
-
-class ConcatenatedLoRA(LoRALinearFunction):
-    """Forward in one library product, [S | x] [s B | W]ᵀ; backward as "in place".
-
-    ``wide`` is [s B | W]; W stays there, and B's columns are written each time.
-    """
-
-    @staticmethod
-    def forward(ctx, x, wide, bias, lora_a, lora_b, scaling: float, way: Way):
-        rank = len(lora_a)
-        torch.mul(lora_b, scaling, out=wide[:, :rank])
-        both = x.new_empty(len(x), wide.shape[1])
-        thin = torch.mm(x, lora_a.t(), out=both[:, :rank])
-        both[:, rank:] = x
-        ctx.save_for_backward(x, wide[:, rank:], lora_a, lora_b, thin)
-        ctx.scaling, ctx.way = scaling, way
-        return F.linear(both, wide, bias)
 
 
 class OneLayer(nn.Module):
@@ -78,7 +61,7 @@ def peft_layer(weight: Tensor, bias: Tensor, rank: int) -> tuple[nn.Module, list
     return layer, [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
 
 
-@pytest.mark.parametrize("baseline", ["PEFT", "plain module", "frozen layer alone", "in place", "concatenated", "auto"])
+@pytest.mark.parametrize("baseline", ["PEFT", "plain module", "frozen layer alone", *WAYS, "auto"])
 @pytest.mark.parametrize("rank", RANKS)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("rows", ROWS)
@@ -101,21 +84,20 @@ def test_lora_linear(rows: int, width: int, rank: int, baseline: str, compare: C
         plain, theirs = (lambda: module(x)), inputs
     elif baseline == "frozen layer alone":
         plain, theirs = (lambda: F.linear(x, weight, bias)), [x]
-    elif baseline == "in place":
-        plain, theirs = (lambda: LoRALinearFunction.apply(x, weight, bias, a, b, SCALING, IN_PLACE)), inputs
-    elif baseline == "concatenated":
-        wide = torch.cat([b.detach(), weight], dim=1)
-        plain, theirs = (lambda: ConcatenatedLoRA.apply(x, wide, bias, a, b, SCALING, IN_PLACE)), inputs
+    elif baseline in WAYS:
+        plain, theirs = (lambda: LoRALinearFunction.apply(x, weight, bias, a, b, SCALING, WAYS[baseline])), inputs
     else:
         backend = "auto"
         plain, theirs = ours, inputs
+    operations = 4 * rows * width * inner
+    calls = calls_for(operations)
     compare(
         "lora",
         f"{rows} x {width} -> {inner}, rank {rank}, {DTYPE}",
-        ours=gradient(ours, inputs, "triton"),
-        plain=gradient(plain, theirs, backend),
+        ours=gradient(ours, inputs, "triton", calls),
+        plain=gradient(plain, theirs, backend, calls),
         baseline=baseline,
         rounds=ROUNDS,
         warmup=WARMUP,
-        work=Work(CALLS * 4 * rows * width * inner, "TFLOP/s", peaks.tflops16),
+        work=Work(calls * operations, "TFLOP/s", peaks.tflops16),
     )

@@ -16,6 +16,7 @@ from pyllmclf.ops import triton_backend
 
 SMALL = triton_backend.interpreted()
 CALLS = 1 if SMALL else 20
+ROUND_OPERATIONS = 4e12
 ROUNDS = 2 if SMALL else 15
 WARMUP = 1 if SMALL else 3
 DEVICE = "cpu" if SMALL else "cuda"
@@ -42,26 +43,31 @@ def leaf(dtype: torch.dtype, *shape: int) -> Tensor:
     return torch.randn(shape, device=DEVICE, dtype=dtype).requires_grad_()
 
 
-def forward(function: Function, backend: str) -> Callable[[int], None]:
-    """CALLS times forward, as in training: with what the backward pass needs."""
+def calls_for(operations: float) -> int:
+    """Calls of so many operations each that keep a large GPU busy for some 10 ms; CALLS at most."""
+    return max(1, min(CALLS, round(ROUND_OPERATIONS / operations)))
+
+
+def forward(function: Function, backend: str, calls: int = CALLS) -> Callable[[int], None]:
+    """So many times forward, as in training: with what the backward pass needs."""
 
     def run(_: int) -> None:
         with ops.use_backend(backend):
-            for _ in range(CALLS):
+            for _ in range(calls):
                 function()
 
     return run
 
 
-def gradient(function: Function, inputs: list[Tensor], backend: str) -> Callable[[int], None]:
-    """CALLS times forward and backward; gradients are returned, not added to ``.grad``."""
+def gradient(function: Function, inputs: list[Tensor], backend: str, calls: int = CALLS) -> Callable[[int], None]:
+    """So many times forward and backward; gradients are returned, not added to ``.grad``."""
     with ops.use_backend(backend):
         made = function()
     factors = [torch.randn_like(t) for t in (made if isinstance(made, tuple) else (made,))]
 
     def run(_: int) -> None:
         with ops.use_backend(backend):
-            for _ in range(CALLS):
+            for _ in range(calls):
                 torch.autograd.grad(function(), inputs, factors)
 
     return run

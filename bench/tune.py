@@ -1,8 +1,7 @@
 """Times the candidate configurations of the Triton kernels on the GPU at hand and prints tables for kernels/configs.py.
 
-``python bench/tune.py [--kernels forward,dq,dkdv,product,thin] [--bits 16,32] [--minutes 10]``; a candidate is compiled
-first, about a second, and half precision comes first. With ``--rules`` it times the fused low-rank kernels, as the
-tables have them, against the library's products instead, and prints where they win: ``LORA_FASTER``. With
+``python bench/tune.py [--kernels forward,dq,dkdv,product,thin] [--bits 16,32] [--minutes 10]``. All candidates are
+compiled first, one or two seconds each, as many at a time as there are processors; half precision is timed first. With
 TRITON_INTERPRET=1 it runs two candidates of each kernel at a size that says nothing but that it runs.
 """
 
@@ -10,8 +9,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from calls import DEVICE, SMALL
@@ -20,7 +24,8 @@ from triton.runtime.errors import OutOfResources, PTXASError
 from triton.testing import do_bench
 
 from pyllmclf.kernels import attention, configs, lora_linear
-from pyllmclf.kernels.configs import AttentionConfig, Faster, LoRAConfig
+from pyllmclf.kernels.configs import AttentionConfig, LoRAConfig
+from pyllmclf.kernels.philox import Dropout
 from pyllmclf.kernels.tiles import Schedule
 
 DTYPES = {16: torch.float16 if SMALL else torch.bfloat16, 32: torch.float32}
@@ -28,12 +33,14 @@ HEADS = 1 if SMALL else 12
 TOKENS = 64 if SMALL else 32768
 
 
-def microseconds(run: Callable[[], object]) -> float:
+def microseconds(run: Callable[[], object], *, timed: bool = True) -> float:
     """Median time on the device; infinite where the configuration does not fit it."""
     try:
         run()
     except (OutOfResources, CompilationError, PTXASError, RuntimeError):
         return float("inf")
+    if not timed:
+        return 0.0
     if SMALL:
         started = time.perf_counter()
         run()
@@ -56,16 +63,25 @@ def attention_candidates(kernel: str, rows: int) -> Iterator[AttentionConfig]:
             )
 
 
-def attention_run(kernel: str, bits: int, depth: int, rows: int) -> Callable[[], object]:
-    """Texts that fill tiles of ``rows`` rows, as many as TOKENS."""
+def attention_run(masked: bool, kernel: str, bits: int, depth: int, rows: int) -> Callable[[], object]:
+    """Texts that fill tiles of ``rows`` rows, as many as TOKENS; of what counts as masked, dropout."""
     length = rows if rows <= 64 and not (bits == 32 and rows == 64) else 8 * rows
     total = max(1, TOKENS // length) * length
     cu = torch.arange(0, total + 1, length, dtype=torch.int32)
     q, k, v, dout = (torch.randn(total, HEADS, depth, device=DEVICE).to(DTYPES[bits]) for _ in range(4))
     on_device = cu.to(DEVICE)
     schedule = Schedule(cu, cu, torch.device(DEVICE))
+    ids = torch.arange(len(cu) - 1, device=DEVICE)
     launch = attention.Launch(
-        q, on_device, on_device, length, length, causal=True, scale=depth**-0.5, schedule=schedule
+        q,
+        on_device,
+        on_device,
+        length,
+        length,
+        causal=True,
+        scale=depth**-0.5,
+        dropout=Dropout.make(0.1, 0, 0, 0, ids) if masked else None,
+        schedule=schedule,
     )
     if kernel == "forward":
         return lambda: attention.attention_forward(launch, q, k, v)
@@ -104,85 +120,59 @@ def lora_run(kernel: str, bits: int, few: bool) -> Callable[[], object]:
     return lambda: lora_linear.product_with_low_rank(x, weight.t(), bias, thin, b.t(), 1.0)
 
 
-LORA_ROWS = (24,) if SMALL else (240, 1024, 2432, 16384)
-LORA_WIDTHS = (32,) if SMALL else (768, 1024, 1280, 1600)
-LORA_RANKS = (4,) if SMALL else (4, 8, 16, 64)
+@dataclass(frozen=True)
+class Entry:
+    """A place in one of the tables: "ATTENTION", "MASKED" or "LORA"."""
+
+    name: str
+    key: tuple
+
+    @property
+    def table(self) -> dict:
+        """The table that holds it here."""
+        return configs.table(getattr(configs, self.name), configs.capability(torch.device(DEVICE)))
+
+    @cached_property
+    def run(self) -> Callable[[], object]:
+        return lora_run(*self.key) if self.name == "LORA" else attention_run(self.name == "MASKED", *self.key)
+
+    @property
+    def candidates(self) -> list[AttentionConfig | LoRAConfig]:
+        kernel, bits, *rest = self.key
+        found = lora_candidates(kernel, bits, *rest) if self.name == "LORA" else attention_candidates(kernel, rest[1])
+        return list(itertools.islice(found, 2) if SMALL else found)
 
 
-def lora_sides(kernel: str, bits: int, rows: int, width: int, rank: int) -> list[Callable[[], object]]:
-    """What a layer of the MLP runs: with the fused kernel, with the library and, of the product, as one of width K + r.
-
-    The product is the forward one and the input's gradient, for which one rule decides.
-    """
-
-    def made(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, device=DEVICE).to(DTYPES[bits])
-
-    inner = 4 * width
-    x, dy, thin, dthin = made(rows, width), made(rows, inner), made(rows, rank), made(rows, rank)
-    weight, bias, a, b = made(inner, width), made(inner), made(rank, width), made(inner, rank)
-    if kernel == "thin":
-        return [
-            lambda: [t.to(dy.dtype) for t in lora_linear.thin_gradients(dy, thin, b, 1.0)],
-            lambda: (dy @ b, (thin.t() @ dy).t()),
-        ]
-    wide = torch.cat([b, weight], dim=1)
-
-    def fused() -> object:
-        lora_linear.product_with_low_rank(x, weight.t(), bias, thin, b.t(), 1.0)
-        return lora_linear.product_with_low_rank(dy, weight, None, dthin, a, 1.0)
-
-    def in_place() -> object:
-        torch.addmm(bias, x, weight.t()).addmm_(thin, b.t())
-        return (dy @ weight).addmm_(dthin, a)
-
-    def concatenated() -> object:
-        wide[:, :rank] = b
-        torch.addmm(bias, torch.cat([thin, x], dim=1), wide.t())
-        return (dy @ weight).addmm_(dthin, a)
-
-    return [fused, in_place, concatenated]
+def compile_candidate(entry: Entry, candidate: AttentionConfig | LoRAConfig) -> None:
+    """Runs it once, in a process beside others, so that the code is in Triton's cache."""
+    entry.table[entry.key] = candidate
+    microseconds(entry.run, timed=False)
 
 
-def rule(faster: dict[tuple[int, int, int], bool]) -> Faster | None:
-    """The limits of (rows, width, rank) within which all that was timed is faster, and the most of it."""
-    within = {
-        (rows, width, rank): [is_so for (r, w, k), is_so in faster.items() if r >= rows and w >= width and k <= rank]
-        for rows, width, rank in faster
-    }
-    best = max(within, key=lambda limits: len(within[limits]) if all(within[limits]) else 0)
-    return Faster(*best) if all(within[best]) else None
-
-
-def derive_rules(wanted: set[tuple[str, int]]) -> None:
-    """Prints the times, and entries of LORA_FASTER."""
-    entries = []
-    for kernel, bits in sorted(
-        wanted & {(k, b) for k in ("product", "thin") for b in DTYPES}, key=lambda w: (w[1], w[0])
-    ):
-        faster = {}
-        for at in itertools.product(LORA_ROWS, LORA_WIDTHS, LORA_RANKS):
-            times = [microseconds(run) for run in lora_sides(kernel, bits, *at)]
-            faster[at] = times[0] <= min(times[1:])
-            print(f"# {kernel}, {bits} bits, rows, width and rank {at}: fused, in place, concatenated "
-                  f"{', '.join(f'{t:.0f}' for t in times)} us", flush=True)  # fmt: skip
-        if (found := rule(faster)) is not None:
-            entries.append(f"    {(kernel, bits)}: {found},")
-    print("\n".join(entries) or "# the library is faster, or as fast, everywhere")
-
-
-def tune(table: dict, key: tuple, candidates: Iterator, run: Callable[[], object]) -> None:
-    """Prints the fastest configuration of one entry, and its time beside that of the entry as it is."""
-    kept = table[key]
-    before = microseconds(run)
+def tune(entry: Entry) -> None:
+    """Prints the fastest configuration of an entry, and its time beside that of the entry as it is."""
+    kept = entry.table[entry.key]
+    before = microseconds(entry.run)
     found, fastest = kept, before
-    for candidate in itertools.islice(candidates, 2) if SMALL else candidates:
-        table[key] = candidate
-        taken = microseconds(run)
+    for candidate in entry.candidates:
+        entry.table[entry.key] = candidate
+        taken = microseconds(entry.run)
         if taken < fastest:
             found, fastest = candidate, taken
-    table[key] = kept
-    print(f"    {key}: {found},  # {before:.0f} -> {fastest:.0f} us", flush=True)
+    entry.table[entry.key] = kept
+    print(f"    {entry.key}: {found},  # {entry.name}: {before:.0f} -> {fastest:.0f} us", flush=True)
+
+
+def entries(wanted: set[tuple[str, int]]) -> list[Entry]:
+    """Those of some kernels and sizes of an element; half precision first."""
+    capability = configs.capability(torch.device(DEVICE))
+    found = [
+        Entry(name, key)
+        for name in ("ATTENTION", "LORA", "MASKED")
+        for key in configs.table(getattr(configs, name), capability)
+        if key[:2] in wanted and (not SMALL or name == "LORA" or key[2:] == (64, 16))
+    ]
+    return sorted(found, key=lambda entry: entry.key[1])
 
 
 def main() -> None:
@@ -190,27 +180,22 @@ def main() -> None:
     parser.add_argument("--kernels", default="forward,dq,dkdv,product,thin")
     parser.add_argument("--bits", default="16,32")
     parser.add_argument("--minutes", type=float, default=10.0, help="no entry is begun after that")
-    parser.add_argument(
-        "--rules", action="store_true", help="time fused low-rank kernels against the library's products"
-    )
+    parser.add_argument("--jobs", type=int, default=0 if SMALL else os.cpu_count(), help="compile so many at a time")
     given = parser.parse_args()
     end = time.monotonic() + 60 * given.minutes
     wanted = {(kernel, int(bits)) for kernel in given.kernels.split(",") for bits in given.bits.split(",")}
-    capability = configs.capability(torch.device(DEVICE))
-    tables = configs.table(configs.ATTENTION, capability), configs.table(configs.LORA, capability)
-    print(f"# {torch.cuda.get_device_name() if DEVICE == 'cuda' else 'interpreter'}, capability {capability}")
-    if given.rules:
-        derive_rules(wanted)
-        return
-    keys = [key for table in tables for key in table if key[:2] in wanted]
-    for key in sorted(keys, key=lambda key: key[1]):
-        kernel, bits, *rest = key
+    device = torch.cuda.get_device_name() if DEVICE == "cuda" else "interpreter"
+    print(f"# {device}, capability {configs.capability(torch.device(DEVICE))}")
+    tuned = entries(wanted)
+    if given.jobs:
+        pairs = [(entry, candidate) for entry in tuned for candidate in entry.candidates]
+        with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            list(pool.map(compile_candidate, *zip(*pairs, strict=True)))
+    for entry in tuned:
         if time.monotonic() > end:
-            print(f"    {key}: not timed, the {given.minutes:g} minutes are over")
-        elif kernel in ("product", "thin"):
-            tune(tables[1], key, lora_candidates(kernel, bits, *rest), lora_run(kernel, bits, *rest))
-        elif not SMALL or rest == [64, 16]:
-            tune(tables[0], key, attention_candidates(kernel, rest[1]), attention_run(kernel, bits, *rest))
+            print(f"    {entry.key}: not timed, the {given.minutes:g} minutes are over")
+        else:
+            tune(entry)
 
 
 if __name__ == "__main__":

@@ -186,21 +186,34 @@ def lora_config(kernel: str, bits: int, rows: int, device: torch.device) -> LoRA
 
 
 @dataclass(frozen=True)
-class Faster:
-    """Where a kernel was measured to be faster than the library: rows, smaller side of the weight, and rank."""
+class Rule:
+    """Where one way to compute a product with a low-rank one was measured to be the fastest.
 
+    Attributes
+    ----------
+    way : {"fused", "concatenated"}
+    least_rows, least_width, most_rank : int
+        Rows, smaller side of the weight, and rank, within which it is.
+    """
+
+    way: str
     least_rows: int
     least_width: int
     most_rank: int
 
 
-# By capability; then by kernel and bits of an element. Nothing is measured yet: the library computes everything.
-LORA_FASTER: dict[tuple[int, int], dict[tuple[str, int], Faster]] = {(8, 0): {}, (9, 0): {}, (10, 0): {}}
+# By capability; then by product and bits of an element. "expanding" has more columns than the weight is deep,
+# "contracting" as many or fewer; "thin" are the two thin gradients. Nothing is measured yet: the library computes all.
+LORA_RULES: dict[tuple[int, int], dict[tuple[str, int], tuple[Rule, ...]]] = {(8, 0): {}, (9, 0): {}, (10, 0): {}}
 
 
-def lora_is_faster(kernel: str, bits: int, rows: int, width: int, rank: int, device: torch.device) -> bool:
-    """Whether "product" or "thin" is faster than the library's products, by measurement."""
-    limits = table(LORA_FASTER, capability(device)).get((kernel, bits))
-    if limits is None:
-        return False
-    return rows >= limits.least_rows and width >= limits.least_width and rank <= limits.most_rank
+def lora_way(product: str, bits: int, rows: int, width: int, rank: int, device: torch.device) -> str:
+    """How "expanding", "contracting" or "thin" is computed fastest, by measurement.
+
+    "fused" by Triton; "concatenated" as one library product [S | x] [s B | W]ᵀ; "in place" as the library's product to
+    which the low-rank one is added. The first rule that holds decides.
+    """
+    for rule in table(LORA_RULES, capability(device)).get((product, bits), ()):
+        if rows >= rule.least_rows and width >= rule.least_width and rank <= rule.most_rank:
+            return rule.way
+    return "in place"

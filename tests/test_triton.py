@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,9 +23,9 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("needs the triton package, which there is for Linux alone", allow_module_level=True)
 
 import aot  # noqa: E402, needs triton
-import tune  # noqa: E402
+import lora_rules  # noqa: E402
 
-from pyllmclf.kernels.configs import Faster  # noqa: E402
+from pyllmclf.kernels import configs  # noqa: E402
 
 TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
 
@@ -56,14 +57,34 @@ def test_triton_aot_selection_is_small() -> None:
     assert len(set(chosen)) == len(chosen) <= 80
 
 
-def test_rule_of_what_is_faster() -> None:
-    """bench/tune.py --rules: limits within which everything timed is faster, and the most of it."""
-    grid = list(itertools.product((240, 2432), (768, 1600), (4, 16)))  # rows, width, rank
-    assert tune.rule(dict.fromkeys(grid, True)) == Faster(240, 768, 16)
-    assert tune.rule(dict.fromkeys(grid, False)) is None
-    assert tune.rule({at: at[0] > 240 and at[2] < 16 for at in grid}) == Faster(2432, 768, 4)
-    assert tune.rule({at: at != (2432, 1600, 16) for at in grid}) == Faster(240, 768, 4)
-    assert tune.rule({at: at == (240, 768, 4) for at in grid}) is None  # nothing beyond it is
+GRID = list(itertools.product((240, 2432), (768, 1600), (4, 16)))  # rows, width, rank
+
+
+@pytest.mark.parametrize(
+    ("fastest", "count"),
+    [
+        (lambda at: "in place", 0),
+        (lambda at: "fused", 1),
+        (lambda at: "fused" if at[0] > 240 and at[2] < 16 else "in place", 1),
+        (lambda at: "concatenated" if at[0] > 240 else "fused", 2),
+        (lambda at: "in place" if at[0] > 240 else "fused", 2),
+        (lambda at: "fused" if at == (240, 768, 4) else "in place", 3),
+    ],
+)
+def test_rules_of_what_is_fastest(fastest: Callable[[tuple], str], count: int, monkeypatch) -> None:
+    """bench/lora_rules.py derives rules that give what was the fastest, everywhere, and no more than it takes."""
+    found = {at: fastest(at) for at in GRID}
+    rules = lora_rules.rules(found)
+    assert len(rules) == count
+    monkeypatch.setitem(configs.LORA_RULES, configs.capability(torch.device("cpu")), {("expanding", 16): rules})
+    for at, way in found.items():
+        assert configs.lora_way("expanding", 16, *at, torch.device("cpu")) == way
+        assert configs.lora_way("contracting", 16, *at, torch.device("cpu")) == "in place"
+
+
+def test_products_added_in_place_are_preferred() -> None:
+    assert lora_rules.fastest({"fused": 99.0, "in place": 100.0, "concatenated": 120.0}) == "in place"
+    assert lora_rules.fastest({"fused": 90.0, "in place": 100.0, "concatenated": 80.0}) == "concatenated"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

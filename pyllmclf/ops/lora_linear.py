@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from . import native, reference, triton_backend
+from .beside import concatenated_product
 from .dispatch import active_backend, implementation
 from .dropout import DropoutKey
 from .linear import check_shapes, input_gradient, product
@@ -78,37 +79,53 @@ class Way:
 
     Attributes
     ----------
-    fused_product, fused_thin : bool
-        Whether Triton starts the large products at the low-rank ones, and whether it reads dY once for dB and dS;
-        otherwise the library computes each product.
+    forward, input_gradient : {"in place", "fused", "concatenated"}
+        The library's product with the low-rank one added in place; Triton's, which starts at the low-rank one; or both
+        as one library product of a width enlarged by the rank.
+    thin : {"in place", "fused"}
+        Two library products for dS and dB, or Triton's one pass over dY.
     drop : callable, or None
         Dropout of the rows of a tensor.
     mask : Dropout, or None
-        The same for the fused product.
+        The same for Triton's product.
     """
 
-    fused_product: bool
-    fused_thin: bool
-    drop: Callable[[Tensor], Tensor] | None
+    forward: str = "in place"
+    input_gradient: str = "in place"
+    thin: str = "in place"
+    drop: Callable[[Tensor], Tensor] | None = None
     mask: Dropout | None = None
+
+
+# Rows of a 16-bit matrix begin at multiples of 16 bytes where widths are multiples of this; else the library's products
+# are slow ones.
+ALIGNED = 8
 
 
 def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: DropoutKey | None) -> Way:
     kernels = native if chosen == "native" else triton_backend
     drop = partial(kernels.dropout_rows, p=p, key=key) if p > 0.0 and key is not None else None
     if chosen == "native":
-        return Way(False, False, drop)
+        return Way(drop=drop)
+    rank = len(lora_a)
     # Asked for by name, the kernels run; otherwise where they were measured to be faster.
-    product, thin = triton_backend.lora_kernels(x, weight, len(lora_a), asked=active_backend() == "triton")
-    mask = triton_backend.row_dropout(p, key) if drop is not None and key is not None and product else None
-    return Way(product, thin, drop, mask)
+    forward, input_gradient, thin = triton_backend.lora_ways(x, weight, rank, asked=active_backend() == "triton")
+    can_concatenate = not weight.requires_grad and not weight.is_inference() and rank % ALIGNED == 0
+    if forward == "concatenated" and not can_concatenate:
+        forward = "in place"
+    if input_gradient == "concatenated" and not (can_concatenate and drop is None):
+        input_gradient = "in place"
+    mask = None
+    if drop is not None and key is not None and input_gradient == "fused":
+        mask = triton_backend.row_dropout(p, key)
+    return Way(forward, input_gradient, thin, drop, mask)
 
 
 class LoRALinearFunction(torch.autograd.Function):
     """Saves x and the thin product S = drop(x) Aᵀ.
 
     Forward y = x Wᵀ + b + s S Bᵀ. Backward dS = s dY B, dX = dY W + drop(dS A), dA = dSᵀ drop(x) with the mask computed
-    again, dB = s dYᵀ S. The large products start at the low-rank ones, or these are added in place.
+    again, dB = s dYᵀ S. What :class:`Way` says of the large products holds for forward and the input's gradient.
     """
 
     @staticmethod
@@ -116,10 +133,12 @@ class LoRALinearFunction(torch.autograd.Function):
         thin = (x if way.drop is None else way.drop(x)) @ lora_a.t()
         ctx.save_for_backward(x, weight, lora_a, lora_b, thin)
         ctx.scaling, ctx.way = scaling, way
-        if way.fused_product:
+        if way.forward == "fused":
             from ..kernels.lora_linear import product_with_low_rank
 
             return product_with_low_rank(readable(x), weight.t(), bias, thin, lora_b.t(), scaling)
+        if way.forward == "concatenated":
+            return concatenated_product(x, weight.t(), bias, thin, lora_b.t(), scaling)
         return product(x, weight, bias).addmm_(thin, lora_b.t(), alpha=scaling)
 
     @staticmethod
@@ -146,7 +165,7 @@ def _thin_gradients(
     way: Way, dy: Tensor, thin: Tensor, lora_b: Tensor, scaling: float, *, thin_needed: bool, b_needed: bool
 ) -> tuple[Tensor, Tensor | None]:
     """(dS, dB); what is not needed may be anything."""
-    if way.fused_thin and thin_needed and b_needed:
+    if way.thin == "fused" and thin_needed and b_needed:
         from ..kernels.lora_linear import thin_gradients
 
         dthin, db = thin_gradients(readable(dy), thin, readable(lora_b), scaling)
@@ -157,9 +176,11 @@ def _thin_gradients(
 
 
 def _input_gradient(way: Way, dy: Tensor, weight: Tensor, dthin: Tensor, lora_a: Tensor) -> Tensor:
-    if way.fused_product:
+    if way.input_gradient == "fused":
         from ..kernels.lora_linear import product_with_low_rank
 
         return product_with_low_rank(readable(dy), weight, None, dthin, lora_a, 1.0, way.mask)
+    if way.input_gradient == "concatenated":
+        return concatenated_product(dy, weight, None, dthin, lora_a, 1.0)
     dx = input_gradient(dy, weight)
     return dx.addmm_(dthin, lora_a) if way.drop is None else dx.add_(way.drop(dthin @ lora_a))

@@ -97,16 +97,19 @@ def readable(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def lora_kernels(x: Tensor, weight: Tensor, rank: int, *, asked: bool) -> tuple[bool, bool]:
-    """Whether the fused product runs, and the one pass for the thin gradients.
+def lora_ways(x: Tensor, weight: Tensor, rank: int, *, asked: bool) -> tuple[str, str, str]:
+    """How the forward product, the input's gradient and the thin gradients of a low-rank layer are computed.
 
-    Asked for, they run; otherwise where they were measured to be faster than the library.
+    By :func:`pyllmclf.kernels.configs.lora_way`; ``asked``: by Triton, whatever was measured.
     """
-    from ..kernels.configs import lora_is_faster
+    from ..kernels.configs import lora_way
     from ..kernels.lora_linear import THIN_RANK
 
-    product, thin = (
-        asked or lora_is_faster(kernel, 8 * x.element_size(), len(x), min(weight.shape), rank, x.device)
-        for kernel in ("product", "thin")
+    outputs, inputs = weight.shape
+    expands = "expanding" if outputs > inputs else "contracting"
+    turned = "expanding" if inputs > outputs else "contracting"
+    forward, input_gradient, thin = (
+        "fused" if asked else lora_way(product, 8 * x.element_size(), len(x), min(weight.shape), rank, x.device)
+        for product in (expands, turned, "thin")
     )
-    return product, thin and rank <= THIN_RANK
+    return forward, input_gradient, thin if rank <= THIN_RANK else "in place"

@@ -1,7 +1,7 @@
 """Times the candidate configurations of the Triton kernels on the GPU at hand and prints tables for kernels/configs.py.
 
 ``python bench/tune.py [--kernels forward,dq,dkdv,product,thin] [--bits 16,32] [--minutes 10]``. All candidates are
-compiled first, one or two seconds each, as many at a time as there are processors; half precision is timed first. With
+compiled first, one or two seconds each, as many at a time as there are processors; half precision comes first. With
 TRITON_INTERPRET=1 it runs two candidates of each kernel at a size that says nothing but that it runs.
 """
 
@@ -164,15 +164,14 @@ def tune(entry: Entry) -> None:
 
 
 def entries(wanted: set[tuple[str, int]]) -> list[Entry]:
-    """Those of some kernels and sizes of an element; half precision first."""
+    """Those of some kernels and sizes of an element."""
     capability = configs.capability(torch.device(DEVICE))
-    found = [
+    return [
         Entry(name, key)
         for name in ("ATTENTION", "LORA", "MASKED")
         for key in configs.table(getattr(configs, name), capability)
         if key[:2] in wanted and (not SMALL or name == "LORA" or key[2:] == (64, 16))
     ]
-    return sorted(found, key=lambda entry: entry.key[1])
 
 
 def main() -> None:
@@ -186,16 +185,17 @@ def main() -> None:
     wanted = {(kernel, int(bits)) for kernel in given.kernels.split(",") for bits in given.bits.split(",")}
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else "interpreter"
     print(f"# {device}, capability {configs.capability(torch.device(DEVICE))}")
-    tuned = entries(wanted)
-    if given.jobs:
-        pairs = [(entry, candidate) for entry in tuned for candidate in entry.candidates]
-        with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-            list(pool.map(compile_candidate, *zip(*pairs, strict=True)))
-    for entry in tuned:
-        if time.monotonic() > end:
-            print(f"    {entry.key}: not timed, the {given.minutes:g} minutes are over")
-        else:
-            tune(entry)
+    for bits in DTYPES:
+        of_size = entries({(kernel, size) for kernel, size in wanted if size == bits})
+        if given.jobs and of_size and time.monotonic() < end:
+            pairs = [(entry, candidate) for entry in of_size for candidate in entry.candidates]
+            with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+                list(pool.map(compile_candidate, *zip(*pairs, strict=True)))
+        for entry in of_size:
+            if time.monotonic() > end:
+                print(f"    {entry.key}: not timed, the {given.minutes:g} minutes are over")
+            else:
+                tune(entry)
 
 
 if __name__ == "__main__":

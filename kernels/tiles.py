@@ -174,19 +174,17 @@ class FixedSchedule(Schedule):
             # Of each text the last tile need not be full.
             sizes.insert(0, (long, rows // long + min(texts, rows // (SHORT + 1))))
         launches = [
-            Tiles(size, count, 0, torch.empty(count, 2, dtype=torch.int32, device=self.device))
-            for size, count in sizes
-            if count
+            Tiles(size, count, 0, torch.empty(count, 2, dtype=torch.int32, device=self.device)) for size, count in sizes
         ]
         self._fill((side, long, causal), launches)
         return launches
 
     def _fill(self, key: tuple[str, int, bool], launches: list[Tiles]) -> None:
         side, _, causal = key
-        long_texts, short_texts = self._long_and_short(side)
-        for tiles in launches:
+        # The launch for short texts is the last: there need not be one for long texts, whose tiles may be as small.
+        for texts, tiles in zip(self._long_and_short(side)[-len(launches) :], launches, strict=True):
             assert tiles.table is not None
-            table = self._table(side, long_texts if tiles.rows > SHORT else short_texts, tiles.rows, causal)
+            table = self._table(side, texts, tiles.rows, causal)
             whole = torch.zeros(tiles.count, 2, dtype=torch.int32)
             whole[:, 1] = self._NOWHERE
             whole[: len(table)] = table

@@ -45,6 +45,7 @@ GPT2_CONFIGS = {
         "scale_attn_by_inverse_layer_idx": True,
         "activation_function": "gelu",
     },
+    "long": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 160, "vocab_size": 257},
     "unscaled": {
         "n_embd": 16,
         "n_layer": 1,

@@ -30,7 +30,9 @@ from .models.layers import DropoutRates
 from .models.lora import LoRAConfig
 from .models.sequence_classifier import HeadSpec, check_pooling
 from .ops.dispatch import check_backend
+from .ops.dropout import is_rate
 from .progress import say, warn
+from .torch_state import own_torch_state
 from .training.callbacks import Callback, resolve_callbacks
 from .training.checkpoint import ClassifierState
 from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
@@ -89,6 +91,7 @@ class FinetuneResult:
         }
 
 
+@own_torch_state()
 def finetune(
     model: str | os.PathLike[str] = "gpt2",
     train: Any = None,
@@ -529,8 +532,8 @@ def finetune(
 
 def check_dropout(dropout: float | str) -> None:
     """Raises :class:`UsageError` unless it is a rate or ``"config"``."""
-    if dropout != "config" and (not is_number(dropout) or not 0.0 <= float(dropout) < 1.0):
-        raise UsageError(f"dropout={dropout!r} must be a number in [0, 1) or 'config'.")
+    if dropout != "config" and (not is_number(dropout) or not is_rate(float(dropout))):
+        raise UsageError(f"dropout={dropout!r} must be a number in [0, 1 - 2**-32] or 'config'.")
 
 
 def _dropout_rates(dropout: float | str, config: ModelConfig, lora: LoRAConfig | None) -> DropoutRates:
@@ -562,8 +565,14 @@ def _recorded(arguments: dict[str, Any]) -> dict[str, Any]:
             return [shown(entry) for entry in value]
         return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"
 
+    # Of data a name, a path or a share, and never the texts.
+    data = {
+        name: value if is_number(value) or isinstance(value, (str, os.PathLike)) else None
+        for name, value in arguments.items()
+        if name in ("train", "validation", "test")
+    }
     return {
         name: shown(value)
-        for name, value in arguments.items()
+        for name, value in (arguments | data).items()
         if name not in ("started", "progress", "callbacks", "logs", "report")
     }

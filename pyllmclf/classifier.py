@@ -30,6 +30,7 @@ from .evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_
 from .models.export import copies, write_graph
 from .models.lora import merge_lora
 from .ops.dispatch import check_backend
+from .torch_state import own_torch_state
 from .training.checkpoint import (
     SPEC_FILE,
     ClassifierState,
@@ -219,6 +220,7 @@ class Classifier:
             raise UsageError(f"{path} is a checkpoint of a training, which may go on from it; choose another folder.")
         save_checkpoint(Path(path), self.state)
 
+    @own_torch_state()
     def export(self, path: str | os.PathLike[str], format: str = "huggingface") -> None:
         """Writes a folder for other tools, without anything of pyllmclf's own.
 
@@ -260,6 +262,7 @@ class Classifier:
             names = write_graph(state.model, format, Path(folder), state.layout.max_length)
             write_folder(Path(path), side_files(state) | copies(Path(folder), names))
 
+    @own_torch_state()
     def merge_lora(self) -> Classifier:
         """A classifier with the same logits whose weights have the low-rank additions; itself if it has none."""
         if self.state.lora is None:
@@ -288,6 +291,7 @@ class Classifier:
         )
 
 
+@own_torch_state()
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
 ) -> Classifier:

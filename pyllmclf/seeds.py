@@ -12,6 +12,7 @@ import numpy as np
 
 from .api import FinetuneResult, finetune
 from .errors import UsageError
+from .training.settings import TrainingSettings
 
 FIGURES = ("accuracy", "macro_f1", "log_loss")
 
@@ -79,6 +80,8 @@ def finetune_seeds(
     chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else list(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"seeds={seeds!r} must name at least one seed, and none twice.")
+    for one in chosen:
+        TrainingSettings(seed=one)  # all before the first training
     results = [
         finetune(
             model,

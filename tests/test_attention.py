@@ -140,3 +140,10 @@ def test_native_head_dim_limit() -> None:
             ops.attention_packed(torch.cat([x, x, x], 1).flatten(1), cu, 3, heads=1, causal=True)
     found = ops.attention(x, x, x, cu, cu, 3, 3, causal=True)
     assert relative_error(found, attention_formula(*[x.double()] * 3, (3,), True)) < 1e-5
+
+
+@pytest.mark.parametrize("cu", [[0, 3], [0, 5], [1, 4], [0, 3, 2, 4]])
+def test_offsets_that_are_not_those_of_the_rows(cu: list[int], backend: str) -> None:
+    x, lengths = torch.zeros(4, 1, 8), torch.tensor(cu, dtype=torch.int32)
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        ops.attention(x, x, x, lengths, lengths, 5, 5, causal=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
@@ -743,3 +744,21 @@ def test_loading_what_is_no_checkpoint(tmp_path: Path, path: str) -> None:
     (tmp_path / "notes.json").write_text("{}")
     with pytest.raises(ModelError, match="no complete pyllmclf checkpoint"):
         pyllmclf.load(tmp_path / path)
+
+
+@pytest.mark.parametrize("kind", ["lists", "tuples", "arrays", "frame"])
+def test_no_text_is_in_a_checkpoint(tmp_path: Path, kind: str) -> None:
+    """Of the data that were given in memory; names and paths are recorded."""
+    pair: Any = (TEXTS, LABELS)
+    if kind == "frame":
+        pair = pd.DataFrame({"text": TEXTS, "label": LABELS})
+    elif kind != "lists":
+        pair = tuple((tuple if kind == "tuples" else np.array)(part) for part in pair)
+    arguments = {"validation": pair, "test": pair, "output_dir": tmp_path / "run"}
+    classifier = pyllmclf.finetune(train=pair, **GPT2, **STEPS, **arguments).classifier
+    classifier.save(tmp_path / "saved")
+    contents = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(contents) > 10
+    for text in TEXTS:
+        spellings = (text.encode(), json.dumps(text)[1:-1].encode()) if len(text) > 10 else ()
+        assert not any(spelling in content for spelling in spellings for content in contents)

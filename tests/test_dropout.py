@@ -8,7 +8,7 @@ import pytest
 import torch
 from cases import offsets, relative_error
 
-from pyllmclf import ops
+from pyllmclf import UsageError, ops
 from pyllmclf.ops import DropoutKey, reference
 
 FULL = 0xFFFFFFFF
@@ -140,3 +140,16 @@ def test_native_masks_are_the_reference_masks(width: int, generator: torch.Gener
     assert torch.equal(one == 0, two == 0) and torch.allclose(one, two, rtol=1e-6)
     for a, b in ((second, first), (other, gradient)):
         assert float((a - b).abs().max() / b.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("p", [-0.5, 1.0, 1.0 - 1e-12, float("nan")])
+def test_rates_that_there_are_not(p: float, backend: str) -> None:
+    x, made, cu = torch.ones(4, 8), key((4,), (0,)), offsets((4,))
+    dropout = {"dropout_p": p, "dropout_key": made}
+    for call in (
+        lambda: ops.dropout(x, p, made),
+        lambda: ops.attention(x[:, None], x[:, None], x[:, None], cu, cu, 4, 4, causal=True, **dropout),
+        lambda: ops.lora_linear(x, torch.ones(8, 8), None, torch.ones(2, 8), torch.ones(8, 2), scaling=1.0, **dropout),
+    ):
+        with pytest.raises(UsageError, match="rate"):
+            call()

@@ -216,6 +216,15 @@ def without(part: str) -> Callable[[Path], None]:
     [
         (edited(peft_type="IA3"), "'IA3'"),
         (edited(use_dora=True), "use_dora=True"),
+        (edited(use_qalora=True), "use_qalora=True"),
+        (edited(init_lora_weights="pissa"), "init_lora_weights='pissa'"),
+        (edited(init_lora_weights="pissa_niter_4"), "init_lora_weights"),
+        (edited(init_lora_weights="olora"), "init_lora_weights='olora'"),
+        (edited(init_lora_weights=["gaussian"]), "init_lora_weights"),
+        (edited(alora_invocation_tokens=[1, 2]), "alora_invocation_tokens"),
+        (edited(layer_replication=[[0, 2]]), "layer_replication"),
+        (edited(corda_config={"a": 1}), "corda_config"),
+        (edited(something_new=1), "something_new=1"),
         (edited(bias="all"), "bias='all'"),
         (edited(rank_pattern={"c_attn": 4}), "rank_pattern"),
         (edited(r=0), "r=0"),
@@ -280,6 +289,23 @@ def test_onnx(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
         (found,) = session.run(["logits"], given)
         assert close(found, classifier.logits(texts))
     np.testing.assert_array_equal(classifier.logits(TEXTS), before)
+
+
+@pytest.mark.parametrize("pooling", ["last", "first", "mean"])
+def test_graph_of_an_empty_text(tmp_path: Path, pooling: str) -> None:
+    """GPT-2 reads it as the end-of-text token, which is what pads; its tokenizer gives nothing."""
+    import onnxruntime
+
+    base = make_folder(tmp_path / "base", "gpt2")
+    classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), pooling=pooling, **SHORT).classifier
+    classifier.export(tmp_path / "graph", format="onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "graph/model.onnx", providers=["CPUExecutionProvider"])
+    texts = ["", TEXTS[0]]
+    batch = graph_inputs(tmp_path / "graph", texts)
+    assert batch["attention_mask"][0].sum() == 0
+    given = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
+    (found,) = session.run(["logits"], given)
+    assert close(found, classifier.logits(texts))
 
 
 def test_torch_export(tmp_path: Path) -> None:

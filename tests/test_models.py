@@ -201,6 +201,7 @@ def test_lora_targets(tmp_path: Path, family: str, lora: LoRAConfig, expected: i
         ({"rank": 0}, "rank"),
         ({"alpha": -1.0}, "alpha"),
         ({"dropout": 1.0}, "dropout"),
+        ({"dropout": 1.0 - 1e-12}, "dropout"),
         ({"scaling": "sqrt"}, "scaling"),
         ({"target_modules": ("nonsense",)}, "nonsense"),
         ({"layers": (7,)}, "layers"),

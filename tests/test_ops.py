@@ -53,6 +53,17 @@ def test_gelu(
 
 
 @pytest.mark.parametrize("approximate", ["tanh", "none"])
+def test_gelu_far_from_zero(approximate: str, backend: str, dtype_of: torch.dtype) -> None:
+    """0 or x, with a derivative of 0 or 1."""
+    far = torch.tensor([[12.0, 15.0, 100.0, 1e6, 1e12, 1e15]], dtype=dtype_of)
+    x = torch.cat([far, -far]).requires_grad_()
+    y = ops.gelu(x, approximate=approximate)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    for found, expected in ((y, far), (gradient, torch.ones_like(far))):
+        assert torch.allclose(found[:1], expected) and torch.allclose(found[1:], torch.zeros_like(far), atol=1e-7)
+
+
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [0, 1, 70])
 def test_gelu_linear(rows: int, dtype: torch.dtype, approximate: str, backend: str, generator: torch.Generator) -> None:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,16 @@ def test_field_longer_than_the_csv_modules_default(tmp_path: Path) -> None:
     before, text = csv.field_size_limit(), "long " * 50_000
     path = write(tmp_path / "a.csv", delimited([("text", "label"), (text, "x")]).encode())
     assert read_file(path).texts == [text]
+    assert csv.field_size_limit() == before
+
+
+def test_long_fields_in_several_threads(tmp_path: Path) -> None:
+    """The csv module has one limit for all."""
+    before, text = csv.field_size_limit(), "long " * 50_000
+    path = write(tmp_path / "a.csv", delimited([("text", "label"), *[(text, "x")] * 8]).encode())
+    with ThreadPoolExecutor(4) as pool:
+        for data in pool.map(lambda _: read_file(path), range(16)):
+            assert data.texts == [text] * 8
     assert csv.field_size_limit() == before
 
 

@@ -471,6 +471,8 @@ def test_a_folder_keeps_a_head_trained_on_the_same_classes(gpt2: Path, tmp_path:
         ({"padding": 65}, UsageError),
         ({"max_length": 65}, UsageError),
         ({"dropout": 1.0}, UsageError),
+        ({"dropout": 1.0 - 1e-12}, UsageError),  # a mask of 32-bit words keeps nothing
+        ({"seed": True}, UsageError),
         ({"dropout": "much"}, UsageError),
         ({"learning_rate": "fast"}, UsageError),
         ({"max_length": 10.0}, UsageError),

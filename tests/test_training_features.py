@@ -361,6 +361,12 @@ def test_seeds_that_make_no_sense(gpt2: Path, seeds: Any) -> None:
         pyllmclf.finetune_seeds(gpt2, (TEXTS, LABELS), seeds=seeds, **SHORT)
 
 
+def test_seeds_are_checked_before_the_first_training(gpt2: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="seed=1099511627776"):
+        pyllmclf.finetune_seeds(gpt2, (TEXTS, LABELS), seeds=[1, 2**40], output_dir=tmp_path / "out", **SHORT)
+    assert not (tmp_path / "out").exists()
+
+
 # --- the report of a training -----------------------------------------------------------------------------------------
 
 
@@ -369,3 +375,34 @@ def test_report_of_a_training(gpt2: Path, tmp_path: Path, parts: dict[str, Any])
     run(gpt2, report=True, output_dir=tmp_path / "run", **parts)
     page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 6 and "Training" in page and f"{len(TEXTS)}" in page
+
+
+def test_an_error_at_the_end_does_not_hide_the_first(gpt2: Path) -> None:
+    """Each callback that was told of the beginning is told of the end, and no other."""
+
+    class FailingAtTheEnd(Recorder):
+        def on_train_end(self) -> None:
+            super().on_train_end()
+            raise RuntimeError("at the end")
+
+    class Failing(Recorder):
+        def on_step(self, record: StepRecord) -> bool | None:
+            raise ValueError("mine")
+
+    told = [FailingAtTheEnd(), Failing(), Recorder()]
+    with pytest.warns(RuntimeWarning, match="at the end"), pytest.raises(ValueError, match="mine"):
+        run(gpt2, callbacks=told)
+    assert [one.order for one in told] == [["begin", "end"]] * 3
+    told = [FailingAtTheEnd(), Recorder()]
+    with pytest.raises(RuntimeError, match="at the end"):
+        run(gpt2, callbacks=told)
+    assert [one.order for one in told] == [["begin", "end"]] * 2
+
+    class NeverBegun(Recorder):
+        def on_train_begin(self, total_steps: int) -> None:
+            raise ValueError("not begun")
+
+    told = [Recorder(), NeverBegun(), Recorder()]
+    with pytest.raises(ValueError, match="not begun"):
+        run(gpt2, callbacks=told)
+    assert [one.order for one in told] == [["begin", "end"], [], []]

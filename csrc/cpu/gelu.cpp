@@ -15,6 +15,9 @@ constexpr float kCubic = 0.044715f;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLog2Sqrt2Pi = 1.3257480647361593f;
 
+// From here on GELU and its derivative are 0 or x and 1 in fp32, in both formulas.
+constexpr float kNothing = 14.0f;
+
 // sigmoid(2 u); square = x^2.
 PYLLMCLF_INLINE Vec sigmoid(Vec x, Vec square) {
   const Vec minus_two_u = x * (-kTwoSqrt2OverPi * kLog2E - kTwoSqrt2OverPi * kLog2E * kCubic * square);
@@ -49,11 +52,13 @@ PYLLMCLF_INLINE Vec value(Vec x) {
 template <bool kTanh>
 PYLLMCLF_INLINE Vec derivative(Vec x) {
   const Vec square = x * x;
+  // Where exp2 gives its smallest number instead of 0, the factors beside it are as large as x is.
   if (kTanh) {
-    const Vec s = sigmoid(x, square);
+    const Vec s = select(x < -kNothing, Vec{}, sigmoid(x, square));
     return s + (s * x) * ((1.0f - s) * (kTwoSqrt2OverPi + kTwoSqrt2OverPi * 3.0f * kCubic * square));
   }
-  return normal_cdf(x) + x * exp2(-0.5f * kLog2E * square - kLog2Sqrt2Pi);
+  const Vec density = select(square > kNothing * kNothing, Vec{}, exp2(-0.5f * kLog2E * square - kLog2Sqrt2Pi));
+  return normal_cdf(x) + x * density;
 }
 
 template <bool kTanh, bool kBias>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def check_of_use(columns: dict[str, str | None], encoding_errors: str, given: Se
 
 def is_number(value: Any) -> bool:
     """Whether it is a number; as ``validation``, a fraction of the training texts."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def _is_data(value: Any) -> bool:

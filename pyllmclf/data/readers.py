@@ -9,9 +9,11 @@ import json
 import math
 import numbers
 import sys
+import threading
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -285,10 +287,32 @@ def _say_replaced(origin: str, count: int) -> None:
     )
 
 
+# The limit is one for the process, and other threads may read, too.
+_field_size_lock = threading.Lock()
+_field_size_readers = 0
+_field_size_before = 0
+
+
+@contextmanager
+def _any_field_size() -> Iterator[None]:
+    """Fields of any size in the csv module; its limit is as before when the last one that reads has ended."""
+    global _field_size_readers, _field_size_before
+    with _field_size_lock:
+        if _field_size_readers == 0:
+            _field_size_before = csv.field_size_limit(sys.maxsize)
+        _field_size_readers += 1
+    try:
+        yield
+    finally:
+        with _field_size_lock:
+            _field_size_readers -= 1
+            if _field_size_readers == 0:
+                csv.field_size_limit(_field_size_before)
+
+
 def _read_delimited(path: Path, content: str, delimiter: str, wanted: _Wanted) -> TextData:
     # The csv module rather than pandas: it says on which line a row is broken, and never guesses a type.
-    previous_limit = csv.field_size_limit(sys.maxsize)
-    try:
+    with _any_field_size():
         reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
         header: list[str] | None = None
         text_index, label_index = 0, None
@@ -323,8 +347,6 @@ def _read_delimited(path: Path, content: str, delimiter: str, wanted: _Wanted) -
                 f"{path}, line {line}: the quoting of the row that begins here is broken ({error}); "
                 'write a quote inside a quoted field as "".'
             ) from error
-    finally:
-        csv.field_size_limit(previous_limit)
     if header is None:
         raise DataError(f"{path}: the file is empty.")
     return _checked(texts, labels if wanted.labelled else None, str(path), lines, wanted)

@@ -13,6 +13,7 @@ from ..distributed import Processes, of_this_process
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
 from ..sharding import is_sharded
+from ..torch_state import own_torch_state
 
 Given = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
 
@@ -42,6 +43,7 @@ def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray
     return (batch.share_beginnings() if model.sees_only_before else batch).to(device)
 
 
+@own_torch_state()
 def predict_logits(
     model: SequenceClassifier,
     packer: Packer,

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from ..data.named import is_named, load_named
 from ..data.readers import TextData
 from ..data.sources import read_data
 from ..data.splits import stratified_split
+from ..device import resolve_device, resolve_dtype
 from ..errors import ModelError, ResourceError, UsageError
 from ..models.hub import find_model
+from ..training.arithmetic import machine_arithmetic
+from ..training.frozen_prefix import code_sha256
 from .bag_of_words import run_bag_of_words
 from .table import REPLACED, TableRow
 
@@ -166,13 +170,21 @@ class Runner:
 
     def _key(self, row: TableRow, seed: int) -> str:
         """What a result is a function of."""
-        described: dict[str, Any] = {"pyllmclf": __version__, "data": self._data_hash, "seed": seed}
+        described: dict[str, Any] = {"data": self._data_hash, "seed": seed}
         if row.is_bag_of_words:
-            described["model"] = row.name
+            described |= {"model": row.name, "pyllmclf": __version__, "scikit-learn": version("scikit-learn")}
         else:
-            shown = {name: value for name, value in self.options.items() if name != "progress"}
             settings = row.settings | self.overrides
-            described |= {"model": self._model(row), "weights": row.weights, "settings": settings, "options": shown}
+            device = resolve_device(self.options.get("device", "auto"))
+            described |= {
+                "model": self._model(row),
+                "weights": row.weights,
+                "settings": settings,
+                "device": str(device),
+                "dtype": str(resolve_dtype(self.options.get("dtype", "auto"), device)),
+                "code": code_sha256(),
+                "arithmetic": machine_arithmetic(device, self.options.get("backend", "auto")),
+            }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
     def _model(self, row: TableRow) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
@@ -22,15 +23,15 @@ from .weights import head_parameters, head_state
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Settings of PEFT that change the arithmetic, and the value at which they don't.
-_PLAIN: dict[str, Any] = {
-    "use_dora": False,
-    "bias": "none",
-    "lora_bias": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "fan_in_fan_out": None,  # either: A and B are stored alike
-}
+# Settings of PEFT that change nothing of what an adapter of trained matrices computes, or that are read below.
+_HARMLESS = {
+    "peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode", "base_model_name_or_path", "revision",
+    "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "modules_to_save",
+    "layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "eva_config", "ensure_weight_tying",
+    "fan_in_fan_out",  # A and B are stored alike
+}  # fmt: skip
+# How A and B begin; other ways change the base model's weights, too.
+_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,10 @@ def read_adapter(folder: Path, raw: Mapping[str, Any]) -> Adapter:
     where = folder / ADAPTER_CONFIG
     if raw.get("peft_type") != "LORA":
         raise ModelError(f"{where}: the adapter is of the type {raw.get('peft_type')!r}; LORA is supported.")
-    for name, plain in _PLAIN.items():
-        if plain is not None and (raw.get(name) or plain) != plain:
-            raise ModelError(f"{where}: {name}={raw[name]!r} is not supported.")
+    for name, value in raw.items():
+        plain = value in _BEGINNINGS if name == "init_lora_weights" else not value or value == "none"
+        if name not in _HARMLESS and not plain:
+            raise ModelError(f"{where}: {name}={shortened(value)} is not supported.")
     tensors = read_tensors(folder / ADAPTER_FILE)
     found = (re.fullmatch(rf"{re.escape(PREFIX)}(.*)\.lora_A\.weight", name) for name in tensors)
     targets = tuple(sorted(match[1] for match in found if match is not None))

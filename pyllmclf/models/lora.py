@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import UsageError
+from ..ops.dropout import is_rate
 from .architectures import architecture_of
 from .layers import Linear
 from .sequence_classifier import SequenceClassifier
@@ -58,8 +59,8 @@ class LoRAConfig:
             raise UsageError("LoRA: target_modules and layers must not be empty; without them nothing is adapted.")
         if not isinstance(self.alpha, Real) or not 0 < self.alpha < math.inf:
             raise UsageError(f"LoRA: alpha={self.alpha!r} must be positive.")
-        if not isinstance(self.dropout, Real) or not 0.0 <= self.dropout < 1.0:
-            raise UsageError(f"LoRA: dropout={self.dropout!r} must lie in [0, 1).")
+        if not isinstance(self.dropout, Real) or not is_rate(float(self.dropout)):
+            raise UsageError(f"LoRA: dropout={self.dropout!r} must lie in [0, 1 - 2**-32].")
         for name, kind in (("rank", int), ("alpha", float), ("dropout", float)):  # numpy's numbers are no JSON
             object.__setattr__(self, name, kind(getattr(self, name)))
         if self.scaling not in SCALINGS:

@@ -54,6 +54,8 @@ class PaddedClassifier(nn.Module):
         """
         backbone = self.model.backbone
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # An empty text is read as one token, which is the one that pads.
+        attention_mask = torch.where(positions == 0, 1, attention_mask)
         mask = attention_mask.bool()[:, None, None, :]
         if self.spec.causal:
             mask = mask & (positions[None, :] <= positions[:, None])[None, None]

@@ -82,10 +82,6 @@ class SequenceClassifier(nn.Module):
         """Stages before the head: the embedding, each block, and what follows them up to the pooled row."""
         return self.config.n_layers + 2
 
-    def stage_of_block(self, block: int) -> int:
-        """The stage that a block is."""
-        return block + 1
-
     def hidden_states(
         self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from . import native, reference, triton_backend
 from .dispatch import implementation
-from .dropout import DropoutKey
+from .dropout import DropoutKey, check_rate
 from .triton_backend import readable
 
 if TYPE_CHECKING:
@@ -254,6 +254,7 @@ def _check_window(window: tuple[int, int] | None) -> None:
 def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: DropoutKey | None) -> None:
     if cu_seqlens.device != q.device:
         raise UsageError("attention: cu_seqlens and the rows must be on one device.")
+    check_rate("attention", dropout_p)
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("attention: dropout needs a dropout_key.")
     if dropout_p > 0.0 and dropout_key is not None and len(dropout_key.example_ids) != len(cu_seqlens) - 1:

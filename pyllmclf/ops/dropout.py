@@ -54,6 +54,17 @@ class DropoutKey:
         return self.layer * SITES_PER_LAYER + self.site
 
 
+def is_rate(p: float) -> bool:
+    """Whether a share of elements can be dropped: some are kept, by a mask of 32-bit words."""
+    return 0.0 <= p < 1.0 and round(p * 2**32) < 2**32
+
+
+def check_rate(op: str, p: float) -> None:
+    """Raises :class:`UsageError` unless it is a rate."""
+    if not is_rate(p):
+        raise UsageError(f"{op}: a dropout rate of {p} does not lie in [0, 1 - 2**-32].")
+
+
 def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
     """Sets each element to zero with probability ``p`` and scales the others by ``1 / (1 - p)``.
 
@@ -61,7 +72,7 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
     ----------
     x : tensor, shape [rows, channels]
     p : float
-        In [0, 1).
+        In [0, 1 - 2**-32].
     key : DropoutKey
 
     Returns
@@ -71,8 +82,9 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
     Raises
     ------
     UsageError
-        If the key is of another number of rows, or the chosen backend can't compute this.
+        If there is no such rate, the key is of another number of rows, or the chosen backend can't compute this.
     """
+    check_rate("dropout", p)
     if p == 0.0:
         return x
     if x.dim() != 2 or not len(key.row_example_ids) == len(key.row_positions) == len(x):

@@ -15,7 +15,7 @@ from ..errors import UsageError
 from . import native, reference, triton_backend
 from .beside import concatenated_product
 from .dispatch import active_backend, implementation
-from .dropout import DropoutKey
+from .dropout import DropoutKey, check_rate
 from .linear import check_shapes, input_gradient, product
 from .triton_backend import readable
 
@@ -62,6 +62,7 @@ def lora_linear(
     if (*lora_b.shape, *lora_a.shape) != (weight.shape[0], lora_a.shape[0], lora_a.shape[0], weight.shape[1]):
         shapes = f"{tuple(lora_a.shape)} and {tuple(lora_b.shape)}"
         raise UsageError(f"lora_linear: A and B of shapes {shapes} don't fit a weight of shape {tuple(weight.shape)}.")
+    check_rate("lora_linear", dropout_p)
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("lora_linear: dropout needs a dropout_key.")
     chosen = implementation("lora_linear", x, weight, bias, lora_a, lora_b)

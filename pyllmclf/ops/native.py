@@ -13,17 +13,21 @@ if TYPE_CHECKING:
     from .dropout import DropoutKey
 
 MAX_HEAD_DIM = 256
+WITH_MEMORY = (Tensor, torch.nn.Parameter)
 # Up to so many rows, a linear layer waits for its weight, and csrc/cpu/linear.cpp is faster than the libraries: forward
 # 1.1 to 1.5 times, backward with AdamW's step 1.3 to 2.9 times.
 FEW_ROWS = 24
 
 
 def serves(*tensors: Tensor | None) -> bool:
-    """Whether the CPU ops compute these: fp32 in the CPU's memory, outside of autocast."""
+    """Whether the CPU ops compute these: fp32 in the CPU's memory, outside of autocast, and with memory of their own.
+
+    Tensors of tracers and other subclasses have none, and a negated view's holds other numbers.
+    """
     if torch.is_autocast_enabled("cpu"):
         return False
-    for t in tensors:  # noqa: SIM110, this runs before each op: no generator
-        if t is not None and (t.dtype is not torch.float32 or not t.is_cpu):
+    for t in tensors:
+        if t is not None and (t.dtype is not torch.float32 or not t.is_cpu or type(t) not in WITH_MEMORY or t.is_neg()):
             return False
     return True
 

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import UsageError
+
 if TYPE_CHECKING:
     from .dropout import DropoutKey
 
@@ -41,6 +43,9 @@ def attention(
 ) -> Tensor:
     """softmax(scale q kᵀ + mask) v, text by text; see :func:`pyllmclf.ops.attention`."""
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
+    for starts, rows in ((starts_q, q), (starts_k, k)):
+        if starts[:1] != [0] or starts != sorted(starts) or starts[-1] != len(rows):
+            raise UsageError("attention: cu_seqlens must rise from 0 to the number of rows.")
     if len(starts_q) == 1:  # no text: the gradients are empty, but there
         starts_q = starts_k = [0, 0]
     out = []

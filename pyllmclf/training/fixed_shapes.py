@@ -252,6 +252,8 @@ class FixedShapes:
     def _record(self, steps: _Steps) -> Recording | None:
         try:
             return Recording(lambda: self._run(steps))
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             self._records = False
             warnings.warn(

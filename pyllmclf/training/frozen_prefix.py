@@ -7,7 +7,6 @@ batches of many texts of similar length, and kept; training and evaluation go on
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _C, __version__, ops
+from .. import _C, ops
 from ..data.packing import Packer
 from ..data.token_store import TokenStore
 from ..distributed import Processes
@@ -27,6 +26,7 @@ from ..evaluation.inference import TOKEN_BUDGET, inference_batch, inference_batc
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from ..ops import triton_backend
+from .arithmetic import machine_arithmetic
 from .prefix_storage import Place, choose_place, in_file, in_kept_file, in_memory, kept_file
 
 
@@ -170,6 +170,7 @@ class FrozenPrefix:
         together = partial(inference_batches, model, self._all, budget=TOKEN_BUDGET[device.type])
         plan = partial(Plan.make, first, self._counts, lengths, batches=together)
         self._rows: Tensor | None = None
+        self._made_key: tuple[object, dict[str, object]] | None = None
         self.found = False
         self.plan = plan(distinct_rows)
         need = self.row_bytes * distinct_rows
@@ -184,7 +185,7 @@ class FrozenPrefix:
 
     def is_kept(self) -> bool:
         """Whether an earlier run has left these rows in the folder."""
-        return self.folder is not None and kept_file(self.folder, self._key()).is_dir()
+        return self.folder is not None and kept_file(self.folder, self._key).is_dir()
 
     def __str__(self) -> str:
         kept, distinct = self.plan.rows, self.plan.distinct_rows
@@ -223,7 +224,7 @@ class FrozenPrefix:
         elif self.folder is None:
             self._rows = in_file(shape, self.dtype, self._blocks)
         else:
-            self._rows, self.found = in_kept_file(self.folder, self._key(), shape, self.dtype, self._blocks)
+            self._rows, self.found = in_kept_file(self.folder, self._key, shape, self.dtype, self._blocks)
 
     def given(self, packer: Packer, ids: np.ndarray) -> tuple[int, Tensor] | None:
         """What :class:`SequenceClassifier` goes on from for a batch; ``None`` for another packer's texts.
@@ -300,8 +301,16 @@ class FrozenPrefix:
         with ops.use_backend(self.backend):
             return self.model.advance(None, batch, 0, self.stage, dtype=self.dtype)
 
+    @property
     def _key(self) -> dict[str, object]:
-        """What the rows are a function of, and of which machine's arithmetic."""
+        """What the rows are a function of, and of which machine's arithmetic; made anew where weights have changed."""
+        modules = (module for stage in self.model.backbone.stages[: self.stage] for module in stage)
+        state = self.plan.rows, [(p.data_ptr(), p._version) for module in modules for p in module.parameters()]
+        if self._made_key is None or self._made_key[0] != state:
+            self._made_key = state, self._make_key()
+        return self._made_key[1]
+
+    def _make_key(self) -> dict[str, object]:
         digest = hashlib.sha256()
         for stage, modules in enumerate(self.model.backbone.stages[: self.stage]):
             for module in modules:
@@ -318,21 +327,16 @@ class FrozenPrefix:
             "head": str(self.model.spec),
             "stage": self.stage,
             "dtype": str(self.dtype),
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
-            "processor": torch.backends.cpu.get_cpu_capability(),
-            "backend": [self.backend, os.environ.get("PYLLMCLF_BACKEND", "")],
-            "precision": [torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32],
-            "threads": torch.get_num_threads(),
-            "pyllmclf": [__version__, _code_sha256()],
-            "torch": torch.__version__,
+            "device": self.device.type,
+            "code": code_sha256(),
             "triton": version("triton") if triton_backend.installed() else None,
-        }
+        } | machine_arithmetic(self.device, self.backend)
         digest.update(repr(sorted(described.items())).encode())
         return described | {"sha256": digest.hexdigest()}
 
 
 @cache
-def _code_sha256() -> str:
+def code_sha256() -> str:
     """Of everything in the package that computes: two versions of one number may differ between commits."""
     digest = hashlib.sha256()
     root = Path(__file__).parent.parent

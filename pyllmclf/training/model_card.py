@@ -108,6 +108,6 @@ def _code(value: Any) -> str:
 
 def _name(train: Any) -> str:
     """The training data, without the folders of the machine it was trained on."""
-    if not isinstance(train, str) or train.startswith("<"):
+    if not isinstance(train, str):
         return "own data"
     return Path(train).name

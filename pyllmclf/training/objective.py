@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +133,7 @@ def resolve_class_weights(given: Any, encoder: LabelEncoder | MultiLabelEncoder,
         raise UsageError("class_weights must be 'balanced', a mapping or a sequence.")
     weights = [weight.item() if isinstance(weight, (Tensor, np.generic)) else weight for weight in weights]
     numbers_only = all(isinstance(w, numbers.Real) and not isinstance(w, bool) for w in weights)
-    if len(weights) != len(names) or not numbers_only or not all(0.0 < w < math.inf for w in weights):
+    made = torch.tensor(weights if numbers_only else [], dtype=torch.float64).float()
+    if len(made) != len(names) or not (made > 0.0).all() or not made.isfinite().all():
         raise UsageError(f"class_weights must be a positive number for each of the {len(names)} classes.")
-    return torch.tensor(weights, dtype=torch.float32)
+    return made

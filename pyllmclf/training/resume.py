@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..data.readers import TextData
 from ..data.token_store import TokenStore
 from ..distributed import Processes
@@ -23,8 +21,8 @@ from ..models.adapters import ADAPTER_FILE, load_adapter, read_tensors
 from ..models.hub import read_json
 from ..models.sequence_classifier import SequenceClassifier
 from ..models.weights import load_weights
-from ..ops.dispatch import active_backend
 from ..sharding import put, whole_tensors
+from .arithmetic import machine_arithmetic
 from .checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE, ClassifierState, content_hash
 from .frozen_prefix import FrozenPrefix
 from .optim import moments
@@ -85,16 +83,7 @@ def arithmetic(prefix: FrozenPrefix | None, strategy: str, device: torch.device,
     return {
         "strategy": strategy,
         "kept rows": 0 if prefix is None else prefix.plan.rows,
-        "threads": torch.get_num_threads(),
-        "backend": active_backend() if backend == "auto" else backend,
-        "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability(), *_gpu(device)],
-        "pyllmclf": __version__,
-        "torch": torch.__version__,
-    }
-
-
-def _gpu(device: torch.device) -> list[str]:
-    return [torch.cuda.get_device_name(device)] if device.type == "cuda" else []
+    } | machine_arithmetic(device, backend)
 
 
 def data_sha256(data: TextData) -> str:

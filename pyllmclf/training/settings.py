@@ -56,5 +56,5 @@ class TrainingSettings:
             raise UsageError(f"scheduler={self.scheduler!r} is unknown; it is one of {', '.join(SCHEDULERS)}.")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise UsageError(f"max_grad_norm={self.max_grad_norm!r} must be positive.")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool) or not 0 <= self.seed < 2**32:
             raise UsageError(f"seed={self.seed!r} must be an integer from 0 to 2**32 - 1.")

@@ -187,7 +187,20 @@ class StepTrainer:
         if fixed is not None and len(micro_batches) == 1 and fixed.takes(self.packer.row_counts_of(ids)):
             self._learning_rate.fill_(learning_rate)
             stage, rows = self._given(ids) or (0, None)
-            stats = fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
+            try:
+                stats = fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
+            except torch.OutOfMemoryError:
+                # Recordings hold memory of their own: the rest is computed without them.
+                self._fixed_shapes = fixed = None
+                self.optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                warnings.warn(
+                    f"step {self.step + 1}: out of memory for steps that are recorded as CUDA graphs; from now on "
+                    "they are launched one kernel at a time.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                stats = self._compute_in_memory(micro_batches, ids, None)
         else:
             dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
             stats = self._compute_in_memory(micro_batches, ids, dropout)

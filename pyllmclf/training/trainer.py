@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -126,11 +127,13 @@ class Trainer(StepTrainer):
             If it was asked to end, after ``on_pause``.
         """
         pause = on_pause or (lambda: None)
+        told: list[Callback] = []
         try:
             for callback in self.callbacks:
                 if self.step:
                     callback.on_resume(self.step)
                 callback.on_train_begin(self.total_steps)
+                told.append(callback)
             with self._bar() as bar:
                 while not self.finished:
                     try:
@@ -149,10 +152,14 @@ class Trainer(StepTrainer):
                     if self.preempted and not self.finished:
                         self.group.wait()
                         raise PreemptedError("preempted.")
-        finally:
+        except BaseException:
             self.close()
-            for callback in self.callbacks:
-                callback.on_train_end()
+            for error in _tell_end(told):
+                warnings.warn(f"a callback failed at the end of the training: {error!r}", RuntimeWarning, stacklevel=2)
+            raise
+        self.close()
+        for error in _tell_end(told):
+            raise error
         with torch.no_grad():
             for parameter, kept in self._best_weights.items():
                 own_part(parameter).copy_(kept)
@@ -329,3 +336,14 @@ class Trainer(StepTrainer):
 def _score(record: EpochRecord) -> tuple[float, float]:
     assert record.score is not None
     return record.score
+
+
+def _tell_end(told: Sequence[Callback]) -> list[Exception]:
+    """Tells each callback that was told of the beginning, whatever the others do; returns their errors."""
+    errors = []
+    for callback in told:
+        try:
+            callback.on_train_end()
+        except Exception as error:
+            errors.append(error)
+    return errors

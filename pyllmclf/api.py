@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .arguments import plain_numbers
 from .classifier import Classifier
 from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
@@ -56,7 +57,7 @@ class FinetuneResult:
     Attributes
     ----------
     classifier : Classifier
-        With the weights of the last step.
+        With the weights of the last step, or with ``early_stopping`` of the best epoch.
     history : list of EpochRecord
     metrics : dict
         ``"validation"`` and ``"test"``, where there are such data: figures of the classifier by name.
@@ -91,6 +92,7 @@ class FinetuneResult:
         }
 
 
+@plain_numbers
 @own_torch_state()
 def finetune(
     model: str | os.PathLike[str] = "gpt2",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .api import FinetuneResult, finetune
+from .arguments import plain_numbers
 from .errors import UsageError
 from .training.settings import TrainingSettings
 
@@ -43,6 +44,7 @@ class SeedsResult:
         }
 
 
+@plain_numbers
 def finetune_seeds(
     model: str | os.PathLike[str] = "gpt2",
     train: Any = None,
@@ -75,13 +77,17 @@ def finetune_seeds(
     UsageError
         If there is no seed, or one is there twice; and what :func:`pyllmclf.finetune` raises.
     """
+    if isinstance(seeds, np.ndarray):
+        seeds = seeds.tolist()
     if isinstance(seeds, bool) or not isinstance(seeds, (int, Sequence)) or isinstance(seeds, str):
         raise UsageError(f"seeds={seeds!r} must be a number of seeds, or the seeds.")
-    chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else list(seeds)
+    chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else [_number(one) for one in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"seeds={seeds!r} must name at least one seed, and none twice.")
     for one in chosen:
         TrainingSettings(seed=one)  # all before the first training
+    # Each seed's training reads them: what can be read once is made a list.
+    train, arguments = _kept(train), {name: _kept(value) for name, value in arguments.items()}
     results = [
         finetune(
             model,
@@ -93,6 +99,17 @@ def finetune_seeds(
         for one in chosen
     ]
     return SeedsResult(chosen, results, _summary(results))
+
+
+def _number(seed: Any) -> Any:
+    return seed.item() if isinstance(seed, np.generic) else seed
+
+
+def _kept(data: Any) -> Any:
+    """Texts and labels that are iterators, as lists."""
+    if not isinstance(data, tuple):
+        return data
+    return tuple(list(part) if isinstance(part, Iterator) else part for part in data)
 
 
 def _summary(results: Sequence[FinetuneResult]) -> dict[str, dict[str, dict[str, float]]]:

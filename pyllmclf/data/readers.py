@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import DataError, UsageError
 
 TEXT_COLUMNS = ("text", "sentence", "message", "review", "content", "document")
@@ -189,7 +191,8 @@ def read_object(
     elif isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], str):
         if not all(hasattr(part, "__iter__") for part in data):
             raise UsageError("(texts, labels) must hold two sequences.")
-        texts, labels = list(data[0]), list(data[1])
+        texts = list(data[0])
+        labels = list(data[1] if label_separator is None else _of_indicator(data[1]))
         if len(texts) != len(labels):
             raise DataError(f"(texts, labels) holds {len(texts)} texts but {len(labels)} labels.")
         return _checked(texts, labels if labelled else None, "(texts, labels)", None, wanted)
@@ -203,6 +206,10 @@ def read_object(
     text_name, label_name = wanted.columns(columns, origin)
     texts = list(data[by_name[text_name]])
     found = list(data[by_name[label_name]]) if label_name is not None else None
+    # The names that a datasets.ClassLabel has for its numbers.
+    names = getattr(getattr(data, "features", {}).get(label_name), "names", None) if origin == "Dataset" else None
+    if found is not None and names is not None:
+        found = [names[i] if isinstance(i, int) and 0 <= i < len(names) else i for i in found]
     return _checked(texts, found, origin, None, wanted)
 
 
@@ -428,7 +435,14 @@ def _checked(
         raise DataError(f"{origin}: there is no row.")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise DataError(f"{data.where(i)}: the text is {_shown(text)}, not a string.")
+            if not _is_missing(text):
+                raise DataError(f"{data.where(i)}: the text is {_shown(text)}, not a string.")
+            if wanted.empty_texts == "keep":
+                raise DataError(
+                    f"{data.where(i)}: the text is {_shown(text)}; empty_texts='skip' (--empty-texts skip) leaves out "
+                    "texts that are missing."
+                )
+            texts[i] = text = ""
         _check_unicode(text, "text", data, i)
     separator = wanted.label_separator
     if labels is not None:
@@ -469,11 +483,33 @@ def _several(labels: Any, separator: str, data: TextData, row: int) -> tuple[Lab
     """The labels of a text, each once."""
     if isinstance(labels, str):
         labels = [part.strip() for part in labels.split(separator)] if labels.strip() else []
-    elif labels is None or (isinstance(labels, float) and math.isnan(labels)):  # an empty cell, as pandas has it
+    elif _is_missing(labels):  # an empty cell, as pandas has it
         labels = []
     elif not hasattr(labels, "__iter__") or isinstance(labels, (bytes, dict)):
         labels = [labels]
-    return tuple(dict.fromkeys(_as_label(label, data, row) for label in labels))
+    found = [_as_label(label, data, row) for label in labels]
+    if len(found) > len(set(found)) and set(found) <= {0, 1}:
+        raise DataError(
+            f"{data.where(row)}: the labels are {_shown(found)}; rows of 0 and 1 that say which classes a text has "
+            "must be a NumPy array."
+        )
+    return tuple(dict.fromkeys(found))
+
+
+def _is_missing(value: Any) -> bool:
+    """An empty cell, as JSON, Arrow or pandas has it."""
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+
+
+def _of_indicator(labels: Any) -> Any:
+    """The numbers of each text's classes, where labels are an array of 0 and 1, shape [texts, classes]."""
+    if getattr(labels, "ndim", 1) != 2:
+        return labels
+    values = np.asarray(labels)
+    if not np.isin(values, (0, 1)).all():
+        raise DataError("labels of the shape [texts, classes] must be 0 and 1.")
+    names = [str(c) for c in labels.columns] if hasattr(labels, "columns") else range(values.shape[1])
+    return [[name for name, has in zip(names, row, strict=True) if has] for row in values.tolist()]
 
 
 def _as_label(label: Any, data: TextData, row: int) -> Label:
@@ -481,10 +517,12 @@ def _as_label(label: Any, data: TextData, row: int) -> Label:
         if not label.isascii():
             _check_unicode(label, "label", data, row)
         return str(label)
-    if isinstance(label, numbers.Integral) and not isinstance(label, bool):
+    if isinstance(label, (bool, np.bool_)):  # as Python writes them, and so do CSV files of pandas
+        return str(bool(label))
+    if isinstance(label, numbers.Integral):
         return int(label)
     # A column of integers with a gap somewhere, or one read by pandas, arrives as floats.
-    if isinstance(label, numbers.Real) and not isinstance(label, bool) and float(label).is_integer():
+    if isinstance(label, numbers.Real) and float(label).is_integer():
         return int(float(label))
     if isinstance(label, (list, tuple, set)):
         raise DataError(

@@ -11,7 +11,7 @@ from .adapters import ADAPTER_FILE, load_adapter
 from .hub import ModelSource, class_names
 from .lora import merge_lora
 from .sequence_classifier import HeadSpec, SequenceClassifier
-from .weights import check_size, init_head, init_weights, load_head_of_same_classes, load_weights
+from .weights import check_size, init_head, init_weights, load_head_of_same_classes, load_weights, order_of
 
 
 def build_model(
@@ -66,5 +66,9 @@ def take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelE
     """Low-rank layers of an adapter's folder, and its head if it was trained on the same classes."""
     adapter = source.adapter
     assert adapter is not None
-    same = class_names(source) == encoder.names
-    load_adapter(model, adapter.lora, adapter.tensors, Path(source.name) / ADAPTER_FILE, head=same)
+    order = order_of(encoder.names, class_names(source) or [])
+    load_adapter(model, adapter.lora, adapter.tensors, Path(source.name) / ADAPTER_FILE, head=order is not None)
+    if order is not None:
+        with torch.no_grad():
+            for parameter in model.head.parameters():
+                parameter.copy_(parameter[order])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
 
 
 def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: list[str]) -> bool:
-    """Takes the head of a model folder over if it was trained on the same classes in the same order.
+    """Takes the head of a model folder over if it was trained on the same classes, in whatever order.
 
     Returns
     -------
@@ -185,7 +185,8 @@ def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: 
         Whether it was. Otherwise the model is left as it is.
     """
     labels = model.config.raw.get("id2label")
-    if not isinstance(labels, dict) or [labels.get(str(i)) for i in range(len(labels))] != classes:
+    names = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else []
+    if (order := order_of(classes, names)) is None:
         return False
     prefix = f"{architecture_of(model.config).head}."
     saved = {key.removeprefix(prefix): value for key, value in read_safetensors(folder, prefix)}
@@ -194,8 +195,21 @@ def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: 
         return False
     with torch.no_grad():
         for name, parameter in wanted.items():
-            parameter.copy_(saved[name])
+            parameter.copy_(saved[name][order])
     return True
+
+
+def head_size(config: ModelConfig, folder: Path) -> int:
+    """Outputs of the head in a model folder; 0 if there is none."""
+    name = f"{architecture_of(config).head}.weight"
+    return next((len(value) for key, value in read_safetensors(folder, name) if key == name), 0)
+
+
+def order_of(classes: list[str], names: Sequence[str | None]) -> list[int] | None:
+    """Where each class stands among the names of a head's; ``None`` if these are other classes."""
+    if len(names) != len(classes) or set(names) != set(classes):
+        return None
+    return [names.index(name) for name in classes]
 
 
 def init_weights(model: SequenceClassifier, generator: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from ..errors import ModelError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
 from ..models.hub import class_names, find_model, read_json
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
-from ..models.weights import check_size, load_weights
+from ..models.weights import check_size, head_size, load_weights
 from .checkpoint import SPEC_FILE, ClassifierState
 
 
@@ -38,10 +38,11 @@ def load_foreign(path: Path) -> ClassifierState:
     problem = config.raw.get("problem_type")
     if problem not in (None, "single_label_classification", "multi_label_classification"):
         raise ModelError(f"{path}: the classifier's problem_type is {problem!r}, which is no classification.")
-    names = class_names(source)
-    if names is None or len(set(names)) < max(2, len(names)):
-        raise ModelError(f"{path}: the configuration doesn't name two classes or more.")
     assert source.folder is not None
+    # transformers leaves out names that are its own.
+    names = class_names(source) or [f"LABEL_{i}" for i in range(head_size(config, source.folder))]
+    if len(set(names)) < max(2, len(names)):
+        raise ModelError(f"{path}: it has no head of two classes or more, or two of them have one name.")
     check_size(config, source.folder)
     model = SequenceClassifier(config, len(names), HeadSpec.resolve(config, None, None, None))
     load_weights(model, source.folder, head=adapter is None)

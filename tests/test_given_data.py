@@ -1,0 +1,188 @@
+"""What users of NumPy, pandas, datasets and transformers pass, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from models import TEXTS, gpt2_folder
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+import pyllmclf
+from pyllmclf import DataError
+from pyllmclf.data.sources import read_data
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NANO: dict[str, Any] = {"model": "gpt2-nano", "weights": "random", "epochs": 1, "batch_size": 4, "progress": False}
+LABELS = [("a", "b", "c")[i % 3] for i in range(len(TEXTS))]
+ROWS = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 1]])
+FOUR = TEXTS[:4]
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.asarray, lambda rows: rows.astype(bool), lambda rows: torch.tensor(rows)])
+def test_an_indicator_of_several_labels(kind: Any) -> None:
+    data = read_data((FOUR, kind(ROWS)), label_separator="|")
+    assert data.labels == [(0, 2), (1,), (), (2,)]
+    result = pyllmclf.finetune(train=(FOUR, kind(ROWS)), multi_label=True, **NANO)
+    assert result.classifier.classes_ == [0, 1, 2]
+
+
+def test_an_indicator_with_names() -> None:
+    frame = pd.DataFrame(ROWS, columns=["red", "green", "blue"])
+    assert read_data((FOUR, frame), label_separator="|").labels == [("red", "blue"), ("green",), (), ("blue",)]
+
+
+def test_what_is_no_indicator() -> None:
+    with pytest.raises(DataError, match="must be 0 and 1"):
+        read_data((FOUR, 2 * ROWS), label_separator="|")
+    with pytest.raises(DataError, match="must be a NumPy array"):
+        read_data((FOUR, ROWS.tolist()), label_separator="|")
+    assert read_data((FOUR, [[0, 1], [1], [], [0]]), label_separator="|").labels == [(0, 1), (1,), (), (0,)]
+    assert read_data((FOUR, [["x", "x"], [], ["y"], []]), label_separator="|").labels == [("x",), (), ("y",), ()]
+
+
+def test_booleans_are_the_same_from_everywhere(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": FOUR, "label": [True, False, True, True]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "a.parquet")
+    given = [
+        frame,
+        (FOUR, frame["label"].to_numpy()),
+        (FOUR, frame["label"].tolist()),
+        datasets.Dataset.from_pandas(frame),
+    ]
+    for data in (*given, *(str(tmp_path / f"a.{kind}") for kind in ("csv", "jsonl", "parquet"))):
+        assert read_data(data).labels == ["True", "False", "True", "True"]
+
+
+def test_names_of_a_class_label() -> None:
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    data = datasets.Dataset.from_dict({"text": FOUR, "label": [0, 1, 1, 0]}, features=features)
+    assert read_data(data).labels == ["neg", "pos", "pos", "neg"]
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), np.nan, pd.NA])
+def test_missing_texts_are_empty_ones(missing: Any) -> None:
+    data = ([FOUR[0], missing, FOUR[1]], ["a", "b", "b"])
+    with pytest.raises(DataError, match=r"row 1: the text is .*empty_texts='skip'"):
+        read_data(data)
+    kept = read_data(data, empty_texts="skip")
+    assert (kept.texts, kept.labels, kept.skipped) == (FOUR[:2], ["a", "b"], 1)
+    with pytest.raises(DataError, match="row 1: the text is empty"):
+        read_data(data, empty_texts="error")
+
+
+def test_missing_texts_of_files(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": [FOUR[0], None, FOUR[1]], "label": ["a", "b", "b"]})
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    frame.to_parquet(tmp_path / "a.parquet")
+    for kind in ("jsonl", "parquet"):
+        assert read_data(str(tmp_path / f"a.{kind}"), empty_texts="skip").skipped == 1
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_numpy(tmp_path: Path) -> None:
+    """Settings from an array of a grid are what Python's own numbers are, and a checkpoint holds them."""
+    plain = {"epochs": 2, "batch_size": 4, "seed": 3, "max_length": 20, "causal": False, "learning_rate": 0.5}
+    plain |= {"max_grad_norm": 0.5, "warmup_ratio": 0.5, "layerwise_lr_decay": 0.5, "validation": 0.5}
+    given = {
+        name: np.float32(value) if isinstance(value, float) else np.array(value)[()] for name, value in plain.items()
+    }
+    assert all(isinstance(value, np.generic) for value in given.values())
+    found = []
+    for arguments in (plain, given):
+        folder = tmp_path / str(len(found))
+        result = pyllmclf.finetune(train=(TEXTS, LABELS), output_dir=folder, **NANO | arguments)
+        found.append(json.loads(json.dumps(result.to_dict()["history"])))
+        settings = json.loads((folder / "last/pyllmclf.json").read_text())["settings"]
+        assert {name: settings[name] for name in plain} == plain
+    losses = [[record["train_loss"] for record in history] for history in found]
+    assert losses[0] == losses[1]
+
+
+def test_seeds_of_numpy_and_data_that_are_read_once() -> None:
+    found = pyllmclf.finetune_seeds(
+        train=(iter(TEXTS), iter(LABELS)), test=(iter(TEXTS), iter(LABELS)), seeds=np.arange(2, 4), **NANO
+    )
+    assert found.seeds == [2, 3] and all(type(seed) is int for seed in found.seeds)
+    assert len(found.results) == 2 and found.summary["test"]
+
+
+# --- classifiers of transformers --------------------------------------------------------------------------------------
+
+
+def saved_classifier(folder: Path, base: Path, **changes: Any) -> Any:
+    torch.manual_seed(5)
+    model = AutoModelForSequenceClassification.from_pretrained(base, **changes)
+    with torch.no_grad():
+        model.score.weight.normal_()
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_file=str(base / "tokenizer.json"), pad_token_id=256).save_pretrained(folder)
+    return model
+
+
+def test_default_names_of_two_classes(tmp_path: Path) -> None:
+    """transformers leaves them out of the configuration."""
+    base = gpt2_folder(tmp_path / "base", n_classes=2)
+    config = json.loads((base / "config.json").read_text())
+    for name in ("id2label", "label2id", "num_labels"):
+        config.pop(name, None)
+    (base / "config.json").write_text(json.dumps(config))
+    classifier = pyllmclf.load(base)
+    assert classifier.classes_ == ["LABEL_0", "LABEL_1"]
+    assert classifier.logits(FOUR).shape == (4, 2)
+
+
+def test_a_head_whose_classes_stand_in_another_order(tmp_path: Path) -> None:
+    """It is kept: the same text gets the same logit for a class."""
+    base = gpt2_folder(tmp_path / "base")
+    names = ["c", "a", "b"]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    saved_classifier(tmp_path / "theirs", base, num_labels=3, **labels)
+    before = pyllmclf.load(tmp_path / "theirs")
+    assert before.classes_ == names
+    still = {"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0, "progress": False, "seed": 7}
+    after = pyllmclf.finetune(tmp_path / "theirs", (TEXTS, LABELS), trainable="head", **still).classifier
+    assert after.classes_ == ["a", "b", "c"]
+    expected = before.logits(TEXTS)[:, [names.index(name) for name in after.classes_]]
+    np.testing.assert_allclose(after.logits(TEXTS), expected, rtol=0, atol=1e-5)
+
+
+def test_an_adapters_head_whose_classes_stand_in_another_order(tmp_path: Path) -> None:
+    base = gpt2_folder(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    names = ["c", "a", "b"]
+    config |= {"id2label": {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    (base / "config.json").write_text(json.dumps(config))
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    torch.manual_seed(3)
+    lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["c_attn"], modules_to_save=["score"])
+    model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), lora)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path / "adapter")
+    before = pyllmclf.load(tmp_path / "adapter")
+    still = {"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0, "progress": False, "seed": 7}
+    for trainable in ("lora", "head"):
+        after = pyllmclf.finetune(tmp_path / "adapter", (TEXTS, LABELS), trainable=trainable, **still).classifier
+        expected = before.logits(TEXTS)[:, [names.index(name) for name in after.classes_]]
+        np.testing.assert_allclose(after.logits(TEXTS), expected, rtol=0, atol=1e-5)

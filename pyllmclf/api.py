@@ -49,6 +49,8 @@ from .training.strategy import check_strategy, choose_strategy
 from .training.trainable import check_trainable, set_trainable
 from .training.trainer import Trainer
 
+LABEL_SEPARATOR = "|"
+
 
 @dataclass(frozen=True)
 class FinetuneResult:
@@ -103,7 +105,7 @@ def finetune(
     text_column: str | None = None,
     label_column: str | None = None,
     multi_label: bool = False,
-    label_separator: str = "|",
+    label_separator: str = LABEL_SEPARATOR,
     empty_texts: str = "keep",
     encoding_errors: str = "strict",
     weights: str = "pretrained",
@@ -304,6 +306,8 @@ def finetune(
         raise UsageError("resume, save_every_steps and keep_last need a folder for checkpoints: give output_dir.")
     if not is_number(label_smoothing) or not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing={label_smoothing!r} must be a number in [0, 1).")
+    if label_separator != LABEL_SEPARATOR and not multi_label:
+        raise UsageError("label_separator is about texts with several labels; say multi_label=True, or leave it out.")
     if lora is not None and trainable != "lora":
         raise UsageError(f"lora is given, but trainable is {trainable!r}; say trainable='lora'.")
     lora_config = LoRAConfig.coerce(lora) if trainable == "lora" else None

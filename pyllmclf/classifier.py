@@ -311,6 +311,8 @@ def load(
     ModelError
         If there is no complete, undamaged checkpoint.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"path={path!r} must be the folder of a classifier.")
     folder = Path(path)
     state = load_foreign(folder) if is_foreign(folder) else load_checkpoint(folder)
     return Classifier(state, device=device, dtype=dtype, backend=backend)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numbers
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
@@ -33,8 +36,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, strategy, output_dir, logs, callbacks, report,
     progress
         As for :func:`pyllmclf.finetune`: where, and by what.
-    random_state : int
-        ``seed`` of :func:`pyllmclf.finetune`.
+    random_state : int, RandomState or None
+        ``seed`` of :func:`pyllmclf.finetune`; of a RandomState, or numpy's own with ``None``, another one at each fit.
 
     Attributes
     ----------
@@ -82,7 +85,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         dtype: str = "auto",
         device: str = "auto",
         backend: str = "auto",
-        random_state: int = 123,
+        random_state: int | np.random.RandomState | None = 123,
         cache: str = "auto",
         cache_budget: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
@@ -158,15 +161,19 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         texts = _texts(X)
         if y is None:
             raise DataError("y is missing: a classifier needs the labels of its texts.")
+        if issparse(y):
+            y = y.toarray()
         labels = np.asarray(y)
         check_consistent_length(texts, labels)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = column_or_1d(labels, warn=True)
         if labels.ndim == 2:
             classes, given = _columns(labels)
         elif labels.ndim == 1:
             check_classification_targets(labels)
             classes, indices = np.unique(labels, return_inverse=True)
             # Names, where the classifier can hold them; otherwise their numbers, in the same order.
-            named = classes.dtype.kind in "iuUO" and all(isinstance(c, (str, np.integer, int)) for c in classes)
+            named = all(isinstance(c, (str, numbers.Real, np.bool_)) for c in classes)
             given = labels.tolist() if named else indices.tolist()
         else:
             raise DataError(f"y must have a label, or a row of 0 and 1, for each text, not the shape {labels.shape}.")
@@ -177,7 +184,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             multi_label=labels.ndim == 2,
             validation=False if self.validation_fraction is None else self.validation_fraction,
             test=False,
-            seed=self.random_state,
+            seed=_seed(self.random_state),
             output_dir=self.output_dir,
             **arguments,
         )
@@ -248,6 +255,13 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
                 path.write_bytes(content)
             self.classifier_ = load(folder, device=self.device, dtype=self.dtype, backend=self.backend)
         self.history_ = []
+
+
+def _seed(random_state: Any) -> Any:
+    """A number as it is; from a generator, or numpy's own with ``None``, another one at each call."""
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    return random_state
 
 
 def _columns(indicator: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:

@@ -242,13 +242,26 @@ def test_options_from_a_file(passed_on: Callable[..., dict[str, Any]], tmp_path:
     assert (found["learning_rate"], found["progress"]) == (1e-3, False)
     assert found["lora"] == {"rank": 4, "layers": (0, 2)}
     assert found["class_weights"] == {"spam": 2.0, "ham": 0.5}
+    path.write_text(
+        'train = "data.csv"\nno-progress = true\nno-causal = true\ntrainable = "lora"\n[lora]\ntarget-modules = ["a"]\n'
+    )
+    found = passed_on("--config", str(path))
+    assert (found["progress"], found["causal"], found["lora"]) == (False, False, {"target_modules": ("a",)})
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [("epoch = 3", "'epoch' is no option"), ("epochs = [1]", "single value"), ("epochs =", "not a TOML file"),
-     ("[lora]\nrang = 3", "'lora' is no option"), (None, "can't be read"), ("epochs = 'many'", "--epochs")],
-)  # fmt: skip
+    [
+        ("epoch = 3", "'epoch' is no option"),
+        ("epochs = [1]", "single value"),
+        ("epochs =", "not a TOML file"),
+        ("[lora]\nrang = 3", "'lora.rang' is no option"),
+        ("learning_rate = 1\nlearning-rate = 2", "says again"),
+        ("progress = true\nno-progress = true", "says again"),
+        (None, "can't be read"),
+        ("epochs = 'many'", "--epochs"),
+    ],
+)
 def test_files_that_are_refused(cli: Cli, tmp_path: Path, content: str | None, said: str) -> None:
     path = tmp_path / "run.toml"
     if content is not None:

@@ -286,3 +286,27 @@ def test_results_are_escaped_and_said(tmp_path: Path) -> None:
 def test_label_encoder_of_parts_is_the_training_texts(csv_file: Path) -> None:
     parts = read_parts(str(csv_file))
     assert LabelEncoder.fit(parts["train"]).classes == LabelEncoder.fit(parts["test"]).classes
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--backend", "foo"), "backend='foo'"),
+        (("--device", "foo"), "device='foo'"),
+        (("--dtype", "foo"), "dtype='foo'"),
+        (("--weights", "rand"), "'rand'"),
+        (("--epochs", "0"), "epochs=0"),
+    ],
+)
+def test_what_is_wrong_for_every_row_is_an_error(
+    cli: Callable[..., Any], tmp_path: Path, options: tuple[str, str], said: str
+) -> None:
+    ran = cli("experiments", "--data", "sample", "--rows", "1", "--output-dir", tmp_path / "out", *options)
+    assert ran.code == 2 and said in ran.err
+
+
+def test_a_bag_of_words_that_cannot_be_fitted(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = tmp_path / "a.csv"
+    data.write_text("text,label\n" + "a,x\nb,y\n" * 20)
+    ran = cli("experiments", "--data", data, "--rows", "bow", "--output-dir", tmp_path / "out")
+    assert ran.code == 3 and "empty vocabulary" in ran.err

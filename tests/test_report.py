@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -19,6 +21,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from pyllmclf import finetune
 from pyllmclf.cli.main import app, eval_app, run
+from pyllmclf.data.readers import TextData
 from pyllmclf.evaluation import plots, statistics
 from pyllmclf.evaluation.metrics import EvaluationResult, evaluate_logits
 from pyllmclf.evaluation.report import accuracy_by_length, confident_errors
@@ -117,10 +120,13 @@ def test_accuracy_by_length() -> None:
 
 def test_confident_errors() -> None:
     result = result_of(100)
-    rows = confident_errors(result, ["t" * 1000] * 100)
+    data = TextData(["t" * 1000] * 100, None, "a.csv", list(range(2, 102)))
+    rows = confident_errors(result, data)
     assert [row["probability"] for row in rows] == sorted((row["probability"] for row in rows), reverse=True)
     assert all(row["label"] != row["prediction"] for row in rows)
     assert len(rows[0]["text"]) < 1000
+    wrong = np.flatnonzero(result.predictions != result.labels)
+    assert {row["where"] for row in rows} <= {f"line {i + 2}" for i in wrong}
 
 
 @pytest.mark.parametrize("classes", [2, 4, 15])
@@ -226,7 +232,7 @@ def test_hostile_texts_are_shown_as_they_are(tmp_path: Path) -> None:
         logits, np.zeros(3, dtype=np.int64), [HOSTILE[:-1], "$\\alpha"], lengths=lengths, seconds=0.1
     )
     about = {"checkpoint": HOSTILE, "data": HOSTILE}
-    write_report(tmp_path / "r.html", result, [HOSTILE] * 3, np.array([1, 2, 3]), about, [])
+    write_report(tmp_path / "r.html", result, TextData([HOSTILE] * 3, None, "x"), np.array([1, 2, 3]), about, [])
     page = Page((tmp_path / "r.html").read_text(encoding="utf-8"))
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count("</td><script>alert(1)</script>") >= 3
@@ -249,3 +255,46 @@ def test_a_path_that_can_t_be_written(
     ran = cli("eval", checkpoints[0], data_file, "--report", tmp_path / "no" / "r.html", command=app)
     assert ran.code == 5
     assert "can't be written" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--predictions", "DATA"), "would be written over"),
+        (("--report", "DATA"), "would be written over"),
+        (("--report", "CHECKPOINT/config.json"), "would be written over"),
+        (("--predictions", "FOLDER/x", "--report", "FOLDER/x"), "name one file"),
+        (("--predictions", "OTHER/x", "--compare", "OTHER"), "would be written over"),
+    ],
+)
+def test_nothing_of_the_call_is_written_over(
+    checkpoints: list[Path], tmp_path: Path, cli: Callable[..., Any], options: tuple[str, ...], said: str
+) -> None:
+    data = tmp_path / "mine.csv"
+    data.write_text("text,label\nwin cash,<b>spam</b>\n")
+    places = {"DATA": data, "CHECKPOINT": checkpoints[0], "OTHER": checkpoints[1], "FOLDER": tmp_path}
+    given = [
+        next((o.replace(name, str(path)) for name, path in places.items() if o.startswith(name)), o) for o in options
+    ]
+    before = {
+        path: path.read_bytes() for folder in (*checkpoints, tmp_path) for path in folder.rglob("*") if path.is_file()
+    }
+    ran = cli("eval", checkpoints[0], data, *given, "--no-progress", command=app)
+    assert ran.code == 2 and said in ran.err
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_predictions_into_a_pipe(checkpoints: list[Path], data_file: str, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pyllmclf",
+        "eval",
+        str(checkpoints[0]),
+        data_file,
+        "--no-progress",
+        "--predictions",
+    ]
+    done = subprocess.run([*command, "/dev/stdout"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("text,label,prediction,probability_")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from models import gpt2_folder
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
@@ -178,7 +179,7 @@ def test_tags(folder: str) -> None:
         (np.zeros((3, 2)), ["a", "b", "a"], "shape"),
         (["a", None], ["a", "b"], "text 1 is a NoneType"),
         (["a", "b"], None, "y is missing"),
-        (["a", "b"], [["a"], ["b"]], "shape"),
+        (["a", "b"], [["a", "b"], ["b", "a"]], "shape"),
     ],
 )
 def test_what_is_refused(folder: str, texts: Any, labels: Any, said: str) -> None:
@@ -218,3 +219,46 @@ def test_several_labels_that_are_none(folder: str, column: np.ndarray, said: str
     y = np.stack([np.arange(24) % 2, column], axis=1)
     with pytest.raises(DataError, match=said):
         made(folder).fit(TEXTS, y)
+
+
+@pytest.mark.filterwarnings("ignore:A column-vector y")
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (np.array([True, False]), [False, True]),
+        (np.array([2.0, 1.0]), [1.0, 2.0]),
+        (np.array([["x"], ["y"]]), ["x", "y"]),
+        (pd.DataFrame({"y": ["x", "y"]}), ["x", "y"]),
+        (np.array([[3], [1]]), [1, 3]),
+    ],
+    ids=["booleans", "floats", "column", "frame", "column of numbers"],
+)
+def test_labels_of_scikit_learn(folder: str, labels: Any, classes: list[Any]) -> None:
+    y = pd.concat([labels] * 12) if isinstance(labels, pd.DataFrame) else np.concatenate([labels] * 12)
+    model = made(folder, class_weights=dict(zip(classes, (1.0, 2.0), strict=True))).fit(TEXTS, y)
+    assert model.classes_.tolist() == classes and set(model.predict(TEXTS).tolist()) <= set(classes)
+    # The classifier knows the labels by name, too.
+    assert model.classifier_.evaluate((TEXTS, np.asarray(y).ravel())).classes == [
+        str(int(c)) if isinstance(c, float) else str(c) for c in classes
+    ]
+
+
+def test_several_labels_in_a_sparse_matrix(folder: str) -> None:
+    y = np.array([[1, 0], [1, 1], [0, 1]] * 8)
+    dense, sparse = made(folder).fit(TEXTS, y), made(folder).fit(TEXTS, csr_matrix(y))
+    np.testing.assert_array_equal(sparse.predict_proba(TEXTS), dense.predict_proba(TEXTS))
+
+
+def test_random_states(folder: str) -> None:
+    def probabilities(state: Any) -> np.ndarray:
+        return made(folder, random_state=state).fit(TEXTS, LABELS).predict_proba(TEXTS)
+
+    first, again, other = (probabilities(np.random.RandomState(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other) and not np.array_equal(probabilities(None), probabilities(None))
+
+
+def test_a_grid_of_arrays(folder: str) -> None:
+    grid = {"epochs": np.arange(1, 3), "learning_rate": np.array([1e-3], dtype=np.float32)}
+    search = GridSearchCV(made(folder), grid, cv=2, error_score="raise").fit(TEXTS, LABELS)
+    assert search.best_params_["epochs"] in (1, 2)

@@ -12,7 +12,7 @@ from ..errors import UsageError
 
 # Options that a table of the file gives: name of the table -> what turns it into options.
 TABLES = {
-    "lora": lambda table: {f"lora_{name}": _listed(value) for name, value in table.items()},
+    "lora": lambda table: {f"lora_{name.replace('-', '_')}": _listed(value) for name, value in table.items()},
     "class_weights": lambda table: {"class_weights": ",".join(f"{name}={weight}" for name, weight in table.items())},
 }
 
@@ -27,17 +27,28 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None:
         return None
-    options = {p.name for p in context.command.params if p.name not in ("config", "help")}
+    # By their names on the command line: --json sets as_json.
+    options = {
+        spelling.lstrip("-").replace("-", "_"): p
+        for p in context.command.params
+        if p.name not in ("config", "help")
+        for spelling in (*p.opts, *p.secondary_opts)
+    }
     found: dict[str, Any] = {}
     for name, value in _read(path).items():
         key = name.replace("-", "_")
-        given = TABLES[key](value) if key in TABLES and isinstance(value, dict) else {key: value}
-        for option, setting in given.items():
+        as_table = key in TABLES and isinstance(value, dict)
+        for option, setting in (TABLES[key](value) if as_table else {key: value}).items():
+            shown = f"{name}.{option.removeprefix('lora_')}" if as_table and key == "lora" else name
             if option not in options:
-                raise UsageError(f"--config {path}: {name!r} is no option of this command; --help lists what there is.")
+                raise UsageError(f"--config {path}: {shown!r} is no option of this command; see --help.")
             if isinstance(setting, (dict, list)):
-                raise UsageError(f"--config {path}: {name!r} must be a single value.")
-            found[option] = setting
+                raise UsageError(f"--config {path}: {shown!r} must be a single value.")
+            parameter = options[option]
+            if parameter.name in found:
+                raise UsageError(f"--config {path}: {shown!r} says again what stands there already.")
+            turned = f"--{option.replace('_', '-')}" in parameter.secondary_opts  # as --no-progress
+            found[parameter.name] = not setting if turned and isinstance(setting, bool) else setting
     context.default_map = {**(context.default_map or {}), **found}
     return path
 

@@ -74,6 +74,7 @@ def evaluate(
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas is about the file of --predictions, and none is given.")
+    _check_outputs({"--predictions": predictions, "--report": report}, [Path(data), checkpoint, *(compare or ())])
     # Data first: a wrong file is said before weights are read.
     read = read_data(
         data,
@@ -85,6 +86,9 @@ def evaluate(
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
     )
+    separators = {str(path): label_separator_of(path) is not None for path in (checkpoint, *(compare or ()))}
+    if len(set(separators.values())) > 1:
+        raise UsageError("--compare: the texts of one checkpoint have one label each, those of another several.")
     folders = [path if is_foreign(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
     if report is not None and classifier.state.label_separator is not None:
@@ -102,7 +106,7 @@ def evaluate(
         depends_on = provenance(folders[0], read, str(classifier.device))
         tokens = classifier.packer(read.texts).tokens_by_text
         history = [] if is_foreign(folders[0]) else training_history(folders[0])
-        write_report(report, result, read.texts, tokens, depends_on, history)
+        write_report(report, result, read, tokens, depends_on, history)
     others = {
         str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(read, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)
@@ -120,6 +124,17 @@ def evaluate(
             f"only {checkpoint} is right on {found['only_first']:,} texts, only {name} on {found['only_second']:,}; "
             f"McNemar's test: p = {found['p']:.4g}\n"
         )
+
+
+def _check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Raises :class:`UsageError` if a file would be written over another one of this call, or into a checkpoint."""
+    resolved = {option: path.resolve() for option, path in outputs.items() if path is not None}
+    if len(set(resolved.values())) < len(resolved):
+        raise UsageError(f"{' and '.join(resolved)} name one file; give each its own.")
+    for option, path in resolved.items():
+        for given in inputs:
+            if given.exists() and path.is_relative_to(given.resolve()):
+                raise UsageError(f"{option} {outputs[option]} would be written over {given}; choose another name.")
 
 
 def _compared(

@@ -45,6 +45,8 @@ def experiments(
         raise UsageError(f"--table: there is no table {table!r}; there are {', '.join(tables())}.")
     if seeds < 1:
         raise UsageError(f"--seeds: {seeds} is not a positive number.")
+    if weights not in (None, "pretrained", "random"):
+        raise UsageError(f"--weights: {weights!r} is unknown; it is pretrained or random.")
     chosen = choose_rows(table, rows)
     named = default_data(table) if data is None else data
     parts = read_parts(named, text_column, label_column)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import DataError
 from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json
+
+if TYPE_CHECKING:
+    from ..models.hub import ModelSource
 
 
 def validate(
@@ -17,6 +20,10 @@ def validate(
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="A text may have several labels, or none.")
+    ] = False,
+    label_separator: Annotated[str, typer.Option(help="What stands between them.")] = "|",
     encoding_errors: EncodingErrors = "strict",
     model: Annotated[
         str | None, typer.Option(help="Measure lengths with this model's tokenizer, against its positions.")
@@ -31,19 +38,26 @@ def validate(
     from ..data.readers import TextData, check_reading
     from ..data.sources import read_data
     from ..data.validation import validate_parts
-    from ..models.hub import find_model
 
     check_reading("keep", encoding_errors)
     check_of_use({"text_column": text_column, "label_column": label_column}, encoding_errors, [data, *(test or ())])
 
+    separator = label_separator if multi_label else None
+
     def read(path: str) -> TextData:
         if is_named(path):
-            return read_data(path)
-        return read_data(path, text_column=text_column, label_column=label_column, encoding_errors=encoding_errors)
+            return read_data(path, default_split="test", label_separator=separator)
+        return read_data(
+            path,
+            text_column=text_column,
+            label_column=label_column,
+            label_separator=separator,
+            encoding_errors=encoding_errors,
+        )
 
     parts = dict(load_named(data)) if is_named(data) else {"train": read(data)}
     parts |= {path: read(path) for path in test or ()}
-    source = None if model is None else find_model(model, "random")
+    source = None if model is None else _source(model)
     tokenizer, positions = (None, None) if source is None else (source.tokenizer, source.config.n_positions)
     report = validate_parts(parts, tokenizer, positions)
     if as_json:
@@ -61,3 +75,11 @@ def validate(
         print("\n".join(report.problems) or "no problem found")
     if strict and report.problems:
         raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
+
+
+def _source(model: str) -> ModelSource:
+    """A model's tokenizer and positions; of a preset without its weights."""
+    from ..models.config import PRESETS
+    from ..models.hub import find_model
+
+    return find_model(model, "random" if model in PRESETS else "pretrained")

@@ -54,8 +54,9 @@ def new_file(path: Path) -> Iterator[TextIO]:
     ResourceError
         If it can't be written.
     """
-    target = path.resolve()  # not a link to it
-    beside = target if target.exists() and not target.is_file() else beside_of(target, "tmp")
+    special = path.exists() and not path.is_file()  # by the name as it is: that of /dev/stdout's pipe is none
+    target = path if special else path.resolve()  # not a link to it
+    beside = target if special else beside_of(target, "tmp")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
             yield file
@@ -79,6 +80,8 @@ def check_writable(path: Path) -> None:
     try:
         if path.is_dir():
             raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        if path.exists() and not path.is_file():
+            return
         beside.touch()
         beside.unlink()
     except OSError as error:

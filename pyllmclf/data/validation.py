@@ -9,7 +9,7 @@ from typing import Any
 
 from .lengths import LengthReport
 from .packing import Packer, RowLayout
-from .readers import TextData
+from .readers import Label, Labels, TextData
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
 
@@ -76,11 +76,15 @@ class DataReport:
 
     @property
     def problems(self) -> list[str]:
-        """A line for each thing that makes figures wrong: empty texts, conflicting labels, overlaps, unseen classes."""
+        """A line for each thing that makes a training or its figures wrong: empty texts, a single class, conflicting
+        labels, overlaps, unseen classes.
+        """
         found = []
         for name, part in self.parts.items():
             if part.empty:
                 found.append(f"{name}: {len(part.empty):,} texts are empty ({_some(part.empty)})")
+            if len(part.classes) == 1 and name == next(iter(self.parts)):
+                found.append(f"{name}: all texts have the label {next(iter(part.classes))}")
             if part.conflicting:
                 where = _some([", ".join(rows[:3]) for rows in part.conflicting[:3]])
                 found.append(f"{name}: {len(part.conflicting):,} texts have several labels ({where})")
@@ -121,7 +125,7 @@ def validate_parts(
                 rows[text].append(part.where(row))
         reports[name] = PartReport(
             texts=len(part),
-            classes=dict(sorted(Counter(map(str, part.labels)).items())),
+            classes=dict(sorted(Counter(str(one) for label in part.labels for one in _each(label)).items())),
             empty=[part.where(row) for row, text in enumerate(part.texts) if not text.strip()],
             duplicates=len(part) - len(labels[name]),
             conflicting=list(rows.values()),
@@ -143,6 +147,10 @@ def validate_parts(
     known = set(next(iter(reports.values())).classes)
     unknown = {name: sorted(set(report.classes) - known) for name, report in reports.items()}
     return DataReport(reports, overlaps, {name: classes for name, classes in unknown.items() if classes})
+
+
+def _each(label: Labels) -> tuple[Label, ...]:
+    return label if isinstance(label, tuple) else (label,)
 
 
 def _labels_of(part: TextData) -> dict[str, set[str]]:

@@ -70,15 +70,15 @@ def accuracy_by_length(result: EvaluationResult, tokens: np.ndarray) -> list[dic
     return rows
 
 
-def confident_errors(result: EvaluationResult, texts: list[str]) -> list[dict[str, Any]]:
-    """The wrong predictions with the highest probabilities."""
+def confident_errors(result: EvaluationResult, data: TextData) -> list[dict[str, Any]]:
+    """The wrong predictions with the highest probabilities, and where their texts stand."""
     wrong = np.flatnonzero(result.predictions != result.labels)
     confidence = result.probabilities.max(axis=1)
     chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:ERRORS]
     return [
         {
-            "row": int(i),
-            "text": texts[i] if len(texts[i]) <= TEXT_SHOWN else texts[i][:TEXT_SHOWN] + " …",
+            "where": data.where(int(i)).removeprefix(f"{data.origin}, "),
+            "text": _cut(data.texts[i]),
             "label": result.classes[result.labels[i]],
             "prediction": result.classes[result.predictions[i]],
             "probability": float(confidence[i]),
@@ -87,10 +87,14 @@ def confident_errors(result: EvaluationResult, texts: list[str]) -> list[dict[st
     ]
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN] + " …"
+
+
 def write_report(
     path: Path,
     result: EvaluationResult,
-    texts: list[str],
+    data: TextData,
     tokens: np.ndarray,
     about: dict[str, str],
     history: list[dict[str, Any]],
@@ -101,8 +105,8 @@ def write_report(
     ----------
     path : Path
     result : EvaluationResult
-    texts : list of str
-        The evaluated ones.
+    data : TextData
+        The evaluated texts.
     tokens : ndarray of int64, shape [texts]
         That the model reads of each.
     about : dict
@@ -132,7 +136,7 @@ def write_report(
         calibration=found,
         thresholds=thresholds(result) if len(result.classes) == 2 else [],
         by_length=accuracy_by_length(result, tokens),
-        errors=confident_errors(result, texts),
+        errors=confident_errors(result, data),
         wrong=int((result.predictions != result.labels).sum()),
         lengths=result.lengths,
         rate=int(tokens.sum()) / result.seconds if result.seconds else None,

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from ..data.readers import TextData
+from ..errors import DataError
 
 
 def run_bag_of_words(parts: dict[str, TextData], seed: int) -> dict[str, Any]:
@@ -20,7 +21,10 @@ def run_bag_of_words(parts: dict[str, TextData], seed: int) -> dict[str, Any]:
 
     model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000, random_state=seed))
     started = time.perf_counter()
-    model.fit(parts["train"].texts, labels(parts["train"]))
+    try:
+        model.fit(parts["train"].texts, labels(parts["train"]))
+    except ValueError as error:
+        raise DataError(f"{parts['train'].origin}: no bag of words can be fitted ({error}).") from error
     seconds = time.perf_counter() - started
     accuracy = {name: float(model.score(part.texts, labels(part))) for name, part in parts.items()}
     return {

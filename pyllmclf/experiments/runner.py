@@ -21,8 +21,10 @@ from ..data.splits import stratified_split
 from ..device import resolve_device, resolve_dtype
 from ..errors import ModelError, ResourceError, UsageError
 from ..models.hub import find_model
+from ..ops.dispatch import check_backend
 from ..training.arithmetic import machine_arithmetic
 from ..training.frozen_prefix import code_sha256
+from ..training.settings import TrainingSettings
 from .bag_of_words import run_bag_of_words
 from .table import REPLACED, TableRow
 
@@ -100,6 +102,11 @@ class Runner:
     def __init__(
         self, folder: Path, parts: dict[str, TextData], options: dict[str, Any], overrides: dict[str, Any] | None = None
     ) -> None:
+        # What is wrong for every row is no reason to skip them one by one.
+        device = resolve_device(options.get("device", "auto"))
+        resolve_dtype(options.get("dtype", "auto"), device)
+        check_backend(options.get("backend", "auto"), device)
+        TrainingSettings(**(overrides or {}))
         self.folder, self.parts, self.options = folder, parts, options
         self.overrides = overrides or {}
         try:

@@ -60,6 +60,8 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
     UsageError
         For pretrained weights of a preset that has none.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise UsageError(f"model={name!r} must be a name, a folder or a hub id.")
     name = os.fspath(name)
     if weights not in ("pretrained", "random"):
         raise UsageError(f"weights={weights!r} is unknown; it is 'pretrained' or 'random'.")
@@ -67,8 +69,10 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
         folder = Path(name)
         if (folder / ADAPTER_CONFIG).is_file():
             if weights == "random":
-                raise UsageError(f"{name}: an adapter is nothing without its base's weights; leave weights as it is.")
+                raise UsageError(f"{name}: an adapter is nothing without its base's weights; they can't be random.")
             return _checked(_from_adapter(folder))
+        if not (folder / "config.json").is_file() and (folder / "last").is_dir():
+            raise ModelError(f"{name}: the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
         config = read_config(folder)
         return _checked(ModelSource(name, config, load_tokenizer(folder, config.model_type), folder))
     preset = PRESETS.get(name)

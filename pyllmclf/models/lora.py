@@ -47,6 +47,12 @@ class LoRAConfig:
     scaling: str = "alpha/rank"
 
     def __post_init__(self) -> None:
+        for name, kind in (("target_modules", str), ("layers", Integral)):
+            value = getattr(self, name)
+            listed = isinstance(value, (list, tuple, set)) and all(isinstance(entry, kind) for entry in value)
+            if not listed and not (isinstance(value, str) if name == "target_modules" else value is None):
+                wanted = "names of layers, or 'all-linear'" if name == "target_modules" else "numbers of blocks"
+                raise UsageError(f"LoRA: {name}={value!r} must be {wanted}.")
         if not isinstance(self.target_modules, str):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         elif self.target_modules != "all-linear":

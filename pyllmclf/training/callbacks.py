@@ -156,6 +156,8 @@ def resolve_callbacks(callbacks: Any, logs: Any, output_dir: Path | None) -> lis
     UsageError
         If one is no :class:`Callback`, a log is unknown, or there is no folder for it.
     """
+    if callbacks is not None and not isinstance(callbacks, (Callback, Sequence)):
+        raise UsageError(f"callbacks: {callbacks!r} is no pyllmclf.Callback, or sequence of them.")
     given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
     if wrong := [callback for callback in given if not isinstance(callback, Callback)]:
         raise UsageError(f"callbacks: {wrong[0]!r} is no pyllmclf.Callback.")

@@ -123,7 +123,7 @@ def resolve_class_weights(given: Any, encoder: LabelEncoder | MultiLabelEncoder,
         counts = np.bincount(labels, minlength=len(names))
         return torch.from_numpy((len(labels) / (len(names) * counts)).astype(np.float32))
     if isinstance(given, Mapping):
-        by_name = {str(label): weight for label, weight in given.items()}
+        by_name = {_name(label): weight for label, weight in given.items()}
         if set(by_name) != set(names):
             raise UsageError(f"class_weights names {', '.join(sorted(by_name))}; the classes are {', '.join(names)}.")
         weights = [by_name[name] for name in names]
@@ -137,3 +137,8 @@ def resolve_class_weights(given: Any, encoder: LabelEncoder | MultiLabelEncoder,
     if len(made) != len(names) or not (made > 0.0).all() or not made.isfinite().all():
         raise UsageError(f"class_weights must be a positive number for each of the {len(names)} classes.")
     return made
+
+
+def _name(label: Any) -> str:
+    """The name that data of this label have; a column of integers may have been read as floats."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

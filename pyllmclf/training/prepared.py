@@ -96,7 +96,7 @@ class PreparedTraining:
         write_report(
             self.run.path / "report.html",
             measured,
-            data.texts,
+            data,
             self.parts[part].tokens_by_text,
             provenance((self.run.path / at).resolve(), data, str(self.classifier.device)),
             [record.to_dict() for record in self.trainer.history],

@@ -17,7 +17,10 @@ parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--seeds", type=int, default=3)
 options = parser.parse_args()
 
-test = pyllmclf.load_dataset(options.data)["test"]
+try:
+    test = pyllmclf.load_dataset(options.data)["test"]
+except (pyllmclf.PyllmclfError, KeyError) as error:
+    parser.error(f"data: {options.data} is no data set with a test part ({error})")
 evaluated = []
 for model in options.models:
     runs = pyllmclf.finetune_seeds(

@@ -19,8 +19,11 @@ parser.add_argument("--folds", type=int, default=3)
 parser.add_argument("--texts", type=int, help="train on so many alone")
 options = parser.parse_args()
 
-parts = pyllmclf.load_dataset(options.data)
-train, test = parts["train"], parts["test"]
+try:
+    parts = pyllmclf.load_dataset(options.data)
+    train, test = parts["train"], parts["test"]
+except (pyllmclf.PyllmclfError, KeyError) as error:
+    parser.error(f"data: {options.data} is no data set with a train and a test part ({error})")
 texts, labels = train.texts[: options.texts], train.labels[: options.texts]
 
 grid = {"trainable": ["head", "last_block", "all"], "learning_rate": [5e-5, 5e-4]}

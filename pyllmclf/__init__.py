@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .data.sources import load_dataset
     from .environment import show_config
     from .evaluation.metrics import EvaluationResult
+    from .evaluation.multi_label import MultiLabelResult
     from .models.lora import LoRAConfig
     from .seeds import SeedsResult, finetune_seeds
     from .training.callbacks import Callback
@@ -40,6 +41,7 @@ _LAZY = {
     "FinetuneResult": "api",
     "LengthReport": "data.lengths",
     "LoRAConfig": "models.lora",
+    "MultiLabelResult": "evaluation.multi_label",
     "SeedsResult": "seeds",
     "evaluate": "classifier",
     "finetune": "api",
@@ -58,6 +60,7 @@ __all__ = [
     "LengthReport",
     "LoRAConfig",
     "ModelError",
+    "MultiLabelResult",
     "NonFiniteError",
     "PreemptedError",
     "PyllmclfError",

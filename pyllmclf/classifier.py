@@ -236,15 +236,12 @@ class Classifier:
         Raises
         ------
         UsageError
-            If that format can't express the classifier, a package is missing, or the folder holds a checkpoint, which
-            would be lost.
+            If that format can't express the classifier, a package is missing, or the folder is there and not empty.
         """
         if format not in EXPORT_FORMATS:
             raise UsageError(f"format={format!r} is unknown; it is one of {', '.join(EXPORT_FORMATS)}.")
-        if (Path(path) / SPEC_FILE).exists():
-            raise UsageError(
-                f"{path} holds a classifier of pyllmclf, which an export would replace; name a new folder."
-            )
+        if Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
+            raise UsageError(f"{path} is there already, and an export would replace it; name a new folder.")
         state = self.state
         why = why_not_padded(state) if format in ("onnx", "torch") else why_not_transformers(state)
         if why is not None:

@@ -15,7 +15,7 @@ from models import TEXTS, gpt2_folder
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 import pyllmclf
-from pyllmclf import DataError
+from pyllmclf import DataError, ModelError, UsageError
 from pyllmclf.data.sources import read_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -186,3 +186,44 @@ def test_an_adapters_head_whose_classes_stand_in_another_order(tmp_path: Path) -
         after = pyllmclf.finetune(tmp_path / "adapter", (TEXTS, LABELS), trainable=trainable, **still).classifier
         expected = before.logits(TEXTS)[:, [names.index(name) for name in after.classes_]]
         np.testing.assert_allclose(after.logits(TEXTS), expected, rtol=0, atol=1e-5)
+
+
+# --- what is none of them ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": None}, "model=None"),
+        ({"callbacks": print}, "callbacks"),
+        ({"callbacks": pyllmclf.Callback}, "callbacks"),
+        ({"lora": {"layers": 1}, "trainable": "lora"}, "layers=1"),
+        ({"lora": {"layers": [1.0]}, "trainable": "lora"}, "numbers of blocks"),
+        ({"lora": {"layers": "01"}, "trainable": "lora"}, "layers='01'"),
+        ({"lora": {"target_modules": None}, "trainable": "lora"}, "target_modules=None"),
+        ({"label_separator": ";"}, "label_separator"),
+    ],
+    ids=str,
+)
+def test_arguments_that_make_no_sense(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        pyllmclf.finetune(train=(TEXTS, LABELS), **NANO | arguments)
+
+
+def test_folders_that_are_not_those_of_a_model(tmp_path: Path) -> None:
+    pyllmclf.finetune(train=(TEXTS, LABELS), output_dir=tmp_path / "run", **NANO)
+    with pytest.raises(ModelError, match=r"the folder of a run; name one of its checkpoints, as .*last"):
+        pyllmclf.finetune(tmp_path / "run", (TEXTS, LABELS))
+    with pytest.raises(UsageError, match="path=None"):
+        pyllmclf.load(None)  # type: ignore[arg-type]
+
+
+def test_an_export_replaces_nothing(tmp_path: Path) -> None:
+    classifier = pyllmclf.finetune(train=(TEXTS, LABELS), **NANO).classifier
+    classifier.export(tmp_path / "export")
+    before = sorted(path.read_bytes() for path in (tmp_path / "export").iterdir())
+    with pytest.raises(UsageError, match="name a new folder"):
+        classifier.export(tmp_path / "export", format="onnx")
+    assert sorted(path.read_bytes() for path in (tmp_path / "export").iterdir()) == before
+    (tmp_path / "empty").mkdir()
+    classifier.export(tmp_path / "empty")

@@ -102,3 +102,28 @@ def test_texts_in_both_parts_of_imdb(data_dir: Path) -> None:
     report = validate_parts(load_named("imdb"))
     (overlap,) = report.overlaps
     assert (overlap.first, overlap.second, overlap.texts) == ("train", "test", 123)
+
+
+def test_a_single_class_is_a_problem(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [("a", "x"), ("b", "x")])
+    found = cli("validate", data, "--strict")
+    assert found.code == 3 and "all texts have the label x" in found.out
+    # Of a test part that's no problem.
+    other = written(tmp_path / "b.csv", [("c", "x"), ("d", "y")])
+    assert cli("validate", other, "--test", written(tmp_path / "c.csv", [("e", "x")]), "--strict").code == 0
+
+
+def test_texts_with_several_labels(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [("a", "x|y"), ("b", ""), ("c", "y"), ("a", "x")])
+    found = json.loads(cli("validate", data, "--multi-label", "--json").out)
+    assert found["parts"]["train"]["classes"] == {"x": 2, "y": 2}
+    assert len(found["parts"]["train"]["conflicting"]) == 1
+    spaced = written(tmp_path / "b.csv", [("a", "x;y"), ("b", "x")])
+    found = json.loads(cli("validate", spaced, "--multi-label", "--label-separator", ";", "--json").out)
+    assert found["parts"]["train"]["classes"] == {"x": 2, "y": 1}
+
+
+def test_the_test_part_of_a_named_data_set(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [("a", "x"), ("b", "y")])
+    found = json.loads(cli("validate", data, "--test", "sample", "--json").out)
+    assert found["parts"]["sample"]["texts"] == len(load_named("sample")["test"])

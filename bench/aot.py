@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pyllmclf.kernels import attention, configs, dropout, lora_linear
+from pyllmclf.kernels import attention, attention_backward, attention_forward, configs, dropout, lora_linear
 
 # Bytes of shared memory that a program may take; sm_80 code runs on 8.6 and 8.9, too, which have less than an A100.
 SHARED_LIMIT = {80: 101376, 90: 232448, 100: 232448}
@@ -30,9 +30,9 @@ MATRIX_INSTRUCTIONS = {80: ("HMMA",), 90: ("HGMMA", "HMMA"), 100: ("UTCHMMA", "H
 ARCHITECTURES = tuple(SHARED_LIMIT)
 DTYPES = ("bf16", "fp16", "fp32")
 KERNELS = {
-    "forward": attention._attention_forward_kernel,
-    "dq": attention._attention_backward_dq_kernel,
-    "dkdv": attention._attention_backward_dkdv_kernel,
+    "forward": attention_forward._attention_forward_kernel,
+    "dq": attention_backward._attention_backward_dq_kernel,
+    "dkdv": attention_backward._attention_backward_dkdv_kernel,
     "product": lora_linear._lora_linear_product_kernel,
     "thin": lora_linear._lora_linear_thin_kernel,
     "dropout": dropout._dropout_rows_kernel,

@@ -24,7 +24,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 from triton.testing import do_bench
 
 from pyllmclf.kernels import attention, configs, lora_linear
-from pyllmclf.kernels.configs import AttentionConfig, LoRAConfig
+from pyllmclf.kernels.configs import AttentionConfig, ProductConfig
 from pyllmclf.kernels.philox import Dropout
 from pyllmclf.kernels.tiles import Schedule
 
@@ -93,16 +93,16 @@ def attention_run(masked: bool, kernel: str, bits: int, depth: int, rows: int) -
     return lambda: attention.backward_dkdv(launch, inputs, dout, delta, dk, dv)
 
 
-def lora_candidates(kernel: str, bits: int, few: bool) -> Iterator[LoRAConfig]:
+def lora_candidates(kernel: str, bits: int, few: bool) -> Iterator[ProductConfig]:
     rows_of_a_tile = (16, 32, 64) if few else (64, 128)
     if kernel == "thin":
         for rows, columns, warps, stages in itertools.product((32, 64), (64, 128, 256), (4, 8), (1, 2, 3)):
-            yield LoRAConfig(rows, columns, 0, warps, stages)
+            yield ProductConfig(rows, columns, 0, warps, stages)
         return
     depths = (32, 64, 128) if bits == 16 else (16, 32)
     for rows, columns, depth, stages in itertools.product(rows_of_a_tile, (64, 128, 256), depths, (2, 3, 4)):
         if rows * columns <= 128 * 256:
-            yield LoRAConfig(rows, columns, depth, 8 if rows * columns >= 128 * 128 else 4, stages)
+            yield ProductConfig(rows, columns, depth, 8 if rows * columns >= 128 * 128 else 4, stages)
 
 
 def lora_run(kernel: str, bits: int, few: bool) -> Callable[[], object]:
@@ -137,13 +137,13 @@ class Entry:
         return lora_run(*self.key) if self.name == "LORA" else attention_run(self.name == "MASKED", *self.key)
 
     @property
-    def candidates(self) -> list[AttentionConfig | LoRAConfig]:
+    def candidates(self) -> list[AttentionConfig | ProductConfig]:
         kernel, bits, *rest = self.key
         found = lora_candidates(kernel, bits, *rest) if self.name == "LORA" else attention_candidates(kernel, rest[1])
         return list(itertools.islice(found, 2) if SMALL else found)
 
 
-def compile_candidate(entry: Entry, candidate: AttentionConfig | LoRAConfig) -> None:
+def compile_candidate(entry: Entry, candidate: AttentionConfig | ProductConfig) -> None:
     """Runs it once, in a process beside others, so that the code is in Triton's cache."""
     entry.table[entry.key] = candidate
     microseconds(entry.run, timed=False)

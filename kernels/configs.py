@@ -22,7 +22,7 @@ class AttentionConfig:
 
 
 @dataclass(frozen=True)
-class LoRAConfig:
+class ProductConfig:
     """Rows, columns and depth of a block of a matrix product; warps of a program; blocks that are loaded ahead."""
 
     rows: int
@@ -123,15 +123,15 @@ _BLACKWELL_MASKED: dict[AttentionKey, AttentionConfig] = {
 }
 # (kernel, bits of an element, whether there are few rows). Ranks are taken in blocks and don't matter here.
 LoRAKey = tuple[str, int, bool]
-_LORA: dict[LoRAKey, LoRAConfig] = {
-    ("product", 16, True): LoRAConfig(32, 64, 64, 4, 3),
-    ("product", 16, False): LoRAConfig(128, 128, 64, 8, 3),
-    ("product", 32, True): LoRAConfig(32, 32, 32, 4, 2),
-    ("product", 32, False): LoRAConfig(64, 64, 16, 8, 2),
-    ("thin", 16, True): LoRAConfig(32, 64, 0, 4, 1),
-    ("thin", 16, False): LoRAConfig(64, 256, 0, 8, 2),
-    ("thin", 32, True): LoRAConfig(32, 32, 0, 4, 1),
-    ("thin", 32, False): LoRAConfig(32, 128, 0, 8, 1),
+_LORA: dict[LoRAKey, ProductConfig] = {
+    ("product", 16, True): ProductConfig(32, 64, 64, 4, 3),
+    ("product", 16, False): ProductConfig(128, 128, 64, 8, 3),
+    ("product", 32, True): ProductConfig(32, 32, 32, 4, 2),
+    ("product", 32, False): ProductConfig(64, 64, 16, 8, 2),
+    ("thin", 16, True): ProductConfig(32, 64, 0, 4, 1),
+    ("thin", 16, False): ProductConfig(64, 256, 0, 8, 2),
+    ("thin", 32, True): ProductConfig(32, 32, 0, 4, 1),
+    ("thin", 32, False): ProductConfig(32, 128, 0, 8, 1),
 }
 # fmt: on
 # Up to this many rows, tiles are small: there are few programs.
@@ -149,7 +149,7 @@ MASKED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
     (9, 0): _HOPPER | _HOPPER_MASKED,
     (10, 0): _BLACKWELL | _BLACKWELL_MASKED,
 }
-LORA: dict[tuple[int, int], dict[LoRAKey, LoRAConfig]] = {
+LORA: dict[tuple[int, int], dict[LoRAKey, ProductConfig]] = {
     (8, 0): _LORA,
     (9, 0): dict(_LORA),
     (10, 0): dict(_LORA),
@@ -180,7 +180,7 @@ def attention_config(
     return table(MASKED if masked else ATTENTION, at)[kernel, bits, 64 if depth <= 64 else 128, rows]
 
 
-def lora_config(kernel: str, bits: int, rows: int, device: torch.device) -> LoRAConfig:
+def lora_config(kernel: str, bits: int, rows: int, device: torch.device) -> ProductConfig:
     """Of "product" or "thin" for so many rows."""
     return table(LORA, capability(device))[kernel, bits, rows <= FEW_ROWS]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -61,3 +63,14 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
         return 0.0
     difference = (found.double() - expected.double()).abs().max()
     return float(difference / expected.double().abs().max().clamp_min(1e-300))
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Fresh memory of torch is full of NaN, so that nothing is taken from it that was not written."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=True)

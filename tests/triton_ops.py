@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from cases import AttentionCase, offsets, relative_error
+from cases import AttentionCase, offsets, poisoned_memory, relative_error
 from formulas import attention_formula
 from torch import Tensor
 
@@ -41,7 +41,7 @@ def compare(run: Run, formula: Run, inputs: list[Tensor], dtype: torch.dtype, de
     rounded = [t.to(dtype) for t in inputs]
     factor = torch.randn(formula(*(t.double() for t in rounded)).shape, generator=torch.Generator().manual_seed(5))
     expected = results(formula, [t.double() for t in rounded], factor.to(dtype).double())
-    with ops.use_backend("triton"):
+    with ops.use_backend("triton"), poisoned_memory():
         found = results(run, [t.to(device) for t in rounded], factor.to(device))
     scale = max((float(t.abs().max()) for t in expected[1:] if t.numel()), default=1.0)
     tolerance = TOLERANCE[dtype]

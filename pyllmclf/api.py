@@ -18,7 +18,7 @@ from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.packing import Packer, RowLayout, check_padding
 from .data.parts import is_number, read_parts
-from .data.readers import check_reading
+from .data.readers import TextData, check_reading
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
@@ -36,7 +36,7 @@ from .progress import say, warn
 from .torch_state import own_torch_state
 from .training.callbacks import Callback, resolve_callbacks
 from .training.checkpoint import ClassifierState
-from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, why_not
+from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, make_prefix
 from .training.objective import MultiLabelObjective, Objective, resolve_class_weights
 from .training.preemption import Preemption
 from .training.prefix_storage import check_cache
@@ -306,6 +306,8 @@ def finetune(
         raise UsageError("resume, save_every_steps and keep_last need a folder for checkpoints: give output_dir.")
     if not is_number(label_smoothing) or not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing={label_smoothing!r} must be a number in [0, 1).")
+    if not isinstance(label_separator, str) or not label_separator.strip():
+        raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
     if label_separator != LABEL_SEPARATOR and not multi_label:
         raise UsageError("label_separator is about texts with several labels; say multi_label=True, or leave it out.")
     if lora is not None and trainable != "lora":
@@ -321,8 +323,12 @@ def finetune(
     check_dropout(dropout)
     kept_in = None if cache_dir is None else Path(cache_dir)
     check_cache(cache, cache_budget)
+    separator = label_separator if multi_label else None
+    check_reading(empty_texts, encoding_errors)
     if report and output_dir is None:
         raise UsageError("report needs a folder: give output_dir.")
+    if report and multi_label:
+        raise UsageError("the report is of classifiers with one label for each text; leave report or multi_label out.")
     told = resolve_callbacks(callbacks, logs, None if output_dir is None else Path(output_dir))
     with ExitStack() as held:
         run = None
@@ -337,28 +343,17 @@ def finetune(
             preemption.at_once("preempted before training began; resume=True (--resume) begins or goes on with it.")
         )
 
-        if not isinstance(label_separator, str) or not label_separator.strip():
-            raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
-        separator = label_separator if multi_label else None
-        check_reading(empty_texts, encoding_errors)
-        reading = {"label_separator": separator, "empty_texts": empty_texts, "encoding_errors": encoding_errors}
-        columns = {"text_column": text_column, "label_column": label_column}
-        train_data, validation_data, test_data = read_parts(train, validation, test, columns, reading, seed)
-        encoder: LabelEncoder | MultiLabelEncoder
-        if separator is None:
-            encoder = LabelEncoder.fit(train_data)
-        else:  # a fraction is not taken in the classes' proportions then, and may have all texts of one
-            encoder = MultiLabelEncoder.fit(train_data, separator, validation_data if is_number(validation) else None)
-        if early_stopping is not None and validation_data is None:
-            raise UsageError("early_stopping needs validation texts: give validation, as a part or as a fraction.")
-        if calibrate and validation_data is None:
-            raise UsageError("calibrate needs validation texts: give validation, as a part or as a fraction.")
+        train_data, validation_data, test_data, encoder = _read(
+            (train, validation, test),
+            {"text_column": text_column, "label_column": label_column},
+            {"label_separator": separator, "empty_texts": empty_texts, "encoding_errors": encoding_errors},
+            seed,
+        )
+        for name, wanted in (("early_stopping", early_stopping is not None), ("calibrate", calibrate)):
+            if wanted and validation_data is None:
+                raise UsageError(f"{name} needs validation texts: give validation, as a part or as a fraction.")
         if report and validation_data is None and test_data is None:
             raise UsageError("report needs texts to measure on: give test or validation.")
-        if report and multi_label:
-            raise UsageError(
-                "the report is of classifiers with one label for each text; leave report or multi_label out."
-            )
         labels = encoder.encode(train_data)
         minimised = MultiLabelObjective if multi_label else Objective
         objective = minimised(resolve_class_weights(class_weights, encoder, labels), label_smoothing)
@@ -431,25 +426,20 @@ def finetune(
         if group.count > 1:
             assert own is not None
             check_alike(group, state, own, test_data)
-        prefix = None
-        obstacle = None if cache == "off" else why_not(state.model, rates, epochs)
-        # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
-        only_if_kept = epochs == 1 and kept_in is not None and cache in ("auto", "disk")
-        if cache != "off" and (obstacle is None or (only_if_kept and why_not(state.model, rates, 2) is None)):
-            prefix = FrozenPrefix(
-                state.model,
-                [packer, *(parts[name] for name in ("validation",) if name in parts)],  # test texts are read once
-                cache=cache,
-                budget=cache_budget,
-                folder=kept_in,
-                device=torch_device,
-                dtype=torch_dtype,
-                backend=backend,
-                group=group,
-                progress=progress,
-            )
-            if only_if_kept and group.any(not prefix.is_kept()):
-                prefix = None
+        prefix, obstacle = make_prefix(
+            state.model,
+            [packer, *(parts[name] for name in ("validation",) if name in parts)],  # test texts are read once
+            rates,
+            epochs,
+            cache=cache,
+            budget=cache_budget,
+            folder=kept_in,
+            device=torch_device,
+            dtype=torch_dtype,
+            backend=backend,
+            group=group,
+            progress=progress,
+        )
         strategy = choose_strategy(strategy, state.model, group, torch_device, torch_dtype)
         saved = None
         if run is not None and run.newest is not None:
@@ -476,23 +466,14 @@ def finetune(
             progress=progress,
         )
         lengths = LengthReport.of(packer, source.tokenizer, train_data.skipped)
-        say(f"train: {lengths}", progress)
         skipped = {
-            name: data.skipped
+            # Of a fraction they are counted with the training texts.
+            name: 0 if name == "validation" and is_number(validation) else data.skipped
             for name, data in (("validation", validation_data), ("test", test_data))
             if data is not None
         }
-        if validation_data is not None and is_number(validation):
-            skipped["validation"] = 0  # counted with the training texts
-        for name, count in skipped.items():
-            if count:
-                say(f"{name}: {count:,} empty texts left out", progress)
-        if prefix is not None:
-            (say if prefix.keeps_all else warn)(str(prefix), progress)
-        elif obstacle is not None and cache not in ("auto", "off"):
-            warn(f"nothing is kept of frozen layers: {obstacle}", progress)
-        elif obstacle is not None and changes_each_epoch(rates):
-            say(f"nothing is kept of frozen layers: {obstacle}", progress)
+        _announce(lengths, skipped, progress)
+        _announce_prefix(prefix, obstacle, cache, rates, progress)
         if group.count > 1:
             say(f"{group.count} processes, strategy {strategy}", progress)
         if group.any(saved is not None):
@@ -534,6 +515,38 @@ def finetune(
             lengths,
             calibration,
         )
+
+
+def _read(
+    given: tuple[Any, Any, Any], columns: dict[str, str | None], reading: dict[str, Any], seed: int
+) -> tuple[TextData, TextData | None, TextData | None, LabelEncoder | MultiLabelEncoder]:
+    """Texts for training, validation and test, as :func:`read_parts` reads them, and the classes of the first."""
+    train, validation, test = read_parts(*given, columns, reading, seed)
+    if reading["label_separator"] is None:
+        return train, validation, test, LabelEncoder.fit(train)
+    # A fraction is not taken in the classes' proportions here, and may have all texts of one.
+    beside = validation if is_number(given[1]) else None
+    return train, validation, test, MultiLabelEncoder.fit(train, reading["label_separator"], beside)
+
+
+def _announce(lengths: LengthReport, skipped: dict[str, int], progress: bool) -> None:
+    """What is read of the texts."""
+    say(f"train: {lengths}", progress)
+    for name, count in skipped.items():
+        if count:
+            say(f"{name}: {count:,} empty texts left out", progress)
+
+
+def _announce_prefix(
+    prefix: FrozenPrefix | None, obstacle: str | None, cache: str, rates: DropoutRates, progress: bool
+) -> None:
+    """What is kept of frozen layers, or why nothing is, where that was asked for or is not plain."""
+    if prefix is not None:
+        (say if prefix.keeps_all else warn)(str(prefix), progress)
+    elif obstacle is not None and cache not in ("auto", "off"):
+        warn(f"nothing is kept of frozen layers: {obstacle}", progress)
+    elif obstacle is not None and changes_each_epoch(rates):
+        say(f"nothing is kept of frozen layers: {obstacle}", progress)
 
 
 def check_dropout(dropout: float | str) -> None:

@@ -13,6 +13,7 @@ from functools import cache, partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -333,6 +334,32 @@ class FrozenPrefix:
         } | machine_arithmetic(self.device, self.backend)
         digest.update(repr(sorted(described.items())).encode())
         return described | {"sha256": digest.hexdigest()}
+
+
+def make_prefix(
+    model: SequenceClassifier, packers: Sequence[Packer], rates: DropoutRates, epochs: int, **given: Any
+) -> tuple[FrozenPrefix | None, str | None]:
+    """What keeps the rows of a training's frozen layers, if anything does; and what keeps it from that, for a message.
+
+    Parameters
+    ----------
+    model, packers
+        As for :class:`FrozenPrefix`.
+    rates : DropoutRates
+    epochs : int
+    **given
+        As for :class:`FrozenPrefix`; ``cache`` may be ``"off"``.
+    """
+    cache, folder, group = given["cache"], given["folder"], given["group"]
+    if cache == "off":
+        return None, None
+    obstacle = why_not(model, rates, epochs)
+    # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
+    only_if_kept = epochs == 1 and folder is not None and cache in ("auto", "disk")
+    if obstacle is not None and not (only_if_kept and why_not(model, rates, 2) is None):
+        return None, obstacle
+    prefix = FrozenPrefix(model, packers, **given)
+    return (None if only_if_kept and group.any(not prefix.is_kept()) else prefix), obstacle
 
 
 @cache

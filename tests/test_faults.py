@@ -33,8 +33,8 @@ def run(script: str, *arguments: str) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: calls of the C library are replaced")
 @pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="needs a C compiler")
 def test_trainings_and_saves_that_are_killed_or_fail() -> None:
-    summary = run("faults.py", "--kills", "150", "--saves", "50", "--every", "80")
-    assert "kills while saving 50" in summary
+    summary = run("faults.py", "--kills", "60", "--saves", "20", "--every", "160")
+    assert "kills while saving 20" in summary
     assert "mismatches 0" in summary
 
 

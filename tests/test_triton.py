@@ -30,20 +30,31 @@ from pyllmclf.kernels import configs  # noqa: E402
 TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
 
 
-@pytest.mark.skipif(TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of triton 3.6 needs numpy before 2.4")
-def test_triton_kernels_in_the_interpreter() -> None:
-    """In a process of its own: the interpreter is chosen when triton is imported."""
+def passed_in(file: str, **environment: str) -> int:
+    """How many tests of a file pass, in a process of its own; none may fail or be skipped."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", HERE / "interpreted_kernels.py", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-q", "-x", HERE / file, "-p", "no:cacheprovider"],
         capture_output=True,
         text=True,
         check=False,
         cwd=HERE,  # not the repository's root, whose source tree has no extension
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
-    assert passed is not None and int(passed[1]) > 60 and "skipped" not in done.stdout
+    assert passed is not None and "skipped" not in done.stdout
+    return int(passed[1])
+
+
+@pytest.mark.skipif(TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of triton 3.6 needs numpy before 2.4")
+def test_triton_kernels_in_the_interpreter() -> None:
+    """The interpreter is chosen when triton is imported."""
+    assert passed_in("interpreted_kernels.py", TRITON_INTERPRET="1") > 60
+
+
+def test_triton_kernels_as_they_are_launched() -> None:
+    """Compiled at the first launch of each kind, and never again."""
+    assert passed_in("launched_kernels.py") == 3
 
 
 @pytest.mark.parametrize("variant", aot.selected(), ids=str)

@@ -1,6 +1,7 @@
 """Block sizes of the Triton kernels: pinned for each kernel, dtype and architecture, so that no user waits for tuning.
 
-``bench/tune.py`` times the candidates on the GPU at hand and prints these tables anew.
+``bench/tune.py`` times the candidates on the GPU at hand and prints these tables anew; ``bench/lora_rules.py`` does so
+with the rules at the end.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from calls import DEVICE, SMALL
@@ -132,8 +132,8 @@ class Entry:
         """The table that holds it here."""
         return configs.table(getattr(configs, self.name), configs.capability(torch.device(DEVICE)))
 
-    @cached_property
     def run(self) -> Callable[[], object]:
+        """What is timed; its tensors are there as long as it is."""
         return lora_run(*self.key) if self.name == "LORA" else attention_run(self.name == "MASKED", *self.key)
 
     @property
@@ -144,19 +144,28 @@ class Entry:
 
 
 def compile_candidate(entry: Entry, candidate: AttentionConfig | ProductConfig) -> None:
-    """Runs it once, in a process beside others, so that the code is in Triton's cache."""
+    """Runs it once, in a process beside others, so that the code is in Triton's cache; timing it shows what fails."""
     entry.table[entry.key] = candidate
-    microseconds(entry.run, timed=False)
+    with suppress(RuntimeError):
+        microseconds(entry.run(), timed=False)
+
+
+def compile_all(of_size: list[Entry], jobs: int, end: float) -> None:
+    """All candidates of some entries, or as many as there is time for."""
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        left = [pool.submit(compile_candidate, entry, one) for entry in of_size for one in entry.candidates]
+        wait(left, timeout=max(0.0, end - time.monotonic()))
+        pool.shutdown(cancel_futures=True)
 
 
 def tune(entry: Entry) -> None:
     """Prints the fastest configuration of an entry, and its time beside that of the entry as it is."""
-    kept = entry.table[entry.key]
-    before = microseconds(entry.run)
+    kept, run = entry.table[entry.key], entry.run()
+    before = microseconds(run)
     found, fastest = kept, before
     for candidate in entry.candidates:
         entry.table[entry.key] = candidate
-        taken = microseconds(entry.run)
+        taken = microseconds(run)
         if taken < fastest:
             found, fastest = candidate, taken
     entry.table[entry.key] = kept
@@ -179,7 +188,9 @@ def main() -> None:
     parser.add_argument("--kernels", default="forward,dq,dkdv,product,thin")
     parser.add_argument("--bits", default="16,32")
     parser.add_argument("--minutes", type=float, default=10.0, help="no entry is begun after that")
-    parser.add_argument("--jobs", type=int, default=0 if SMALL else os.cpu_count(), help="compile so many at a time")
+    parser.add_argument(
+        "--jobs", type=int, default=0 if SMALL else min(16, os.cpu_count() or 1), help="compile so many at a time"
+    )
     given = parser.parse_args()
     end = time.monotonic() + 60 * given.minutes
     wanted = {(kernel, int(bits)) for kernel in given.kernels.split(",") for bits in given.bits.split(",")}
@@ -187,10 +198,9 @@ def main() -> None:
     print(f"# {device}, capability {configs.capability(torch.device(DEVICE))}")
     for bits in DTYPES:
         of_size = entries({(kernel, size) for kernel, size in wanted if size == bits})
-        if given.jobs and of_size and time.monotonic() < end:
-            pairs = [(entry, candidate) for entry in of_size for candidate in entry.candidates]
-            with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-                list(pool.map(compile_candidate, *zip(*pairs, strict=True)))
+        if given.jobs and of_size:
+            # A half of what is left, so that time remains for measuring.
+            compile_all(of_size, given.jobs, (time.monotonic() + end) / 2)
         for entry in of_size:
             if time.monotonic() > end:
                 print(f"    {entry.key}: not timed, the {given.minutes:g} minutes are over")

@@ -192,7 +192,7 @@ class Rule:
 
     Attributes
     ----------
-    way : {"fused", "concatenated"}
+    way : {"fused", "concatenated", "in place"}
     least_rows, least_width, most_rank : int
         Rows, smaller side of the weight, and rank, within which it is.
     """

@@ -18,7 +18,7 @@ from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.packing import Packer, RowLayout, check_padding
 from .data.parts import is_number, read_parts
-from .data.readers import TextData, check_reading
+from .data.readers import LABEL_SEPARATOR, TextData, check_label_separator, check_reading
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
@@ -48,8 +48,6 @@ from .training.settings import TrainingSettings
 from .training.strategy import check_strategy, choose_strategy
 from .training.trainable import check_trainable, set_trainable
 from .training.trainer import Trainer
-
-LABEL_SEPARATOR = "|"
 
 
 @dataclass(frozen=True)
@@ -306,10 +304,7 @@ def finetune(
         raise UsageError("resume, save_every_steps and keep_last need a folder for checkpoints: give output_dir.")
     if not is_number(label_smoothing) or not 0.0 <= label_smoothing < 1.0:
         raise UsageError(f"label_smoothing={label_smoothing!r} must be a number in [0, 1).")
-    if not isinstance(label_separator, str) or not label_separator.strip():
-        raise UsageError(f"label_separator={label_separator!r} must be a string that is not blank.")
-    if label_separator != LABEL_SEPARATOR and not multi_label:
-        raise UsageError("label_separator is about texts with several labels; say multi_label=True, or leave it out.")
+    check_label_separator(label_separator, several=multi_label)
     if lora is not None and trainable != "lora":
         raise UsageError(f"lora is given, but trainable is {trainable!r}; say trainable='lora'.")
     lora_config = LoRAConfig.coerce(lora) if trainable == "lora" else None

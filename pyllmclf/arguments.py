@@ -17,12 +17,13 @@ def plain_numbers(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: Any = [_plain(value) for value in args]
-        named: Any = {name: _plain(value) for name, value in kwargs.items()}
+        given: Any = [plain(value) for value in args]
+        named: Any = {name: plain(value) for name, value in kwargs.items()}
         return function(*given, **named)
 
     return called
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Python's own number, boolean or string in the place of NumPy's."""
     return value.item() if isinstance(value, np.generic) else value

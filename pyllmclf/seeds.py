@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .api import FinetuneResult, finetune
-from .arguments import plain_numbers
+from .arguments import plain, plain_numbers
 from .errors import UsageError
 from .training.settings import TrainingSettings
 
@@ -81,7 +81,7 @@ def finetune_seeds(
         seeds = seeds.tolist()
     if isinstance(seeds, bool) or not isinstance(seeds, (int, Sequence)) or isinstance(seeds, str):
         raise UsageError(f"seeds={seeds!r} must be a number of seeds, or the seeds.")
-    chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else [_number(one) for one in seeds]
+    chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else [plain(one) for one in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"seeds={seeds!r} must name at least one seed, and none twice.")
     for one in chosen:
@@ -99,10 +99,6 @@ def finetune_seeds(
         for one in chosen
     ]
     return SeedsResult(chosen, results, _summary(results))
-
-
-def _number(seed: Any) -> Any:
-    return seed.item() if isinstance(seed, np.generic) else seed
 
 
 def _kept(data: Any) -> Any:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+
+# The default dtype is one for all threads: it is the caller's again when the last one that needed ours has ended.
+_lock = threading.Lock()
+_users = 0
+_callers_dtype = torch.float32
 
 
 @contextmanager
@@ -20,10 +26,24 @@ def own_torch_state() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 held.enter_context(torch.autocast(kind, enabled=False))
-        # Both only where they are needed: one slows every call down, the other holds for all threads.
-        if torch.get_default_device().type != "cpu":
+        if torch.get_default_device().type != "cpu":  # only then: it slows every call of torch down
             held.enter_context(torch.device("cpu"))
-        if (dtype := torch.get_default_dtype()) != torch.float32:
-            held.callback(torch.set_default_dtype, dtype)
-            torch.set_default_dtype(torch.float32)
+        held.enter_context(_float32_by_default())
         yield
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    global _users, _callers_dtype
+    with _lock:
+        if _users == 0:
+            _callers_dtype = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                torch.set_default_dtype(_callers_dtype)

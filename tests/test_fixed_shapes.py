@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,29 @@ def test_what_turns_graphs_off(tmp_path: Path, changes: dict[str, Any], monkeypa
     on = Trainer(made.model, made.packer, made.settings, **arguments)
     off = Trainer(made.model, made.packer, made.settings, **(arguments | changes))
     assert (on._fixed_shapes, off._fixed_shapes) == ("made", None)
+
+
+def test_no_memory_for_fixed_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing holds theirs any more when the step is computed without them; the training is the same."""
+    folder = gpt2_folder(tmp_path)
+    expected, _ = train(trainer_of(folder, "all"), fixed=False)
+    trainer = trainer_of(folder, "all")
+    trainer._fixed_shapes = trainer.make_fixed_shapes()
+    held = weakref.ref(trainer._fixed_shapes)
+    alive = []
+    compute = Trainer._compute_in_memory
+
+    def noticed(self: Trainer, *given: Any) -> torch.Tensor:
+        alive.append(held() is not None)
+        return compute(self, *given)
+
+    def full(self: FixedShapes, *_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Trainer, "_compute_in_memory", noticed)
+    monkeypatch.setattr(FixedShapes, "_run", full)
+    steps = [step for epoch in range(trainer.settings.epochs) for step in trainer.epoch_steps(epoch)]
+    with pytest.warns(RuntimeWarning, match="recorded as CUDA graphs"):
+        losses = [trainer.queue_step(step).result()[0] for step in steps]
+    assert not any(alive) and len(alive) == len(steps)
+    assert losses == pytest.approx(expected, abs=1e-6)

@@ -10,13 +10,16 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 from models import TEXTS, gpt2_folder
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 import pyllmclf
 from pyllmclf import DataError, ModelError, UsageError
+from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.sources import read_data
+from pyllmclf.training.objective import resolve_class_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,7 +32,9 @@ FOUR = TEXTS[:4]
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", [np.asarray, lambda rows: rows.astype(bool), lambda rows: torch.tensor(rows)])
+@pytest.mark.parametrize(
+    "kind", [np.asarray, lambda rows: rows.astype(bool), lambda rows: torch.tensor(rows), scipy.sparse.csr_matrix]
+)
 def test_an_indicator_of_several_labels(kind: Any) -> None:
     data = read_data((FOUR, kind(ROWS)), label_separator="|")
     assert data.labels == [(0, 2), (1,), (), (2,)]
@@ -45,8 +50,11 @@ def test_an_indicator_with_names() -> None:
 def test_what_is_no_indicator() -> None:
     with pytest.raises(DataError, match="must be 0 and 1"):
         read_data((FOUR, 2 * ROWS), label_separator="|")
-    with pytest.raises(DataError, match="must be a NumPy array"):
-        read_data((FOUR, ROWS.tolist()), label_separator="|")
+    for rows in (ROWS.tolist(), ROWS.astype(bool).tolist(), [[1, 0], [0, 1], [1, 0], [0, 1]]):
+        with pytest.raises(DataError, match="must be a NumPy array"):
+            read_data((FOUR, rows), label_separator="|")
+    names = np.array([["x", "y"], ["y", "z"], ["x", "z"], ["x", "y"]])
+    assert read_data((FOUR, names), label_separator="|").labels[:2] == [("x", "y"), ("y", "z")]
     assert read_data((FOUR, [[0, 1], [1], [], [0]]), label_separator="|").labels == [(0, 1), (1,), (), (0,)]
     assert read_data((FOUR, [["x", "x"], [], ["y"], []]), label_separator="|").labels == [("x",), (), ("y",), ()]
 
@@ -70,6 +78,12 @@ def test_names_of_a_class_label() -> None:
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
     data = datasets.Dataset.from_dict({"text": FOUR, "label": [0, 1, 1, 0]}, features=features)
     assert read_data(data).labels == ["neg", "pos", "pos", "neg"]
+    unknown = datasets.Dataset.from_dict({"text": FOUR, "label": [0, 1, -1, 0]}, features=features)
+    with pytest.raises(DataError, match="row 2: the label is -1, which stands for none of 2 names"):
+        read_data(unknown)
+    features["label"] = datasets.Sequence(features["label"])
+    several = datasets.Dataset.from_dict({"text": FOUR, "label": [[0, 1], [], [1], [0]]}, features=features)
+    assert read_data(several, label_separator="|").labels == [("neg", "pos"), (), ("pos",), ("neg",)]
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -227,3 +241,26 @@ def test_an_export_replaces_nothing(tmp_path: Path) -> None:
     assert sorted(path.read_bytes() for path in (tmp_path / "export").iterdir()) == before
     (tmp_path / "empty").mkdir()
     classifier.export(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("layers", [range(1, 3), np.array([1, 2]), (np.int64(1), 2), {1: "a", 2: "b"}.keys()], ids=repr)
+def test_numbers_of_blocks(layers: Any) -> None:
+    assert pyllmclf.LoRAConfig(layers=layers).layers == (1, 2)
+
+
+def test_class_weights_by_name() -> None:
+    """A class that is named like a float, and one that a float means."""
+    named = LabelEncoder.fit(read_data((FOUR, ["0.0", "1.0", "0.0", "1.0"])))
+    assert resolve_class_weights({0.0: 1.0, 1.0: 2.0}, named, np.array([0, 1, 0, 1])).tolist() == [1.0, 2.0]
+    numbered = LabelEncoder.fit(read_data((FOUR, [0, 1, 0, 1])))
+    given = {np.float32(0.0): 1.0, 1.0: 2.0}
+    assert resolve_class_weights(given, numbered, np.array([0, 1, 0, 1])).tolist() == [1.0, 2.0]
+
+
+def test_names_of_classes_that_are_none(tmp_path: Path) -> None:
+    base = gpt2_folder(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text()) | {"id2label": {"0": ["a"], "1": "b", "2": "c"}}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="two classes or more"):
+        pyllmclf.load(base)
+    pyllmclf.finetune(base, (TEXTS, LABELS), epochs=1, progress=False)

@@ -262,9 +262,10 @@ def test_a_path_that_can_t_be_written(
     [
         (("--predictions", "DATA"), "would be written over"),
         (("--report", "DATA"), "would be written over"),
-        (("--report", "CHECKPOINT/config.json"), "would be written over"),
+        (("--report", "CHECKPOINT/config.json"), "would be written into"),
+        (("--report", "CHECKPOINT/last/new.html"), "would be written into"),
         (("--predictions", "FOLDER/x", "--report", "FOLDER/x"), "name one file"),
-        (("--predictions", "OTHER/x", "--compare", "OTHER"), "would be written over"),
+        (("--predictions", "OTHER/last/x", "--compare", "OTHER"), "would be written into"),
     ],
 )
 def test_nothing_of_the_call_is_written_over(
@@ -282,6 +283,12 @@ def test_nothing_of_the_call_is_written_over(
     ran = cli("eval", checkpoints[0], data, *given, "--no-progress", command=app)
     assert ran.code == 2 and said in ran.err
     assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_a_report_beside_the_checkpoints(checkpoints: list[Path], data_file: str, cli: Callable[..., Any]) -> None:
+    report = checkpoints[0] / "mine.html"
+    assert cli("eval", checkpoints[0], data_file, "--report", report, "--no-progress", command=app).code == 0
+    assert report.is_file()
 
 
 def test_predictions_into_a_pipe(checkpoints: list[Path], data_file: str, tmp_path: Path) -> None:

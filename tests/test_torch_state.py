@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pyllmclf
 from pyllmclf import ops
+from pyllmclf.torch_state import own_torch_state
 
 
 @contextmanager
@@ -79,3 +81,24 @@ def test_tensors_without_memory_of_their_own(op: Callable[[Tensor, Tensor], Tens
     assert torch.allclose(op(torch._neg_view(x), weight), op(-x, weight), atol=1e-6)
     with FakeTensorMode() as mode:
         assert op(mode.from_tensor(x), mode.from_tensor(weight)).shape == (3, 8)
+
+
+def test_the_callers_dtype_in_several_threads() -> None:
+    """One that ends first leaves the others with float32."""
+    inside, go_on = threading.Barrier(2), threading.Event()
+    found = []
+
+    def long() -> None:
+        with own_torch_state():
+            inside.wait()
+            go_on.wait()
+            found.append(torch.empty(1).dtype)
+
+    with default_dtype(torch.float64):
+        with own_torch_state():
+            thread = threading.Thread(target=long)
+            thread.start()
+            inside.wait()
+        go_on.set()
+        thread.join()
+    assert found == [torch.float32]

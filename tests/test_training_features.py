@@ -393,10 +393,10 @@ def test_an_error_at_the_end_does_not_hide_the_first(gpt2: Path) -> None:
     with pytest.warns(RuntimeWarning, match="at the end"), pytest.raises(ValueError, match="mine"):
         run(gpt2, callbacks=told)
     assert [one.order for one in told] == [["begin", "end"]] * 3
-    told = [FailingAtTheEnd(), Recorder()]
-    with pytest.raises(RuntimeError, match="at the end"):
+    told = [FailingAtTheEnd(), Recorder(), FailingAtTheEnd()]
+    with pytest.warns(RuntimeWarning, match="at the end"), pytest.raises(RuntimeError, match="at the end"):
         run(gpt2, callbacks=told)
-    assert [one.order for one in told] == [["begin", "end"]] * 2
+    assert [one.order for one in told] == [["begin", "end"]] * 3
 
     class NeverBegun(Recorder):
         def on_train_begin(self, total_steps: int) -> None:

@@ -127,3 +127,9 @@ def test_the_test_part_of_a_named_data_set(cli: Callable[..., Any], tmp_path: Pa
     data = written(tmp_path / "a.csv", [("a", "x"), ("b", "y")])
     found = json.loads(cli("validate", data, "--test", "sample", "--json").out)
     assert found["parts"]["sample"]["texts"] == len(load_named("sample")["test"])
+
+
+@pytest.mark.parametrize("options", [("--label-separator", ";"), ("--multi-label", "--label-separator", "")])
+def test_separators_that_make_no_sense(cli: Callable[..., Any], tmp_path: Path, options: tuple[str, ...]) -> None:
+    found = cli("validate", written(tmp_path / "a.csv", [("a", "x"), ("b", "y")]), *options)
+    assert found.code == 2 and "label_separator" in found.err

@@ -74,7 +74,6 @@ def evaluate(
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas is about the file of --predictions, and none is given.")
-    _check_outputs({"--predictions": predictions, "--report": report}, [Path(data), checkpoint, *(compare or ())])
     # Data first: a wrong file is said before weights are read.
     read = read_data(
         data,
@@ -90,6 +89,8 @@ def evaluate(
     if len(set(separators.values())) > 1:
         raise UsageError("--compare: the texts of one checkpoint have one label each, those of another several.")
     folders = [path if is_foreign(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
+    outputs = {"--predictions": predictions, "--report": report}
+    _check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
     if report is not None and classifier.state.label_separator is not None:
         raise UsageError("the report is of classifiers with one label for each text; leave --report out.")
@@ -126,15 +127,21 @@ def evaluate(
         )
 
 
-def _check_outputs(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
-    """Raises :class:`UsageError` if a file would be written over another one of this call, or into a checkpoint."""
+def _check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Path]) -> None:
+    """Raises :class:`UsageError` if a file would be written over another one of this call, or into a checkpoint.
+
+    A report beside the checkpoints of a run is fine, but for what would make its folder that of a model.
+    """
     resolved = {option: path.resolve() for option, path in outputs.items() if path is not None}
     if len(set(resolved.values())) < len(resolved):
         raise UsageError(f"{' and '.join(resolved)} name one file; give each its own.")
     for option, path in resolved.items():
-        for given in inputs:
-            if given.exists() and path.is_relative_to(given.resolve()):
-                raise UsageError(f"{option} {outputs[option]} would be written over {given}; choose another name.")
+        if path == data.resolve():
+            raise UsageError(f"{option} {outputs[option]} would be written over the data; choose another name.")
+        for folder in folders:
+            inside = path.is_relative_to(folder.resolve())
+            if inside and (path.suffix == ".json" or (folder / "config.json").is_file()):
+                raise UsageError(f"{option} {outputs[option]} would be written into {folder}; choose another place.")
 
 
 def _compared(

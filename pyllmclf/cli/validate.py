@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,11 +36,12 @@ def validate(
     """Look for empty and duplicate texts, conflicting labels, and texts in several parts."""
     from ..data.named import is_named, load_named
     from ..data.parts import check_of_use
-    from ..data.readers import TextData, check_reading
+    from ..data.readers import TextData, check_label_separator, check_reading
     from ..data.sources import read_data
     from ..data.validation import validate_parts
 
     check_reading("keep", encoding_errors)
+    check_label_separator(label_separator, several=multi_label)
     check_of_use({"text_column": text_column, "label_column": label_column}, encoding_errors, [data, *(test or ())])
 
     separator = label_separator if multi_label else None
@@ -78,8 +80,8 @@ def validate(
 
 
 def _source(model: str) -> ModelSource:
-    """A model's tokenizer and positions; of a preset without its weights."""
-    from ..models.config import PRESETS
+    """A model's tokenizer and positions, without its weights; an adapter's are its base's."""
+    from ..models.adapters import ADAPTER_CONFIG
     from ..models.hub import find_model
 
-    return find_model(model, "random" if model in PRESETS else "pretrained")
+    return find_model(model, "pretrained" if (Path(model) / ADAPTER_CONFIG).is_file() else "random")

@@ -26,6 +26,7 @@ TEXT_COLUMNS = ("text", "sentence", "message", "review", "content", "document")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 FILE_TYPES = (".csv", ".tsv", ".jsonl", ".parquet")
+LABEL_SEPARATOR = "|"
 EMPTY_TEXTS = ("keep", "skip", "error")
 ENCODING_ERRORS = ("strict", "replace")
 
@@ -206,11 +207,32 @@ def read_object(
     text_name, label_name = wanted.columns(columns, origin)
     texts = list(data[by_name[text_name]])
     found = list(data[by_name[label_name]]) if label_name is not None else None
-    # The names that a datasets.ClassLabel has for its numbers.
-    names = getattr(getattr(data, "features", {}).get(label_name), "names", None) if origin == "Dataset" else None
-    if found is not None and names is not None:
-        found = [names[i] if isinstance(i, int) and 0 <= i < len(names) else i for i in found]
+    if found is not None and origin == "Dataset":
+        feature = data.features[label_name]
+        found = [_named(label, getattr(feature, "feature", feature), row) for row, label in enumerate(found)]
     return _checked(texts, found, origin, None, wanted)
+
+
+def _named(label: Any, feature: Any, row: int) -> Any:
+    """The name that a ``datasets.ClassLabel`` has for a number, or the names for several."""
+    names = getattr(feature, "names", None)
+    if names is None or label is None:
+        return label
+    if isinstance(label, list):
+        return [_named(one, feature, row) for one in label]
+    if not isinstance(label, int) or not 0 <= label < len(names):
+        raise DataError(
+            f"Dataset, row {row}: the label is {_shown(label)}, which stands for none of {len(names)} names."
+        )
+    return names[label]
+
+
+def check_label_separator(separator: str, *, several: bool) -> None:
+    """Raises :class:`UsageError` if it can stand between no labels, or is given where a text has one."""
+    if not isinstance(separator, str) or not separator.strip():
+        raise UsageError(f"label_separator={separator!r} must be a string that is not blank.")
+    if separator != LABEL_SEPARATOR and not several:
+        raise UsageError("label_separator is about texts with several labels; say multi_label=True, or leave it out.")
 
 
 def pick_columns(
@@ -438,13 +460,15 @@ def _checked(
             if not _is_missing(text):
                 raise DataError(f"{data.where(i)}: the text is {_shown(text)}, not a string.")
             if wanted.empty_texts == "keep":
-                raise DataError(
-                    f"{data.where(i)}: the text is {_shown(text)}; empty_texts='skip' (--empty-texts skip) leaves out "
-                    "texts that are missing."
-                )
+                advice = "; empty_texts='skip' (--empty-texts skip) leaves out texts that are missing"
+                raise DataError(f"{data.where(i)}: the text is {_shown(text)}{advice if wanted.labelled else ''}.")
             texts[i] = text = ""
         _check_unicode(text, "text", data, i)
     separator = wanted.label_separator
+    if labels is not None and separator is not None and _is_indicator(labels):
+        raise DataError(
+            f"{origin}: the labels are rows of 0 and 1; to say which classes a text has, they must be a NumPy array."
+        )
     if labels is not None:
         for i, label in enumerate(labels):
             labels[i] = _as_label(label, data, i) if separator is None else _several(label, separator, data, i)
@@ -487,13 +511,15 @@ def _several(labels: Any, separator: str, data: TextData, row: int) -> tuple[Lab
         labels = []
     elif not hasattr(labels, "__iter__") or isinstance(labels, (bytes, dict)):
         labels = [labels]
-    found = [_as_label(label, data, row) for label in labels]
-    if len(found) > len(set(found)) and set(found) <= {0, 1}:
-        raise DataError(
-            f"{data.where(row)}: the labels are {_shown(found)}; rows of 0 and 1 that say which classes a text has "
-            "must be a NumPy array."
-        )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(_as_label(label, data, row) for label in labels))
+
+
+def _is_indicator(labels: list[Any]) -> bool:
+    """Whether rows look like flags for the classes rather than like the labels of each text."""
+    rows = [row for row in labels if isinstance(row, (list, tuple))]
+    if len(rows) < len(labels) or len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
+        return False
+    return all(isinstance(flag, (bool, int)) and flag in (0, 1) for row in rows for flag in row)
 
 
 def _is_missing(value: Any) -> bool:
@@ -505,7 +531,9 @@ def _of_indicator(labels: Any) -> Any:
     """The numbers of each text's classes, where labels are an array of 0 and 1, shape [texts, classes]."""
     if getattr(labels, "ndim", 1) != 2:
         return labels
-    values = np.asarray(labels)
+    values = labels.toarray() if hasattr(labels, "toarray") else np.asarray(labels)
+    if values.dtype.kind not in "biuf":  # names
+        return labels
     if not np.isin(values, (0, 1)).all():
         raise DataError("labels of the shape [texts, classes] must be 0 and 1.")
     names = [str(c) for c in labels.columns] if hasattr(labels, "columns") else range(values.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -47,18 +48,18 @@ class LoRAConfig:
     scaling: str = "alpha/rank"
 
     def __post_init__(self) -> None:
-        for name, kind in (("target_modules", str), ("layers", Integral)):
-            value = getattr(self, name)
-            listed = isinstance(value, (list, tuple, set)) and all(isinstance(entry, kind) for entry in value)
-            if not listed and not (isinstance(value, str) if name == "target_modules" else value is None):
-                wanted = "names of layers, or 'all-linear'" if name == "target_modules" else "numbers of blocks"
-                raise UsageError(f"LoRA: {name}={value!r} must be {wanted}.")
         if not isinstance(self.target_modules, str):
-            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+            names = tuple(self.target_modules) if isinstance(self.target_modules, Iterable) else (None,)
+            if not all(isinstance(name, str) for name in names):
+                raise UsageError(f"LoRA: target_modules={self.target_modules!r} must be names of layers.")
+            object.__setattr__(self, "target_modules", names)
         elif self.target_modules != "all-linear":
             object.__setattr__(self, "target_modules", (self.target_modules,))
         if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(map(operator.index, self.layers)))
+            try:
+                object.__setattr__(self, "layers", tuple(map(operator.index, self.layers)))
+            except TypeError as error:
+                raise UsageError(f"LoRA: layers={self.layers!r} must be numbers of blocks.") from error
         if not isinstance(self.rank, Integral) or not 1 <= self.rank <= MAX_RANK:
             raise UsageError(f"LoRA: rank={self.rank!r} must be an integer from 1 to {MAX_RANK}.")
         if not self.target_modules or self.layers == ():

@@ -185,7 +185,8 @@ def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: 
         Whether it was. Otherwise the model is left as it is.
     """
     labels = model.config.raw.get("id2label")
-    names = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else []
+    found = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else []
+    names = [name if isinstance(name, str) else None for name in found]
     if (order := order_of(classes, names)) is None:
         return False
     prefix = f"{architecture_of(model.config).head}."

@@ -16,7 +16,9 @@ _kept: MutableMapping[Tensor, dict[_Part, tuple[_State, Tensor]]] = WeakIdKeyDic
 
 
 def with_room(weight: Tensor, rank: int) -> Tensor:
-    """A copy of a frozen weight below rows that its caller fills; made once, and kept until the weight is written to.
+    """A copy of a frozen weight below rows that its caller fills.
+
+    Made once, and kept until the weight is written to (other than by ``.data``, which torch does not count) or trained.
 
     Parameters
     ----------
@@ -45,6 +47,11 @@ def with_room(weight: Tensor, rank: int) -> Tensor:
             room[rank:] = weight
         found = parts[part] = state, room
     return found[1]
+
+
+def forget_room(weight: Tensor) -> None:
+    """Lets go of a weight's copies."""
+    _kept.pop(weight if weight._base is None else weight._base, None)
 
 
 def concatenated_product(

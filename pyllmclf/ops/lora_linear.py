@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from . import native, reference, triton_backend
-from .beside import concatenated_product
+from .beside import concatenated_product, forget_room
 from .dispatch import active_backend, implementation
 from .dropout import DropoutKey, check_rate
 from .linear import check_shapes, input_gradient, product
@@ -111,6 +111,8 @@ def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: 
     rank = len(lora_a)
     # Asked for by name, the kernels run; otherwise where they were measured to be faster.
     forward, input_gradient, thin = triton_backend.lora_ways(x, weight, rank, asked=active_backend() == "triton")
+    if weight.requires_grad:
+        forget_room(weight)  # the fused optimizer's writes are not counted
     can_concatenate = not weight.requires_grad and not weight.is_inference() and rank % ALIGNED == 0
     if forward == "concatenated" and not can_concatenate:
         forward = "in place"

@@ -39,9 +39,10 @@ def load_foreign(path: Path) -> ClassifierState:
     if problem not in (None, "single_label_classification", "multi_label_classification"):
         raise ModelError(f"{path}: the classifier's problem_type is {problem!r}, which is no classification.")
     assert source.folder is not None
-    # transformers leaves out names that are its own.
-    names = class_names(source) or [f"LABEL_{i}" for i in range(head_size(config, source.folder))]
-    if len(set(names)) < max(2, len(names)):
+    names = class_names(source)
+    if names is None and "id2label" not in config.raw:  # transformers leaves out names that are its own
+        names = [f"LABEL_{i}" for i in range(head_size(config, source.folder))]
+    if names is None or len(set(names)) < max(2, len(names)):
         raise ModelError(f"{path}: it has no head of two classes or more, or two of them have one name.")
     check_size(config, source.folder)
     model = SequenceClassifier(config, len(names), HeadSpec.resolve(config, None, None, None))

@@ -123,7 +123,7 @@ def resolve_class_weights(given: Any, encoder: LabelEncoder | MultiLabelEncoder,
         counts = np.bincount(labels, minlength=len(names))
         return torch.from_numpy((len(labels) / (len(names) * counts)).astype(np.float32))
     if isinstance(given, Mapping):
-        by_name = {_name(label): weight for label, weight in given.items()}
+        by_name = {_name(label, names): weight for label, weight in given.items()}
         if set(by_name) != set(names):
             raise UsageError(f"class_weights names {', '.join(sorted(by_name))}; the classes are {', '.join(names)}.")
         weights = [by_name[name] for name in names]
@@ -139,6 +139,8 @@ def resolve_class_weights(given: Any, encoder: LabelEncoder | MultiLabelEncoder,
     return made
 
 
-def _name(label: Any) -> str:
-    """The name that data of this label have; a column of integers may have been read as floats."""
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+def _name(label: Any, names: Sequence[str]) -> str:
+    """The class that a label is of; those of a column of integers may have been read as floats."""
+    if str(label) not in names and isinstance(label, numbers.Real) and float(label).is_integer():
+        return str(int(float(label)))
+    return str(label)

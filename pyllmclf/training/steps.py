@@ -186,20 +186,11 @@ class StepTrainer:
         fixed = self._fixed_shapes
         if fixed is not None and len(micro_batches) == 1 and fixed.takes(self.packer.row_counts_of(ids)):
             self._learning_rate.fill_(learning_rate)
-            stage, rows = self._given(ids) or (0, None)
-            try:
-                stats = fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
-            except torch.OutOfMemoryError:
-                # Recordings hold memory of their own: the rest is computed without them.
-                self._fixed_shapes = fixed = None
-                self.optimizer.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                warnings.warn(
-                    f"step {self.step + 1}: out of memory for steps that are recorded as CUDA graphs; from now on "
-                    "they are launched one kernel at a time.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            stats = self._fixed_step(fixed, ids)
+            if stats is None:
+                del fixed  # the last that holds the recordings' memory
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
                 stats = self._compute_in_memory(micro_batches, ids, None)
         else:
             dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
@@ -208,6 +199,22 @@ class StepTrainer:
         self.step += 1
         self._texts_of = {self.step: ids} | {step: old for step, old in self._texts_of.items() if step > self.step - 3}
         return QueuedStep(self.step, ids, self._total(ids), learning_rate, stats)
+
+    def _fixed_step(self, fixed: FixedShapes, ids: np.ndarray) -> torch.Tensor | None:
+        """A step on fixed memory; ``None``, and none of later ones, where there is no memory for it."""
+        stage, rows = self._given(ids) or (0, None)
+        try:
+            return fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
+        except torch.OutOfMemoryError:
+            self._fixed_shapes = None
+            self.optimizer.zero_grad(set_to_none=True)
+            warnings.warn(
+                f"step {self.step + 1}: out of memory for steps that are recorded as CUDA graphs; from now on they are "
+                "launched one kernel at a time.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return None
 
     def _compute_in_memory(
         self, micro_batches: list[np.ndarray], ids: np.ndarray, dropout: DropoutState | None

@@ -154,12 +154,12 @@ class Trainer(StepTrainer):
                         raise PreemptedError("preempted.")
         except BaseException:
             self.close()
-            for error in _tell_end(told):
-                warnings.warn(f"a callback failed at the end of the training: {error!r}", RuntimeWarning, stacklevel=2)
+            _warn_of(_tell_end(told))
             raise
         self.close()
-        for error in _tell_end(told):
-            raise error
+        if errors := _tell_end(told):
+            _warn_of(errors[1:])
+            raise errors[0]
         with torch.no_grad():
             for parameter, kept in self._best_weights.items():
                 own_part(parameter).copy_(kept)
@@ -347,3 +347,8 @@ def _tell_end(told: Sequence[Callback]) -> list[Exception]:
         except Exception as error:
             errors.append(error)
     return errors
+
+
+def _warn_of(errors: Sequence[Exception]) -> None:
+    for error in errors:
+        warnings.warn(f"a callback failed at the end of the training: {error!r}", RuntimeWarning, stacklevel=3)

@@ -1,7 +1,7 @@
 """Times the candidate configurations of the Triton kernels on the GPU at hand and prints tables for kernels/configs.py.
 
 ``python bench/tune.py [--kernels forward,dq,dkdv,product,thin] [--bits 16,32] [--minutes 10]``. All candidates are
-compiled first, one or two seconds each, as many at a time as there are processors; half precision comes first. With
+compiled first, one or two seconds each, up to 16 at a time; half precision comes first. With
 TRITON_INTERPRET=1 it runs two candidates of each kernel at a size that says nothing but that it runs.
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DataError
-from .readers import Label, TextData
+from .readers import LABEL_SEPARATOR, Label, TextData
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class MultiLabelEncoder:
     """
 
     classes: tuple[Label, ...]
-    separator: str = "|"
+    separator: str = LABEL_SEPARATOR
 
     @classmethod
     def fit(cls, data: TextData, separator: str, rest: TextData | None = None) -> MultiLabelEncoder:

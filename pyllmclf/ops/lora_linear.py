@@ -136,12 +136,8 @@ class LoRALinearFunction(torch.autograd.Function):
         thin = (x if way.drop is None else way.drop(x)) @ lora_a.t()
         ctx.save_for_backward(x, weight, lora_a, lora_b, thin)
         ctx.scaling, ctx.way = scaling, way
-        if way.forward == "fused":
-            from ..kernels.lora_linear import product_with_low_rank
-
-            return product_with_low_rank(readable(x), weight.t(), bias, thin, lora_b.t(), scaling)
-        if way.forward == "concatenated":
-            return concatenated_product(x, weight.t(), bias, thin, lora_b.t(), scaling)
+        if way.forward != "in place":
+            return _in_one(way.forward, x, weight.t(), bias, thin, lora_b.t(), scaling)
         return product(x, weight, bias).addmm_(thin, lora_b.t(), alpha=scaling)
 
     @staticmethod
@@ -164,6 +160,24 @@ class LoRALinearFunction(torch.autograd.Function):
         return dx, dweight, dbias, da, db, None, None
 
 
+def _in_one(
+    how: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    thin: Tensor,
+    factor: Tensor,
+    scale: float,
+    mask: Dropout | None = None,
+) -> Tensor:
+    """scale drop(thin factor) + x weight + bias, "fused" or "concatenated"; the latter without dropout."""
+    if how == "concatenated":
+        return concatenated_product(x, weight, bias, thin, factor, scale)
+    from ..kernels.lora_linear import product_with_low_rank
+
+    return product_with_low_rank(readable(x), weight, bias, thin, factor, scale, mask)
+
+
 def _thin_gradients(
     way: Way, dy: Tensor, thin: Tensor, lora_b: Tensor, scaling: float, *, thin_needed: bool, b_needed: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -179,11 +193,7 @@ def _thin_gradients(
 
 
 def _input_gradient(way: Way, dy: Tensor, weight: Tensor, dthin: Tensor, lora_a: Tensor) -> Tensor:
-    if way.input_gradient == "fused":
-        from ..kernels.lora_linear import product_with_low_rank
-
-        return product_with_low_rank(readable(dy), weight, None, dthin, lora_a, 1.0, way.mask)
-    if way.input_gradient == "concatenated":
-        return concatenated_product(dy, weight, None, dthin, lora_a, 1.0)
+    if way.input_gradient != "in place":
+        return _in_one(way.input_gradient, dy, weight, None, dthin, lora_a, 1.0, way.mask)
     dx = input_gradient(dy, weight)
     return dx.addmm_(dthin, lora_a) if way.drop is None else dx.add_(way.drop(dthin @ lora_a))

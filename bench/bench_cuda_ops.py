@@ -16,7 +16,7 @@ from conftest import Peaks, Work
 from torch import Tensor
 
 from pyllmclf import ops
-from pyllmclf.ops import native_cuda
+from pyllmclf.ops.backends import native_cuda
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() and native_cuda.BUILT), reason="needs a CUDA device and a build with nvcc"

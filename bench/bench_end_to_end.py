@@ -21,10 +21,10 @@ from conftest import ROWS, Peaks, Row, Work
 from steps import BATCH_SIZE, SEED, Step, batch_ids, make_step, make_trainer, packer
 from torch import Tensor
 
-from pyllmclf.evaluation.inference import predict_logits
+from pyllmclf.classifier.inference import predict_logits
 from pyllmclf.ops.linear import product
+from pyllmclf.training.activation_cache import FrozenPrefix, why_not
 from pyllmclf.training.callbacks import Callback, StepRecord
-from pyllmclf.training.frozen_prefix import FrozenPrefix, why_not
 from pyllmclf.training.records import EpochRecord
 from pyllmclf.training.trainer import Trainer
 

@@ -18,7 +18,7 @@ from conftest import ROWS, Peaks, Row, Work
 from steps import batch_ids, make_plain_step, make_trainer, packer
 
 from pyllmclf.data.packing import Packer
-from pyllmclf.training.frozen_prefix import FrozenPrefix, why_not
+from pyllmclf.training.activation_cache import FrozenPrefix, why_not
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() or SMALL), reason="needs a CUDA device, or TRITON_INTERPRET=1 to check that it runs"

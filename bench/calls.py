@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyllmclf import ops
-from pyllmclf.ops import triton_backend
+from pyllmclf.ops.backends import triton as triton_backend
 
 SMALL = triton_backend.interpreted()
 CALLS = 1 if SMALL else 20

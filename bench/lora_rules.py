@@ -16,7 +16,7 @@ from tune import DTYPES, microseconds
 
 from pyllmclf.kernels import configs, lora_linear
 from pyllmclf.kernels.configs import Rule
-from pyllmclf.ops.beside import concatenated_product
+from pyllmclf.ops.concatenated import concatenated_product
 from pyllmclf.ops.lora_linear import ALIGNED
 
 ROWS = (24,) if SMALL else (240, 1024, 2432, 16384)

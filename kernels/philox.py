@@ -1,4 +1,4 @@
-"""Philox4x32-10 (Salmon et al. 2011) for dropout masks, as :func:`pyllmclf.ops.reference.philox` computes it."""
+"""Philox4x32-10 (Salmon et al. 2011) for dropout masks, as :func:`pyllmclf.ops.philox.philox` computes it."""
 
 from __future__ import annotations
 

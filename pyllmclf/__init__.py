@@ -9,15 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
-    DataError,
-    ModelError,
-    NonFiniteError,
-    PreemptedError,
-    PyllmclfError,
-    ResourceError,
-    UsageError,
-)
+from .errors import DataError, ModelError, NonFiniteError, PreemptedError, PyllmclfError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from .api import FinetuneResult, finetune
@@ -31,7 +23,6 @@ if TYPE_CHECKING:
     from .seeds import SeedsResult, finetune_seeds
     from .training.callbacks import Callback
 
-__version__ = "0.1.0"
 
 # Loaded at first use: torch alone takes two seconds, and `--help` needs none of it.
 _LAZY = {

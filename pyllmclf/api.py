@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 from .arguments import plain_numbers
+from .checks import is_number, is_rate
 from .classifier import Classifier
+from .classifier.state import ClassifierState
 from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.packing import Packer, RowLayout, check_padding
-from .data.parts import is_number, read_parts
+from .data.parts import read_parts
 from .data.readers import LABEL_SEPARATOR, TextData, check_label_separator, check_reading
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
@@ -31,18 +33,16 @@ from .models.layers import DropoutRates
 from .models.lora import LoRAConfig
 from .models.sequence_classifier import HeadSpec, check_pooling
 from .ops.dispatch import check_backend
-from .ops.dropout import is_rate
 from .progress import say, warn
 from .torch_state import own_torch_state
+from .training.activation_cache import FrozenPrefix, changes_each_epoch, make_prefix
+from .training.activation_storage import check_cache
 from .training.callbacks import Callback, resolve_callbacks
-from .training.checkpoint import ClassifierState
-from .training.frozen_prefix import FrozenPrefix, changes_each_epoch, make_prefix
 from .training.objective import MultiLabelObjective, Objective, resolve_class_weights
 from .training.preemption import Preemption
-from .training.prefix_storage import check_cache
-from .training.prepared import PreparedTraining
 from .training.records import EpochRecord
 from .training.resume import arithmetic, check_alike, go_on, identity, load_saved
+from .training.run import PreparedTraining
 from .training.run_folder import RunFolder
 from .training.settings import TrainingSettings
 from .training.strategy import check_strategy, choose_strategy

@@ -25,8 +25,9 @@ def config() -> dict[str, Any]:
     """
     import torch
 
-    from . import _C, __version__
+    from . import _C
     from .ops.dispatch import BACKENDS, TABLE, active_backend
+    from .version import __version__
 
     build = _C.build_config()
     devices, why_none = _C.cuda_devices()

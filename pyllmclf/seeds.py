@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from .api import FinetuneResult, finetune
-from .arguments import plain, plain_numbers
+from .arguments import plain_numbers
+from .checks import plain
 from .errors import UsageError
 from .training.settings import TrainingSettings
 

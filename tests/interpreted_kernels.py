@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyllmclf import UsageError, finetune, ops
 from pyllmclf.kernels.tiles import FixedSchedule, Schedule, tile_rows
-from pyllmclf.ops import triton_backend
+from pyllmclf.ops.backends import triton as triton_backend
 
 DTYPES = [torch.float32, torch.float16]
 CASES = [

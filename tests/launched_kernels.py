@@ -21,7 +21,7 @@ from triton_ops import dropout_key
 from pyllmclf import ops
 from pyllmclf.kernels import attention, configs
 from pyllmclf.kernels.tiles import Schedule
-from pyllmclf.ops import triton_backend
+from pyllmclf.ops.backends import triton as triton_backend
 
 HEADS, WIDTH = 2, 128
 COMPILED: Counter[str] = Counter()

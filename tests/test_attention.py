@@ -9,7 +9,7 @@ from formulas import attention_formula, compare
 from torch import Tensor
 
 from pyllmclf import UsageError, ops
-from pyllmclf.ops import native
+from pyllmclf.ops.backends import native_cpu as native
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -21,8 +21,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 import pyllmclf
 from pyllmclf import Classifier, ModelError, ResourceError, UsageError
+from pyllmclf.classifier import checkpoint
 from pyllmclf.data.atomic_folder import text_writer, write_folder
-from pyllmclf.training import checkpoint
 from pyllmclf.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")

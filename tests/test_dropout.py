@@ -9,7 +9,8 @@ import torch
 from cases import offsets, relative_error
 
 from pyllmclf import UsageError, ops
-from pyllmclf.ops import DropoutKey, reference
+from pyllmclf.ops import DropoutKey
+from pyllmclf.ops.philox import philox
 
 FULL = 0xFFFFFFFF
 
@@ -28,7 +29,7 @@ FULL = 0xFFFFFFFF
 )
 def test_philox_known_answers(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
     """Known-answer vectors of the Random123 library."""
-    words = reference.philox(tuple(torch.tensor([c]) for c in counter), key)  # type: ignore[arg-type]
+    words = philox(tuple(torch.tensor([c]) for c in counter), key)  # type: ignore[arg-type]
     assert tuple(int(w) for w in words) == expected
 
 
@@ -93,7 +94,7 @@ def test_attention_dropout(generator: torch.Generator) -> None:
                 scores = (q[row, head] @ k[start : row + 1, head].T / 2.0).softmax(-1)
                 for j in range(i + 1):
                     counter = (j // 4, i, example, (head << 16) | made.stream)
-                    word = reference.philox(tuple(torch.tensor([c]) for c in counter), (1, 2))[j % 4]  # type: ignore[arg-type]
+                    word = philox(tuple(torch.tensor([c]) for c in counter), (1, 2))[j % 4]  # type: ignore[arg-type]
                     scores[j] = scores[j] / 0.6 if int(word) >= round(0.4 * 2**32) else 0.0
                 assert relative_error(found[row, head], scores @ v[start : row + 1, head]) < 1e-12
         start += length

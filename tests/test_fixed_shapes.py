@@ -16,9 +16,9 @@ from models import bert_folder, gpt2_folder, make_trainer
 
 from pyllmclf import NonFiniteError
 from pyllmclf.models.layers import DropoutRates
-from pyllmclf.training import fixed_shapes
-from pyllmclf.training.fixed_shapes import ROW_STEP, FixedShapes, Shape, StaticBatch
-from pyllmclf.training.frozen_prefix import FrozenPrefix
+from pyllmclf.training import cuda_graphs as fixed_shapes
+from pyllmclf.training.activation_cache import FrozenPrefix
+from pyllmclf.training.cuda_graphs import ROW_STEP, FixedShapes, Shape, StaticBatch
 from pyllmclf.training.trainer import Trainer
 
 # One to 60 rows, some of the same length.

@@ -21,9 +21,10 @@ from pyllmclf import ResourceError, UsageError, finetune
 from pyllmclf.data.packing import token_budget_batches
 from pyllmclf.models.layers import DropoutRates
 from pyllmclf.models.sequence_classifier import SequenceClassifier
-from pyllmclf.training import frozen_prefix, prefix_storage
-from pyllmclf.training.frozen_prefix import FrozenPrefix, Plan, frozen_stages, why_not
-from pyllmclf.training.prefix_storage import choose_place
+from pyllmclf.training import activation_cache as frozen_prefix
+from pyllmclf.training import activation_storage as prefix_storage
+from pyllmclf.training.activation_cache import FrozenPrefix, Plan, frozen_stages, why_not
+from pyllmclf.training.activation_storage import choose_place
 from pyllmclf.training.trainer import Trainer
 
 # Of other lengths and of the same ones; two are there twice.
@@ -326,7 +327,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pyllmclf import finetune
-from pyllmclf.training.frozen_prefix import FrozenPrefix
+from pyllmclf.training.activation_cache import FrozenPrefix
 
 compute = FrozenPrefix._compute
 calls = []
@@ -336,7 +337,7 @@ def killed(self, texts):
         os.kill(os.getpid(), signal.SIGKILL)
     return compute(self, texts)
 FrozenPrefix._compute = killed
-import pyllmclf.training.frozen_prefix as module
+import pyllmclf.training.activation_cache as module
 module.TOKEN_BUDGET = {"cpu": 40}
 finetune(sys.argv[1], (eval(sys.argv[2]), eval(sys.argv[3])), trainable="last_block", cache="disk",
          cache_dir=sys.argv[4], progress=False)
@@ -453,7 +454,7 @@ MANY = """
 import sys
 from pathlib import Path
 import torch
-from pyllmclf.training.prefix_storage import in_kept_file
+from pyllmclf.training.activation_storage import in_kept_file
 
 (Path(sys.argv[1]) / sys.argv[2]).touch()
 while len(list(Path(sys.argv[1]).iterdir())) < 4:

@@ -14,7 +14,7 @@ from cases import ATTENTION, AttentionCase, offsets, relative_error
 from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer
 
 from pyllmclf import _C, UsageError, finetune, load, ops
-from pyllmclf.ops import triton_backend
+from pyllmclf.ops.backends import triton as triton_backend
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,8 @@ from formulas import compare
 from torch import Tensor
 
 from pyllmclf import ops
-from pyllmclf.ops import beside, triton_backend
+from pyllmclf.ops import concatenated as beside
+from pyllmclf.ops.backends import triton as triton_backend
 from pyllmclf.ops.lora_linear import LoRALinearFunction, Way, _way
 
 LIBRARY = ("in place", "concatenated")

@@ -12,7 +12,7 @@ from models import FAMILIES, LABELS, TEXTS, gpt2_folder, make_folder, packer_of,
 from transformers import AutoModelForSequenceClassification
 
 from pyllmclf import UsageError, ops
-from pyllmclf.models.architectures import architecture_of
+from pyllmclf.models.architectures.registry import architecture_of
 from pyllmclf.models.config import PRESETS, ModelConfig
 from pyllmclf.models.hub import find_model
 from pyllmclf.models.layers import in_dtype

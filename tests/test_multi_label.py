@@ -19,10 +19,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pyllmclf
 from pyllmclf import DataError, UsageError, ops
+from pyllmclf.classifier.calibration import fit_temperature
 from pyllmclf.cli.main import app, run
 from pyllmclf.data.labels import MultiLabelEncoder
 from pyllmclf.data.readers import read_file, read_object
-from pyllmclf.evaluation.calibration import fit_temperature
 from pyllmclf.evaluation.multi_label import binary_cross_entropy, evaluate_multi_label
 
 pytestmark = pytest.mark.usefixtures("one_thread")

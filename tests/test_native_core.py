@@ -15,7 +15,8 @@ import cuda_ops
 import pytest
 import torch
 
-from pyllmclf.ops import dispatch, native_cuda
+from pyllmclf.ops import dispatch
+from pyllmclf.ops.backends import native_cuda
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ from formulas import compare
 from torch import Tensor
 
 from pyllmclf import ops
-from pyllmclf.ops import native
+from pyllmclf.ops.backends import native_cpu as native
 
 
 def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:

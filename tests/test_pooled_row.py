@@ -17,7 +17,7 @@ from pyllmclf import ops
 from pyllmclf.data.packing import PackedBatch
 from pyllmclf.models.layers import Context, DropoutRates, DropoutState
 from pyllmclf.models.sequence_classifier import SequenceClassifier
-from pyllmclf.ops.dropout import HEAD
+from pyllmclf.ops.philox import HEAD
 from pyllmclf.ops.pooling import POOLINGS
 
 RATES = DropoutRates(embedding=0.2, attention=0.3, hidden=0.2, head=0.4, lora=0.3)

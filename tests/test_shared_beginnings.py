@@ -17,8 +17,8 @@ from models import bert_folder, gpt2_folder, make_trainer
 from torch import Tensor
 
 from pyllmclf import _C, ops
+from pyllmclf.classifier.inference import inference_batch, inference_batches, predict_logits
 from pyllmclf.data.token_store import TokenStore
-from pyllmclf.evaluation.inference import inference_batch, inference_batches, predict_logits
 from pyllmclf.models.layers import DropoutRates, DropoutState
 
 # The same beginnings of other lengths, one text that is another's beginning, one that is like no other.

@@ -20,7 +20,7 @@ from pyllmclf import Callback, DataError, LoRAConfig, NonFiniteError, ResourceEr
 from pyllmclf.data.loader import shuffled
 from pyllmclf.data.named import load_named
 from pyllmclf.models.layers import DropoutRates
-from pyllmclf.ops import native
+from pyllmclf.ops.backends import native_cpu as native
 from pyllmclf.training.settings import TrainingSettings
 from pyllmclf.training.trainer import Trainer
 
@@ -256,7 +256,7 @@ def test_trainable(
     rounding where few rows are done at once with the backward pass.
     """
     monkeypatch.setattr("pyllmclf.ops.gradients.PART_ROWS", 7)  # embeddings take several parts
-    monkeypatch.setattr("pyllmclf.ops.native.FEW_ROWS", few_rows)
+    monkeypatch.setattr("pyllmclf.ops.backends.native_cpu.FEW_ROWS", few_rows)
 
     def same(one: torch.Tensor, other: torch.Tensor, state: dict[str, torch.Tensor]) -> bool:
         if few_rows == 0 or not state:

@@ -17,9 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pyllmclf
 from pyllmclf import Callback, UsageError
+from pyllmclf.classifier.calibration import fit_temperature
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
-from pyllmclf.evaluation.calibration import fit_temperature
 from pyllmclf.evaluation.metrics import cross_entropy
 from pyllmclf.training.callbacks import StepRecord
 

@@ -64,13 +64,14 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a classifier on labelled texts."""
-    from ..classifier import label_separator_of, load
+    from ..classifier import load
+    from ..classifier.checkpoint import find_checkpoint, training_history
+    from ..classifier.classifier import label_separator_of
+    from ..classifier.third_party import is_foreign
     from ..data.atomic_folder import check_writable, new_file
     from ..data.sources import read_data
     from ..evaluation.metrics import EvaluationResult
     from ..evaluation.report import provenance, write_report
-    from ..training.checkpoint import find_checkpoint, training_history
-    from ..training.foreign import is_foreign
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas is about the file of --predictions, and none is given.")

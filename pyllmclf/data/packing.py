@@ -11,7 +11,7 @@ import torch
 
 from .. import _C
 from ..errors import UsageError
-from ..ops import triton_backend
+from ..ops.backends import triton as triton_backend
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
 

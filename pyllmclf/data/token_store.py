@@ -15,7 +15,7 @@ import torch  # noqa: F401 - before the native core, so that both share its Open
 from .. import _C
 from ..errors import DataError, ModelError, ResourceError
 from .atomic_folder import Writer, text_writer, verify_folder, write_folder
-from .kept_folder import find_or_make
+from .disk_cache import find_or_make
 from .tokenizers import Tokenizer
 
 # Of what is tokenized at once; Python objects for tokens take up to 370 bytes each.

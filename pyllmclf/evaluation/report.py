@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__
 from ..data.atomic_folder import MANIFEST, write_text
 from ..data.fetch import sha256
 from ..data.readers import TextData
+from ..version import __version__
 from . import plots
 from .metrics import EvaluationResult
 from .statistics import calibration, intervals, thresholds

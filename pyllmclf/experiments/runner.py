@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
 from ..data.atomic_folder import write_text
 from ..data.fetch import sha256
 from ..data.json_text import parse_json
@@ -22,9 +21,10 @@ from ..device import resolve_device, resolve_dtype
 from ..errors import ModelError, ResourceError, UsageError
 from ..models.hub import find_model
 from ..ops.dispatch import check_backend
+from ..training.activation_cache import code_sha256
 from ..training.arithmetic import machine_arithmetic
-from ..training.frozen_prefix import code_sha256
 from ..training.settings import TrainingSettings
+from ..version import __version__
 from .bag_of_words import run_bag_of_words
 from .table import REPLACED, TableRow
 

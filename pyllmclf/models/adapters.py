@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from .architectures import architecture_of
+from .architectures.registry import architecture_of
 from .config import ModelConfig
 from .layers import Linear
 from .lora import LoRAConfig, lora_targets

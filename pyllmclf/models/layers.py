@@ -13,7 +13,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import ops
 from ..data.packing import PackedBatch, SharedRows
-from ..ops.dropout import ATTENTION, DropoutKey
+from ..ops.philox import ATTENTION, DropoutKey
 
 if TYPE_CHECKING:
     from ..kernels.tiles import PooledSchedule

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from ..checks import is_rate
 from ..errors import UsageError
-from ..ops.dropout import is_rate
-from .architectures import architecture_of
+from .architectures.registry import architecture_of
 from .layers import Linear
 from .sequence_classifier import SequenceClassifier
 

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UsageError
-from ..ops.reference import rotary_angles
-from .bert import Bert, Roberta
-from .distilbert import DistilBert
-from .gpt2 import GPT2
+from ..ops.backends.reference import rotary_angles
+from .architectures.bert import Bert, Roberta
+from .architectures.distilbert import DistilBert
+from .architectures.gpt2 import GPT2
+from .architectures.modernbert import ModernBert
 from .layers import LayerNorm, Linear
-from .modernbert import ModernBert
 from .sequence_classifier import SequenceClassifier
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from .. import ops
 from ..data.packing import PackedBatch
 from ..errors import UsageError
-from ..ops.dropout import HEAD
+from ..ops.philox import HEAD
 from ..ops.pooling import POOLINGS
-from .architectures import architecture_of
+from .architectures.registry import architecture_of
 from .config import ModelConfig
 from .layers import Context, DropoutState, Linear, PooledRows
 

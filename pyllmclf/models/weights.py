@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..data.json_text import parse_json
 from ..errors import ModelError, ResourceError
 from ..memory import physical_memory
-from .architectures import architecture_of
+from .architectures.registry import architecture_of
 from .config import ModelConfig
 from .layers import Embedding, LayerNorm, Linear
 from .sequence_classifier import SequenceClassifier

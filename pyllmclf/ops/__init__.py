@@ -3,7 +3,7 @@
 from .attention import attention, attention_packed
 from .cross_entropy import cross_entropy
 from .dispatch import BACKENDS, use_backend
-from .dropout import DropoutKey, dropout
+from .dropout import dropout
 from .embedding import embedding, embedding_layer_norm
 from .gelu import gelu
 from .gelu_linear import gelu_linear
@@ -11,6 +11,7 @@ from .gradients import forget_gradients, keep_gradients
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_linear import lora_linear
+from .philox import DropoutKey
 from .pooled_attention import avoids_keys, pooled_attention
 from .pooling import pool, pooled_rows
 from .query_key_value import query_key_value

@@ -11,16 +11,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, reference, triton_backend
+from .backends import native_cpu, reference
+from .backends import triton as triton_backend
+from .backends.triton import readable
 from .dispatch import implementation
-from .dropout import DropoutKey, check_rate
-from .triton_backend import readable
+from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
     from ..kernels.attention import Launch
     from ..kernels.tiles import PooledSchedule, Schedule
 
-    Shape: TypeAlias = native.AttentionShape | Launch
+    Shape: TypeAlias = native_cpu.AttentionShape | Launch
 
 
 def attention(
@@ -94,7 +95,7 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2]))
     if chosen == "native":
-        shape = native.AttentionShape(
+        shape = native_cpu.AttentionShape(
             cu_seqlens_q,
             cu_seqlens_k,
             rows_q=q.shape[0],
@@ -108,7 +109,7 @@ def attention(
             dropout_p=dropout_p,
             dropout_key=dropout_key,
         )
-        return AttentionFunction.apply(q, k, v, shape, native)
+        return AttentionFunction.apply(q, k, v, shape, native_cpu)
     if chosen == "triton":
         from ..kernels import attention as kernels
 
@@ -187,7 +188,7 @@ def attention_packed(
     chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     scale = head_dim**-0.5 if scale is None else scale
     if chosen == "native":
-        shape = native.AttentionShape(
+        shape = native_cpu.AttentionShape(
             cu_seqlens,
             cu_seqlens,
             rows_q=len(qkv),
@@ -200,7 +201,7 @@ def attention_packed(
             dropout_p=dropout_p,
             dropout_key=dropout_key,
         )
-        return PackedAttentionFunction.apply(qkv, shape, native)
+        return PackedAttentionFunction.apply(qkv, shape, native_cpu)
     q, k, v = _split(qkv, heads)
     if chosen == "triton":
         from ..kernels import attention as kernels
@@ -239,7 +240,7 @@ def _obstacles(head_dim: int) -> dict[str, str | None] | None:
     """By backend, what it can't compute."""
     if head_dim <= triton_backend.MAX_HEAD_DIM:
         return None
-    limits = {"native": native.MAX_HEAD_DIM, "triton": triton_backend.MAX_HEAD_DIM}
+    limits = {"native": native_cpu.MAX_HEAD_DIM, "triton": triton_backend.MAX_HEAD_DIM}
     return {
         backend: f"a head_dim of {head_dim}, above {limit}" if head_dim > limit else None
         for backend, limit in limits.items()

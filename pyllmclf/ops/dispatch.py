@@ -1,11 +1,11 @@
-"""Which implementation of an op runs.
+"""Chooses the implementation of each op.
 
-``"reference"`` runs :mod:`pyllmclf.ops.reference` everywhere. ``"native"`` runs the native core and raises where it
-can't; what it leaves to torch on purpose runs there. ``"triton"`` runs the Triton kernels and raises where they can't,
-the native core for ops without one, and what neither has as with ``"auto"``. ``"auto"`` takes, for each op, what the
-table below names for the device, by measurement where there is one; what this does not compute, torch does. The
-environment variable ``PYLLMCLF_BACKEND`` says what ``"auto"`` means; an argument ``backend=`` other than ``"auto"`` has
-the last word.
+``"reference"`` runs :mod:`pyllmclf.ops.backends.reference` everywhere. ``"native"`` runs the native core and raises
+where it cannot; ops that are torch's on purpose stay torch's. ``"triton"`` runs the Triton kernels and raises where
+they cannot; ops without a kernel run in the native core, and ops that neither has run as with ``"auto"``. ``"auto"``
+takes, for each op, what the table below names for the device, by measurement where there is one; torch computes the
+rest. The environment variable ``PYLLMCLF_BACKEND`` sets what ``"auto"`` means; an argument ``backend=`` other than
+``"auto"`` takes precedence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from . import native, native_cuda, triton_backend
+from .backends import native_cpu, native_cuda
+from .backends import triton as triton_backend
 
 BACKENDS = ("auto", "reference", "native", "triton")
 ENVIRONMENT_VARIABLE = "PYLLMCLF_BACKEND"
@@ -161,7 +162,7 @@ def _resolve(name: str) -> str:
 
 def kernels(x: Tensor) -> ModuleType:
     """The native core's ops for the device of ``x``."""
-    return native_cuda if x.is_cuda else native
+    return native_cuda if x.is_cuda else native_cpu
 
 
 def implementation(

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import dispatch, reference
+from . import dispatch
+from .backends import reference
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from . import dispatch, native
+from . import dispatch
+from .backends import native_cpu
 from .gelu import check_bias, check_formula, gelu
 from .gradients import kept_gradient
 from .linear import check_shapes, input_gradient, linear, product, weight_gradient
@@ -53,7 +54,7 @@ class GeluLinearFunction(torch.autograd.Function):
         x, bias = x.contiguous(), None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, bias, weight)
         ctx.approximate, ctx.kept = approximate, kept_gradient(weight)
-        return product(native.gelu_forward(x, bias, approximate), weight, out_bias)
+        return product(native_cpu.gelu_forward(x, bias, approximate), weight, out_bias)
 
     @staticmethod
     @once_differentiable
@@ -64,12 +65,14 @@ class GeluLinearFunction(torch.autograd.Function):
         dout_bias = dy.sum(0) if needs_out_bias else None
         at_once = needs_weight and ctx.kept is not None and ctx.kept.steps_at_once(dy)
         if at_once:
-            hidden = native.gelu_forward(x, bias, ctx.approximate)
+            hidden = native_cpu.gelu_forward(x, bias, ctx.approximate)
             dhidden = ctx.kept.step_at_once(dy, hidden, input_needed=needs_x or needs_bias)
         elif needs_x or needs_bias:
             dhidden = input_gradient(dy, weight)
         if dhidden is not None:
-            dx, dbias = native.gelu_backward(dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True)
+            dx, dbias = native_cpu.gelu_backward(
+                dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True
+            )
         if needs_weight and not at_once:  # last: whoever consumes it may change the weight
-            dweight = weight_gradient(ctx.kept, dy, native.gelu_forward(x, bias, ctx.approximate))
+            dweight = weight_gradient(ctx.kept, dy, native_cpu.gelu_forward(x, bias, ctx.approximate))
         return dx, dbias, dweight, dout_bias, None

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from . import native
+from .backends import native_cpu
 
 # Called with a parameter and its whole gradient in parts: (rows, gradient of these rows). May change the parameter.
 Consumer = Callable[[nn.Parameter, Iterable[tuple[slice, Tensor]]], None]
@@ -64,7 +64,7 @@ class KeptGradient:
 
     def steps_at_once(self, dy: Tensor) -> bool:
         """Whether :meth:`step_at_once` is the way for so few rows."""
-        return self._linear_step is not None and 0 < len(dy) <= native.FEW_ROWS
+        return self._linear_step is not None and 0 < len(dy) <= native_cpu.FEW_ROWS
 
     def step_at_once(self, dy: Tensor, x: Tensor, *, input_needed: bool) -> Tensor | None:
         """dy W if it is needed, and then the step of W with the gradient dyᵀ x."""
@@ -109,7 +109,7 @@ class KeptGradient:
             return
         assert self._written is not None
         self._written[rows] = True
-        native.embedding_backward(dy, index, parameter.grad)
+        native_cpu.embedding_backward(dy, index, parameter.grad)
 
     def _cleared(self) -> Tensor:
         """The memory, all zeros."""
@@ -139,7 +139,7 @@ class KeptGradient:
             end = min(begin + PART_ROWS, count)
             rows = index[first:last] - begin
             if last > first:
-                native.embedding_backward(dy[first:last], rows, memory)
+                native_cpu.embedding_backward(dy[first:last], rows, memory)
             yield slice(begin, end), memory[: end - begin]
             memory.index_fill_(0, rows.long(), 0.0)
 
@@ -174,7 +174,7 @@ def keep_gradients(
     """
     shared = SharedMemory()
     for parameter in parameters:
-        if parameter.requires_grad and parameter.dim() == 2 and native.serves(parameter):
+        if parameter.requires_grad and parameter.dim() == 2 and native_cpu.serves(parameter):
             at_once = linear_step if parameter.is_contiguous() else None
             parameter.kept_gradient = KeptGradient(parameter, consumer, at_once, shared)  # type: ignore[attr-defined]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import dispatch, reference
+from . import dispatch
+from .backends import reference
 
 
 @overload

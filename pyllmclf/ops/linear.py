@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, reference
+from .backends import native_cpu, reference
 from .dispatch import implementation
 from .gradients import KeptGradient, kept_gradient
 
@@ -73,8 +73,8 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b without autograd."""
-    if 0 < len(x) <= native.FEW_ROWS and weight.is_contiguous() and native.serves(x, weight, bias):
-        return native.linear_forward(x, weight, bias)
+    if 0 < len(x) <= native_cpu.FEW_ROWS and weight.is_contiguous() and native_cpu.serves(x, weight, bias):
+        return native_cpu.linear_forward(x, weight, bias)
     if _use_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import native, reference, triton_backend
-from .beside import concatenated_product, forget_room
+from .backends import native_cpu, reference
+from .backends import triton as triton_backend
+from .backends.triton import readable
+from .concatenated import concatenated_product, forget_room
 from .dispatch import active_backend, implementation
-from .dropout import DropoutKey, check_rate
 from .linear import check_shapes, input_gradient, product
-from .triton_backend import readable
+from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
     from ..kernels.philox import Dropout
@@ -104,7 +105,7 @@ ALIGNED = 8
 
 
 def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: DropoutKey | None) -> Way:
-    kernels = native if chosen == "native" else triton_backend
+    kernels = native_cpu if chosen == "native" else triton_backend
     drop = partial(kernels.dropout_rows, p=p, key=key) if p > 0.0 and key is not None else None
     if chosen == "native":
         return Way(drop=drop)

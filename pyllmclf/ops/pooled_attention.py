@@ -18,16 +18,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import reference
 from .attention import attention
 from .dispatch import implementation
 from .gradients import kept_gradient
 from .linear import input_gradient, linear, product
+from .philox import DropoutKey, attention_mask
 from .query_key_value import query_key_value
 
 if TYPE_CHECKING:
     from ..kernels.tiles import PooledSchedule
-    from .dropout import DropoutKey
 
 
 def avoids_keys(x: Tensor, texts: int, heads: int) -> bool:
@@ -142,7 +141,7 @@ class Asked:
             return None
         assert self.dropout_key is not None
         at = self.positions[text : text + 1]
-        kept = reference.attention_mask(self.dropout_key, text, at, self.heads, keys, self.dropout_p)
+        kept = attention_mask(self.dropout_key, text, at, self.heads, keys, self.dropout_p)
         return kept[:, 0].t() / (1.0 - self.dropout_p)
 
 

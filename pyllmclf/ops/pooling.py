@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..errors import UsageError
-from . import reference
+from .backends import reference
 
 POOLINGS = ("last", "last_position", "first", "mean")
 

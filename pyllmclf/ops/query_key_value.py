@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import reference
+from .backends import reference
 from .dispatch import implementation
 from .gradients import kept_gradient
 from .linear import check_shapes, input_gradient, product

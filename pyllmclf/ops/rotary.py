@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from . import reference
+from .backends import reference
 
 
 def rotary(x: Tensor, positions: Tensor, *, heads: int, head_dim: int, theta: float) -> Tensor:

@@ -6,8 +6,8 @@ import platform
 
 import torch
 
-from .. import __version__
 from ..ops.dispatch import active_backend
+from ..version import __version__
 
 
 def machine_arithmetic(device: torch.device, backend: str) -> dict[str, object]:

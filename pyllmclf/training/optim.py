@@ -11,7 +11,7 @@ from torch import nn
 
 from .. import ops
 from ..models.sequence_classifier import SequenceClassifier
-from ..ops import native
+from ..ops.backends import native_cpu as native
 from .settings import TrainingSettings
 
 

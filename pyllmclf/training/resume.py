@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..classifier.checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE, content_hash
+from ..classifier.state import ClassifierState
 from ..data.readers import TextData
 from ..data.token_store import TokenStore
 from ..distributed import Processes
@@ -22,9 +24,8 @@ from ..models.hub import read_json
 from ..models.sequence_classifier import SequenceClassifier
 from ..models.weights import load_weights
 from ..sharding import put, whole_tensors
+from .activation_cache import FrozenPrefix
 from .arithmetic import machine_arithmetic
-from .checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE, ClassifierState, content_hash
-from .frozen_prefix import FrozenPrefix
 from .optim import moments
 from .trainer import Trainer
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..classifier.checkpoint import SPEC_FILE, STATE_FILE, find_checkpoint, save_checkpoint
+from ..classifier.state import ClassifierState
 from ..data.atomic_folder import beside_of, clean_up
 from ..errors import ResourceError, UsageError
 from ..models.hub import read_json
-from .checkpoint import SPEC_FILE, STATE_FILE, ClassifierState, find_checkpoint, save_checkpoint
 
 LOCK = ".lock"
 

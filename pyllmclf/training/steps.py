@@ -18,8 +18,8 @@ from ..errors import NonFiniteError, ResourceError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
 from ..sharding import is_sharded, ordinary_model, own_part, shard, whole, whole_tensors
-from .fixed_shapes import FixedShapes
-from .frozen_prefix import FrozenPrefix
+from .activation_cache import FrozenPrefix
+from .cuda_graphs import FixedShapes
 from .objective import MultiLabelObjective, Objective
 from .optim import StepInBackward, make_optimizer, make_scheduler
 from .preemption import Preemption

@@ -19,8 +19,8 @@ from ..errors import PreemptedError
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from ..sharding import own_part, put
+from .activation_cache import FrozenPrefix
 from .callbacks import Callback, StepRecord
-from .frozen_prefix import FrozenPrefix
 from .objective import MultiLabelObjective, Objective
 from .optim import restore_schedule
 from .preemption import Preemption

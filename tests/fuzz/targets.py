@@ -44,7 +44,7 @@ from pyllmclf.data.tokenizers import LibraryTokenizer
 from pyllmclf.errors import PyllmclfError
 from pyllmclf.models.adapters import read_tensors
 from pyllmclf.models.weights import read_safetensors
-from pyllmclf.training.prefix_storage import KEY_FILE, ROWS_FILE, in_kept_file, kept_file
+from pyllmclf.training.activation_storage import KEY_FILE, ROWS_FILE, in_kept_file, kept_file
 
 KINDS = (".csv", ".tsv", ".jsonl", ".csv.gz")
 SPECIFICATIONS = ("pyllmclf.json", "config.json", "tokenizer.json", "model.safetensors")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ..data.packing import PackedBatch
-from ..ops import triton_backend
+from ..ops.backends import triton as triton_backend
 
 if TYPE_CHECKING:
     from ..kernels.tiles import FixedSchedule

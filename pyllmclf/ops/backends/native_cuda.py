@@ -1,4 +1,4 @@
-"""The native core's CUDA ops on tensors; the names of :mod:`pyllmclf.ops.native`, and cross-entropy.
+"""The native core's CUDA ops on tensors; the names of :mod:`pyllmclf.ops.backends.native_cpu`, and cross-entropy.
 
 They run on torch's current stream. No call waits for the device.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _C
-from .native import _address, _flat_shape
+from ... import _C
+from .native_cpu import _address, _flat_shape
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 BUILT = hasattr(_C, "cuda_layer_norm_forward")

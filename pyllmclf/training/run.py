@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import Any
 
 from ..classifier import Classifier
+from ..classifier.calibration import calibrate_head
+from ..classifier.checkpoint import STATE_FILE
 from ..data.packing import Packer
 from ..data.readers import TextData
-from ..evaluation.calibration import calibrate_head
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
 from ..evaluation.report import provenance, write_report
 from ..models.hub import read_json
 from ..progress import say
 from ..sharding import ordinary_model, whole_tensors
-from .checkpoint import STATE_FILE
 from .records import EpochRecord
 from .resume import arithmetic, optimizer_tensors
 from .run_folder import RunFolder

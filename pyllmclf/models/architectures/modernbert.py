@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ops
-from ..ops.dropout import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
-from .config import ModelConfig, ModernBertOptions
-from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, in_dtype, self_attention
+from ... import ops
+from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
+from ..config import ModelConfig, ModernBertOptions
+from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, in_dtype, self_attention
 
 
 def _options(config: ModelConfig) -> ModernBertOptions:

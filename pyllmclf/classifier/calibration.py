@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from ..evaluation.metrics import cross_entropy, evaluate_logits
+from ..evaluation.multi_label import binary_cross_entropy, evaluate_multi_label
+from ..evaluation.statistics import expected_calibration_error
 from ..models.sequence_classifier import SequenceClassifier
-from .metrics import cross_entropy, evaluate_logits
-from .multi_label import binary_cross_entropy, evaluate_multi_label
-from .statistics import expected_calibration_error
 
 # Searched for its logarithm within this distance of 0: temperatures from 1/100 to 100.
 _MOST = np.log(100.0)

@@ -12,7 +12,8 @@ from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
 from ..models.hub import class_names, find_model, read_json
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weights import check_size, head_size, load_weights
-from .checkpoint import SPEC_FILE, ClassifierState
+from .checkpoint import SPEC_FILE
+from .state import ClassifierState
 
 
 def is_foreign(path: Path) -> bool:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..models.architectures import architecture_of
-
-if TYPE_CHECKING:
-    from .checkpoint import ClassifierState
+from ..models.architectures.registry import architecture_of
+from .state import ClassifierState
 
 # Metrics that the hub shows -> what it calls them.
 FIGURES = {"accuracy": "accuracy", "macro_f1": "f1", "log_loss": "log_loss"}  # of both kinds of classifiers

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import ops
-from ..ops.dropout import EMBEDDING, LORA, MLP_OUTPUT
-from .config import ModelConfig
-from .layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
+from ... import ops
+from ...ops.philox import EMBEDDING, LORA, MLP_OUTPUT
+from ..config import ModelConfig
+from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
 
 
 class DistilBertEmbeddings(nn.Module):

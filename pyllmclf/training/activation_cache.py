@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 
 from .. import _C, ops
+from ..classifier.inference import TOKEN_BUDGET, inference_batch, inference_batches
 from ..data.packing import Packer
 from ..data.token_store import TokenStore
 from ..distributed import Processes
-from ..evaluation.inference import TOKEN_BUDGET, inference_batch, inference_batches
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
-from ..ops import triton_backend
+from ..ops.backends import triton as triton_backend
+from .activation_storage import Place, choose_place, in_file, in_kept_file, in_memory, kept_file
 from .arithmetic import machine_arithmetic
-from .prefix_storage import Place, choose_place, in_file, in_kept_file, in_memory, kept_file
 
 
 def frozen_stages(model: SequenceClassifier) -> int:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from .. import _C
-
-if TYPE_CHECKING:
-    from .dropout import DropoutKey
+from ... import _C
+from ..philox import DropoutKey
 
 MAX_HEAD_DIM = 256
 WITH_MEMORY = (Tensor, torch.nn.Parameter)

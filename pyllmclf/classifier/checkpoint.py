@@ -11,43 +11,28 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..data.atomic_folder import Writer, text_writer, verify_folder, write_folder
+from ..data.atomic_folder import text_writer, verify_folder, write_folder
 from ..data.json_text import parse_json
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
-from ..data.tokenizers import Tokenizer, restore_tokenizer
+from ..data.tokenizers import restore_tokenizer
 from ..errors import ModelError, UsageError
-from ..models.adapters import (
-    ADAPTER_CONFIG,
-    ADAPTER_FILE,
-    adapter_state,
-    load_adapter,
-    peft_config,
-    read_tensors,
-)
-from ..models.architectures import architecture_of
+from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter, read_tensors
 from ..models.hub import fetch_revision, read_config, read_json
 from ..models.lora import LoRAConfig
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
-from ..models.weights import (
-    WEIGHTS_FILE,
-    WEIGHTS_INDEX,
-    backbone_state,
-    check_size,
-    head_state,
-    load_weights,
-)
-from .model_card import model_card
+from ..models.weights import WEIGHTS_FILE, WEIGHTS_INDEX, backbone_state, check_size, load_weights
+from .huggingface import model_files, parameter_bytes, tensor_writer
+from .state import ClassifierState
 
 FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"
-CARD_FILE = "README.md"
 STATE_FILE = "training_state/state.json"
 OPTIMIZER_FILE = "training_state/optimizer.safetensors"
 # Whatever of these is there must be in the manifest.
@@ -65,74 +50,6 @@ COVERED = (
     STATE_FILE,
     OPTIMIZER_FILE,
 )
-
-
-@dataclass
-class ClassifierState:
-    """Everything that makes a classifier.
-
-    Attributes
-    ----------
-    model : SequenceClassifier
-    tokenizer : Tokenizer
-    encoder : LabelEncoder or MultiLabelEncoder
-    layout : RowLayout
-    lora : LoRAConfig or None
-    hub_id, revision : str or None
-        Where the pretrained weights came from, if a hub revision.
-    settings : dict
-        Arguments of the run; what they left to the architecture or machine is filled in.
-    base_sha256 : str or None
-        Hash of the frozen base of a LoRA classifier, once it was computed.
-    temperature : float or None
-        By which calibration has divided the logits; the head has it already.
-    metrics : dict
-        Headline figures by part, for the model card.
-    """
-
-    model: SequenceClassifier
-    tokenizer: Tokenizer
-    encoder: LabelEncoder | MultiLabelEncoder
-    layout: RowLayout
-    lora: LoRAConfig | None = None
-    hub_id: str | None = None
-    revision: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    base_sha256: str | None = None
-    temperature: float | None = None
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def label_separator(self) -> str | None:
-        """What stands between the labels of a text; ``None`` where each has one."""
-        return self.encoder.separator if isinstance(self.encoder, MultiLabelEncoder) else None
-
-
-def why_not_transformers(state: ClassifierState) -> str | None:
-    """Why transformers' own class can't express the classifier; ``None`` if it can."""
-    spec, architecture = state.model.spec, architecture_of(state.model.config)
-    name = architecture.class_name
-    if state.layout.pad_to:
-        return f"{name} masks padding, and this classifier reads it"
-    if state.layout.long_texts not in ("head", "tail"):
-        return f"{name} reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
-    if spec.causal != architecture.causal:
-        return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
-    if not architecture.expresses(spec.pooling):
-        return f"{name} reads the {architecture.pooling} token, and this classifier uses pooling={spec.pooling!r}"
-    if spec.bias != architecture.head_bias:
-        has = "with" if architecture.head_bias else "without"
-        return f"{name} has a head {has} bias, and this classifier has it otherwise"
-    return None
-
-
-def why_not_padded(state: ClassifierState) -> str | None:
-    """Why a graph on padded batches can't express the classifier; ``None`` if it can."""
-    if state.layout.pad_to or state.model.spec.pooling == "last_position":
-        return "a graph masks padding, and this classifier reads it"
-    if state.layout.long_texts not in ("head", "tail"):
-        return f"a graph reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
-    return None
 
 
 def save_checkpoint(
@@ -169,75 +86,11 @@ def save_checkpoint(
         spec["base"]["sha256"] = state.base_sha256
     files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
     files[STATE_FILE] = text_writer(json.dumps(dict(training_state or {}), indent=2))
-    need = _parameter_bytes(state)
+    need = parameter_bytes(state)
     if optimizer:
-        files[OPTIMIZER_FILE] = _tensor_writer(optimizer)
+        files[OPTIMIZER_FILE] = tensor_writer(optimizer)
         need += sum(tensor.nbytes for tensor in optimizer.values())
     write_folder(folder, files, need, keep_others=keep_others)
-
-
-def _parameter_bytes(state: ClassifierState) -> int:
-    """Of the weights that a checkpoint holds; with LoRA, where the base lies on the hub, the adapter's alone."""
-    adapter_only = state.lora is not None and _base_on_hub(state)
-    return sum(p.nbytes for p in state.model.parameters() if p.requires_grad or not adapter_only)
-
-
-def side_files(state: ClassifierState) -> dict[str, Writer]:
-    """Configuration and tokenizer, which go with a graph."""
-    return _tokenizer_files(state) | {"config.json": text_writer(json.dumps(huggingface_config(state), indent=2))}
-
-
-def _tokenizer_files(state: ClassifierState) -> dict[str, Writer]:
-    side = "left" if state.layout.long_texts == "tail" else "right"
-    found = state.tokenizer.files(state.layout.max_length, side)
-    return {name: text_writer(content) for name, content in found.items()}
-
-
-def model_files(state: ClassifierState) -> dict[str, Writer]:
-    """The files that Hugging Face tools read."""
-    card = model_card(state, in_transformers=why_not_transformers(state) is None)
-    files = _tokenizer_files(state) | {CARD_FILE: text_writer(card)}
-    if state.lora is None:
-        files["config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
-        files[WEIGHTS_FILE] = _tensor_writer(backbone_state(state.model) | head_state(state.model))
-        return files
-    on_hub = _base_on_hub(state)
-    base, revision = (state.hub_id, state.revision) if on_hub else ("base", None)
-    assert base is not None
-    peft = peft_config(state.model, state.lora, base, revision)
-    files[ADAPTER_CONFIG] = text_writer(json.dumps(peft, indent=2))
-    files[ADAPTER_FILE] = _tensor_writer(adapter_state(state.model))
-    if not on_hub:
-        files["base/config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
-        files[f"base/{WEIGHTS_FILE}"] = _tensor_writer(backbone_state(state.model))
-    return files
-
-
-def huggingface_config(state: ClassifierState) -> dict[str, Any]:
-    """``config.json`` of the classifier."""
-    config, spec = state.model.config, state.model.spec
-    names = state.encoder.names
-    raw = dict(config.raw)
-    raw |= {
-        "model_type": config.model_type,
-        "architectures": [architecture_of(config).class_name],
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "problem_type": f"{'single' if state.label_separator is None else 'multi'}_label_classification",
-        "pad_token_id": state.tokenizer.pad_token_id,
-    }
-    for key in ("torch_dtype", "dtype", "_name_or_path", "num_labels", "_num_labels"):
-        raw.pop(key, None)
-    raw["dtype"] = "float32"
-    if config.pooling is not None:
-        raw["classifier_pooling"] = "mean" if spec.pooling == "mean" else "cls"
-    if config.position_offset:  # positions are counted from it
-        raw["pad_token_id"] = config.position_offset - 1
-    if why_not_transformers(state) is not None:
-        # AutoModel refuses instead of answering wrongly.
-        raw |= {"model_type": "pyllmclf", "architectures": ["PyllmclfSequenceClassifier"]}
-        raw["pyllmclf_base_model_type"] = config.model_type
-    return raw
 
 
 def load_checkpoint(path: Path) -> ClassifierState:
@@ -368,7 +221,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
 
 
 def _spec(state: ClassifierState) -> dict[str, Any]:
-    from .. import __version__
+    from ..version import __version__
 
     model_spec = state.model.spec
     return {
@@ -390,22 +243,6 @@ def _spec(state: ClassifierState) -> dict[str, Any]:
         "base": {"hub_id": state.hub_id, "revision": state.revision, "sha256": None},
         "settings": state.settings,
     }
-
-
-def _base_on_hub(state: ClassifierState) -> bool:
-    """Whether an adapter may name the hub's model as its base, which is what transformers' class would compute on."""
-    return state.hub_id is not None and state.revision is not None and why_not_transformers(state) is None
-
-
-def _tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:
-    def write(path: Path) -> None:
-        from safetensors.torch import save_file
-
-        save_file(dict(tensors), path, metadata={"format": "pt"})
-        # safetensors makes it readable for the owner alone; the folder's mode carries the user's umask.
-        path.chmod(path.parent.stat().st_mode & 0o666)
-
-    return write
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -6,21 +6,12 @@ the end; linear layers, sums of embeddings and dropout are computed in the dtype
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UsageError
-
-if TYPE_CHECKING:
-    from .dropout import DropoutKey
-
-_WORD = 0xFFFFFFFF
-_PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_PHILOX_ROUNDS = 10
+from ...errors import UsageError
+from ..philox import DropoutKey, attention_mask, row_mask
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -139,67 +130,6 @@ def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     """x * mask / (1 - p)."""
     keep = row_mask(key, x.shape[-1], p)
     return x * keep.to(x.dtype) / (1.0 - p)
-
-
-def row_mask(key: DropoutKey, channels: int, p: float) -> Tensor:
-    """True where an element is kept, shape [rows, channels]."""
-    device = key.row_positions.device
-    blocks = torch.arange(-(-channels // 4), device=device)
-    words = philox(
-        (
-            blocks[None, :],
-            key.row_positions.long()[:, None],
-            key.row_example_ids.long()[:, None],
-            torch.tensor([[key.stream]], device=device),
-        ),
-        (key.seed, key.step),
-    )
-    return (torch.stack(words, dim=-1).flatten(1) >= _threshold(p))[:, :channels]
-
-
-def attention_mask(key: DropoutKey, text: int, query_positions: Tensor, heads: int, keys: int, p: float) -> Tensor:
-    """True where a probability of text ``text`` is kept, shape [heads, queries, keys]."""
-    device = query_positions.device
-    blocks = torch.arange(-(-keys // 4), device=device)
-    head_streams = (torch.arange(heads, device=device) << 16) | key.stream
-    example = key.example_ids[text].long().reshape(1, 1, 1)
-    words = philox(
-        (blocks[None, None, :], query_positions.long()[None, :, None], example, head_streams[:, None, None]),
-        (key.seed, key.step),
-    )
-    return (torch.stack(words, dim=-1).flatten(2) >= _threshold(p))[:, :, :keys]
-
-
-def _threshold(p: float) -> int:
-    return round(p * 2**32)
-
-
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox 4x32-10 on int64 tensors that hold 32-bit words.
-
-    Parameters
-    ----------
-    counter : four int64 tensors
-        Broadcast against each other.
-    key : (int, int)
-
-    Returns
-    -------
-    four int64 tensors with values in [0, 2**32)
-    """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*(c & _WORD for c in counter))
-    k0, k1 = key[0] & _WORD, key[1] & _WORD
-    for _ in range(_PHILOX_ROUNDS):
-        # The product wraps at 64 bits with the right bits; the arithmetic shift is masked back.
-        low, high = c0 * _PHILOX_MULTIPLIERS[0], c2 * _PHILOX_MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((high >> 32) & _WORD) ^ c1 ^ k0,
-            high & _WORD,
-            ((low >> 32) & _WORD) ^ c3 ^ k1,
-            low & _WORD,
-        )
-        k0, k1 = (k0 + _PHILOX_KEY_STEPS[0]) & _WORD, (k1 + _PHILOX_KEY_STEPS[1]) & _WORD
-    return c0, c1, c2, c3
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:

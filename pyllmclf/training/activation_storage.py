@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..data.atomic_folder import MANIFEST, Writer, text_writer, verify_folder
+from ..data.disk_cache import find_or_make, remove
 from ..data.fetch import cache_dir
 from ..data.json_text import parse_json
-from ..data.kept_folder import find_or_make, remove
 from ..errors import ModelError, ResourceError, UsageError
 from ..memory import available_memory
 

@@ -13,36 +13,28 @@ from typing import Any
 
 import numpy as np
 
-from .data.atomic_folder import write_folder
-from .data.json_text import parse_json
-from .data.labels import MultiLabelEncoder
-from .data.lengths import LengthReport
-from .data.packing import Packer
-from .data.readers import Label, TextData, read_object
-from .data.sources import read_data
-from .data.token_store import TokenStore
-from .device import resolve_device, resolve_dtype
-from .distributed import Processes
-from .errors import UsageError
-from .evaluation.inference import Given, predict_logits
-from .evaluation.metrics import EvaluationResult, evaluate_logits, softmax
-from .evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
-from .models.export import copies, write_graph
-from .models.lora import merge_lora
-from .ops.dispatch import check_backend
-from .torch_state import own_torch_state
-from .training.checkpoint import (
-    SPEC_FILE,
-    ClassifierState,
-    is_of_a_run,
-    load_checkpoint,
-    model_files,
-    save_checkpoint,
-    side_files,
-    why_not_padded,
-    why_not_transformers,
-)
-from .training.foreign import is_foreign, load_foreign
+from ..data.atomic_folder import write_folder
+from ..data.json_text import parse_json
+from ..data.labels import MultiLabelEncoder
+from ..data.lengths import LengthReport
+from ..data.packing import Packer
+from ..data.readers import Label, TextData, read_object
+from ..data.sources import read_data
+from ..data.token_store import TokenStore
+from ..device import resolve_device, resolve_dtype
+from ..distributed import Processes
+from ..errors import UsageError
+from ..evaluation.metrics import EvaluationResult, evaluate_logits, softmax
+from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
+from ..models.export import copies, write_graph
+from ..models.lora import merge_lora
+from ..ops.dispatch import check_backend
+from ..torch_state import own_torch_state
+from .checkpoint import SPEC_FILE, is_of_a_run, load_checkpoint, save_checkpoint
+from .huggingface import model_files, side_files
+from .inference import Given, predict_logits
+from .state import ClassifierState, why_not_padded, why_not_transformers
+from .third_party import is_foreign, load_foreign
 
 EXPORT_FORMATS = ("huggingface", "peft", "onnx", "torch")
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from ..config import ModelConfig
 from .bert import Bert, Roberta
-from .config import ModelConfig
 from .distilbert import DistilBert
 from .gpt2 import GPT2
 from .modernbert import ModernBert

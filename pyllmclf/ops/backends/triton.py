@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..philox import DropoutKey
+
 if TYPE_CHECKING:
-    from ..kernels.philox import Dropout
-    from .dropout import DropoutKey
+    from ...kernels.philox import Dropout
 
 # The interpreter computes bfloat16 wrongly.
 DTYPES = {"cuda": (torch.float32, torch.bfloat16, torch.float16), "cpu": (torch.float32, torch.float16)}
@@ -72,14 +73,14 @@ def attention_dropout(p: float, key: DropoutKey | None) -> Dropout | None:
     """The mask of attention's probabilities."""
     if p == 0.0 or key is None:
         return None
-    from ..kernels.philox import Dropout
+    from ...kernels.philox import Dropout
 
     return Dropout.make(p, key.seed, key.step, key.stream, key.example_ids)
 
 
 def row_dropout(p: float, key: DropoutKey) -> Dropout:
     """The mask of packed rows."""
-    from ..kernels.philox import Dropout
+    from ...kernels.philox import Dropout
 
     positions = key.row_positions.to(torch.int32).contiguous()
     return Dropout.make(p, key.seed, key.step, key.stream, key.row_example_ids.contiguous(), positions)
@@ -87,7 +88,7 @@ def row_dropout(p: float, key: DropoutKey) -> Dropout:
 
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     """x * mask / (1 - p)."""
-    from ..kernels import dropout
+    from ...kernels import dropout
 
     return dropout.dropout_rows(readable(x), row_dropout(p, key))
 
@@ -102,8 +103,8 @@ def lora_ways(x: Tensor, weight: Tensor, rank: int, *, asked: bool) -> tuple[str
 
     By :func:`pyllmclf.kernels.configs.lora_way`; ``asked``: by Triton, whatever was measured.
     """
-    from ..kernels.configs import lora_way
-    from ..kernels.lora_linear import THIN_RANK
+    from ...kernels.configs import lora_way
+    from ...kernels.lora_linear import THIN_RANK
 
     outputs, inputs = weight.shape
     expands = "expanding" if outputs > inputs else "contracting"

@@ -1,0 +1,99 @@
+"""The files of a classifier that Hugging Face tools open."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..data.atomic_folder import Writer, text_writer
+from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, adapter_state, peft_config
+from ..models.architectures.registry import architecture_of
+from ..models.weights import WEIGHTS_FILE, backbone_state, head_state
+from .model_card import model_card
+from .state import ClassifierState, why_not_transformers
+
+CARD_FILE = "README.md"
+
+
+def parameter_bytes(state: ClassifierState) -> int:
+    """Of the weights that a checkpoint holds; with LoRA, where the base lies on the hub, the adapter's alone."""
+    adapter_only = state.lora is not None and base_on_hub(state)
+    return sum(p.nbytes for p in state.model.parameters() if p.requires_grad or not adapter_only)
+
+
+def side_files(state: ClassifierState) -> dict[str, Writer]:
+    """Configuration and tokenizer, which go with a graph."""
+    return _tokenizer_files(state) | {"config.json": text_writer(json.dumps(huggingface_config(state), indent=2))}
+
+
+def _tokenizer_files(state: ClassifierState) -> dict[str, Writer]:
+    side = "left" if state.layout.long_texts == "tail" else "right"
+    found = state.tokenizer.files(state.layout.max_length, side)
+    return {name: text_writer(content) for name, content in found.items()}
+
+
+def model_files(state: ClassifierState) -> dict[str, Writer]:
+    """The files that Hugging Face tools read."""
+    card = model_card(state, in_transformers=why_not_transformers(state) is None)
+    files = _tokenizer_files(state) | {CARD_FILE: text_writer(card)}
+    if state.lora is None:
+        files["config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
+        files[WEIGHTS_FILE] = tensor_writer(backbone_state(state.model) | head_state(state.model))
+        return files
+    on_hub = base_on_hub(state)
+    base, revision = (state.hub_id, state.revision) if on_hub else ("base", None)
+    assert base is not None
+    peft = peft_config(state.model, state.lora, base, revision)
+    files[ADAPTER_CONFIG] = text_writer(json.dumps(peft, indent=2))
+    files[ADAPTER_FILE] = tensor_writer(adapter_state(state.model))
+    if not on_hub:
+        files["base/config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
+        files[f"base/{WEIGHTS_FILE}"] = tensor_writer(backbone_state(state.model))
+    return files
+
+
+def huggingface_config(state: ClassifierState) -> dict[str, Any]:
+    """``config.json`` of the classifier."""
+    config, spec = state.model.config, state.model.spec
+    names = state.encoder.names
+    raw = dict(config.raw)
+    raw |= {
+        "model_type": config.model_type,
+        "architectures": [architecture_of(config).class_name],
+        "id2label": {str(i): name for i, name in enumerate(names)},
+        "label2id": {name: i for i, name in enumerate(names)},
+        "problem_type": f"{'single' if state.label_separator is None else 'multi'}_label_classification",
+        "pad_token_id": state.tokenizer.pad_token_id,
+    }
+    for key in ("torch_dtype", "dtype", "_name_or_path", "num_labels", "_num_labels"):
+        raw.pop(key, None)
+    raw["dtype"] = "float32"
+    if config.pooling is not None:
+        raw["classifier_pooling"] = "mean" if spec.pooling == "mean" else "cls"
+    if config.position_offset:  # positions are counted from it
+        raw["pad_token_id"] = config.position_offset - 1
+    if why_not_transformers(state) is not None:
+        # AutoModel refuses instead of answering wrongly.
+        raw |= {"model_type": "pyllmclf", "architectures": ["PyllmclfSequenceClassifier"]}
+        raw["pyllmclf_base_model_type"] = config.model_type
+    return raw
+
+
+def base_on_hub(state: ClassifierState) -> bool:
+    """Whether an adapter may name the hub's model as its base, which is what transformers' class would compute on."""
+    return state.hub_id is not None and state.revision is not None and why_not_transformers(state) is None
+
+
+def tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:
+    def write(path: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+        # safetensors makes it readable for the owner alone; the folder's mode carries the user's umask.
+        path.chmod(path.parent.stat().st_mode & 0o666)
+
+    return write

@@ -1,0 +1,1 @@
+"""One module for each architecture, found by :mod:`pyllmclf.models.architectures.registry`."""

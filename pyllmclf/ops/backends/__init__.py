@@ -1,0 +1,1 @@
+"""Implementations of the ops: plain torch, the native core for CPUs and for CUDA, and Triton."""

@@ -1,0 +1,127 @@
+"""Dropout masks that do not depend on how texts are batched: their keys, their sites, and the generator.
+
+A mask is a function of (seed, step, layer, site, example, position, channel or key) by the counter-based generator
+Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The 64-bit key is
+(seed, step); the counter of a row's channels ``4 i .. 4 i + 3`` is (i, position, example, layer and site), and for
+attention probabilities, channels are key positions and the head stands in the upper half of the last word.
+
+``csrc/cpu/philox.h`` and ``kernels/philox.py`` compute the same words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..checks import is_rate
+from ..errors import UsageError
+
+# Sites of a block at which something is dropped; each has its own mask.
+EMBEDDING, ATTENTION, ATTENTION_OUTPUT, MLP_OUTPUT, HEAD, LORA = range(6)
+SITES_PER_LAYER = 16  # LORA .. 15: one for each linear layer of a block
+
+
+@dataclass(frozen=True)
+class DropoutKey:
+    """What a dropout mask is a function of.
+
+    Attributes
+    ----------
+    seed, step : int
+        32 bits each.
+    layer, site : int
+        Less than 4096 and 16.
+    example_ids : int64 tensor, shape [texts]
+    row_example_ids : int64 tensor, shape [rows]
+        Example of each row.
+    row_positions : int tensor, shape [rows]
+        Position of each row in its text.
+    """
+
+    seed: int
+    step: int
+    layer: int
+    site: int
+    example_ids: torch.Tensor
+    row_example_ids: torch.Tensor
+    row_positions: torch.Tensor
+
+    @property
+    def stream(self) -> int:
+        """Layer and site in one number of 16 bits."""
+        return self.layer * SITES_PER_LAYER + self.site
+
+
+_WORD = 0xFFFFFFFF
+_PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_PHILOX_ROUNDS = 10
+
+
+def check_rate(op: str, p: float) -> None:
+    """Raises :class:`UsageError` unless it is a rate."""
+    if not is_rate(p):
+        raise UsageError(f"{op}: a dropout rate of {p} does not lie in [0, 1 - 2**-32].")
+
+
+def row_mask(key: DropoutKey, channels: int, p: float) -> Tensor:
+    """True where an element is kept, shape [rows, channels]."""
+    device = key.row_positions.device
+    blocks = torch.arange(-(-channels // 4), device=device)
+    words = philox(
+        (
+            blocks[None, :],
+            key.row_positions.long()[:, None],
+            key.row_example_ids.long()[:, None],
+            torch.tensor([[key.stream]], device=device),
+        ),
+        (key.seed, key.step),
+    )
+    return (torch.stack(words, dim=-1).flatten(1) >= _threshold(p))[:, :channels]
+
+
+def attention_mask(key: DropoutKey, text: int, query_positions: Tensor, heads: int, keys: int, p: float) -> Tensor:
+    """True where a probability of text ``text`` is kept, shape [heads, queries, keys]."""
+    device = query_positions.device
+    blocks = torch.arange(-(-keys // 4), device=device)
+    head_streams = (torch.arange(heads, device=device) << 16) | key.stream
+    example = key.example_ids[text].long().reshape(1, 1, 1)
+    words = philox(
+        (blocks[None, None, :], query_positions.long()[None, :, None], example, head_streams[:, None, None]),
+        (key.seed, key.step),
+    )
+    return (torch.stack(words, dim=-1).flatten(2) >= _threshold(p))[:, :, :keys]
+
+
+def _threshold(p: float) -> int:
+    return round(p * 2**32)
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Philox 4x32-10 on int64 tensors that hold 32-bit words.
+
+    Parameters
+    ----------
+    counter : four int64 tensors
+        Broadcast against each other.
+    key : (int, int)
+
+    Returns
+    -------
+    four int64 tensors with values in [0, 2**32)
+    """
+    c0, c1, c2, c3 = torch.broadcast_tensors(*(c & _WORD for c in counter))
+    k0, k1 = key[0] & _WORD, key[1] & _WORD
+    for _ in range(_PHILOX_ROUNDS):
+        # The product wraps at 64 bits with the right bits; the arithmetic shift is masked back.
+        low, high = c0 * _PHILOX_MULTIPLIERS[0], c2 * _PHILOX_MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((high >> 32) & _WORD) ^ c1 ^ k0,
+            high & _WORD,
+            ((low >> 32) & _WORD) ^ c3 ^ k1,
+            low & _WORD,
+        )
+        k0, k1 = (k0 + _PHILOX_KEY_STEPS[0]) & _WORD, (k1 + _PHILOX_KEY_STEPS[1]) & _WORD
+    return c0, c1, c2, c3

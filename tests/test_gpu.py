@@ -246,8 +246,8 @@ def test_replayed_steps_change_nothing(tmp_path: Path, make, trainable: str, tab
             trainer = make_trainer(
                 make(tmp_path), TEXTS, LABELS, trainable, dtype=dtype, cuda_graphs=graphs, **arguments
             )
-            if trainer.prefix is not None:
-                trainer.prefix.fill()
+            if trainer.cache is not None:
+                trainer.cache.fill()
             steps = [step for epoch in range(10) for step in trainer.epoch_steps(epoch)]
             losses[graphs] = [trainer.queue_step(step).result()[0] for step in steps]
             assert (trainer._fixed_shapes is not None) == graphs

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyllmclf import _C, ops
 from pyllmclf.classifier.inference import inference_batch, inference_batches, predict_logits
+from pyllmclf.compute import Compute
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.models.layers import DropoutRates, DropoutState
 
@@ -166,7 +167,7 @@ def test_predictions_compute_each_beginning_once(
         return gelu_linear(x, *rest)
 
     monkeypatch.setattr(ops, "gelu_linear", counting)
-    logits = predict_logits(model, packer, device=torch.device("cpu"), dtype=torch.float32)
+    logits = predict_logits(model, packer, Compute(torch.device("cpu")))
     assert relative_error(torch.from_numpy(logits), alone) < 1e-5
     rows = [packer.batch([i]).input_ids.tolist() for i in range(len(TEXTS))]
     distinct = len({tuple(row[: p + 1]) for row in rows for p in range(len(row))})

@@ -208,17 +208,9 @@ void attention_backward_(const py::tuple& shape, const py::tuple& q, const py::t
 }  // namespace
 
 void bind_cpu_ops(py::module_& module) {
-  module.def("layer_norm_forward", &layer_norm_forward_);
-  module.def("layer_norm_backward", &layer_norm_backward_);
-  module.def("gelu_forward", &gelu_forward_);
-  module.def("gelu_backward", &gelu_backward_);
-  module.def("embedding_forward", &embedding_forward_);
-  module.def("embedding_backward", &embedding_backward_);
-  module.def("dropout_rows", &dropout_rows_);
-  module.def("attention_forward", &attention_forward_);
-  module.def("attention_backward", &attention_backward_);
-  module.def("linear_forward", &linear_forward_);
-  module.def("linear_adamw", &linear_adamw_);
+#define PYLLMCLF_BIND(result, name, Arguments) module.def(#name, &name##_);
+  PYLLMCLF_CPU_OPS(PYLLMCLF_BIND)
+#undef PYLLMCLF_BIND
 }
 
 }  // namespace pyllmclf

@@ -179,17 +179,28 @@ struct LinearAdamW {
 // head_dim at most this.
 constexpr std::int64_t kMaxHeadDim = 256;
 
-// What needs scratch memory throws std::bad_alloc where it is not to be had: the backward passes and attention.
-void layer_norm_forward(const LayerNormForward& args);
-void layer_norm_backward(const LayerNormBackward& args);
-void gelu_forward(const GeluForward& args);
-void gelu_backward(const GeluBackward& args);
-void embedding_forward(const EmbeddingForward& args);
-void embedding_backward(const EmbeddingBackward& args);
-void dropout_rows(const DropoutRows& args);
-void attention_forward(const AttentionForward& args);
-void attention_backward(const AttentionBackward& args);
-void linear_forward(const LinearForward& args);
-void linear_adamw(const LinearAdamW& args);
+// The one list of the CPU ops: OP(result, name, arguments). It makes the declarations below, the functions and the
+// table of each SIMD build (csrc/cpu/ops.h, csrc/cpu/ops.cpp), their dispatch (csrc/cpu/dispatch.cpp) and the
+// registration in Python (csrc/bindings_cpu.cpp). In a SIMD build an op that needs scratch memory returns bool, false
+// where allocation fails; the public function throws std::bad_alloc then.
+//
+// A new CPU op touches four files: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt finds it), a
+// wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp, and its signature in pyllmclf/_C.pyi.
+#define PYLLMCLF_CPU_OPS(OP)                       \
+  OP(void, layer_norm_forward, LayerNormForward)   \
+  OP(bool, layer_norm_backward, LayerNormBackward) \
+  OP(void, gelu_forward, GeluForward)              \
+  OP(bool, gelu_backward, GeluBackward)            \
+  OP(void, embedding_forward, EmbeddingForward)    \
+  OP(void, embedding_backward, EmbeddingBackward)  \
+  OP(void, dropout_rows, DropoutRows)              \
+  OP(bool, attention_forward, AttentionForward)    \
+  OP(bool, attention_backward, AttentionBackward)  \
+  OP(void, linear_forward, LinearForward)          \
+  OP(bool, linear_adamw, LinearAdamW)
+
+#define PYLLMCLF_DECLARE(result, name, Arguments) void name(const Arguments& args);
+PYLLMCLF_CPU_OPS(PYLLMCLF_DECLARE)
+#undef PYLLMCLF_DECLARE
 
 }  // namespace pyllmclf

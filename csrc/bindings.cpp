@@ -93,7 +93,7 @@ Int64Array sort_texts(const Int32Array& tokens, const Int64Array& offsets, const
   return sorted;
 }
 
-py::tuple share_beginnings(const Int32Array& input_ids, const Int32Array& cu_seqlens) {
+py::tuple share_prefixes(const Int32Array& input_ids, const Int32Array& cu_seqlens) {
   require_flat(input_ids, "input_ids");
   require_flat(cu_seqlens, "cu_seqlens");
   const py::ssize_t texts = cu_seqlens.size() - 1;
@@ -105,7 +105,7 @@ py::tuple share_beginnings(const Int32Array& input_ids, const Int32Array& cu_seq
   std::vector<std::int64_t> rows(static_cast<std::size_t>(input_ids.size()));
   Int64Array of(input_ids.size());
   const std::int64_t count =
-      pyllmclf::share_beginnings(input_ids.data(), cu_seqlens.data(), texts, rows.data(), of.mutable_data());
+      pyllmclf::share_prefixes(input_ids.data(), cu_seqlens.data(), texts, rows.data(), of.mutable_data());
   rows.resize(static_cast<std::size_t>(count));
   return py::make_tuple(as_array(std::move(rows)), of);
 }
@@ -220,7 +220,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("sort_texts", &sort_texts, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
              py::arg("ids").noconvert(), py::arg("most_tokens"),
              "The ids in the order of these texts' first most_tokens tokens, int64.");
-  module.def("share_beginnings", &share_beginnings, py::arg("input_ids").noconvert(), py::arg("cu_seqlens").noconvert(),
+  module.def("share_prefixes", &share_prefixes, py::arg("input_ids").noconvert(), py::arg("cu_seqlens").noconvert(),
              "Returns (rows, of), int64: the rows that stand for all of a causal model's, and which of them each is.");
   module.def("pack", &pack, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("ids").noconvert(),
              py::kw_only(), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_token"), py::arg("prefix"),

@@ -48,8 +48,8 @@ void pack(const std::int32_t* tokens, const std::int64_t* offsets, const std::in
   }
 }
 
-std::int64_t share_beginnings(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
-                              std::int64_t* rows, std::int64_t* of) {
+std::int64_t share_prefixes(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
+                            std::int64_t* rows, std::int64_t* of) {
   std::int64_t count = 0;
   for (std::int64_t i = 0; i < texts; ++i) {
     std::int64_t row = cu_seqlens[i];

@@ -33,7 +33,7 @@ void test_equal_texts() {
   check::that(first == std::vector<std::int64_t>{0, 1, 0, 0, 1}, "equal beginnings");
 }
 
-void test_shared_beginnings() {
+void test_shared_prefixes() {
   const Ints tokens = {5, 6, 5, 6, 7, 4, 5, 6};
   const std::vector<std::int64_t> offsets = {0, 2, 2, 5, 6, 8};
   std::vector<std::int64_t> ids = {4, 3, 2, 1, 0};
@@ -43,7 +43,7 @@ void test_shared_beginnings() {
   check::that(ids == std::vector<std::int64_t>{1, 3, 0, 2, 4}, "beginnings in order");
   const Ints input_ids = {4, 5, 6, 5, 6, 7, 5, 8}, cu_seqlens = {0, 0, 1, 3, 6, 8};
   std::vector<std::int64_t> rows(8, -1), of(8, -1);
-  check::that(pyllmclf::share_beginnings(input_ids.data(), cu_seqlens.data(), 5, rows.data(), of.data()) == 5, "count");
+  check::that(pyllmclf::share_prefixes(input_ids.data(), cu_seqlens.data(), 5, rows.data(), of.data()) == 5, "count");
   check::that(rows == std::vector<std::int64_t>{0, 1, 2, 5, 7, -1, -1, -1}, "rows that stand for themselves");
   check::that(of == std::vector<std::int64_t>{0, 1, 2, 1, 2, 3, 1, 4}, "which they stand for");
 }
@@ -81,7 +81,7 @@ void test_pack() {
 int main() {
   test_token_store();
   test_equal_texts();
-  test_shared_beginnings();
+  test_shared_prefixes();
   test_pack();
   return check::finish("data");
 }

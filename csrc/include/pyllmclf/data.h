@@ -41,8 +41,8 @@ void sort_texts(const std::int32_t* tokens, const std::int64_t* offsets, std::in
 // Which rows of packed texts stand for all if nothing behind a row changes it: a row that begins as the text before
 // does is that text's row. rows gets the indices of those that stand for themselves, of[row] which of them each row is;
 // both have room for cu_seqlens[texts] entries. Returns how many entries rows got.
-std::int64_t share_beginnings(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
-                              std::int64_t* rows, std::int64_t* of);
+std::int64_t share_prefixes(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
+                            std::int64_t* rows, std::int64_t* of);
 
 // How a stored text becomes the rows of a batch.
 struct RowLayout {

@@ -55,7 +55,7 @@ def test_sorted_texts_checks_its_arguments() -> None:
 def test_share_beginnings(texts: list[list[int]]) -> None:
     """A row stands for those of the neighbours before it that have the same tokens up to it."""
     store = store_of(texts)
-    rows, of = _C.share_beginnings(store.tokens, store.offsets.astype(np.int32))
+    rows, of = _C.share_prefixes(store.tokens, store.offsets.astype(np.int32))
     beginnings = [tuple(text[: p + 1]) for text in texts for p in range(len(text))]
     assert [beginnings[rows[i]] for i in of] == beginnings
     assert of[rows].tolist() == list(range(len(rows)))
@@ -71,14 +71,14 @@ def test_share_beginnings(texts: list[list[int]]) -> None:
 def test_sorted_texts_share_each_beginning(texts: list[list[int]]) -> None:
     store = store_of(texts)
     in_order = store_of([texts[i] for i in store.sorted_texts(np.arange(len(texts)), 5)])
-    rows, _ = _C.share_beginnings(in_order.tokens, in_order.offsets.astype(np.int32))
+    rows, _ = _C.share_prefixes(in_order.tokens, in_order.offsets.astype(np.int32))
     assert len(rows) == len({tuple(text[: p + 1]) for text in texts for p in range(len(text))})
 
 
 @pytest.mark.parametrize("cu_seqlens", [[], [1, 3], [0, 2], [0, 2, 1, 3], [0, 4]])
 def test_share_beginnings_checks_its_arguments(cu_seqlens: list[int]) -> None:
     with pytest.raises(ValueError, match="cu_seqlens"):
-        _C.share_beginnings(np.zeros(3, np.int32), np.array(cu_seqlens, dtype=np.int32))
+        _C.share_prefixes(np.zeros(3, np.int32), np.array(cu_seqlens, dtype=np.int32))
 
 
 # --- models ---------------------------------------------------------------------------------------------------------

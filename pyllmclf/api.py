@@ -19,8 +19,8 @@ from .classifier.state import ClassifierState
 from .data.labels import LabelEncoder, MultiLabelEncoder
 from .data.lengths import LengthReport
 from .data.packing import Packer, RowLayout, check_padding
-from .data.parts import read_parts
 from .data.readers import LABEL_SEPARATOR, TextData, check_label_separator, check_reading
+from .data.splits import read_splits
 from .data.token_store import TokenStore
 from .data.tokenizers import special_count
 from .device import resolve_device, resolve_dtype
@@ -363,7 +363,7 @@ def finetune(
         if kept_in is None:
             store = TokenStore.from_texts(train_data.texts, source.tokenizer)
         else:
-            store = TokenStore.kept(kept_in, train_data.texts, source.tokenizer)
+            store = TokenStore.cached(kept_in, train_data.texts, source.tokenizer)
         store.check(source.config.vocab_size)
         specials = special_count(source.tokenizer)
         layout = RowLayout.resolve(
@@ -515,8 +515,8 @@ def finetune(
 def _read(
     given: tuple[Any, Any, Any], columns: dict[str, str | None], reading: dict[str, Any], seed: int
 ) -> tuple[TextData, TextData | None, TextData | None, LabelEncoder | MultiLabelEncoder]:
-    """Texts for training, validation and test, as :func:`read_parts` reads them, and the classes of the first."""
-    train, validation, test = read_parts(*given, columns, reading, seed)
+    """Texts for training, validation and test, as :func:`read_splits` reads them, and the classes of the first."""
+    train, validation, test = read_splits(*given, seed=seed, **columns, **reading)
     if reading["label_separator"] is None:
         return train, validation, test, LabelEncoder.fit(train)
     # A fraction is not taken in the classes' proportions here, and may have all texts of one.

@@ -1,0 +1,33 @@
+"""Readers of labelled texts, one module per format.
+
+``files`` holds the table of file formats; a new format is one module and one line there. ``options`` declares what a
+caller may choose, ``columns`` which columns are read, ``values`` what a text and a label may be, ``encoding`` how bytes
+become text. Everything ends as a :class:`TextData`, whose texts are exactly those of the source.
+"""
+
+from .encoding import ENCODING_ERRORS, decode, read_bytes
+from .files import FILE_TYPES, read_file, read_path
+from .objects import read_data_object, read_object
+from .options import ReadOptions, check_reading
+from .text_data import EMPTY_TEXTS, Label, Labels, TextData, without_empty
+from .values import LABEL_SEPARATOR, check_label_separator
+
+__all__ = [
+    "EMPTY_TEXTS",
+    "ENCODING_ERRORS",
+    "FILE_TYPES",
+    "LABEL_SEPARATOR",
+    "Label",
+    "Labels",
+    "ReadOptions",
+    "TextData",
+    "check_label_separator",
+    "check_reading",
+    "decode",
+    "read_bytes",
+    "read_data_object",
+    "read_file",
+    "read_object",
+    "read_path",
+    "without_empty",
+]

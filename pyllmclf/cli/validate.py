@@ -36,7 +36,7 @@ def validate(
     """Look for empty and duplicate texts, conflicting labels, and texts in several parts."""
     from ..data.named import is_named, load_named
     from ..data.readers import ReadOptions, TextData, check_label_separator
-    from ..data.sources import applicable, check_of_use, read_source
+    from ..data.sources import applicable, check_applicable, read_source
     from ..data.validation import validate_splits
 
     options = ReadOptions(
@@ -46,7 +46,7 @@ def validate(
         encoding_errors=encoding_errors,
     )
     check_label_separator(label_separator, several=multi_label)
-    check_of_use(options, [data, *(test or ())])
+    check_applicable(options, [data, *(test or ())])
 
     def read(source: str) -> TextData:
         return read_source(source, applicable(options, source), default_split="test")

@@ -119,14 +119,14 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
 
 
 def read_named(name: str, options: ReadOptions) -> Splits:
-    """All splits of a named data set, without the empty texts that ``options`` leave out.
+    """All splits of a named data set, with ``empty_texts`` applied.
 
     Raises
     ------
     UsageError
-        For an unknown partition, or if the options are about several labels per text.
+        For an unknown partition, or if ``label_separator`` asks for several labels per text.
     DataError
-        As :func:`load_named`, and for an empty text where ``options`` say so.
+        As :func:`load_named` and :func:`without_empty`.
     """
     if options.label_separator is not None:
         raise UsageError(f"the texts of {name} have one label each; leave multi_label out.")
@@ -134,9 +134,9 @@ def read_named(name: str, options: ReadOptions) -> Splits:
 
 
 def applicable(options: ReadOptions, data: Any) -> ReadOptions:
-    """The options that mean anything for this kind of data; the others take their defaults.
+    """The options with those that don't apply to this kind of data at their defaults.
 
-    Column names are for files and for objects with columns, ``encoding_errors`` for files.
+    Column names apply to files and to objects with columns, ``encoding_errors`` to files.
     """
     if is_named(data) or isinstance(data, (tuple, list)):
         options = replace(options, text_column=None, label_column=None)
@@ -145,8 +145,8 @@ def applicable(options: ReadOptions, data: Any) -> ReadOptions:
     return options
 
 
-def check_of_use(options: ReadOptions, sources: Sequence[Any]) -> None:
-    """Raises :class:`UsageError` if columns or an encoding are chosen that are :func:`applicable` to no source."""
+def check_applicable(options: ReadOptions, sources: Sequence[Any]) -> None:
+    """Raises :class:`UsageError` if columns or ``encoding_errors`` are chosen and apply to no source."""
     usable = [applicable(options, data) for data in sources]
     if _chooses_columns(options) and not any(map(_chooses_columns, usable)):
         raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
@@ -161,7 +161,7 @@ def _chooses_columns(options: ReadOptions) -> bool:
 def _exists(path: str | Path) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # too long for a name, or with a NUL in it: a text, perhaps
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it: probably a text
         return False
 
 

@@ -9,7 +9,7 @@ from ..checks import is_number
 from ..errors import DataError, UsageError
 from .named import is_named
 from .readers import ReadOptions, TextData
-from .sources import applicable, check_of_use, read_named, read_source
+from .sources import applicable, check_applicable, read_named, read_source
 
 
 def read_splits(
@@ -39,7 +39,7 @@ def read_splits(
         If a source can't be read, or no fraction can be split off.
     """
     read_options = ReadOptions(**options)
-    check_of_use(read_options, [data for data in (train, validation, test) if _is_source(data)])
+    check_applicable(read_options, [data for data in (train, validation, test) if _is_source(data)])
     named = read_named(train, read_options) if is_named(train) else {}
 
     def read(data: Any, split: str) -> TextData:

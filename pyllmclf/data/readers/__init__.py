@@ -1,8 +1,8 @@
 """Readers of labelled texts, one module per format.
 
-``files`` holds the table of file formats; a new format is one module and one line there. ``options`` declares what a
-caller may choose, ``columns`` which columns are read, ``values`` what a text and a label may be, ``encoding`` how bytes
-become text. Everything ends as a :class:`TextData`, whose texts are exactly those of the source.
+``files`` holds the table of file formats; a new format is one module and one line there. Each rule has one module:
+``options`` declares the options, ``columns`` picks the columns, ``encoding`` turns bytes into text, ``values`` checks
+texts and labels. Every reader returns a :class:`TextData`, whose texts are exactly those of the source.
 """
 
 from .encoding import ENCODING_ERRORS, decode, read_bytes

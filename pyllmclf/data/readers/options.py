@@ -1,4 +1,4 @@
-"""What a caller may choose about reading, declared and checked once."""
+"""Options of reading, declared and checked once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .text_data import EMPTY_TEXTS
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """What is read from a source, and how.
+    """Which columns and labels are read, and how empty texts and invalid bytes are treated.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What a text and a label may be, whatever the source."""
+"""Checks texts and labels, and converts labels, the same for every source."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LABEL_SEPARATOR = "|"
 
 
 def check_label_separator(separator: str, *, several: bool) -> None:
-    """Raises :class:`UsageError` for a blank separator, or one of one's own where a text has a single label."""
+    """Raises :class:`UsageError` for a blank separator, or a chosen one where texts have a single label."""
     if not isinstance(separator, str) or not separator.strip():
         raise UsageError(f"label_separator={separator!r} must be a string that is not blank.")
     if separator != LABEL_SEPARATOR and not several:
@@ -28,7 +28,7 @@ def check_label_separator(separator: str, *, several: bool) -> None:
 def checked_data(
     texts: list[Any], labels: list[Any] | None, origin: str, lines: list[int] | None, options: ReadOptions
 ) -> TextData:
-    """Raw values of all rows as :class:`TextData`; both lists are changed in place.
+    """Checks the values of all rows and makes :class:`TextData` of them; changes both lists in place.
 
     Parameters
     ----------

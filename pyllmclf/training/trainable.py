@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from ..argument_checks import LAST_BLOCKS
 from ..errors import UsageError
 from ..lora_config import LoRAConfig
 from ..models.lora import add_lora
 from ..models.sequence_classifier import SequenceClassifier
-from ..settings import LAST_BLOCKS, check_argument
+from ..settings import check_argument
 
 
 def set_trainable(

@@ -14,7 +14,7 @@ from ..errors import UsageError
 from .backends import native_cpu, reference
 from .backends import triton as triton_backend
 from .backends.triton import readable
-from .dispatch import implementation
+from .dispatch import Choice, choices, implementation
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from ..kernels.tiles import PooledSchedule, Schedule
 
     Shape: TypeAlias = native_cpu.AttentionShape | Launch
+
+choices(
+    "attention",
+    cpu=Choice("native", "variable length, any rows, window and dropout in one kernel", other="torch", triton=True),
+    cuda=Choice(
+        "triton",
+        "variable length in one kernel; torch calls one per text, and waits for their lengths",
+        other="torch",
+        native="no",
+        triton=True,
+    ),
+)
 
 
 def attention(

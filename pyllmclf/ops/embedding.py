@@ -9,8 +9,15 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from . import dispatch
 from .backends import reference
+from .dispatch import UNMEASURED, Choice, choices
 from .gradients import kept_gradient
 from .layer_norm import layer_norm
+
+choices(
+    "embedding",
+    cpu=Choice("native", "one pass; its gradient touches the rows of the batch alone"),
+    cuda=Choice("reference", UNMEASURED),
+)
 
 
 def embedding(

@@ -12,8 +12,14 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from .backends import native_cpu, reference
-from .dispatch import implementation
+from .dispatch import Choice, choices, implementation
 from .gradients import KeptGradient, kept_gradient
+
+choices(
+    "linear",
+    cpu=Choice("native", "torch's matmuls; gradients are written into kept memory"),
+    cuda=Choice("reference", "torch's matmuls", native="needless"),
+)
 
 # Below this many rows, inputs or outputs, oneDNN's preparation of a call costs more than its kernel gains. Of a weight
 # with ONEDNN_WIDE inputs and outputs, it gains at a single row already: such a product waits for the weight.

@@ -16,12 +16,23 @@ from .backends import native_cpu, reference
 from .backends import triton as triton_backend
 from .backends.triton import readable
 from .concatenated import concatenated_product, forget_room
-from .dispatch import active_backend, implementation
+from .dispatch import Choice, active_backend, choices, implementation
 from .linear import check_shapes, input_gradient, product
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
     from ..kernels.philox import Dropout
+
+choices(
+    "lora_linear",
+    cpu=Choice("native", "torch's matmuls, added up in place", triton=True),
+    cuda=Choice(
+        "triton",
+        "torch's matmuls, added up in place; fused where that was measured to be faster",
+        native="needless",
+        triton=True,
+    ),
+)
 
 
 def lora_linear(

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from .attention import attention
-from .dispatch import implementation
+from .dispatch import Choice, choices, implementation
 from .gradients import kept_gradient
 from .linear import input_gradient, linear, product
 from .philox import DropoutKey, attention_mask
@@ -27,6 +27,12 @@ from .query_key_value import query_key_value
 
 if TYPE_CHECKING:
     from ..kernels.tiles import PooledSchedule
+
+choices(
+    "pooled_attention",
+    cpu=Choice("native", "no keys and values of rows that ask nothing"),
+    cuda=Choice("reference", "keys and values of all rows, and attention's kernel", native="needless"),
+)
 
 
 def avoids_keys(x: Tensor, texts: int, heads: int) -> bool:

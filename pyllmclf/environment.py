@@ -54,7 +54,7 @@ def config() -> dict[str, Any]:
         "backend": active_backend(),
         "ops": {
             op: {name: {"auto": c.installed, "why": c.why} for name, c in choices.items()}
-            for op, choices in TABLE.items()
+            for op, choices in sorted(TABLE.items())
         },
     }
 

@@ -64,7 +64,7 @@ def test_logits_and_gradients(
         make(tmp_path), TEXTS, LABELS, trainable, pooling=pooling, causal=causal, padding=padding, max_grad_norm=1.0
     )
     model = trainer.model
-    ops.forget_gradients(model.parameters())
+    ops.drop_gradient_buffers(model.parameters())
     if trainable == "lora":
         with torch.no_grad():
             for name, parameter in model.named_parameters():

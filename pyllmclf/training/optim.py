@@ -89,7 +89,7 @@ class StepInBackward:
         for parameter in self._groups:
             self._state(parameter)
         # The ops hand gradients of matrices to `_update` and `_linear_step`; autograd's hooks receive the others.
-        ops.keep_gradients(self._groups, self._update, self._linear_step)
+        ops.use_gradient_buffers(self._groups, self._update, self._linear_step)
         self._hooks = [p.register_post_accumulate_grad_hook(self._from_autograd) for p in self._groups]
 
     def __enter__(self) -> None:
@@ -102,7 +102,7 @@ class StepInBackward:
         """Releases the parameters: backward passes leave gradients in ``.grad`` again."""
         for hook in self._hooks:
             hook.remove()
-        ops.forget_gradients(self._groups)
+        ops.drop_gradient_buffers(self._groups)
 
     def _from_autograd(self, parameter: nn.Parameter) -> None:
         gradient, parameter.grad = parameter.grad, None

@@ -18,7 +18,7 @@ import torch
 from test_resume import LABELS, TEXTS
 
 import pyllmclf
-from pyllmclf.sharding import own_part
+from pyllmclf.sharding import local_tensor
 from pyllmclf.training.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -40,7 +40,7 @@ def queue_step(self: Trainer, *args: Any) -> Any:
     queued = original(self, *args)
     losses.append(queued.result()[0])
     state = [tensor for kept in self.optimizer.state.values() for tensor in kept.values() if tensor.dim()]
-    held = sum(own_part(tensor).numel() for tensor in [*self.model.parameters(), *state])
+    held = sum(local_tensor(tensor).numel() for tensor in [*self.model.parameters(), *state])
     return queued
 
 

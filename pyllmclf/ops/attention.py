@@ -99,7 +99,7 @@ def attention(
         # Usually one object: comparing the contents would make the host wait for a GPU.
         same_rows = cu_seqlens_q is cu_seqlens_k or torch.equal(cu_seqlens_q, cu_seqlens_k)
         if not (same_rows and q.shape[0] == k.shape[0] and max_seqlen_q == max_seqlen_k):
-            raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
+            raise UsageError("attention: queries that are a subset of the rows need query_positions.")
     if query_positions is not None and query_positions.shape != q.shape[:1]:
         raise UsageError(f"attention: {len(query_positions)} query_positions for {len(q)} queries.")
     _check_window(window)
@@ -299,7 +299,8 @@ def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: Dro
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("attention: dropout needs a dropout_key.")
     if dropout_p > 0.0 and dropout_key is not None and len(dropout_key.example_ids) != len(cu_seqlens) - 1:
-        raise UsageError("attention: the dropout_key counts another number of texts.")
+        texts = f"{len(dropout_key.example_ids)} texts, and cu_seqlens {len(cu_seqlens) - 1}"
+        raise UsageError(f"attention: the dropout_key has {texts}.")
 
 
 def _check_schedule(schedule: Schedule | PooledSchedule | None, cu_seqlens: Tensor, rows_q: int, rows_k: int) -> None:

@@ -68,7 +68,7 @@ class GradientStep:
         if compute.device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
             self.in_backward = StepInBackward(self.optimizer)
         else:
-            ops.keep_gradients(model.parameters())
+            ops.use_gradient_buffers(model.parameters())
 
     @property
     def learning_rate(self) -> float:
@@ -133,4 +133,4 @@ class GradientStep:
         if self.in_backward is not None:
             self.in_backward.close()
             self.in_backward = None
-        ops.forget_gradients(self._model.parameters())
+        ops.drop_gradient_buffers(self._model.parameters())

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+# Before any import of torch or numpy, here and in child processes: threads that share tiny matmuls wait for each other
+# after every operation. Tests of thread counts set their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before any import of huggingface_hub: no test may reach a network, or read the user's own caches.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="pyllmclf-test-hf-")
@@ -61,34 +64,33 @@ def minilm() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that share tiny matmuls spend their time waiting for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-# What was said about bad input: case, exit code, sentence.
-SAID: list[tuple[str, int, str]] = []
+# Rows of the table of bad input: case, exit code, sentence.
+BAD_INPUT: list[tuple[str, int, str]] = []
 
 
 @pytest.fixture
-def said() -> Callable[[str, int, str], None]:
-    """Takes what a command said of a case of bad input; ``pytest -v`` prints all of it at the end."""
-    return lambda case, code, sentence: SAID.append((case, code, sentence))
+def said(request: pytest.FixtureRequest) -> Callable[[str, int, str], None]:
+    """Records a command's answer to a case of bad input; ``pytest -v`` prints all of them at the end.
+
+    The rows travel in the test's report, which reaches the process that prints from every worker.
+    """
+    return lambda case, code, sentence: request.node.user_properties.append(("bad_input", [case, code, sentence]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        BAD_INPUT.extend(tuple(row) for name, row in report.user_properties if name == "bad_input")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if SAID and terminalreporter.verbosity > 0:
+    if BAD_INPUT and terminalreporter.verbosity > 0:
         terminalreporter.section("bad input: case, exit code, sentence")
-        for case, code, sentence in SAID:
+        for case, code, sentence in BAD_INPUT:
             terminalreporter.write_line(f"{case:<44} {code:>3}  {sentence}")
 
 

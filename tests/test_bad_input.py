@@ -34,8 +34,6 @@ from pyllmclf.data.readers import read_file, read_object
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training.trainer import Trainer
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NANO = ("finetune", "--model", "gpt2-nano", "--weights", "random", "--no-progress", "--epochs", "2")
 ROWS = [(f"The parcel {i} is late.", "delivery") for i in range(8)] + [
     (f"Charged {i} times.", "billing") for i in range(8)

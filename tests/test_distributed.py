@@ -63,7 +63,7 @@ def train_all(
     if processes > 1:
         command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
         command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYLLMCLF_DISTRIBUTED_TIMEOUT": "60"}
+    environment = os.environ | {"PYLLMCLF_DISTRIBUTED_TIMEOUT": "60"}
     done = subprocess.run(
         [*command, str(SCRIPT), str(folder / "arguments.json")],
         env=environment,

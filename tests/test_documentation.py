@@ -45,7 +45,6 @@ def example(name: str, *arguments: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

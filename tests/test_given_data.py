@@ -21,8 +21,6 @@ from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.sources import read_data
 from pyllmclf.training.objective import resolve_class_weights
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 NANO: dict[str, Any] = {"model": "gpt2-nano", "weights": "random", "epochs": 1, "batch_size": 4, "progress": False}
 LABELS = [("a", "b", "c")[i % 3] for i in range(len(TEXTS))]
 ROWS = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 1]])

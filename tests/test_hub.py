@@ -30,8 +30,6 @@ from pyllmclf.models.config import PRESETS, ModelConfig
 from pyllmclf.models.hub import SAMPLE_TOKENIZER, find_model
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Tensors = dict[str, torch.Tensor]
 
 TEXTS = ["The parcel is late.", "I was charged twice for one invoice, and nobody answers!", "Log in", "a"]

@@ -22,8 +22,6 @@ import pyllmclf
 from pyllmclf import ModelError, UsageError
 from pyllmclf.cli.main import eval_app, run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Classes as transformers names them by itself.
 CLASSES = ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_1", "LABEL_0", "LABEL_2"]
 STILL: dict[str, Any] = {"epochs": 1, "batch_size": 6, "learning_rate": 1e-12, "weight_decay": 0.0, "progress": False}

@@ -25,8 +25,6 @@ from pyllmclf.data.labels import MultiLabelEncoder
 from pyllmclf.data.readers import read_file, read_object
 from pyllmclf.evaluation.multi_label import binary_cross_entropy, evaluate_multi_label
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LABELS: list[list[str]] = [["short"], ["short", "two words"], ["long", "animal"], [], ["long"], ["question"]]
 CLASSES = ["animal", "long", "question", "short", "two words"]
 INDICATOR = np.array([[name in own for name in CLASSES] for own in LABELS], dtype=np.float32)

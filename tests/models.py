@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -226,9 +227,43 @@ FAMILIES = {
 }
 
 
-def make_folder(path: Path, family: str, name: str = "plain") -> Path:
+def make_folder(path: Path, family: str, name: str = "plain", n_classes: int = 3) -> Path:
     """A classifier of an architecture."""
-    return FAMILIES[family][0](path, name)
+    return FAMILIES[family][0](path, name, n_classes)
+
+
+class Folders:
+    """Model folders, each made once and shared by all tests of a process: they are read and never changed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._made: dict[Path, dict[str, tuple[int, int]]] = {}
+
+    def __call__(self, family: str, name: str = "plain", n_classes: int = 3) -> Path:
+        """The folder of a classifier, as :func:`make_folder` makes it."""
+        path = self._root / f"{family}-{name}-{n_classes}"
+        if path not in self._made:
+            make_folder(path, family, name, n_classes)
+            self._made[path] = self._state(path)
+        self._check(path)
+        return path
+
+    def copy(self, to: Path, family: str, name: str = "plain", n_classes: int = 3) -> Path:
+        """A copy for a test that changes it."""
+        return Path(shutil.copytree(self(family, name, n_classes), to, dirs_exist_ok=True))
+
+    def check(self) -> None:
+        """Fails if a folder is not as it was made."""
+        for path in self._made:
+            self._check(path)
+
+    def _check(self, path: Path) -> None:
+        assert self._state(path) == self._made[path], f"a test has changed {path}; take a copy"
+
+    @staticmethod
+    def _state(path: Path) -> dict[str, tuple[int, int]]:
+        stats = {file.name: file.stat() for file in path.iterdir()}
+        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def packer_of(tokenizer: LibraryTokenizer, max_length: int, texts: list[str] = TEXTS) -> Packer:

@@ -104,6 +104,13 @@ MODERNBERT_CONFIGS = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
         },
     },
+    "two_layers": {  # the second one local
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 10,
+        "local_attention": 4,
+    },
 }
 TEXTS = ["a", "hello world", "the quick brown fox jumps over the lazy dog", "x y z", "b" * 30, "fun, isn't it?"]
 LABELS = [0, 1, 2, 1, 0, 2]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
+import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -31,9 +34,47 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# A file system in memory, whose writes wait for no disk; and where tests that need a disk find one.
+MEMORY, DISK = Path("/dev/shm"), Path("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
+IN_MEMORY = "pyllmclf-tests-"
+_numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Temporary folders, child processes' too, lie in memory if 1 GiB is free there and no ``--basetemp`` is named."""
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True))
+    if hasattr(config, "workerinput") or config.option.basetemp is not None:
+        return
+    if not (MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 1 << 30):
+        return
+    for folder in MEMORY.glob(f"{IN_MEMORY}*"):  # of runs that were killed
+        if folder.stat().st_mtime < time.time() - 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=IN_MEMORY, dir=MEMORY))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.option.basetemp = str(folder / "pytest")
+    (folder / "tmp").mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """pytest's; on a disk with ``@pytest.mark.real_disk``."""
+    if "real_disk" not in request.keywords:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="pyllmclf-test-", dir=DISK) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Not mktemp, which reads the whole folder for the next number.
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(_numbers))
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(folder))
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

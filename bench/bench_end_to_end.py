@@ -22,8 +22,9 @@ from steps import BATCH_SIZE, SEED, Step, batch_ids, make_step, make_trainer, pa
 from torch import Tensor
 
 from pyllmclf.classifier.inference import predict_logits
+from pyllmclf.compute import Compute
 from pyllmclf.ops.linear import product
-from pyllmclf.training.activation_cache import FrozenPrefix, why_not
+from pyllmclf.training.activation_cache import ActivationCache, why_not
 from pyllmclf.training.callbacks import Callback, StepRecord
 from pyllmclf.training.records import EpochRecord
 from pyllmclf.training.trainer import Trainer
@@ -70,8 +71,8 @@ class Evaluation:
     training and five for validation; in the end the accuracy of all parts.
     """
 
-    def __init__(self, trainer: Trainer, prefix: FrozenPrefix | None) -> None:
-        self._trainer, self._prefix = trainer, prefix
+    def __init__(self, trainer: Trainer, cache: ActivationCache | None) -> None:
+        self._trainer, self._lookup = trainer, None if cache is None else cache.lookup
         self._random = np.random.default_rng(SEED)
 
     def some(self) -> None:
@@ -81,18 +82,15 @@ class Evaluation:
             drawn = self._random.choice(len(texts), count, replace=False)
             ids = drawn if texts is self._trainer.packer else np.arange(count)
             batch = texts.batch(ids).to(self._trainer.device)
-            given = None if self._prefix is None else self._prefix.given(texts, ids)
+            cached = None if self._lookup is None else self._lookup(texts, ids)
             with torch.inference_mode():
-                logits = self._trainer.model(batch, dtype=self._trainer.dtype, given=given)
+                logits = self._trainer.model(batch, dtype=self._trainer.dtype, cached=cached)
                 torch.stack([F.cross_entropy(logits, batch.labels), (logits.argmax(1) == batch.labels).sum()]).tolist()
 
     def all(self) -> None:
         """Every text of every part."""
         for texts in (self._trainer.packer, packer(part="validation"), packer(part="test")):
-            given = None if self._prefix is None else self._prefix.given
-            predict_logits(
-                self._trainer.model, texts, device=self._trainer.device, dtype=self._trainer.dtype, given=given
-            )
+            predict_logits(self._trainer.model, texts, self._trainer.compute, lookup=self._lookup)
 
 
 def evaluated_batches(steps: int) -> int:
@@ -102,7 +100,7 @@ def evaluated_batches(steps: int) -> int:
     return some * 2 * EVALUATED_BATCHES + sum(math.ceil(texts / BATCH_SIZE) for texts in parts)
 
 
-class PausingPrefix(FrozenPrefix):
+class PausingCache(ActivationCache):
     """Pauses between the batches that it is computed in."""
 
     baseline: Baseline
@@ -143,10 +141,10 @@ def whole(trainer: Trainer, baseline: Baseline, device: torch.device, evaluates:
     """Seconds of a training from the frozen layers' rows to the last step, or to the last evaluation."""
     started = time.perf_counter()
     texts = [trainer.packer, packer(part="validation")] if evaluates else [trainer.packer]
-    prefix = PausingPrefix(trainer.model, texts, device=device, dtype=trainer.dtype, backend=trainer.backend)
-    prefix.baseline = baseline
-    trainer.prefix = prefix
-    evaluation = Evaluation(trainer, prefix) if evaluates else None
+    cache = PausingCache(trainer.model, texts, trainer.compute)
+    cache.baseline = baseline
+    trainer.cache = cache
+    evaluation = Evaluation(trainer, cache) if evaluates else None
     trainer.callbacks.append(BetweenSteps(baseline, evaluation))
     trainer.fit()
     if evaluation is not None:
@@ -181,7 +179,7 @@ def by_steps(trainer: Trainer, baseline: Baseline, device: torch.device, evaluat
 )
 def test_training(trainable: str, side: str, evaluates: bool, benchmark, device: torch.device) -> None:
     baseline = Baseline(make_step(side, trainable, device), device, evaluates)
-    trainer = make_trainer(trainable, device, epochs=EPOCHS)
+    trainer = make_trainer(trainable, Compute(device), epochs=EPOCHS)
     run = whole if why_not(trainer.model, trainer.rates, EPOCHS) is None else by_steps
     for part in PARTS:
         packer(part=part)  # tokens are no part of a training's time on either side
@@ -220,7 +218,7 @@ def needed_flops(trainer: Trainer, ids: np.ndarray) -> float:
 @pytest.mark.parametrize("batch_size", [8, 32])
 def test_share_of_the_machine(batch_size: int, benchmark, device: torch.device, peaks: Peaks) -> None:
     """The operations that a step needs, over the time it takes, beside the rate of a large matmul."""
-    trainer = make_trainer("all", device, epochs=EPOCHS, batch_size=batch_size)
+    trainer = make_trainer("all", Compute(device), epochs=EPOCHS, batch_size=batch_size)
     steps = list(trainer.epoch_steps(0))
     trainer.train_step(steps[0])
     square = torch.randn(2048, 2048, device=device)

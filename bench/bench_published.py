@@ -17,8 +17,9 @@ from calls import SMALL
 from conftest import ROWS, Peaks, Row, Work
 from steps import batch_ids, make_plain_step, make_trainer, packer
 
+from pyllmclf.compute import Compute
 from pyllmclf.data.packing import Packer
-from pyllmclf.training.activation_cache import FrozenPrefix, why_not
+from pyllmclf.training.activation_cache import ActivationCache, why_not
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() or SMALL), reason="needs a CUDA device, or TRITON_INTERPRET=1 to check that it runs"
@@ -41,6 +42,7 @@ def compared(
     size: str,
     trainable: str,
     texts: Packer,
+    data: tuple[str, int] = ("sms_spam", 1024),
     epochs: int,
     device: torch.device,
     peaks: Peaks,
@@ -51,7 +53,9 @@ def compared(
     batches = batch_ids(texts)
     step = make_plain_step(trainable, batches, device, size=size, texts=texts, autocast=PLAIN[side])
     baseline = Baseline(step, device, evaluates=False)
-    trainer = make_trainer(trainable, device, epochs=epochs, size=size, texts=texts, dtype=dtype)
+    named, max_length = data
+    compute = Compute(device, dtype)
+    trainer = make_trainer(trainable, compute, epochs=epochs, size=size, data=named, max_length=max_length)
     entire = why_not(trainer.model, trainer.rates, epochs) is None and not SMALL
     run: Callable = whole if entire else by_steps
     found: list[float] = []
@@ -98,8 +102,8 @@ def test_imdb_epoch(side: str, benchmark, device: torch.device, peaks: Peaks) ->
         pytest.skip("too large for a check that it runs")
     texts = packer("imdb", 256)
     compared(
-        "IMDb, gpt2, all, one epoch", side, size="gpt2", trainable="all", texts=texts, epochs=1, device=device,
-        peaks=peaks, benchmark=benchmark,
+        "IMDb, gpt2, all, one epoch", side, size="gpt2", trainable="all", texts=texts, data=("imdb", 256), epochs=1,
+        device=device, peaks=peaks, benchmark=benchmark,
     )  # fmt: skip
 
 
@@ -110,10 +114,10 @@ def test_graphs(trainable: str, compare: Callable[..., Row], device: torch.devic
         pytest.skip("needs a CUDA device")
     sides = []
     for graphs in (True, False):
-        trainer = make_trainer(trainable, device, dtype=torch.bfloat16, cuda_graphs=graphs)
+        trainer = make_trainer(trainable, Compute(device, torch.bfloat16), cuda_graphs=graphs)
         if why_not(trainer.model, trainer.rates, EPOCHS) is None:
-            trainer.prefix = FrozenPrefix(trainer.model, [trainer.packer], device=device, dtype=trainer.dtype)
-            trainer.prefix.fill()
+            trainer.cache = ActivationCache(trainer.model, [trainer.packer], trainer.compute)
+            trainer.cache.fill()
         # Whole epochs, so that both sides see the same few shapes and all of them are recorded.
         for step in list(trainer.epoch_steps(0)) * 2:
             trainer.queue_step(step)

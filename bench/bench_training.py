@@ -45,9 +45,11 @@ def shares(run: Callable[[int], float], index: int, device: torch.device) -> str
 @pytest.mark.parametrize("baseline", SIDES[1:])
 @pytest.mark.parametrize("trainable", TRAINABLE)
 def test_step(trainable: str, baseline: str, compare: Callable, device: torch.device) -> None:
+    if baseline == steps.AUTOCAST and not steps.multiplies_bf16(device):
+        pytest.skip("this processor has no instructions for bf16 matmuls")
     ours, theirs = make_step("pyllmclf", trainable, device), make_step(baseline, trainable, device)
     # Before the first update both compute the same function: a baseline that does something else is no baseline.
-    assert abs(ours.run(0) - theirs.run(0)) < 1e-3
+    assert abs(ours.run(0) - theirs.run(0)) < (0.1 if baseline == steps.AUTOCAST else 1e-3)
     real = packer().real_lengths
     tokens = sum(int(real[ids].sum()) for ids in steps.batch_ids()[1 : STEP_ROUNDS + 1]) / STEP_ROUNDS
     compare(

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import plain_pytorch
@@ -21,28 +22,42 @@ import torch.nn.functional as F
 from torch import nn
 
 from pyllmclf import ops
+from pyllmclf.compute import Compute
 from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.loader import shuffled
 from pyllmclf.data.named import load_named
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
+from pyllmclf.lora_config import LoRAConfig
 from pyllmclf.models.hub import find_model
-from pyllmclf.models.layers import DropoutRates
-from pyllmclf.models.lora import LoRAConfig
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 from pyllmclf.models.weights import backbone_state, head_state, init_weights
-from pyllmclf.training.settings import TrainingSettings
-from pyllmclf.training.trainable import set_trainable
+from pyllmclf.settings import Settings
+from pyllmclf.training.prepare import prepare
 from pyllmclf.training.trainer import Trainer
 
 BATCH_SIZE = 8
 SEED = 123
 LORA = LoRAConfig(rank=16, alpha=16)
 TRAINABLE = ("last_block", "all", "lora")
+AUTOCAST = "Hugging Face, bf16 autocast"
 # pyllmclf; the same model on the reference ops; the published experiment's way (plain_pytorch.py: padded to the longest
 # training text, eager attention, AdamW as torch makes it); the same with the fused AdamW; transformers (and PEFT), each
-# batch padded to its longest text, SDPA, fused AdamW.
-SIDES = ("pyllmclf", "reference ops", "plain PyTorch", "plain PyTorch, fused AdamW", "Hugging Face")
+# batch padded to its longest text, SDPA, fused AdamW; the same under bf16 autocast, where the processor has it.
+SIDES = (
+    "pyllmclf",
+    "reference ops",
+    "plain PyTorch",
+    "plain PyTorch, fused AdamW",
+    "Hugging Face",
+    AUTOCAST,
+)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the processor has bf16 matmuls; without them torch takes 40 to 500 times as long as in fp32."""
+    capabilities = torch.cpu.get_capabilities()
+    return device.type == "cuda" or any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @dataclass(frozen=True)
@@ -90,54 +105,63 @@ def make_model(size: str = "gpt2") -> SequenceClassifier:
 
 def make_trainer(
     trainable: str,
-    device: torch.device,
-    backend: str = "auto",
+    compute: Compute,
     *,
     epochs: int = 5,
     batch_size: int = BATCH_SIZE,
     size: str = "gpt2",
-    texts: Packer | None = None,
-    dtype: torch.dtype = torch.float32,
+    data: str = "sms_spam",
+    max_length: int = 1024,
     cuda_graphs: bool = True,
 ) -> Trainer:
-    model = make_model(size).to(device)
-    set_trainable(model, trainable, LORA if trainable == "lora" else None, torch.Generator().manual_seed(SEED))
-    settings = TrainingSettings(batch_size=batch_size, epochs=epochs)
-    rates = DropoutRates()
-    return Trainer(
-        model,
-        texts or packer(),
-        settings,
-        rates=rates,
-        device=device,
-        dtype=dtype,
-        backend=backend,
+    """The trainer that ``finetune`` builds, from the weights of :func:`make_model`, without a cache."""
+    settings = Settings(
+        model=size,
+        weights="random",
+        train=data,
+        validation=False,
+        test=False,
+        trainable=trainable,
+        lora=LORA if trainable == "lora" else None,
+        head_bias=True,
+        max_length=max_length,
+        epochs=epochs,
+        batch_size=batch_size,
+        device=str(compute.device),
+        dtype=cast(Any, compute.dtype_name),
+        backend=cast(Any, compute.backend),
+        seed=SEED,
+        cache="off",
         cuda_graphs=cuda_graphs,
+        progress=False,
     )
+    with prepare(settings) as run:
+        return run.trainer
 
 
 def make_step(side: str, trainable: str, device: torch.device) -> Step:
     """One of SIDES, training one of TRAINABLE."""
     if side in ("pyllmclf", "reference ops"):
-        trainer = make_trainer(trainable, device, "auto" if side == "pyllmclf" else "reference")
+        backend = "auto" if side == "pyllmclf" else "reference"
+        trainer = make_trainer(trainable, Compute(device, torch.float32, backend))
         batches = [ids for (ids,) in trainer.epoch_steps(0)]
         parameters = list(trainer.model.parameters())
 
         def evaluate(index: int) -> int:
             batch = trainer.packer.batch(batches[index]).to(device)
-            with torch.inference_mode(), ops.use_backend(trainer.backend):
+            with torch.inference_mode(), ops.use_backend(trainer.compute.backend):
                 return int((trainer.model(batch).argmax(dim=1) == batch.labels).sum())
 
         return Step(lambda i: trainer.train_step([batches[i]])[0], evaluate, parameters, trainer.optimizer)
     batches = batch_ids()
-    if side == "Hugging Face":
-        return _huggingface_step(trainable, batches, device)
+    if side.startswith("Hugging Face"):
+        return _huggingface_step(trainable, batches, device, torch.bfloat16 if side == AUTOCAST else None)
     return make_plain_step(trainable, batches, device, fused=side.endswith("fused AdamW"))
 
 
 def batch_ids(texts: Packer | None = None) -> list[np.ndarray]:
     """The first epoch's batches, as the trainer makes them."""
-    order = shuffled(len(texts or packer()), TrainingSettings().seed, epoch=0)
+    order = shuffled(len(texts or packer()), SEED, epoch=0)
     return [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
 
 
@@ -193,7 +217,9 @@ def make_plain_step(
     return Step(run, evaluate, list(model.parameters()), optimizer)
 
 
-def _huggingface_step(trainable: str, batches: list[np.ndarray], device: torch.device) -> Step:
+def _huggingface_step(
+    trainable: str, batches: list[np.ndarray], device: torch.device, autocast: torch.dtype | None = None
+) -> Step:
     from peft import LoraConfig, get_peft_model
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
@@ -236,7 +262,9 @@ def _huggingface_step(trainable: str, batches: list[np.ndarray], device: torch.d
         texts = [store[i].tolist() for i in batches[index]]
         longest = max(map(len, texts))
         mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in texts], device=device)
-        return model(input_ids=plain_pytorch.pad_batch(texts, longest, pad_id).to(device), attention_mask=mask).logits
+        input_ids = plain_pytorch.pad_batch(texts, longest, pad_id).to(device)
+        with torch.autocast(device.type, autocast, enabled=autocast is not None):
+            return model(input_ids=input_ids, attention_mask=mask).logits.float()
 
     def run(index: int) -> float:
         optimizer.zero_grad()
@@ -264,7 +292,7 @@ def step_memory(side: str, trainable: str) -> dict[str, int]:
     """Peak of steps after the first two, in bytes: all that is held for model, optimizer and step; and what stays."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packer()
-    if side == "Hugging Face":
+    if side.startswith("Hugging Face"):
         import peft  # noqa: F401, imports are not the step's memory
         import transformers  # noqa: F401
     before = _resident("RssAnon")

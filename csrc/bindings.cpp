@@ -1,4 +1,4 @@
-// pybind11: checks of arguments, and nothing else.
+// The extension pyllmclf._C: checks the arguments and calls the core.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -21,11 +21,11 @@ namespace py = pybind11;
 
 namespace {
 
-// No forcecast: a wrong dtype is refused instead of copied.
+// Without forcecast pybind11 refuses a wrong dtype; with it, it would copy the array.
 using Int32Array = py::array_t<std::int32_t, py::array::c_style>;
 using Int64Array = py::array_t<std::int64_t, py::array::c_style>;
 
-// A numpy array over the vector's own memory.
+// Returns a numpy array over the vector's memory, without a copy.
 template <typename T>
 py::array_t<T> as_array(std::vector<T>&& values) {
   auto owned = std::make_unique<std::vector<T>>(std::move(values));
@@ -41,7 +41,7 @@ void require_flat(const py::array& array, const char* name) {
 void append_batch(pyllmclf::TokenStoreBuilder& builder, const std::vector<std::vector<std::int32_t>>& texts,
                   const std::vector<bool>& goes_on) {
   if (!goes_on.empty() && goes_on.size() != texts.size()) throw py::value_error("goes_on must have one entry a text");
-  if (builder.size() == 0 && !goes_on.empty() && goes_on[0]) throw py::value_error("there is no text to go on with");
+  if (builder.size() == 0 && !goes_on.empty() && goes_on[0]) throw py::value_error("there is no text to continue");
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const auto count = static_cast<std::int64_t>(texts[i].size());
     if (!goes_on.empty() && goes_on[i]) {
@@ -93,7 +93,7 @@ Int64Array sort_texts(const Int32Array& tokens, const Int64Array& offsets, const
   return sorted;
 }
 
-py::tuple share_beginnings(const Int32Array& input_ids, const Int32Array& cu_seqlens) {
+py::tuple share_prefixes(const Int32Array& input_ids, const Int32Array& cu_seqlens) {
   require_flat(input_ids, "input_ids");
   require_flat(cu_seqlens, "cu_seqlens");
   const py::ssize_t texts = cu_seqlens.size() - 1;
@@ -105,7 +105,7 @@ py::tuple share_beginnings(const Int32Array& input_ids, const Int32Array& cu_seq
   std::vector<std::int64_t> rows(static_cast<std::size_t>(input_ids.size()));
   Int64Array of(input_ids.size());
   const std::int64_t count =
-      pyllmclf::share_beginnings(input_ids.data(), cu_seqlens.data(), texts, rows.data(), of.mutable_data());
+      pyllmclf::share_prefixes(input_ids.data(), cu_seqlens.data(), texts, rows.data(), of.mutable_data());
   rows.resize(static_cast<std::size_t>(count));
   return py::make_tuple(as_array(std::move(rows)), of);
 }
@@ -173,7 +173,7 @@ py::dict build_config() {
 }
 
 py::tuple cuda_devices() {
-  py::list found;
+  py::list devices;
 #ifdef PYLLMCLF_WITH_CUDA
   std::string error;
   for (const auto& device : pyllmclf::cuda::devices(error)) {
@@ -182,26 +182,27 @@ py::tuple cuda_devices() {
     entry["capability"] = py::make_tuple(device.major, device.minor);
     entry["memory"] = device.memory;
     entry["code_version"] = device.code_version;
-    found.append(entry);
+    devices.append(entry);
   }
 #else
   const std::string error = "built without a CUDA compiler";
 #endif
-  return py::make_tuple(found, error);
+  return py::make_tuple(devices, error);
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Native core of pyllmclf.";
-  module.def("build_config", &build_config, "Compiler, SIMD level and CUDA architectures of this build.");
-  module.def("cuda_devices", &cuda_devices, "(devices that the CUDA part sees, why there is none).");
+  module.def("build_config", &build_config,
+             "Returns version, compiler, SIMD level and CUDA architectures of this build.");
+  module.def("cuda_devices", &cuda_devices, "Returns (devices that the CUDA runtime sees, why there are none).");
 
   py::class_<pyllmclf::TokenStoreBuilder>(module, "TokenStoreBuilder", "Collects texts into one flat token array.")
       .def(py::init<>())
       .def("__len__", &pyllmclf::TokenStoreBuilder::size)
       .def("append_batch", &append_batch, py::arg("texts"), py::arg("goes_on") = std::vector<bool>{},
-           "Appends each list of token ids as one text, or where goes_on says so to the text before it.")
+           "Appends each list of token ids as a new text, or to the previous text where goes_on is true.")
       .def(
           "finish",
           [](pyllmclf::TokenStoreBuilder& builder) {
@@ -213,15 +214,16 @@ PYBIND11_MODULE(_C, module) {
 
   module.def("find_invalid_text", &find_invalid_text, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
              py::arg("vocab_size"),
-             "Index of the first text with an id outside [0, vocab_size) or with broken offsets, -1 if none.");
+             "Returns the index of the first text with an id outside [0, vocab_size) or invalid offsets, -1 if none.");
   module.def("first_equal_texts", &first_equal_texts, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
              py::arg("most_tokens"),
-             "For each text the first one whose first most_tokens tokens are the same, int64, shape [texts].");
+             "Returns, int64 [texts], for each text the first text with the same first most_tokens tokens.");
   module.def("sort_texts", &sort_texts, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(),
              py::arg("ids").noconvert(), py::arg("most_tokens"),
-             "The ids in the order of these texts' first most_tokens tokens, int64.");
-  module.def("share_beginnings", &share_beginnings, py::arg("input_ids").noconvert(), py::arg("cu_seqlens").noconvert(),
-             "Returns (rows, of), int64: the rows that stand for all of a causal model's, and which of them each is.");
+             "Returns the ids, int64, sorted by the first most_tokens tokens of their texts.");
+  module.def(
+      "share_prefixes", &share_prefixes, py::arg("input_ids").noconvert(), py::arg("cu_seqlens").noconvert(),
+      "Returns (rows, of), int64: a causal model's distinct rows, and for each row the index of its distinct row.");
   module.def("pack", &pack, py::arg("tokens").noconvert(), py::arg("offsets").noconvert(), py::arg("ids").noconvert(),
              py::kw_only(), py::arg("max_length"), py::arg("pad_to"), py::arg("pad_token"), py::arg("prefix"),
              py::arg("suffix"), "Returns (input_ids, positions, cu_seqlens, max_seqlen, lengths) of a batch.");

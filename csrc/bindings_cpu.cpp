@@ -1,3 +1,4 @@
+// Checks the arguments of the CPU ops and calls them without the GIL.
 #include "bindings_cpu.h"
 
 #include <cmath>
@@ -27,11 +28,11 @@ void check_rows(std::int64_t rows, std::int64_t width, int threads) {
   require(threads >= 1, "threads must be positive");
 }
 
-// stats: mean, then rstd, of each row.
+// stats [2, rows]: mean, then rstd.
 void layer_norm_forward_(Address x, Address residual, Address weight, Address bias, Address y, Address sum,
                          Address stats, std::int64_t rows, std::int64_t width, float eps, int threads) {
   check_rows(rows, width, threads);
-  require((residual == 0) == (sum == 0), "residual and sum come together");
+  require((residual == 0) == (sum == 0), "residual and sum must be passed together");
   py::gil_scoped_release release;
   layer_norm_forward({input(x), input(residual), input(weight), input(bias), output(y), output(sum), output(stats),
                       output(stats) + rows, rows, width, eps, threads});
@@ -119,7 +120,7 @@ void linear_adamw_(Address dy, std::int64_t dy_row, Address x, std::int64_t x_ro
                 threads});
 }
 
-// (seed, step, stream, p); p = 0: no dropout.
+// numbers: (seed, step, stream, p); p = 0 means no dropout.
 Dropout make_dropout(const py::tuple& numbers) {
   const double p = numbers[3].cast<double>();
   require(p >= 0.0 && p < 1.0, "the dropout rate must lie in [0, 1)");
@@ -137,12 +138,12 @@ void dropout_rows_(Address x, Address y, Address example_ids, Address positions,
   check_rows(rows, width, threads);
   const DropoutRows args = {input(x), output(y), ids(example_ids),      indices(positions),
                             rows,     width,     make_dropout(dropout), threads};
-  require(args.dropout.scale != 0.0f, "without a dropout rate there is nothing to do");
+  require(args.dropout.scale != 0.0f, "the dropout rate must be positive");
   py::gil_scoped_release release;
   dropout_rows(args);
 }
 
-// (address, row stride, head stride)
+// tensor: (address, row stride, head stride)
 Heads heads(const py::tuple& tensor) {
   return {input(tensor[0].cast<Address>()), tensor[1].cast<std::int64_t>(), tensor[2].cast<std::int64_t>()};
 }
@@ -155,7 +156,7 @@ void check_offsets(const std::int32_t* offsets, std::int64_t texts, std::int64_t
   for (std::int64_t t = 0; t < texts; ++t) require(offsets[t] <= offsets[t + 1], "cu_seqlens must not decrease");
 }
 
-// cu_seqlens_q, cu_seqlens_k, query_positions, example_ids, texts, rows_q, rows_k, heads, head_dim, scale, causal,
+// t: cu_seqlens_q, cu_seqlens_k, query_positions, example_ids, texts, rows_q, rows_k, heads, head_dim, scale, causal,
 // window_left, window_right, dropout, threads
 AttentionShape attention_shape(const py::tuple& t) {
   const AttentionShape shape = {indices(t[0].cast<Address>()),
@@ -171,14 +172,15 @@ AttentionShape attention_shape(const py::tuple& t) {
                                 t[12].cast<std::int64_t>(),
                                 make_dropout(t[13]),
                                 t[14].cast<int>()};
-  require(shape.texts >= 0 && shape.heads >= 1 && shape.threads >= 1, "texts, heads and threads must be positive");
+  require(shape.texts >= 0 && shape.heads >= 1 && shape.threads >= 1,
+          "texts must not be negative, and heads and threads must be positive");
   require(shape.head_dim >= 1 && shape.head_dim <= kMaxHeadDim, "head_dim must lie between 1 and 256");
   check_offsets(shape.cu_seqlens_q, shape.texts, t[5].cast<std::int64_t>());
   check_offsets(shape.cu_seqlens_k, shape.texts, t[6].cast<std::int64_t>());
   for (std::int64_t i = 0; i < shape.texts; ++i) {
     const std::int64_t queries = shape.cu_seqlens_q[i + 1] - shape.cu_seqlens_q[i];
     const std::int64_t keys = shape.cu_seqlens_k[i + 1] - shape.cu_seqlens_k[i];
-    require(shape.query_positions || queries == keys, "query_positions must be given where queries are not all rows");
+    require(shape.query_positions || queries == keys, "query_positions is required where only some rows are queries");
     require(keys > 0 || queries == 0, "a text has queries, but no keys");
   }
   for (std::int64_t i = 0; shape.query_positions && i < t[5].cast<std::int64_t>(); ++i) {
@@ -208,17 +210,9 @@ void attention_backward_(const py::tuple& shape, const py::tuple& q, const py::t
 }  // namespace
 
 void bind_cpu_ops(py::module_& module) {
-  module.def("layer_norm_forward", &layer_norm_forward_);
-  module.def("layer_norm_backward", &layer_norm_backward_);
-  module.def("gelu_forward", &gelu_forward_);
-  module.def("gelu_backward", &gelu_backward_);
-  module.def("embedding_forward", &embedding_forward_);
-  module.def("embedding_backward", &embedding_backward_);
-  module.def("dropout_rows", &dropout_rows_);
-  module.def("attention_forward", &attention_forward_);
-  module.def("attention_backward", &attention_backward_);
-  module.def("linear_forward", &linear_forward_);
-  module.def("linear_adamw", &linear_adamw_);
+#define PYLLMCLF_BIND(result, name, Arguments) module.def(#name, &name##_);
+  PYLLMCLF_CPU_OPS(PYLLMCLF_BIND)
+#undef PYLLMCLF_BIND
 }
 
 }  // namespace pyllmclf

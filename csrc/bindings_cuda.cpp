@@ -1,3 +1,4 @@
+// Checks the arguments of the CUDA ops and launches them.
 #include "bindings_cuda.h"
 
 #include <cstdint>

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, ModelError, NonFiniteError, PreemptedError, PyllmclfError, ResourceError, UsageError
+from .version import __version__
 
 if TYPE_CHECKING:
     from .api import FinetuneResult, finetune
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .environment import show_config
     from .evaluation.metrics import EvaluationResult
     from .evaluation.multi_label import MultiLabelResult
-    from .models.lora import LoRAConfig
+    from .lora_config import LoRAConfig
     from .seeds import SeedsResult, finetune_seeds
     from .training.callbacks import Callback
 
@@ -31,7 +32,7 @@ _LAZY = {
     "EvaluationResult": "evaluation.metrics",
     "FinetuneResult": "api",
     "LengthReport": "data.lengths",
-    "LoRAConfig": "models.lora",
+    "LoRAConfig": "lora_config",
     "MultiLabelResult": "evaluation.multi_label",
     "SeedsResult": "seeds",
     "evaluate": "classifier",
@@ -58,6 +59,7 @@ __all__ = [
     "ResourceError",
     "SeedsResult",
     "UsageError",
+    "__version__",
     "evaluate",
     "finetune",
     "finetune_seeds",

@@ -32,33 +32,33 @@ _ended: list[Any] = []
 atexit.register(_ended.clear)
 
 
-class Processes:
+class ProcessGroup:
     """The processes of a training; the one of a training that has no others, by default.
 
     Attributes
     ----------
-    rank, count : int
+    rank, world_size : int
         This process among all.
-    local_count : int
+    local_world_size : int
         Processes on this machine, which share its memory.
     """
 
-    rank, count, local_count = 0, 1, 1
+    rank, world_size, local_world_size = 0, 1, 1
 
     @property
     def is_first(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         return tensor
 
-    def gathered(self, rows: np.ndarray) -> np.ndarray:
+    def all_reduce_rows(self, rows: np.ndarray) -> np.ndarray:
         """Rows of which each process has some, and all others are 0."""
         return rows
 
-    def least(self, value: int) -> int:
+    def all_reduce_min(self, value: int) -> int:
         """The least of all processes' values."""
         return value
 
@@ -66,7 +66,7 @@ class Processes:
         """Whether it is true in any process."""
         return value
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """What the first process has, as JSON could hold it."""
         return value
 
@@ -74,30 +74,30 @@ class Processes:
         """What process ``source`` has, in place."""
         return tensor
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
 
-    def wrapped(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    def data_parallel(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         """The model, such that a backward pass adds up the gradients of all processes, divided by their number."""
         return model
 
 
-class Group(Processes):
+class DefaultGroup(ProcessGroup):
     """The default group of torch.distributed."""
 
     def __init__(self) -> None:
-        self.rank, self.count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self.local_count = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", self.world_size))
 
-    def add(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         with lost_processes():
             torch.distributed.all_reduce(tensor, ReduceOp.SUM)
         return tensor
 
-    def gathered(self, rows: np.ndarray) -> np.ndarray:
-        return self.add(torch.from_numpy(rows).to(self._device)).cpu().numpy()
+    def all_reduce_rows(self, rows: np.ndarray) -> np.ndarray:
+        return self.all_reduce(torch.from_numpy(rows).to(self._device)).cpu().numpy()
 
-    def least(self, value: int) -> int:
+    def all_reduce_min(self, value: int) -> int:
         return self._reduced(value, ReduceOp.MIN)
 
     def any(self, value: bool) -> bool:
@@ -109,7 +109,7 @@ class Group(Processes):
             torch.distributed.all_reduce(tensor, how)
         return int(tensor)
 
-    def from_first(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         values = [value]
         with lost_processes():
             torch.distributed.broadcast_object_list(values, 0, device=self._device)
@@ -124,10 +124,10 @@ class Group(Processes):
                 tensor.copy_(moved)
         return tensor
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         self._reduced(0, ReduceOp.MAX)
 
-    def wrapped(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    def data_parallel(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         device_ids = None if device.type == "cpu" else [device.index]
         with lost_processes():
             return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
@@ -160,7 +160,7 @@ def _lost(error: Exception) -> str:
 
 
 @contextmanager
-def processes(device: torch.device) -> Iterator[Processes]:
+def processes(device: torch.device) -> Iterator[ProcessGroup]:
     """The processes that torchrun has started with this one, or that the user's program has made a group of.
 
     A group is made where there is none yet: gloo on CPUs, NCCL on GPUs.
@@ -173,10 +173,10 @@ def processes(device: torch.device) -> Iterator[Processes]:
         If the others can't be reached.
     """
     if torch.distributed.is_initialized():
-        yield Group() if torch.distributed.get_world_size() > 1 else Processes()
+        yield DefaultGroup() if torch.distributed.get_world_size() > 1 else ProcessGroup()
         return
     if _number("WORLD_SIZE", 1) <= 1:
-        yield Processes()
+        yield ProcessGroup()
         return
     if missing := [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
         raise UsageError(f"WORLD_SIZE is set, but not {missing[0]}: start several processes with torchrun.")
@@ -193,7 +193,7 @@ def processes(device: torch.device) -> Iterator[Processes]:
         raise ResourceError(_lost(error)) from error
     _ended.clear()
     try:
-        yield Group()
+        yield DefaultGroup()
     finally:
         _ended.append(torch.distributed.group.WORLD)
         torch.distributed.destroy_process_group()
@@ -224,6 +224,6 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
-def of_this_process(parts: Sequence[Any], group: Processes) -> Sequence[Any]:
+def of_this_process(parts: Sequence[Any], group: ProcessGroup) -> Sequence[Any]:
     """This process's share of parts of about the same size."""
-    return parts[group.rank :: group.count]
+    return parts[group.rank :: group.world_size]

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from .api import FinetuneResult, finetune
-from .arguments import plain_numbers
 from .checks import plain
 from .errors import UsageError
-from .training.settings import TrainingSettings
+from .settings import check_argument
 
 FIGURES = ("accuracy", "macro_f1", "log_loss")
 
@@ -45,7 +44,6 @@ class SeedsResult:
         }
 
 
-@plain_numbers
 def finetune_seeds(
     model: str | os.PathLike[str] = "gpt2",
     train: Any = None,
@@ -78,6 +76,7 @@ def finetune_seeds(
     UsageError
         If there is no seed, or one is there twice; and what :func:`pyllmclf.finetune` raises.
     """
+    seeds, seed = plain(seeds), plain(seed)
     if isinstance(seeds, np.ndarray):
         seeds = seeds.tolist()
     if isinstance(seeds, bool) or not isinstance(seeds, (int, Sequence)) or isinstance(seeds, str):
@@ -86,7 +85,7 @@ def finetune_seeds(
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"seeds={seeds!r} must name at least one seed, and none twice.")
     for one in chosen:
-        TrainingSettings(seed=one)  # all before the first training
+        check_argument("seed", one)  # all before the first training
     # Each seed's training reads them: what can be read once is made a list.
     train, arguments = _kept(train), {name: _kept(value) for name, value in arguments.items()}
     results = [

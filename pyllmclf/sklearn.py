@@ -6,7 +6,7 @@ import numbers
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.sparse import issparse
@@ -15,9 +15,10 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
+from .choices import Backend, Cache, Dtype, LongTexts, Pooling, Scheduler, Strategy, Weights
 from .errors import DataError, UsageError
 
-# Parameters of the estimator that are none of finetune's, or have another name there.
+# Parameters of the estimator that finetune does not have, or has under another name.
 _OWN = ("random_state", "validation_fraction", "output_dir")
 
 
@@ -55,18 +56,18 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: str = "gpt2",
+        model: str | os.PathLike[str] = "gpt2",
         *,
-        weights: str = "pretrained",
+        weights: Weights = "pretrained",
         trainable: str = "last_block",
         lora: Any = None,
-        pooling: str | None = None,
+        pooling: Pooling | None = None,
         causal: bool | None = None,
-        padding: str | int = "none",
+        padding: Literal["none", "train_longest", "context"] | int = "none",
         head_bias: bool | None = None,
-        dropout: float | str = 0.0,
+        dropout: float | Literal["config"] = 0.0,
         max_length: int | None = None,
-        long_texts: str = "head",
+        long_texts: LongTexts = "head",
         epochs: int = 5,
         batch_size: int = 8,
         batch_tokens: int | None = None,
@@ -75,68 +76,31 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         weight_decay: float = 0.1,
         layerwise_lr_decay: float = 1.0,
         warmup_ratio: float = 0.0,
-        scheduler: str = "constant",
+        scheduler: Scheduler = "constant",
         max_grad_norm: float | None = None,
         class_weights: Any = None,
         label_smoothing: float = 0.0,
         early_stopping: int | None = None,
         calibrate: bool = False,
         validation_fraction: float | None = None,
-        dtype: str = "auto",
+        dtype: Dtype = "auto",
         device: str = "auto",
-        backend: str = "auto",
+        backend: Backend = "auto",
         random_state: int | np.random.RandomState | None = 123,
-        cache: str = "auto",
+        cache: Cache = "auto",
         cache_budget: int | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         cuda_graphs: bool = True,
-        strategy: str = "auto",
+        strategy: Strategy = "auto",
         output_dir: str | os.PathLike[str] | None = None,
         logs: Any = None,
         callbacks: Any = None,
         report: bool = False,
         progress: bool = False,
     ) -> None:
-        self.model = model
-        self.weights = weights
-        self.trainable = trainable
-        self.lora = lora
-        self.pooling = pooling
-        self.causal = causal
-        self.padding = padding
-        self.head_bias = head_bias
-        self.dropout = dropout
-        self.max_length = max_length
-        self.long_texts = long_texts
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.batch_tokens = batch_tokens
-        self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
-        self.layerwise_lr_decay = layerwise_lr_decay
-        self.warmup_ratio = warmup_ratio
-        self.scheduler = scheduler
-        self.max_grad_norm = max_grad_norm
-        self.class_weights = class_weights
-        self.label_smoothing = label_smoothing
-        self.early_stopping = early_stopping
-        self.calibrate = calibrate
-        self.validation_fraction = validation_fraction
-        self.dtype = dtype
-        self.device = device
-        self.backend = backend
-        self.random_state = random_state
-        self.cache = cache
-        self.cache_budget = cache_budget
-        self.cache_dir = cache_dir
-        self.cuda_graphs = cuda_graphs
-        self.strategy = strategy
-        self.output_dir = output_dir
-        self.logs = logs
-        self.callbacks = callbacks
-        self.report = report
-        self.progress = progress
+        arguments = dict(locals())
+        del arguments["self"]
+        self.__dict__.update(arguments)
 
     def fit(self, X: Any, y: Any) -> LLMClassifier:
         """Fine-tunes the model on texts and their labels.

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
@@ -26,10 +25,11 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from pyllmclf import finetune
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import LibraryTokenizer, byte_alphabet, byte_level_json
+from pyllmclf.settings import Settings
+from pyllmclf.training.prepare import prepare
 from pyllmclf.training.trainer import Trainer
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -291,17 +291,6 @@ def padded(packer: Packer, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def make_trainer(folder: Path, texts: list[str], labels: list[int], trainable: str, **changes: Any) -> Trainer:
     """The trainer that finetune builds, before its first step."""
-    made: list[Trainer] = []
-
-    class Stop(Exception):
-        pass
-
-    def fit(self: Trainer, *_: Any) -> None:
-        made.append(self)
-        raise Stop
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Trainer, "fit", fit)
-        arguments = {"batch_size": 8, "learning_rate": 1e-3, "progress": False, "epochs": 2} | changes
-        finetune(folder, (texts, labels), trainable=trainable, **arguments)
-    return made[0]
+    arguments: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "progress": False, "epochs": 2} | changes
+    with prepare(Settings(model=folder, train=(texts, labels), trainable=trainable, **arguments)) as run:
+        return run.trainer

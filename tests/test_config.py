@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from pyllmclf import LoRAConfig, ModelError, UsageError
 from pyllmclf.cli.config import from_file
 from pyllmclf.cli.finetune import finetune
-from pyllmclf.models.config import MOST, PRESETS, ModelConfig
+from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
+from pyllmclf.models.config import MOST
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 
 numbers = st.integers() | st.integers(-2, 5000) | st.floats() | st.floats(0, 1)
@@ -25,19 +26,19 @@ MORE = (
     "global_attn_every_n_layers", "local_attention", "classifier_pooling", "norm_bias", "attention_bias", "mlp_bias",
     "classifier_bias", "classifier_activation", "global_rope_theta", "local_rope_theta",
 )  # fmt: skip
-KEYS = sorted({key for preset in PRESETS.values() for key in preset.config} | set(MORE))
+KEYS = sorted({key for preset in presets().values() for key in preset.config} | set(MORE))
 FLAGS = ("scale_attention", "scale_attention_by_layer")
 FLAGS_OF_MODERNBERT = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", presets())
 def test_presets(name: str) -> None:
-    config = ModelConfig.from_dict(PRESETS[name].config, name)
-    assert ModelConfig.from_dict(config.raw, name) == config
+    config = model_config(presets()[name].config, name)
+    assert model_config(config.raw, name) == config
 
 
 @settings(max_examples=400, deadline=None)
-@given(name=st.sampled_from(sorted(PRESETS)), changes=st.dictionaries(st.sampled_from(KEYS), values, max_size=3))
+@given(name=st.sampled_from(sorted(presets())), changes=st.dictionaries(st.sampled_from(KEYS), values, max_size=3))
 @example(name="gpt2", changes={"scale_attn_weights": "no"})
 @example(name="roberta-base", changes={"pad_token_id": 513})
 @example(name="modernbert-base", changes={"rope_parameters": {"full_attention": {"rope_theta": float("nan")}}})
@@ -45,7 +46,7 @@ def test_presets(name: str) -> None:
 def test_changed_configuration(name: str, changes: dict[str, Any]) -> None:
     """Each is refused in a sentence that names the file, or is that of a model."""
     try:
-        config = ModelConfig.from_dict(PRESETS[name].config | changes, "here/config.json")
+        config = model_config(presets()[name].config | changes, "here/config.json")
     except ModelError as error:
         assert str(error).startswith("here/config.json: ") and len(str(error)) < 400
         return
@@ -53,14 +54,15 @@ def test_changed_configuration(name: str, changes: dict[str, Any]) -> None:
     assert all(type(size) is int and 1 <= size <= MOST for size in sizes)
     assert config.width == config.head_dim * config.n_heads
     assert all(isinstance(getattr(config, flag), bool) for flag in FLAGS)
-    if (options := config.modernbert) is not None:
+    if (options := config.options) is not None:
         assert all(isinstance(getattr(options, flag), bool) for flag in FLAGS_OF_MODERNBERT)
         assert len(options.windows) == len(options.rope_theta) == config.n_layers
-    assert config.least_parameters > 0
-    if config.least_parameters < 1 << 33 and config.n_layers <= 48:  # else it is refused before it is made
+    least = architecture_of(config).least_parameters(config)
+    assert least > 0
+    if least < 1 << 33 and config.n_layers <= 48:  # else it is refused before it is made
         with torch.device("meta"):
             model = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, None))
-        assert sum(p.numel() for p in model.parameters()) > config.least_parameters
+        assert sum(p.numel() for p in model.parameters()) > least
 
 
 @given(given=st.dictionaries(st.sampled_from(["rank", "alpha", "dropout", "scaling", "layers"]), values))

@@ -18,7 +18,8 @@ from models import Folders
 from test_resume import NANO, TEXTS, VALIDATION, VARIANTS, untimed
 
 import pyllmclf
-from pyllmclf.distributed import Processes
+from pyllmclf.compute import Compute
+from pyllmclf.distributed import ProcessGroup
 from pyllmclf.training.strategy import choose_strategy
 from pyllmclf.training.trainable import set_trainable
 
@@ -173,10 +174,10 @@ def test_three_processes_of_which_some_have_no_part_of_a_parameter(
     compare(found, alone["sharded_all_with_dropout"])
 
 
-class TwoHere(Processes):
+class TwoHere(ProcessGroup):
     """Two processes of one machine, as the first sees them."""
 
-    count = local_count = 2
+    world_size = local_world_size = 2
 
 
 @pytest.mark.parametrize(
@@ -204,8 +205,9 @@ def test_strategy_is_chosen_by_memory(
     set_trainable(model, trainable, None, torch.Generator())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     monkeypatch.setattr("pyllmclf.training.strategy.available_memory", lambda: int(2 * free * parameters))
-    assert choose_strategy(asked, model, TwoHere(), torch.device("cpu"), dtype) == chosen
-    assert choose_strategy(asked, model, Processes(), torch.device("cpu"), dtype) == "ddp"
+    compute = Compute(torch.device("cpu"), dtype)
+    assert choose_strategy(asked, model, TwoHere(), compute) == chosen
+    assert choose_strategy(asked, model, ProcessGroup(), compute) == "ddp"
 
 
 def test_parts_of_the_model_in_bfloat16(tmp_path: Path) -> None:

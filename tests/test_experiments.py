@@ -26,6 +26,8 @@ from pyllmclf.experiments.results import COLUMNS, markdown, summary, write_resul
 from pyllmclf.experiments.runner import RowResult, Runner, placed, read_parts
 from pyllmclf.experiments.table import choose_rows, published_rows, tables
 from pyllmclf.models.weights import backbone_state, head_state
+from pyllmclf.settings import Settings
+from pyllmclf.training.prepare import prepare
 
 TEXTS = [f"{'win' if i % 2 else 'meet'} {w} {'now' if i % 3 else 'later'}" for i, w in enumerate("abcdefghij" * 4)]
 LABELS = [i % 2 for i in range(len(TEXTS))]
@@ -175,13 +177,12 @@ def test_bag_of_words() -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The arguments of each training."""
     calls: list[dict[str, Any]] = []
-    finetune = pyllmclf.api.finetune
 
-    def counting(*args: Any, **arguments: Any):
-        calls.append(arguments)
-        return finetune(*args, **arguments)
+    def counting(settings: Settings):
+        calls.append(vars(settings))
+        return prepare(settings)
 
-    monkeypatch.setattr(pyllmclf.api, "finetune", counting)
+    monkeypatch.setattr(runner, "prepare", counting)
     return calls
 
 

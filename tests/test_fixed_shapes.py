@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from models import bert_folder, gpt2_folder, make_trainer
 
 from pyllmclf import NonFiniteError
+from pyllmclf.compute import Compute
 from pyllmclf.models.layers import DropoutRates
 from pyllmclf.training import cuda_graphs as fixed_shapes
-from pyllmclf.training.activation_cache import FrozenPrefix
+from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.cuda_graphs import ROW_STEP, FixedShapes, Shape, StaticBatch
 from pyllmclf.training.trainer import Trainer
 
@@ -136,9 +138,9 @@ def test_the_same_training(
     expected, expected_weights = train(trainer_of(folder, trainable, **changes), fixed=False)
     trainer = trainer_of(folder, trainable, **changes)
     if prefix:
-        trainer.prefix = FrozenPrefix(trainer.model, [trainer.packer], device=CPU, dtype=torch.float32)
+        trainer.cache = ActivationCache(trainer.model, [trainer.packer], Compute(CPU))
     else:
-        trainer.prefix = None
+        trainer.cache = None
     found, weights = train(trainer, fixed=True)
     assert len(found) >= 9
     assert np.allclose(found, expected, rtol=0, atol=1e-6)
@@ -224,9 +226,11 @@ def test_what_turns_graphs_off(tmp_path: Path, changes: dict[str, Any], monkeypa
     # There is no such device here.
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     monkeypatch.setattr(torch.amp, "GradScaler", DisabledScaler)
-    arguments: dict[str, Any] = {"rates": DropoutRates(), "dtype": torch.bfloat16, "device": torch.device("cuda")}
-    on = Trainer(made.model, made.packer, made.settings, **arguments)
-    off = Trainer(made.model, made.packer, made.settings, **(arguments | changes))
+    gpu = Compute(torch.device("cuda"), torch.bfloat16)
+    on = Trainer(made.model, made.packer, made.settings, gpu)
+    settings = replace(made.settings, cuda_graphs=changes.get("cuda_graphs", True))
+    compute = replace(gpu, dtype=changes.get("dtype", gpu.dtype))
+    off = Trainer(made.model, made.packer, settings, compute, rates=changes.get("rates"))
     assert (on._fixed_shapes, off._fixed_shapes) == ("made", None)
 
 

@@ -21,10 +21,12 @@ from pyllmclf import ResourceError, UsageError, finetune
 from pyllmclf.data.packing import token_budget_batches
 from pyllmclf.models.layers import DropoutRates
 from pyllmclf.models.sequence_classifier import SequenceClassifier
+from pyllmclf.settings import Settings
 from pyllmclf.training import activation_cache as frozen_prefix
 from pyllmclf.training import activation_storage as prefix_storage
-from pyllmclf.training.activation_cache import FrozenPrefix, Plan, frozen_stages, why_not
+from pyllmclf.training.activation_cache import ActivationCache, Plan, frozen_stages, why_not
 from pyllmclf.training.activation_storage import choose_place
+from pyllmclf.training.prepare import prepare
 from pyllmclf.training.trainer import Trainer
 
 # Of other lengths and of the same ones; two are there twice.
@@ -50,16 +52,19 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert_folder(tmp_path_factory.mktemp("bert"), n_classes=2)
 
 
+ARGUMENTS: dict[str, Any] = {
+    "train": (TEXTS, LABELS),
+    "trainable": "last_block",
+    "epochs": 5,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "validation": (TEXTS[:5], LABELS[:5]),
+    "progress": False,
+}
+
+
 def run(model: Path, **changes: Any) -> pyllmclf.FinetuneResult:
-    arguments = {
-        "trainable": "last_block",
-        "epochs": 5,
-        "batch_size": 4,
-        "learning_rate": 1e-3,
-        "validation": (TEXTS[:5], LABELS[:5]),
-        "progress": False,
-    }
-    return finetune(model, (TEXTS, LABELS), **(arguments | changes))
+    return finetune(model, **(ARGUMENTS | changes))
 
 
 def weights(result: pyllmclf.FinetuneResult) -> dict[str, Tensor]:
@@ -141,27 +146,16 @@ def test_frozen_stages(model: str, trainable: str, stages: int, rows: str, reque
     """With the head alone, one row is kept of each text."""
     trainer = stopped(request.getfixturevalue(model), trainable=trainable)
     assert frozen_stages(trainer.model) == stages
-    assert (trainer.prefix is None) is (stages == 0)
-    if trainer.prefix is not None:
+    assert (trainer.cache is None) is (stages == 0)
+    if trainer.cache is not None:
         distinct = len(set(TEXTS)) if rows == "one" else sum(trainer.packer.row_counts[: len(TEXTS) - 2])
-        assert trainer.prefix.plan.rows == trainer.prefix.plan.distinct_rows == distinct
+        assert trainer.cache.plan.rows == trainer.cache.plan.distinct_rows == distinct
 
 
 def stopped(model: Path, **changes: Any) -> Trainer:
     """The trainer before its first step."""
-    made: list[Trainer] = []
-
-    class Stop(Exception):
-        pass
-
-    def fit(self: Trainer, *_: Any) -> None:
-        made.append(self)
-        raise Stop
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(Trainer, "fit", fit)
-        run(model, **changes)
-    return made[0]
+    with prepare(Settings(model=model, **(ARGUMENTS | changes))) as prepared:
+        return prepared.trainer
 
 
 # --- when nothing is kept -------------------------------------------------------------------------------------------
@@ -258,9 +252,9 @@ def test_place(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_goes_with_the_process(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(tmp_path))
     trainer = stopped(gpt2, cache="disk")
-    assert trainer.prefix is not None
-    trainer.prefix.fill()
-    assert trainer.prefix.place.kind == "disk"
+    assert trainer.cache is not None
+    trainer.cache.fill()
+    assert trainer.cache.place.kind == "disk"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -312,14 +306,14 @@ def test_a_damaged_file_is_made_anew(gpt2: Path, tmp_path: Path, damage: str, mo
 def test_changed_weights_are_noticed(gpt2: Path, tmp_path: Path) -> None:
     """One element of one frozen matrix."""
     trainer = stopped(gpt2, cache="disk", cache_dir=tmp_path)
-    assert trainer.prefix is not None
-    trainer.prefix.fill()
+    assert trainer.cache is not None
+    trainer.cache.fill()
     again = stopped(gpt2, cache="disk", cache_dir=tmp_path)
     assert again.prefix is not None
     with torch.no_grad():
         again.model.backbone.blocks[1].get_parameter("mlp.c_fc.weight")[0, 0] += 1e-3
     again.prefix.fill()
-    assert (trainer.prefix.found, again.prefix.found) == (False, False)
+    assert (trainer.cache.found, again.prefix.found) == (False, False)
     assert len(list(tmp_path.glob("prefix-*"))) == 2
 
 
@@ -327,16 +321,16 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pyllmclf import finetune
-from pyllmclf.training.activation_cache import FrozenPrefix
+from pyllmclf.training.activation_cache import ActivationCache
 
-compute = FrozenPrefix._compute
+compute = ActivationCache._compute
 calls = []
 def killed(self, texts):
     calls.append(texts)
     if len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return compute(self, texts)
-FrozenPrefix._compute = killed
+ActivationCache._compute = killed
 import pyllmclf.training.activation_cache as module
 module.TOKEN_BUDGET = {"cpu": 40}
 finetune(sys.argv[1], (eval(sys.argv[2]), eval(sys.argv[3])), trainable="last_block", cache="disk",
@@ -428,10 +422,10 @@ def test_padding_that_looks_like_a_text(gpt2: Path, tmp_path: Path) -> None:
     for texts in (["hi", "yo", "hello"], ["hi!", "yo!", "hello!"]):
         trainer = make_trainer(gpt2, texts, [0, 1, 0], epochs=3, **arguments)  # type: ignore[arg-type]
         trainer.packer.row_options["pad_token"] = ord("!")
-        assert trainer.prefix is not None
-        trainer.prefix._all.row_options["pad_token"] = ord("!")
-        trainer.prefix.fill()
-        prefixes.append(trainer.prefix)
+        assert trainer.cache is not None
+        trainer.cache._all.row_options["pad_token"] = ord("!")
+        trainer.cache.fill()
+        prefixes.append(trainer.cache)
     assert not prefixes[1].found
     assert not torch.equal(prefixes[0]._rows, prefixes[1]._rows)
 
@@ -482,9 +476,9 @@ def test_runs_at_the_same_time_share_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
 def test_half_precision_keeps_the_dtype_of_the_computation(make: Callable, tmp_path: Path) -> None:
     trainer = stopped(make(tmp_path, n_classes=2), dtype="bfloat16", cache="disk", cache_dir=tmp_path / "kept")
-    assert trainer.prefix is not None
+    assert trainer.cache is not None
     ids = np.arange(4)
-    known = trainer.prefix.given(trainer.packer, ids)
+    known = trainer.cache.lookup(trainer.packer, ids)
     assert known is not None and known[1].dtype == torch.bfloat16
     batch = trainer.packer.batch(ids)
     computed = trainer.model.advance(None, batch, 0, 3, dtype=torch.bfloat16)
@@ -496,6 +490,6 @@ def test_half_precision_keeps_the_dtype_of_the_computation(make: Callable, tmp_p
 
 def test_other_texts_are_not_known(gpt2: Path) -> None:
     trainer, other = stopped(gpt2), stopped(gpt2)
-    assert isinstance(trainer.prefix, FrozenPrefix)
-    assert trainer.prefix.given(other.packer, np.arange(3)) is None
+    assert isinstance(trainer.cache, ActivationCache)
+    assert trainer.cache.lookup(other.packer, np.arange(3)) is None
     assert frozen_prefix.frozen_stages(trainer.model) == 3

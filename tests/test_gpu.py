@@ -248,8 +248,8 @@ def test_replayed_steps_change_nothing(
             trainer = make_trainer(
                 model_folder(family), TEXTS, LABELS, trainable, dtype=dtype, cuda_graphs=graphs, **arguments
             )
-            if trainer.prefix is not None:
-                trainer.prefix.fill()
+            if trainer.cache is not None:
+                trainer.cache.fill()
             steps = [step for epoch in range(10) for step in trainer.epoch_steps(epoch)]
             losses[graphs] = [trainer.queue_step(step).result()[0] for step in steps]
             assert (trainer._fixed_shapes is not None) == graphs

@@ -26,8 +26,9 @@ from transformers import (
 
 import pyllmclf
 from pyllmclf import Classifier, ModelError, ResourceError, UsageError
-from pyllmclf.models.config import PRESETS, ModelConfig
-from pyllmclf.models.hub import SAMPLE_TOKENIZER, find_model
+from pyllmclf.data.tokenizers import SAMPLE_TOKENIZER
+from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
+from pyllmclf.models.hub import find_model
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 
 Tensors = dict[str, torch.Tensor]
@@ -427,14 +428,14 @@ def test_configuration_of_a_larger_model(gpt2_folder: Path, bert_folder: Path) -
             head_only(bert_folder)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "gpt2-nano"])
+@pytest.mark.parametrize("name", [name for name in presets() if name != "gpt2-nano"])
 def test_least_parameters(name: str) -> None:
     """What is counted without building a model is less than what it has, and most of it."""
-    config = ModelConfig.from_dict(PRESETS[name].config, name)
+    config = model_config(presets()[name].config, name)
     with torch.device("meta"):
         model = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, None))
     parameters = sum(p.numel() for p in model.parameters())
-    assert 0.75 * parameters < config.least_parameters < parameters
+    assert 0.75 * parameters < architecture_of(config).least_parameters(config) < parameters
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer.json"])

@@ -12,11 +12,11 @@ from models import FAMILIES, LABELS, TEXTS, Folders, packer_of, padded
 from transformers import AutoModelForSequenceClassification
 
 from pyllmclf import UsageError, ops
-from pyllmclf.models.architectures.registry import architecture_of
-from pyllmclf.models.config import PRESETS, ModelConfig
+from pyllmclf.lora_config import LoRAConfig
+from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
 from pyllmclf.models.hub import find_model
 from pyllmclf.models.layers import in_dtype
-from pyllmclf.models.lora import LoRAConfig, add_lora, lora_targets, merge_lora
+from pyllmclf.models.lora import add_lora, lora_targets, merge_lora
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 from pyllmclf.models.weights import init_weights, load_weights
 
@@ -118,7 +118,7 @@ def test_causal_first_token_sees_itself_only(model_folder: Folders) -> None:
     assert relative_error(logits[0], logits[1]) < 1e-6
 
 
-@pytest.mark.parametrize("name", [n for n, p in PRESETS.items() if p.hub_id])
+@pytest.mark.parametrize("name", [n for n, p in presets().items() if p.hub_id])
 def test_presets_count_the_published_parameters(name: str) -> None:
     published = {
         "gpt2": 124_439_808,
@@ -138,7 +138,7 @@ def test_presets_count_the_published_parameters(name: str) -> None:
         "modernbert-large": 394_781_696,
     }
     with torch.device("meta"):
-        config = ModelConfig.from_dict(PRESETS[name].config, name)
+        config = model_config(presets()[name].config, name)
         model = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, None))
     of_backbone = architecture_of(config).of_backbone
     assert sum(p.numel() for n, p in model.backbone.named_parameters() if of_backbone(n)) == published[name]
@@ -146,7 +146,7 @@ def test_presets_count_the_published_parameters(name: str) -> None:
 
 def test_random_weights_follow_gpt2() -> None:
     """Normal 0.02; projections into the residual stream 0.02 / sqrt(2 n_layers); biases 0; norms 1."""
-    config = ModelConfig.from_dict(PRESETS["gpt2"].config | {"n_layer": 2, "vocab_size": 500}, "test")
+    config = model_config(presets()["gpt2"].config | {"n_layer": 2, "vocab_size": 500}, "test")
     model = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, True))
     init_weights(model, torch.Generator().manual_seed(0))
     for name, parameter in model.named_parameters():

@@ -1,4 +1,4 @@
-"""The tests of the native core that need no Python (``tests/native``), and what nvcc made of the CUDA kernels."""
+"""Builds the native core once: runs its tests without Python, reads nvcc's code, runs the CUDA ops in the emulator."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def cmake(*arguments: str | Path) -> str:
-    """Runs cmake and returns what it printed."""
+    """Runs cmake and returns its output."""
     done = subprocess.run(["cmake", *map(str, arguments)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def cuobjdump(*arguments: str | Path) -> str:
-    """Runs cuobjdump, CUDA's or the one in the triton package, and returns what it printed."""
+    """Runs cuobjdump, from CUDA or from the triton package, and returns its output."""
     program = shutil.which("cuobjdump")
     if program is None:
         spec = importlib.util.find_spec("triton")
@@ -45,35 +45,48 @@ def cuobjdump(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def configure(folder: Path, *definitions: str) -> str:
-    return cmake("-S", ROOT, "-B", folder, "-GNinja", "-DCMAKE_BUILD_TYPE=Release", *definitions)
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One configured build folder of the core for all tests of this file; each builds its own target in it."""
+    import pybind11
+
+    folder = tmp_path_factory.mktemp("native")
+    definitions = {
+        "CMAKE_BUILD_TYPE": "Release",
+        "PYLLMCLF_EXTENSION": "OFF",
+        "PYLLMCLF_TESTS": "ON",
+        "PYLLMCLF_EMULATED_CUDA": "ON",
+        "PYLLMCLF_PTXAS_VERBOSE": "ON",
+        "pybind11_DIR": pybind11.get_cmake_dir(),
+        "Python_EXECUTABLE": sys.executable,
+    }
+    cmake("-S", ROOT, "-B", folder, "-GNinja", *(f"-D{name}={value}" for name, value in definitions.items()))
+    return folder
 
 
-def test_the_core_without_python(tmp_path: Path) -> None:
+def test_the_core_without_python(build: Path) -> None:
     """Every CPU op in each SIMD build, every CUDA kernel in the emulator, the token store and the packer."""
-    configure(tmp_path, "-DPYLLMCLF_EXTENSION=OFF", "-DPYLLMCLF_TESTS=ON")
-    cmake("--build", tmp_path)
+    cmake("--build", build)
     done = subprocess.run(
-        ["ctest", "--test-dir", tmp_path, "--output-on-failure"], capture_output=True, text=True, check=False
+        ["ctest", "--test-dir", build, "--output-on-failure"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "out of 3" in done.stdout
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
-def test_cuda_kernels_for_each_architecture(tmp_path: Path) -> None:
+def test_cuda_kernels_for_each_architecture(build: Path) -> None:
     """Code for sm_80 and sm_90 and PTX, no spills, and accesses of 16 bytes."""
-    configure(tmp_path, "-DPYLLMCLF_EXTENSION=OFF", "-DPYLLMCLF_PTXAS_VERBOSE=ON")
-    printed = cmake("--build", tmp_path, "--target", "pyllmclf_cuda")
+    printed = cmake("--build", build, "--target", "pyllmclf_cuda")
     functions = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", printed)
     assert len(functions) > 200
     assert set(functions) == {("0", "0", "0")}
     for name in ("cross_entropy", "embedding", "gelu", "layer_norm", "sums"):
-        code = next(tmp_path.rglob(f"{name}.cu.o"))
+        code = next(build.rglob(f"{name}.cu.o"))
         listed = cuobjdump("--list-elf", "--list-ptx", code)
         assert re.search(r"sm_80\.cubin", listed) and re.search(r"sm_90\.cubin", listed), name
         assert re.search(r"sm_90\.ptx", listed), name
-        if name not in ("cross_entropy", "sums"):  # these read little: logits, and the sums of some blocks
+        if name not in ("cross_entropy", "sums"):  # these read little: logits, and the partial sums of blocks
             sass = cuobjdump("--dump-sass", code)
             assert "LDG.E.128" in sass and "STG.E.128" in sass, name
 
@@ -86,15 +99,10 @@ def test_cuda_errors_name_kernel_and_shape() -> None:
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+def emulated(build: Path) -> ModuleType:
     """The CUDA ops of ``pyllmclf._C``, run by the emulator on tensors in the CPU's memory."""
-    import pybind11
-
-    folder = tmp_path_factory.mktemp("emulated")
-    definitions = f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}"
-    configure(folder, "-DPYLLMCLF_TESTS=ON", "-DPYLLMCLF_CUDA=OFF", *definitions)
-    cmake("--build", folder, "--target", "_emulated_cuda")
-    spec = importlib.util.spec_from_file_location("_emulated_cuda", next(folder.rglob("_emulated_cuda*.so")))
+    cmake("--build", build, "--target", "_emulated_cuda")
+    spec = importlib.util.spec_from_file_location("_emulated_cuda", next(build.rglob("_emulated_cuda*.so")))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -106,7 +114,7 @@ def emulated(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
 def test_cuda_ops_emulated(
     case: cuda_ops.Case, dtype: torch.dtype, emulated: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The way from ``pyllmclf.ops`` to the kernels and back, without a GPU."""
+    """The whole path from ``pyllmclf.ops`` to the kernels and back, without a GPU."""
     monkeypatch.setattr(native_cuda, "_C", emulated)
     monkeypatch.setattr(native_cuda, "BUILT", True)
     monkeypatch.setattr(native_cuda, "serves", lambda *tensors: True)

@@ -12,6 +12,7 @@ from formulas import compare
 from torch import Tensor
 
 from pyllmclf import UsageError, ops
+from pyllmclf.models.pooling import pooling_of
 from pyllmclf.ops.dispatch import TABLE, implementation
 
 
@@ -163,12 +164,12 @@ def test_pool(
             return torch.stack([x[:4].mean(0), x[4], x[5:].mean(0)])
         return torch.stack([x[r] for r in rows])
 
-    compare(lambda x: ops.pool(x, cu, lengths, pooling), formula, [x], dtype_of)
+    compare(lambda x: pooling_of(pooling)(x, cu, lengths), formula, [x], dtype_of)
 
 
 def test_pool_refuses_an_unknown_pooling() -> None:
     with pytest.raises(UsageError, match="pooling"):
-        ops.pool(torch.zeros(1, 1), offsets((1,)), torch.ones(1), "max")
+        pooling_of("max")
 
 
 def test_half_precision_is_computed_in_fp32(backend: str, generator: torch.Generator) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 from pyllmclf import ops
 from pyllmclf.data.packing import PackedBatch
 from pyllmclf.models.layers import Context, DropoutRates, DropoutState
+from pyllmclf.models.pooling import POOLINGS
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.ops.philox import HEAD
-from pyllmclf.ops.pooling import POOLINGS
 
 RATES = DropoutRates(embedding=0.2, attention=0.3, hidden=0.2, head=0.4, lora=0.3)
 
@@ -25,7 +25,7 @@ RATES = DropoutRates(embedding=0.2, attention=0.3, hidden=0.2, head=0.4, lora=0.
 def from_all_rows(model: SequenceClassifier, batch: PackedBatch, dropout: DropoutState | None) -> Tensor:
     """Every row of every block, and only then the one that is read."""
     context = Context(batch, model.spec.causal, dropout)
-    pooled = ops.pool(model.hidden_states(batch, dropout), batch.cu_seqlens, batch.lengths, model.spec.pooling)
+    pooled = model.pooling(model.hidden_states(batch, dropout), batch.cu_seqlens, batch.lengths)
     n = len(batch)
     behind = replace(
         batch,
@@ -127,4 +127,4 @@ def test_stages(model_folder: Folders, family: str, pooling: str) -> None:
         if rows is None:
             continue
         assert len(rows) == (len(batch) if model.one_row(stage) else len(batch.input_ids))
-        assert torch.equal(model(batch, given=(stage, rows)), expected)
+        assert torch.equal(model(batch, cached=(stage, rows)), expected)

@@ -29,9 +29,9 @@ def test_gpt2_on_sms_spam(data_dir: Path, gpt2_vocabulary: Path, tmp_path: Path)
     small = tmp_path / "small"
     small.mkdir()
     from pyllmclf.data.tokenizers import TiktokenTokenizer
-    from pyllmclf.models.config import PRESETS
+    from pyllmclf.models.architectures.registry import presets
 
-    (small / "config.json").write_text(json.dumps(PRESETS["gpt2"].config | {"n_embd": 64, "n_layer": 2, "n_head": 2}))
+    (small / "config.json").write_text(json.dumps(presets()["gpt2"].config | {"n_embd": 64, "n_layer": 2, "n_head": 2}))
     for name, content in TiktokenTokenizer.gpt2().files(1024).items():
         (small / name).write_text(content, encoding="utf-8")
     result = pyllmclf.finetune(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyllmclf import _C, ops
 from pyllmclf.classifier.inference import inference_batch, inference_batches, predict_logits
+from pyllmclf.compute import Compute
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.models.layers import DropoutRates, DropoutState
 
@@ -52,7 +53,7 @@ def test_sorted_texts_checks_its_arguments() -> None:
 def test_share_beginnings(texts: list[list[int]]) -> None:
     """A row stands for those of the neighbours before it that have the same tokens up to it."""
     store = store_of(texts)
-    rows, of = _C.share_beginnings(store.tokens, store.offsets.astype(np.int32))
+    rows, of = _C.share_prefixes(store.tokens, store.offsets.astype(np.int32))
     beginnings = [tuple(text[: p + 1]) for text in texts for p in range(len(text))]
     assert [beginnings[rows[i]] for i in of] == beginnings
     assert of[rows].tolist() == list(range(len(rows)))
@@ -68,14 +69,14 @@ def test_share_beginnings(texts: list[list[int]]) -> None:
 def test_sorted_texts_share_each_beginning(texts: list[list[int]]) -> None:
     store = store_of(texts)
     in_order = store_of([texts[i] for i in store.sorted_texts(np.arange(len(texts)), 5)])
-    rows, _ = _C.share_beginnings(in_order.tokens, in_order.offsets.astype(np.int32))
+    rows, _ = _C.share_prefixes(in_order.tokens, in_order.offsets.astype(np.int32))
     assert len(rows) == len({tuple(text[: p + 1]) for text in texts for p in range(len(text))})
 
 
 @pytest.mark.parametrize("cu_seqlens", [[], [1, 3], [0, 2], [0, 2, 1, 3], [0, 4]])
 def test_share_beginnings_checks_its_arguments(cu_seqlens: list[int]) -> None:
     with pytest.raises(ValueError, match="cu_seqlens"):
-        _C.share_beginnings(np.zeros(3, np.int32), np.array(cu_seqlens, dtype=np.int32))
+        _C.share_prefixes(np.zeros(3, np.int32), np.array(cu_seqlens, dtype=np.int32))
 
 
 # --- models ---------------------------------------------------------------------------------------------------------
@@ -164,7 +165,7 @@ def test_predictions_compute_each_beginning_once(
         return gelu_linear(x, *rest)
 
     monkeypatch.setattr(ops, "gelu_linear", counting)
-    logits = predict_logits(model, packer, device=torch.device("cpu"), dtype=torch.float32)
+    logits = predict_logits(model, packer, Compute(torch.device("cpu")))
     assert relative_error(torch.from_numpy(logits), alone) < 1e-5
     rows = [packer.batch([i]).input_ids.tolist() for i in range(len(TEXTS))]
     distinct = len({tuple(row[: p + 1]) for row in rows for p in range(len(row))})

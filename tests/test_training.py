@@ -21,7 +21,8 @@ from pyllmclf.data.loader import shuffled
 from pyllmclf.data.named import load_named
 from pyllmclf.models.layers import DropoutRates
 from pyllmclf.ops.backends import native_cpu as native
-from pyllmclf.training.settings import TrainingSettings
+from pyllmclf.settings import Settings
+from pyllmclf.training.prepare import prepare
 from pyllmclf.training.trainer import Trainer
 
 TEXTS = [
@@ -39,6 +40,9 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bert_folder(tmp_path_factory.mktemp("bert"), n_classes=2)
+
+
+NANO: dict[str, Any] = {"model": "gpt2-nano", "weights": "random", "trainable": "all", "train": (TEXTS, LABELS)}
 
 
 def run(model: Any = "gpt2-nano", **changes: Any) -> pyllmclf.FinetuneResult:
@@ -216,16 +220,9 @@ def test_padding_pads_with_ordinary_tokens(gpt2: Path) -> None:
 def test_dropout_from_the_configuration(tmp_path: Path) -> None:
     """The configuration's rates apply where they are asked for, and never in prediction."""
     rates = []
-
-    def fit(self: Trainer, *_: Any) -> list:
-        rates.append(self.rates)
-        raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "fit", fit)
-        for dropout in ("config", 0.0, 0.25):
-            with pytest.raises(KeyboardInterrupt):
-                run(dropout=dropout)
+    for dropout in ("config", 0.0, 0.25):
+        with prepare(Settings(**(QUICK | NANO | {"dropout": dropout}))) as prepared:
+            rates.append(prepared.trainer.rates)
     assert rates == [DropoutRates(0.1, 0.1, 0.1, 0.0), DropoutRates(), DropoutRates(0.25, 0.25, 0.25, 0.25)]
 
 
@@ -431,7 +428,7 @@ def test_progress(gpt2: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_schedules(gpt2: Path, scheduler: str, expected: list[float]) -> None:
     from pyllmclf.training.optim import make_optimizer, make_scheduler
 
-    settings = TrainingSettings(scheduler=scheduler, warmup_ratio=0.25, learning_rate=1.0)
+    settings = Settings(scheduler=scheduler, warmup_ratio=0.25, learning_rate=1.0)
     optimizer = make_optimizer(make_trainer(gpt2, TEXTS, LABELS, "head").model, settings)
     schedule = make_scheduler(optimizer, settings, 4)
     rates = []

@@ -1,11 +1,11 @@
-// Attention over packed texts: softmax(scale q kᵀ + mask) v of each text within itself.
+// Attention over packed texts: softmax(scale q kᵀ + mask) v within each text.
 //
 // Forward: online softmax over blocks of keys (Milakov and Gimelshein 2018; Dao 2023). Backward: probabilities are
-// computed again from the saved log-sum-exp L:  P = exp(S - L), dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)),
-// dQ = scale dS K, dK = scale dSᵀ Q.  With dropout, P is masked and scaled before it meets V, and dP likewise.
+// recomputed from the saved log-sum-exp L:  P = exp(S - L), dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)),
+// dQ = scale dS K, dK = scale dSᵀ Q.  Dropout masks and scales P before it multiplies V, and dP likewise.
 //
-// A task is some queries (forward) or some keys (backward) of one text and one head. The split depends on the shape
-// alone, and each sum has one owner and one order: the same bits with any number of threads.
+// A task is a chunk of queries (forward) or of keys (backward) of one text and one head. The shape alone determines the
+// tasks, and each sum has one owner and one order, so any number of threads gives the same bits.
 #include <math.h>
 #include <stdlib.h>
 
@@ -33,7 +33,7 @@ struct ForwardScratch {
   }
 };
 
-// One row of scores becomes probabilities relative to the largest score so far; sums follow.
+// Turns one row of scores into probabilities relative to the running maximum, and rescales the row's sums to it.
 void softmax_row(const AttentionShape& s, const Task& task, const Text& text, int64_t query, int64_t key,
                  int64_t columns, int64_t depth, float* scores, float* sums, float* running_max, float* running_total) {
   const Keys keys = keys_of(s, text, query);
@@ -48,7 +48,7 @@ void softmax_row(const AttentionShape& s, const Task& task, const Text& text, in
     top = max(x, top);
   }
   const float new_max = largest(top);
-  if (new_max == -INFINITY) {  // this query sees none of the keys up to here
+  if (new_max == -INFINITY) {  // this query sees none of the keys so far
     for (int64_t j = 0; j < columns; ++j) scores[j] = 0.0f;
     return;
   }
@@ -134,7 +134,7 @@ struct BackwardScratch {
   }
 };
 
-// Scores of one query become P (with dropout: the masked one), dscores become dS.
+// Turns the scores of one query into P, masked by dropout, and dscores from dP into dS.
 void softmax_row_backward(const AttentionShape& s, const Task& task, const Text& text, int64_t query, int64_t key,
                           int64_t columns, float log_sum_exp, float delta, float* scores, float* dscores) {
   const Keys keys = keys_of(s, text, query);
@@ -150,7 +150,7 @@ void softmax_row_backward(const AttentionShape& s, const Task& task, const Text&
   }
 }
 
-// dQ of this chunk's keys goes to `dq`, whose row 0 is the text's first query.
+// Writes the dQ of this chunk's keys to `dq`, whose row 0 is the text's first query.
 void backward_task(const AttentionBackward& a, const Task& task, const float* delta, const MutableHeads& dq,
                    int64_t depth, const BackwardScratch& scratch) {
   const AttentionShape& s = a.shape;
@@ -208,7 +208,7 @@ void backward_task(const AttentionBackward& a, const Task& task, const float* de
   }
 }
 
-// delta[head, row] = sum over d of dO O, which is the sum over keys of dP P.
+// delta[head, row] = sum over d of dO O, which equals the sum over keys of dP P.
 void output_dot(const AttentionBackward& a, int64_t rows_q, float* delta, int threads) {
   const AttentionShape& s = a.shape;
   parallel_for(rows_q, rows_q * s.heads * s.head_dim, threads, [&](int64_t begin, int64_t end) {
@@ -227,8 +227,8 @@ void output_dot(const AttentionBackward& a, int64_t rows_q, float* delta, int th
   });
 }
 
-// A text of several key chunks collects dQ in parts: its first chunk writes into dq, the others into parts[i], one
-// after the other, [q_count, heads, head_dim] each.
+// Number of buffers beside dq that collect a text's dQ, [q_count, heads, head_dim] each and contiguous per text: the
+// first chunk of keys writes to dq, every other chunk to its own buffer, and add_parts adds these in order.
 int64_t parts_of(const AttentionShape& s, int64_t text) {
   const int64_t keys = text_of(s, text).k_count;
   return keys <= kKeyChunk ? 0 : (keys + kKeyChunk - 1) / kKeyChunk - 1;
@@ -259,7 +259,7 @@ float* allocate(int64_t floats) {
   return static_cast<float*>(aligned_alloc(64, static_cast<size_t>(round_up(floats * 4 + 64, 64))));
 }
 
-// body(task, scratch of this thread) for all tasks in parallel; false if there is no memory for the scratch.
+// Calls body(task, the thread's scratch) for all tasks in parallel; returns false if allocation of the scratch fails.
 template <typename Scratch, typename Body>
 bool for_tasks(const Task* tasks, int64_t count, int64_t depth, int threads, const Body& body) {
   const int64_t size = round_up(Scratch::size(depth), 16);

@@ -1,4 +1,4 @@
-// What attention is cut into: texts, tasks of queries or keys, the keys that a query sees, packed tiles.
+// How attention is partitioned: texts, tasks of queries or keys, the keys that a query sees, packed tiles.
 #pragma once
 
 #include <stdlib.h>
@@ -14,7 +14,7 @@ constexpr int64_t kQueryBlock = 24;   // rows of a tile of scores, a multiple of
 constexpr int64_t kKeyBlock = 64;     // columns of a tile of scores
 constexpr int64_t kQueryChunk = 192;  // queries of a forward task, which share the packed keys
 constexpr int64_t kKeyChunk = 512;    // keys of a backward task
-// Multiplications of a call below which one thread does it alone.
+// A call of fewer multiplications runs on one thread.
 constexpr int64_t kGrain = 200000;
 
 inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
@@ -52,7 +52,7 @@ inline Keys keys_of(const AttentionShape& s, const Text& text, int64_t query) {
   return keys;
 }
 
-// Keys that any of the queries [begin, end) sees; empty if none sees any.
+// The smallest range that contains all keys of the queries [begin, end); empty if these see none.
 inline Keys keys_of(const AttentionShape& s, const Text& text, int64_t begin, int64_t end) {
   Keys all = {text.k_count, 0};
   for (int64_t i = begin; i < end; ++i) {
@@ -62,7 +62,8 @@ inline Keys keys_of(const AttentionShape& s, const Text& text, int64_t begin, in
   return all;
 }
 
-// All tasks; texts are cut into chunks of `chunk` queries or keys. Null if memory is not to be had.
+// Lists the tasks: one per text, chunk of `chunk` queries or keys, and head. The caller frees the list. Null if its
+// allocation fails.
 inline Task* list_tasks(const AttentionShape& s, const int32_t* cu_seqlens, int64_t chunk, int64_t* count) {
   int64_t n = 0;
   for (int64_t t = 0; t < s.texts; ++t) n += s.heads * ((cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk);
@@ -88,7 +89,7 @@ inline int thread_count(const AttentionShape& s) {
   return work < kGrain ? 1 : s.threads;
 }
 
-// Rows [begin, begin + count) of a head, times `scale`, into packed[count][depth]; columns beyond head_dim are zero.
+// Copies rows [begin, begin + count) of a head, times `scale`, to packed[count][depth]; columns from head_dim on are 0.
 inline void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
                       float scale, float* packed) {
   for (int64_t i = 0; i < count; ++i) {
@@ -99,7 +100,8 @@ inline void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count
   }
 }
 
-// The same block turned: packed[depth][kKeyBlock]; of the columns, as many as vectors of `count` keys have.
+// Copies the same rows transposed to packed[depth][kKeyBlock]. Writes round_up(count, kLanes) columns; those from
+// `count` on are 0.
 inline void pack_columns(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
                          float* packed) {
   const int64_t columns = round_up(count, kLanes);
@@ -121,7 +123,7 @@ inline void pack_columns(const Heads& x, int64_t head, int64_t begin, int64_t co
   }
 }
 
-// Lanes of a vector of key indices that lie in [begin, end).
+// Mask of those keys among [key, key + kLanes) that lie in `keys`.
 PYLLMCLF_INLINE IntVec inside(int64_t key, Keys keys) {
   IntVec index;
   for (int i = 0; i < kLanes; ++i) index[i] = i;
@@ -129,7 +131,7 @@ PYLLMCLF_INLINE IntVec inside(int64_t key, Keys keys) {
   return (index >= static_cast<int32_t>(keys.begin)) & (index < static_cast<int32_t>(keys.end));
 }
 
-// Factors of dropout, 0 or `scale`, of the probabilities of one query and the keys of a block.
+// Dropout factors, 0 or `scale`, of the probabilities of one query and the keys of one block.
 inline void dropout_factors(const AttentionShape& s, const Task& task, int64_t position, int64_t key, float* factors) {
   uint32_t words[kPhiloxWords];
   static_assert(kPhiloxWords == kKeyBlock, "one call of the generator makes the words of one block");

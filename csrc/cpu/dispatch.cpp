@@ -1,4 +1,4 @@
-// Chooses the SIMD build once, by what the processor has.
+// Chooses the SIMD build once, by the features of the processor.
 #include <new>
 
 #include "ops.h"
@@ -17,7 +17,7 @@ extern const CpuOps ops;
 
 namespace {
 
-// Newest first; the processor runs those from the first that it has.
+// Newest first: a processor that runs one of them runs all that follow.
 const SimdBuild kBuilds[] = {
 #ifdef PYLLMCLF_WITH_X86_64_V4
     {"x86-64-v4", &x86_64_v4::ops},
@@ -59,8 +59,13 @@ const SimdBuild& chosen() {
 
 const CpuOps& cpu_ops() { return *chosen().ops; }
 
-void require_memory(bool had) {
-  if (!had) throw std::bad_alloc();
+template <typename Arguments>
+void call(void (*op)(const Arguments&), const Arguments& args) {
+  op(args);
+}
+template <typename Arguments>
+void call(bool (*op)(const Arguments&), const Arguments& args) {
+  if (!op(args)) throw std::bad_alloc();
 }
 
 }  // namespace
@@ -73,16 +78,9 @@ const SimdBuild* simd_builds(int* count) {
 
 const char* simd_level() { return chosen().name; }
 
-void layer_norm_forward(const LayerNormForward& args) { cpu_ops().layer_norm_forward(args); }
-void layer_norm_backward(const LayerNormBackward& args) { require_memory(cpu_ops().layer_norm_backward(args)); }
-void gelu_forward(const GeluForward& args) { cpu_ops().gelu_forward(args); }
-void gelu_backward(const GeluBackward& args) { require_memory(cpu_ops().gelu_backward(args)); }
-void embedding_forward(const EmbeddingForward& args) { cpu_ops().embedding_forward(args); }
-void embedding_backward(const EmbeddingBackward& args) { cpu_ops().embedding_backward(args); }
-void dropout_rows(const DropoutRows& args) { cpu_ops().dropout_rows(args); }
-void attention_forward(const AttentionForward& args) { require_memory(cpu_ops().attention_forward(args)); }
-void attention_backward(const AttentionBackward& args) { require_memory(cpu_ops().attention_backward(args)); }
-void linear_forward(const LinearForward& args) { cpu_ops().linear_forward(args); }
-void linear_adamw(const LinearAdamW& args) { require_memory(cpu_ops().linear_adamw(args)); }
+#define PYLLMCLF_DISPATCH(result, name, Arguments) \
+  void name(const Arguments& args) { call(cpu_ops().name, args); }
+PYLLMCLF_CPU_OPS(PYLLMCLF_DISPATCH)
+#undef PYLLMCLF_DISPATCH
 
 }  // namespace pyllmclf

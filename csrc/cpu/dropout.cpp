@@ -1,4 +1,4 @@
-// Dropout of rows; the mask is a function of (seed, step, stream, example, position, channel).
+// Dropout of rows. The mask is a function of (seed, step, stream, example, position, channel).
 #include "ops.h"
 #include "philox.h"
 

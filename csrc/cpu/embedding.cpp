@@ -1,4 +1,4 @@
-// Sum of token, position and type embeddings, with the norm that follows it in BERT; and its transpose.
+// Sum of token, position and type embeddings, fused with BERT's layer norm; backward adds dy to the rows of a table.
 #include "norm_row.h"
 #include "ops.h"
 #include "simd.h"
@@ -7,7 +7,7 @@ namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
 void embedding_forward(const EmbeddingForward& a) {
-  const Output out(a.y, 0, a.width);  // read again at once
+  const Output out(a.y, 0, a.width);  // zero rows: y is read again at once, so it stays in the caches
   parallel_for(a.rows, a.rows * a.width, a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* token = a.token + a.input_ids[row] * a.width;
@@ -26,7 +26,7 @@ void embedding_forward(const EmbeddingForward& a) {
   });
 }
 
-// A task takes some columns of all rows: no two threads write one element, and rows are added in order.
+// A task owns some columns of all rows: no two threads write the same element, and rows are added in order.
 void embedding_backward(const EmbeddingBackward& a) {
   parallel_for((a.width + kLanes - 1) / kLanes, a.rows * a.width, a.threads, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kLanes, last = end * kLanes < a.width ? end * kLanes : a.width;

@@ -1,4 +1,4 @@
-// GELU with the bias of the layer before it (Hendrycks and Gimpel 2016).
+// GELU fused with the bias of the layer before it (Hendrycks and Gimpel 2016).
 //
 // tanh: GELU(x) = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
 // exact: GELU(x) = x Phi(x), with the normal distribution Phi and its density phi; GELU'(x) = Phi(x) + x phi(x).
@@ -15,7 +15,7 @@ constexpr float kCubic = 0.044715f;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLog2Sqrt2Pi = 1.3257480647361593f;
 
-// From here on GELU and its derivative are 0 or x and 1 in fp32, in both formulas.
+// From |x| = 14 on, GELU is 0 or x and its derivative 0 or 1 in fp32, by both formulas.
 constexpr float kNothing = 14.0f;
 
 // sigmoid(2 u); square = x^2.
@@ -24,7 +24,7 @@ PYLLMCLF_INLINE Vec sigmoid(Vec x, Vec square) {
   return 1.0f / (1.0f + exp2(minus_two_u));
 }
 
-// Phi(x) = 1/2 + x P(x^2) / Q(x^2), fitted on |x| <= 5.5 for the smallest absolute error: 2.1e-7 in fp32.
+// Phi(x) = 1/2 + x P(x^2) / Q(x^2), a minimax fit on |x| <= 5.5 with an absolute error of 2.1e-7 in fp32.
 PYLLMCLF_INLINE Vec normal_cdf(Vec x) {
   constexpr float kEnd = 5.5f;  // Phi(-5.5) = 2e-8
   const Vec inside = min(splat(kEnd), max(splat(-kEnd), x));
@@ -52,7 +52,7 @@ PYLLMCLF_INLINE Vec value(Vec x) {
 template <bool kTanh>
 PYLLMCLF_INLINE Vec derivative(Vec x) {
   const Vec square = x * x;
-  // Where exp2 gives its smallest number instead of 0, the factors beside it are as large as x is.
+  // Far from 0, exp2 returns its smallest number instead of 0, and the other factors grow with x: select 0 there.
   if (kTanh) {
     const Vec s = select(x < -kNothing, Vec{}, sigmoid(x, square));
     return s + (s * x) * ((1.0f - s) * (kTwoSqrt2OverPi + kTwoSqrt2OverPi * 3.0f * kCubic * square));

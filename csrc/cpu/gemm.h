@@ -1,4 +1,4 @@
-// A small matrix product for tiles that stay in the caches; the large ones belong to the BLAS that torch calls.
+// Matrix product of small tiles that stay in the caches; torch's BLAS computes the large products.
 #pragma once
 
 #include "simd.h"
@@ -6,7 +6,7 @@
 namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
-// With 16 vector registers: 6 x 2 sums, two vectors of B and one broadcast of A.
+// A tile uses 15 of 16 vector registers: 6 x 2 sums, two vectors of B and one broadcast of A.
 constexpr int kTileRows = 6;
 constexpr int kTileVecs = 2;
 

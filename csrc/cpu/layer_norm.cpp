@@ -1,4 +1,4 @@
-// Layer normalisation after the residual addition (Ba et al. 2016).
+// Layer normalisation fused with the residual addition (Ba et al. 2016).
 //
 // With s = x + residual and n = (s - mean) rstd:  y = n weight + bias,
 // ds = rstd (g - mean(g) - n mean(g n)) + dsum with g = dy weight;  dweight = sum of dy n, dbias = sum of dy over rows.
@@ -11,11 +11,12 @@ namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 namespace {
 
-// The rows [row, row + kRows). dparams: sums of this block's rows, [2 width], or null.
+// Backward pass of the rows [row, row + kRows). dparams [2 width] holds the sums of dweight and dbias over this block
+// of rows; null without kParams.
 template <bool kSum, bool kParams, int kRows>
 void backward_rows(const LayerNormBackward& a, int64_t row, float* dparams, const Output& out) {
   const float inverse_width = 1.0f / static_cast<float>(a.width);
-  float means[kRows][2] = {};  // of g and of g n
+  float means[kRows][2] = {};  // means of g and of g n
   for (int i = 0; i < kRows; ++i) {
     const float* dy = a.dy + (row + i) * a.width;
     const float* s = a.s + (row + i) * a.width;

@@ -1,7 +1,7 @@
-// A linear layer on few rows: products that cost less than moving the weight.
+// Linear layer on few rows, where loading the weight costs more than the arithmetic.
 //
-// Forward, the weight is read once, as it lies. Backward, it is read once for the input's gradient, its own gradient
-// and AdamW's step (Loshchilov and Hutter 2019), and its own gradient is never in memory.
+// The forward pass reads the weight once, in memory order. The backward pass reads it once for the input's gradient,
+// the weight's gradient and AdamW's step (Loshchilov and Hutter 2019); the weight's gradient stays in registers.
 #include <stdlib.h>
 
 #include "ops.h"
@@ -11,12 +11,12 @@ namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 namespace {
 
-// Rows of the weight that are done together: each vector of x and dx is loaded once for all of them.
+// Rows of the weight per tile: each vector of x and dx is loaded once for all of them.
 constexpr int kTogether = 4;
-// Rows of x that are done together, going forward.
+// Rows of x per tile of the forward pass.
 constexpr int kRowsForward = 4;
 
-// kRows rows of y at kOutputs columns.
+// Computes rows [row, row + kRows) of y at columns [output, output + kOutputs).
 template <int kRows, int kOutputs>
 void forward(const LinearForward& a, int64_t row, int64_t output) {
   const float* x = a.x + row * a.x_row;
@@ -25,7 +25,7 @@ void forward(const LinearForward& a, int64_t row, int64_t output) {
   for_columns(a.inputs, [&](int64_t c, int64_t count) {
     Vec right[kOutputs];
     for (int j = 0; j < kOutputs; ++j) {
-      // Of the outputs that come next; the processor does not see so many short streams coming.
+      // The next outputs: the hardware prefetcher does not follow so many short streams.
       __builtin_prefetch(weight + (kOutputs + j) * a.inputs + c);
       right[j] = read(weight + j * a.inputs + c, count);
     }
@@ -62,12 +62,13 @@ struct Moments {
         step(splat(a.step_size)) {}
 };
 
-// kRows rows of the weight; the gradient of the input is added to dx [rows, inputs].
+// AdamW's step of the weight's rows [row, row + kRows). With kInput adds their part of the input's gradient to dx,
+// which is [rows, inputs].
 template <int kRows, bool kInput>
 void update(const LinearAdamW& a, const Moments& m, int64_t row, float* dx) {
   for_columns(a.inputs, [&](int64_t c, int64_t count) {
     Vec weight[kRows], gradient[kRows] = {};
-    // The rows that come next; the processor does not see so many streams of so few pages coming.
+    // The next rows: the hardware prefetcher does not follow so many streams of so few pages.
     for (int i = 0; i < kRows; ++i) {
       const int64_t next = (row + kRows + i) * a.inputs + c;
       __builtin_prefetch(a.weight + next, 1);
@@ -96,7 +97,7 @@ void update(const LinearAdamW& a, const Moments& m, int64_t row, float* dx) {
   });
 }
 
-// Outputs are cut into blocks, each done by one thread with a sum of dx of its own; the cut depends on the shape alone.
+// Splits the outputs into blocks by the shape alone; one thread computes a block, and each block has its own sum of dx.
 template <bool kInput>
 bool step(const LinearAdamW& a) {
   constexpr int64_t kBlockRows = kInput ? 96 : kTogether;

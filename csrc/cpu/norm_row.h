@@ -8,11 +8,11 @@
 namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
-// Sums that run side by side, so that one addition does not wait for the one before.
+// Independent partial sums, so that an addition does not wait for the previous one.
 constexpr int kChains = 4;
 
-// totals[j] = sum over one row of values[j], which body(first column, count of columns, values) gives for a vector of
-// columns; its lanes at `count` and beyond do not count.
+// totals[j] = sum over one row of values[j], which body(first column, count of columns, values) computes for a vector
+// of columns; lanes from `count` on are ignored.
 template <int kSums, typename Body>
 PYLLMCLF_INLINE void row_sums(int64_t width, const Body& body, float* totals) {
   Vec sums[kChains][kSums] = {}, values[kSums];
@@ -36,7 +36,8 @@ PYLLMCLF_INLINE void row_sums(int64_t width, const Body& body, float* totals) {
   }
 }
 
-// y = (s - mean) rstd weight + bias with s = x + residual for one row; stores s where there is a residual. y may be x.
+// y = (s - mean) rstd weight + bias with s = x + residual for one row; with kResidual, s is stored in sums. y
+// may alias x.
 template <bool kResidual>
 PYLLMCLF_INLINE void normalize_row(const float* x, const float* residual, float* sums, const float* weight,
                                    const float* bias, int64_t width, float eps, const Output& out, float* y,

@@ -4,11 +4,9 @@
 namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
-extern const CpuOps ops = {
-    &layer_norm_forward, &layer_norm_backward, &gelu_forward, &gelu_backward,
-    &embedding_forward,  &embedding_backward,  &dropout_rows, &attention_forward,
-    &attention_backward, &linear_forward,      &linear_adamw,
-};
+#define PYLLMCLF_ADDRESS(result, name, Arguments) &name,
+extern const CpuOps ops = {PYLLMCLF_CPU_OPS(PYLLMCLF_ADDRESS)};
+#undef PYLLMCLF_ADDRESS
 
 }  // namespace PYLLMCLF_SIMD
 }  // namespace pyllmclf

@@ -1,23 +1,15 @@
-// The ops of one SIMD build, and the table of them through which that build is called.
+// The ops of one SIMD build and their table, made from the list in pyllmclf/cpu.h.
 #pragma once
 
 #include "pyllmclf/cpu.h"
 
 namespace pyllmclf {
 
+// One pointer per op. An op that returns bool returns false where allocation of its scratch memory fails.
 struct CpuOps {
-  // The ones that return bool answer false where memory is not to be had.
-  void (*layer_norm_forward)(const LayerNormForward&);
-  bool (*layer_norm_backward)(const LayerNormBackward&);
-  void (*gelu_forward)(const GeluForward&);
-  bool (*gelu_backward)(const GeluBackward&);
-  void (*embedding_forward)(const EmbeddingForward&);
-  void (*embedding_backward)(const EmbeddingBackward&);
-  void (*dropout_rows)(const DropoutRows&);
-  bool (*attention_forward)(const AttentionForward&);
-  bool (*attention_backward)(const AttentionBackward&);
-  void (*linear_forward)(const LinearForward&);
-  bool (*linear_adamw)(const LinearAdamW&);
+#define PYLLMCLF_POINTER(result, name, Arguments) result (*name)(const Arguments&);
+  PYLLMCLF_CPU_OPS(PYLLMCLF_POINTER)
+#undef PYLLMCLF_POINTER
 };
 
 struct SimdBuild {
@@ -28,20 +20,12 @@ struct SimdBuild {
 // The builds that this processor runs, fastest first.
 const SimdBuild* simd_builds(int* count);
 
-#ifdef PYLLMCLF_SIMD  // in the files of a build
+#ifdef PYLLMCLF_SIMD  // defined where a file is compiled for a SIMD build
 namespace PYLLMCLF_SIMD {
 
-void layer_norm_forward(const LayerNormForward& args);
-bool layer_norm_backward(const LayerNormBackward& args);
-void gelu_forward(const GeluForward& args);
-bool gelu_backward(const GeluBackward& args);
-void embedding_forward(const EmbeddingForward& args);
-void embedding_backward(const EmbeddingBackward& args);
-void dropout_rows(const DropoutRows& args);
-bool attention_forward(const AttentionForward& args);
-bool attention_backward(const AttentionBackward& args);
-void linear_forward(const LinearForward& args);
-bool linear_adamw(const LinearAdamW& args);
+#define PYLLMCLF_DECLARE(result, name, Arguments) result name(const Arguments& args);
+PYLLMCLF_CPU_OPS(PYLLMCLF_DECLARE)
+#undef PYLLMCLF_DECLARE
 
 extern const CpuOps ops;
 

@@ -7,11 +7,11 @@
 namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
-// Blocks of four words that are computed side by side.
+// Blocks of four words that one call computes in vector lanes.
 constexpr int kPhiloxBlocks = 16;
 constexpr int kPhiloxWords = 4 * kPhiloxBlocks;
 
-// The words of the channels [channel, channel + kPhiloxWords) of one row; `channel` is a multiple of 4.
+// Computes the words of the channels [channel, channel + kPhiloxWords) of one row; `channel` is a multiple of 4.
 // The counter is (channel / 4, position, example, stream), the key (seed, step).
 inline void philox(const Dropout& dropout, uint32_t stream, uint32_t example, uint32_t position, int64_t channel,
                    uint32_t* words) {

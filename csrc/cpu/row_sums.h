@@ -1,4 +1,4 @@
-// Sums over rows, as the gradients of biases and norm parameters need them: the same bits for any number of threads.
+// Sums over rows for the gradients of biases and norm parameters, with the same bits for any number of threads.
 #pragma once
 
 #include <stdlib.h>
@@ -8,10 +8,10 @@
 namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 
-// Rows are summed in blocks, each by one thread, and the blocks' sums in order. The cut depends on the shape alone.
+// Splits rows into blocks by the shape alone; one thread sums a block, and the blocks' sums are added in order.
 class RowSums {
  public:
-  // Sums of `width` columns; with `wanted` false there is nothing to sum, only the cut into blocks.
+  // Allocates sums of `width` columns for each block; with `wanted` false it only splits the rows.
   RowSums(int64_t rows, int64_t width, bool wanted) : rows_(rows), width_(width) {
     constexpr int64_t kMinRows = 32, kMaxBlocks = 64;
     block_rows_ = (rows + kMaxBlocks - 1) / kMaxBlocks;
@@ -33,7 +33,7 @@ class RowSums {
     return end < rows_ ? end : rows_;
   }
 
-  // The sums of a block, zero at first; null where nothing is summed.
+  // Returns the sums of a block, set to zero; null without sums.
   float* start(int64_t block) const {
     if (!sums_) return nullptr;
     float* sums = sums_ + block * width_;
@@ -56,7 +56,7 @@ class RowSums {
   bool failed_;
 };
 
-// Rows that are read together, so that their sums meet in registers first.
+// Rows per group: a group is summed in registers before its sum goes to memory.
 constexpr int kRowsTogether = 2;
 
 template <int kCount>
@@ -64,7 +64,7 @@ struct RowCount {
   static constexpr int value = kCount;
 };
 
-// body(first row, RowCount of how many) for the rows [begin, end).
+// Calls body(first row, RowCount of the group) for the groups of the rows [begin, end).
 template <typename Body>
 PYLLMCLF_INLINE void for_row_groups(int64_t begin, int64_t end, const Body& body) {
   int64_t row = begin;

@@ -1,7 +1,7 @@
-// Vectors of floats for the files that are compiled once per SIMD build; GCC's and Clang's vector extension.
+// Float vectors for the files that are compiled once per SIMD build, by GCC's and Clang's vector extension.
 //
-// These files include nothing of the standard library that is inline: the linker could keep the copy that was compiled
-// for the newer processor. (The compiler's own intrinsics are never functions of their own.)
+// These files include no inline function of the standard library: the linker keeps one copy of it, which may be the one
+// compiled for the newer processor. (Compiler intrinsics are always inlined.)
 #pragma once
 
 #include <stdint.h>
@@ -11,7 +11,7 @@
 #endif
 
 #ifndef PYLLMCLF_SIMD
-#error "PYLLMCLF_SIMD names the namespace of this SIMD build"
+#error "PYLLMCLF_SIMD must name the namespace of this SIMD build"
 #endif
 
 #define PYLLMCLF_INLINE inline __attribute__((always_inline))
@@ -35,7 +35,7 @@ PYLLMCLF_INLINE Vec load(const float* p) { return *reinterpret_cast<const Unalig
 PYLLMCLF_INLINE void store(float* p, Vec x) { *reinterpret_cast<UnalignedVec*>(p) = x; }
 PYLLMCLF_INLINE Vec splat(float x) { return x - Vec{}; }
 
-// The first `count` < kLanes elements, zeros behind them.
+// Loads and stores the first `count` < kLanes elements; the other lanes are loaded as 0.
 PYLLMCLF_INLINE Vec load_part(const float* p, int64_t count) {
   Vec x = {};
   memcpy(&x, p, static_cast<size_t>(count) * sizeof(float));
@@ -45,11 +45,12 @@ PYLLMCLF_INLINE void store_part(float* p, Vec x, int64_t count) {
   memcpy(p, &x, static_cast<size_t>(count) * sizeof(float));
 }
 
-// The same for any count up to kLanes.
+// Loads and stores any count of elements up to kLanes.
 PYLLMCLF_INLINE Vec read(const float* p, int64_t count) { return count == kLanes ? load(p) : load_part(p, count); }
 PYLLMCLF_INLINE void write(float* p, Vec x, int64_t count) { count == kLanes ? store(p, x) : store_part(p, x, count); }
 
-// Stores for what is too large to stay in the caches until it is read: past them, without reading the line first.
+// Stores an output. One that is too large to stay in the caches until it is read bypasses them by non-temporal stores,
+// which do not read the cache line first.
 class Output {
  public:
   // A matrix of contiguous rows.
@@ -74,7 +75,7 @@ class Output {
       count == kLanes ? store(p, x) : store_part(p, x, count);
     }
   }
-  // After the last write of a thread.
+  // Each thread calls it after its last write.
   PYLLMCLF_INLINE void finish() const {
 #if defined(__SSE__)
     if (past_) _mm_sfence();
@@ -85,7 +86,7 @@ class Output {
   bool past_ = false;
 };
 
-// body(first column, count of columns) for the vectors of one row.
+// Calls body(first column, count of columns) for the vectors of one row.
 template <typename Body>
 PYLLMCLF_INLINE void for_columns(int64_t width, const Body& body) {
   int64_t c = 0;
@@ -96,8 +97,8 @@ PYLLMCLF_INLINE void for_columns(int64_t width, const Body& body) {
 PYLLMCLF_INLINE Vec as_float(IntVec x) { return reinterpret_cast<Vec>(x); }
 PYLLMCLF_INLINE IntVec as_int(Vec x) { return reinterpret_cast<IntVec>(x); }
 PYLLMCLF_INLINE Vec select(IntVec mask, Vec yes, Vec no) { return mask ? yes : no; }
-// The second operand where one is NaN. GCC makes two instructions of the general form, and warns about its own
-// unmasked 512-bit intrinsics.
+// min and max return the second operand where either is NaN. Intrinsics, because GCC compiles the general form to two
+// instructions; masked ones, because GCC warns about its own unmasked 512-bit intrinsics.
 #if defined(__AVX512F__)
 PYLLMCLF_INLINE Vec min(Vec a, Vec b) { return _mm512_maskz_min_ps(0xffff, a, b); }
 PYLLMCLF_INLINE Vec max(Vec a, Vec b) { return _mm512_maskz_max_ps(0xffff, a, b); }
@@ -140,7 +141,7 @@ PYLLMCLF_INLINE float largest(Vec x) {
 constexpr float kRound = 12582912.0f;
 
 // 2^x within 2e-7 relative for -126 <= x <= 126; clamped to that range, NaN for NaN.
-// x = n + r with |r| <= 1/2; 2^r by a polynomial fitted for the smallest relative error (9e-8), 1 at 0.
+// x = n + r with |r| <= 1/2; 2^r by a minimax polynomial of relative error 9e-8, 1 at 0.
 PYLLMCLF_INLINE Vec exp2(Vec x) {
   x = min(splat(126.0f), max(splat(-126.0f), x));
   const Vec shifted = x + kRound;
@@ -156,7 +157,7 @@ PYLLMCLF_INLINE Vec exp2(Vec x) {
 }
 
 // e^x within 2e-7 relative for -87 <= x <= 88; e^-87 (1.6e-38) below, e^88 above, NaN for NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r), P fitted for the smallest error relative to e^r (3e-9).
+// x = n ln 2 + r with |r| <= ln 2 / 2; e^r = 1 + r + r^2 P(r), P a minimax fit of error 3e-9 relative to e^r.
 PYLLMCLF_INLINE Vec exp(Vec x) {
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440054690583e-4f;  // Cody and Waite
@@ -173,7 +174,7 @@ PYLLMCLF_INLINE Vec exp(Vec x) {
   return as_float(as_int(p) + (as_int(shifted) << 23));
 }
 
-// Writes a square of kTurned x kTurned elements turned: to[d][j] = from[j][d].
+// Transposes a square of kTurned x kTurned elements: to[d][j] = from[j][d].
 constexpr int64_t kTurned = 4;
 PYLLMCLF_INLINE void turn(const float* from, int64_t from_row, float* to, int64_t to_row) {
 #if defined(__clang__) || __GNUC__ >= 12
@@ -196,8 +197,8 @@ PYLLMCLF_INLINE void turn(const float* from, int64_t from_row, float* to, int64_
 #endif
 }
 
-// Calls body(begin, end) for the parts of [0, count) in parallel; the split doesn't matter to the result.
-// Below `grain` work in all one thread does it alone: waking the others takes longer.
+// Calls body(begin, end) for the parts of [0, count) in parallel; the result must not depend on the split. Below kGrain
+// work in total it runs on one thread, because waking the others takes longer.
 template <typename Body>
 PYLLMCLF_INLINE void parallel_for(int64_t count, int64_t work, int threads, const Body& body) {
   constexpr int64_t kGrain = 16384;  // elements; about 5 us

@@ -1,4 +1,4 @@
-// What the kernels share: 16-byte accesses, sums over a block, sums over rows without atomics.
+// Shared by the kernels: 16-byte accesses, sums over a block, sums over rows without atomics.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -13,10 +13,10 @@
 namespace pyllmclf::cuda {
 
 constexpr int kWarp = 32;
-constexpr int kMaxThreads = 512;  // leaves 128 registers a thread
+constexpr int kMaxThreads = 512;  // leaves 128 registers per thread
 
 template <typename T>
-constexpr int kVector = 16 / static_cast<int>(sizeof(T));  // elements of an access
+constexpr int kVector = 16 / static_cast<int>(sizeof(T));  // elements of a 16-byte access
 
 __device__ inline float to_float(float x) { return x; }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
@@ -37,7 +37,7 @@ __device__ inline __half from_float<__half>(float x) {
   return __float2half(x);
 }
 
-// kCount neighbouring elements; with kCount = kVector<T> one access of 16 bytes.
+// kCount neighbouring elements; kCount = kVector<T> makes one access of 16 bytes.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T values[kCount];
@@ -70,12 +70,12 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-// Sums of kCount numbers over all threads of the block, whose number is a multiple of kWarp; every thread gets them.
+// Sums kCount numbers over all threads of the block, a multiple of kWarp; every thread receives the sums.
 template <int kCount>
 __device__ inline void block_sum(float (&x)[kCount]) {
   __shared__ float of_warps[kCount][kMaxThreads / kWarp];
   const int warps = static_cast<int>(blockDim.x) / kWarp, thread = static_cast<int>(threadIdx.x);
-  __syncthreads();  // the sums of the call before have been read
+  __syncthreads();  // the sums of the previous call have been read
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     x[i] = warp_sum(x[i]);
@@ -90,14 +90,15 @@ __device__ inline void block_sum(float (&x)[kCount]) {
   }
 }
 
-// Rows of each of the sum_blocks(rows) blocks that sums over rows are cut into.
+// Rows per block: sums over rows are split into sum_blocks(rows) blocks.
 inline std::int64_t rows_of_block(std::int64_t rows) {
   constexpr std::int64_t kMinRows = 8, kMaxBlocks = 264;  // two for each multiprocessor of an H100
   const std::int64_t even = (rows + kMaxBlocks - 1) / kMaxBlocks;
   return even < kMinRows ? kMinRows : even;
 }
 
-// first[c] = sum over `blocks` rows of scratch[., c] for c < width; second, if given, the same of the columns behind.
+// first[c] = sum over `blocks` rows of scratch[., c] for c < width; second: the same of the columns
+// [width, 2 width), unless it is null.
 template <typename T>
 void sum_columns(const float* scratch, std::int64_t blocks, std::int64_t width, void* first, void* second,
                  const Place& place);

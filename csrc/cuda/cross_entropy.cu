@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// One block; a warp takes one row at a time. No reader waits for the host: the loss stays on the device.
+// One block; a warp takes one row at a time. The loss stays on the device, so the host does not wait for it.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_forward_kernel(const T* __restrict__ logits, const std::int64_t* __restrict__ labels,

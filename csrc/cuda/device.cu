@@ -1,4 +1,4 @@
-// Which devices there are, and which of the architectures compiled into this library each of them runs.
+// Lists the CUDA devices and the architecture, of those compiled into this library, that each of them runs.
 #include <cuda_runtime.h>
 
 #include "pyllmclf/cuda.h"
@@ -6,18 +6,18 @@
 namespace pyllmclf::cuda {
 namespace {
 
-// Never launched: its attributes say which of the embedded binaries (or PTX) the driver chose for a device.
+// Never launched: its attributes tell which embedded binary (or PTX) the driver selects for a device.
 __global__ void code_version_kernel(int* out) { *out = 0; }
 
 }  // namespace
 
 std::vector<Device> devices(std::string& error) {
-  std::vector<Device> found;
+  std::vector<Device> all;
   int count = 0;
   if (const cudaError_t status = cudaGetDeviceCount(&count); status != cudaSuccess) {
     error = cudaGetErrorString(status);
     (void)cudaGetLastError();
-    return found;
+    return all;
   }
   int current = 0;
   (void)cudaGetDevice(&current);
@@ -34,10 +34,10 @@ std::vector<Device> devices(std::string& error) {
       device.code_version = attributes.binaryVersion;
     }
     (void)cudaGetLastError();
-    found.push_back(device);
+    all.push_back(device);
   }
   (void)cudaSetDevice(current);
-  return found;
+  return all;
 }
 
 }  // namespace pyllmclf::cuda

@@ -1,4 +1,4 @@
-// Sum of token, position and type embeddings, and its transpose without atomics.
+// Sum of token, position and type embeddings; backward adds dy to the rows of a table without atomics.
 #include "common.cuh"
 
 namespace pyllmclf::cuda {
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// The block of an index's first row, in the order by index, adds all rows of that index.
+// One block per entry of `order`, which sorts the rows by index: the first block of an index adds all its rows.
 template <typename T, int kCount>
 __global__ void __launch_bounds__(kThreads)
     embedding_backward_kernel(const T* __restrict__ dy, const std::int32_t* __restrict__ index,

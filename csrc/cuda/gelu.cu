@@ -1,4 +1,4 @@
-// GELU with the bias of the layer before it; the formulas stand in csrc/cpu/gelu.cpp.
+// GELU fused with the bias of the layer before it; csrc/cpu/gelu.cpp has the formulas.
 #include <type_traits>
 
 #include "common.cuh"
@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(kThreads)
   store(y + pack * kCount, v);
 }
 
-// The same backward; a block takes some columns of block_rows rows, and leaves the sums of dx in its row of scratch.
+// The same backward pass with sums for dbias: a block takes some columns of block_rows rows and writes the sums of
+// their dx to its row of scratch.
 template <typename T, int kCount, bool kTanh>
 __global__ void __launch_bounds__(kThreads, 4)
     gelu_bias_backward_kernel(const T* __restrict__ x, const T* __restrict__ bias, const T* __restrict__ dy,
@@ -85,7 +86,7 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// body(T{}, elements of an access, whether tanh)
+// Calls body(T{}, elements per access, whether tanh); the last two are compile-time constants.
 template <typename Body, typename... Pointers>
 void by_variant(DType dtype, bool tanh, std::int64_t width, const Body& body, Pointers... pointers) {
   by_dtype(dtype, [&](auto element) {

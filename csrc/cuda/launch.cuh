@@ -1,4 +1,4 @@
-// Launching a kernel, with each return code checked.
+// Launches kernels and checks every return code.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,7 +15,7 @@ inline void check(cudaError_t status, const std::string& what) {
   if (status != cudaSuccess) throw std::runtime_error(what + ": " + cudaGetErrorString(status));
 }
 
-// Makes the tensors' device the current one, and the one before again at the end.
+// Makes the tensors' device current, and restores the previous one at the end of the scope.
 class DeviceGuard {
  public:
   DeviceGuard(int device, const std::string& what) {
@@ -39,7 +39,7 @@ struct Grid {
   std::int64_t x, y;
 };
 
-// name and rows x width are for the message alone.
+// Launches `kernel` on place's stream; name and rows x width only serve error messages.
 template <typename... Parameters, typename... Arguments>
 void launch(const char* name, std::int64_t rows, std::int64_t width, const Place& place, Grid grid, int threads,
             void (*kernel)(Parameters...), Arguments&&... arguments) {

@@ -1,4 +1,4 @@
-// Layer normalisation after the residual addition (Ba et al. 2016); the formulas stand in csrc/cpu/layer_norm.cpp.
+// Layer normalisation fused with the residual addition (Ba et al. 2016); csrc/cpu/layer_norm.cpp has the formulas.
 //
 // A block of threads takes one row at a time; a thread's share of the row stays in its registers.
 #include "common.cuh"
@@ -6,7 +6,7 @@
 namespace pyllmclf::cuda {
 namespace {
 
-// Reads rows of x (and of the residual) once, writes s and y once. kPacks: accesses of a thread to a row.
+// Reads rows of x (and of the residual) once, writes s and y once. kPacks: accesses of a thread per row.
 template <typename T, int kCount, int kPacks>
 __global__ void __launch_bounds__(kMaxThreads)
     layer_norm_forward_kernel(const T* __restrict__ x, const T* __restrict__ residual, const T* __restrict__ weight,
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kMaxThreads)
       float r[kCount];
       load(residual + begin + c, r);
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) s[j][i] = to_float(from_float<T>(s[j][i] + r[i]));  // what is stored
+      for (int i = 0; i < kCount; ++i) s[j][i] = to_float(from_float<T>(s[j][i] + r[i]));  // the stored value
       store(sum + begin + c, s[j]);
     }
 #pragma unroll
@@ -58,8 +58,8 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
-// ds of block_rows rows; with kParams also the sums of their parameter gradients, [2 width], into this block's row of
-// scratch. Rows are read again for ds, from the caches, rather than kept in registers.
+// Computes ds of block_rows rows; with kParams also writes the sums of their parameter gradients, [2 width], to this
+// block's row of scratch. ds reads the rows a second time, from the caches, which saves registers.
 template <typename T, int kCount, int kPacks, bool kParams>
 __global__ void __launch_bounds__(kMaxThreads)
     layer_norm_backward_kernel(const T* __restrict__ dy, const T* __restrict__ dsum, const T* __restrict__ s,
@@ -128,15 +128,15 @@ __global__ void __launch_bounds__(kMaxThreads)
   }
 }
 
-// body(count tag, packs tag, threads) for the accesses that a row of this width needs.
 template <int kValue>
 struct Constant {
   static constexpr int value = kValue;
 };
 
+// Calls body(elements per access, accesses per thread, threads) for rows of this width; the first two are Constants.
 template <int kCount, typename Body>
 void by_packs(std::int64_t width, const Body& body) {
-  constexpr std::int64_t kUsual = 256;  // threads up to which a thread takes one pack, then two
+  constexpr std::int64_t kUsual = 256;  // up to so many threads take one pack each, then two
   const std::int64_t packs = (width + kCount - 1) / kCount;
   const auto threads = [&](int each) { return static_cast<int>(round_up((packs + each - 1) / each, kWarp)); };
   if (packs <= kUsual) return body(Constant<kCount>{}, Constant<1>{}, threads(1));

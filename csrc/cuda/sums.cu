@@ -1,4 +1,4 @@
-// Sums over rows: a kernel leaves one row of fp32 sums per block of rows, and these are added here in order.
+// The second step of sums over rows: adds the fp32 sums that a kernel wrote, one row per block of rows, in order.
 #include "common.cuh"
 
 namespace pyllmclf::cuda {

@@ -1,3 +1,4 @@
+// Packs texts of the token store into batches, and deduplicates the rows of common prefixes.
 #include <algorithm>
 
 #include "pyllmclf/data.h"
@@ -5,7 +6,7 @@
 namespace pyllmclf {
 namespace {
 
-// Tokens of the stored text that fit beside the special tokens.
+// Tokens of a stored text that fit into max_length beside the special tokens.
 std::int64_t kept_tokens(std::int64_t stored, const RowLayout& layout) {
   const std::int64_t room = layout.max_length - layout.prefix_count - layout.suffix_count;
   return std::min(stored, room);
@@ -48,8 +49,8 @@ void pack(const std::int32_t* tokens, const std::int64_t* offsets, const std::in
   }
 }
 
-std::int64_t share_beginnings(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
-                              std::int64_t* rows, std::int64_t* of) {
+std::int64_t share_prefixes(const std::int32_t* input_ids, const std::int32_t* cu_seqlens, std::int64_t texts,
+                            std::int64_t* rows, std::int64_t* of) {
   std::int64_t count = 0;
   for (std::int64_t i = 0; i < texts; ++i) {
     std::int64_t row = cu_seqlens[i];

@@ -1,3 +1,4 @@
+// Builds the token store; validates, compares and sorts its texts.
 #include <algorithm>
 #include <string_view>
 #include <unordered_map>

@@ -1,5 +1,6 @@
 """The trained classifier: its state, its files, and prediction. Imports nothing of training."""
 
-from .classifier import Classifier, evaluate, load
+from .classifier import Classifier
+from .functions import evaluate, load
 
 __all__ = ["Classifier", "evaluate", "load"]

@@ -23,9 +23,9 @@ from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import restore_tokenizer
 from ..errors import ModelError, UsageError
+from ..lora_config import LoRAConfig
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter, read_tensors
 from ..models.hub import fetch_revision, read_config, read_json
-from ..models.lora import LoRAConfig
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weights import WEIGHTS_FILE, WEIGHTS_INDEX, backbone_state, check_size, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
@@ -253,3 +253,22 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().data)
     return digest.hexdigest()
+
+
+def label_separator_of(path: Path) -> str | None:
+    """What a checkpoint says stands between labels of a text; ``None`` where each has one, or nothing is said.
+
+    To read data before weights; :func:`load` is what checks the checkpoint.
+    """
+    numbered = sorted(path.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name), reverse=True)
+    for folder in (path, path / "last", *numbered):
+        for name in (SPEC_FILE, "config.json"):
+            try:
+                said = parse_json((folder / name).read_text(encoding="utf-8"))
+                if name == SPEC_FILE:
+                    return said["label_separator"] if isinstance(said["label_separator"], str) else None
+                several = said.get("problem_type") == "multi_label_classification"
+                return MultiLabelEncoder(()).separator if several else None
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                continue
+    return None

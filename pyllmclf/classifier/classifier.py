@@ -12,29 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..compute import Compute
 from ..data.atomic_folder import write_folder
-from ..data.json_text import parse_json
 from ..data.labels import MultiLabelEncoder
 from ..data.lengths import LengthReport
 from ..data.packing import Packer
 from ..data.readers import Label, TextData, read_object
 from ..data.sources import read_data
 from ..data.token_store import TokenStore
-from ..device import resolve_device, resolve_dtype
-from ..distributed import Processes
+from ..distributed import ProcessGroup
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult, evaluate_logits, softmax
 from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
 from ..models.export import copies, write_graph
 from ..models.lora import merge_lora
-from ..ops.dispatch import check_backend
 from ..torch_state import own_torch_state
-from .checkpoint import SPEC_FILE, is_of_a_run, load_checkpoint, save_checkpoint
+from .checkpoint import is_of_a_run, save_checkpoint
 from .huggingface import model_files, side_files
-from .inference import Given, predict_logits
+from .inference import ActivationLookup, predict_logits
 from .state import ClassifierState, why_not_padded, why_not_transformers
-from .third_party import is_foreign, load_foreign
 
 EXPORT_FORMATS = ("huggingface", "peft", "onnx", "torch")
 
@@ -48,18 +46,37 @@ class Classifier:
         Labels, in the order of the columns of :meth:`predict_proba`.
     state : ClassifierState
         Model, tokenizer and what else makes the classifier.
+    compute : Compute
+        Device, dtype and backend of predictions.
     """
 
     def __init__(
-        self, state: ClassifierState, *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+        self,
+        state: ClassifierState,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        backend: str = "auto",
+        compute: Compute | None = None,
     ) -> None:
         self.state = state
-        self.device = resolve_device(device)
-        self.dtype = resolve_dtype(dtype, self.device)
-        self.backend = check_backend(backend, self.device)
-        # Processes that predict together; those of a training, while it lasts.
-        self.group = Processes()
+        self.compute = compute or Compute.resolve(device, dtype, backend)
         state.model.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.compute.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the computation."""
+        return self.compute.dtype
+
+    @property
+    def backend(self) -> str:
+        """Implementation of the ops."""
+        return self.compute.backend
 
     @property
     def classes_(self) -> list[Label]:
@@ -95,7 +112,7 @@ class Classifier:
         if isinstance(texts, (str, bytes)):
             raise UsageError("predict takes a sequence of texts; put the single text into a list.")
         data = read_object(texts, text_column=None, label_column=None, labelled=False)
-        return self.packed_logits(self.packer(data.texts), progress)
+        return self.packed_logits(self.packer(data.texts), progress=progress)
 
     def predict_proba(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
         """Probabilities, float64, shape [texts, classes]; each class by itself where texts may have several labels."""
@@ -169,7 +186,8 @@ class Classifier:
         *,
         skipped: int = 0,
         started: float | None = None,
-        given: Given | None = None,
+        lookup: ActivationLookup | None = None,
+        group: ProcessGroup | None = None,
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
         """Metrics on texts that were tokenized already.
@@ -182,13 +200,13 @@ class Classifier:
             Rows of the data that were left out.
         started : float, optional
             When the work on them was begun, by ``time.perf_counter``.
-        given
+        lookup, group
             As for :func:`predict_logits`.
         progress : bool
         """
         assert packer.text_labels is not None
         started = time.perf_counter() if started is None else started
-        logits = self.packed_logits(packer, progress, given)
+        logits = self.packed_logits(packer, lookup=lookup, group=group, progress=progress)
         several = isinstance(self.state.encoder, MultiLabelEncoder)
         return (evaluate_multi_label if several else evaluate_logits)(
             logits,
@@ -256,8 +274,7 @@ class Classifier:
         """A classifier with the same logits whose weights have the low-rank additions; itself if it has none."""
         if self.state.lora is None:
             return self
-        device, dtype = str(self.device), str(self.dtype).removeprefix("torch.")
-        return Classifier(self._merged_state(), device=device, dtype=dtype, backend=self.backend)
+        return Classifier(self._merged_state(), compute=self.compute)
 
     def _merged_state(self) -> ClassifierState:
         if self.state.lora is None:
@@ -266,95 +283,13 @@ class Classifier:
         merge_lora(state.model)
         return state
 
-    def packed_logits(self, packer: Packer, progress: bool = False, given: Given | None = None) -> np.ndarray:
-        """:meth:`logits` of texts that were tokenized already; ``given`` as for :func:`predict_logits`."""
-        return predict_logits(
-            self.state.model,
-            packer,
-            device=self.device,
-            dtype=self.dtype,
-            backend=self.backend,
-            given=given,
-            group=self.group,
-            progress=progress,
-        )
-
-
-@own_torch_state()
-def load(
-    path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
-) -> Classifier:
-    """Opens a checkpoint, the newest one in the folder of a run, or a classifier of another library.
-
-    Parameters
-    ----------
-    path : path
-        Of a folder that this library wrote, or that ``save_pretrained`` of transformers' or PEFT's sequence classifiers
-        wrote.
-    device : str
-    dtype : {"auto", "float32", "bfloat16", "float16"}
-    backend : {"auto", "reference", "native", "triton"}
-
-    Raises
-    ------
-    ModelError
-        If there is no complete, undamaged checkpoint.
-    """
-    if not isinstance(path, (str, os.PathLike)):
-        raise UsageError(f"path={path!r} must be the folder of a classifier.")
-    folder = Path(path)
-    state = load_foreign(folder) if is_foreign(folder) else load_checkpoint(folder)
-    return Classifier(state, device=device, dtype=dtype, backend=backend)
-
-
-def evaluate(
-    checkpoint: str | os.PathLike[str] | Classifier,
-    data: Any,
-    *,
-    split: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    empty_texts: str = "keep",
-    encoding_errors: str = "strict",
-    device: str = "auto",
-    dtype: str = "auto",
-    backend: str = "auto",
-    progress: bool = False,
-) -> EvaluationResult | MultiLabelResult:
-    """Metrics of a checkpoint on labelled data; see :meth:`Classifier.evaluate`.
-
-    A classifier that is open already has its device, dtype and backend: naming another raises :class:`UsageError`.
-    """
-    if isinstance(checkpoint, Classifier):
-        if (device, dtype, backend) != ("auto", "auto", "auto"):
-            raise UsageError("device, dtype and backend are chosen when a classifier is loaded; give the checkpoint.")
-    else:
-        checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
-    return checkpoint.evaluate(
-        data,
-        split=split,
-        text_column=text_column,
-        label_column=label_column,
-        empty_texts=empty_texts,
-        encoding_errors=encoding_errors,
-        progress=progress,
-    )
-
-
-def label_separator_of(path: Path) -> str | None:
-    """What a checkpoint says stands between labels of a text; ``None`` where each has one, or nothing is said.
-
-    To read data before weights; :func:`load` is what checks the checkpoint.
-    """
-    numbered = sorted(path.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name), reverse=True)
-    for folder in (path, path / "last", *numbered):
-        for name in (SPEC_FILE, "config.json"):
-            try:
-                said = parse_json((folder / name).read_text(encoding="utf-8"))
-                if name == SPEC_FILE:
-                    return said["label_separator"] if isinstance(said["label_separator"], str) else None
-                several = said.get("problem_type") == "multi_label_classification"
-                return MultiLabelEncoder(()).separator if several else None
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                continue
-    return None
+    def packed_logits(
+        self,
+        packer: Packer,
+        *,
+        lookup: ActivationLookup | None = None,
+        group: ProcessGroup | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """:meth:`logits` of tokenized texts; ``lookup`` and ``group`` as for :func:`predict_logits`."""
+        return predict_logits(self.state.model, packer, self.compute, lookup=lookup, group=group, progress=progress)

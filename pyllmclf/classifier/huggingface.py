@@ -58,7 +58,7 @@ def model_files(state: ClassifierState) -> dict[str, Writer]:
 
 def huggingface_config(state: ClassifierState) -> dict[str, Any]:
     """``config.json`` of the classifier."""
-    config, spec = state.model.config, state.model.spec
+    config = state.model.config
     names = state.encoder.names
     raw = dict(config.raw)
     raw |= {
@@ -72,8 +72,8 @@ def huggingface_config(state: ClassifierState) -> dict[str, Any]:
     for key in ("torch_dtype", "dtype", "_name_or_path", "num_labels", "_num_labels"):
         raw.pop(key, None)
     raw["dtype"] = "float32"
-    if config.pooling is not None:
-        raw["classifier_pooling"] = "mean" if spec.pooling == "mean" else "cls"
+    if architecture_of(config).configures_pooling and state.model.pooling.huggingface is not None:
+        raw["classifier_pooling"] = state.model.pooling.huggingface
     if config.position_offset:  # positions are counted from it
         raw["pad_token_id"] = config.position_offset - 1
     if why_not_transformers(state) is not None:

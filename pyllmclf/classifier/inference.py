@@ -8,14 +8,15 @@ import numpy as np
 import torch
 
 from .. import ops
+from ..compute import Compute
 from ..data.packing import PackedBatch, Packer, budget_bounds, token_budget_batches
-from ..distributed import Processes, of_this_process
+from ..distributed import ProcessGroup, of_this_process
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
 from ..sharding import is_sharded
 from ..torch_state import own_torch_state
 
-Given = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
+ActivationLookup = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
 
 # Rows of a batch: enough to run matmuls at full rate, little enough for the caches and the memory.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
@@ -47,12 +48,10 @@ def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray
 def predict_logits(
     model: SequenceClassifier,
     packer: Packer,
+    compute: Compute,
     *,
-    device: torch.device,
-    dtype: torch.dtype,
-    backend: str = "auto",
-    given: Given | None = None,
-    group: Processes | None = None,
+    lookup: ActivationLookup | None = None,
+    group: ProcessGroup | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """Logits of every text of a packer, in its order; of a text's windows their mean.
@@ -63,9 +62,13 @@ def predict_logits(
 
     Parameters
     ----------
-    given : callable, optional
-        Takes the packer and the texts of a batch; returns the stage and rows that the model goes on from, or ``None``.
-    group : Processes, optional
+    model : SequenceClassifier
+    packer : Packer
+    compute : Compute
+    lookup : callable, optional
+        Takes the packer and the texts of a batch; returns a stage and the rows before it, from which the model starts,
+        or ``None``.
+    group : ProcessGroup, optional
         Those that compute these logits together: each some of the batches, so that all have the bits that one has.
 
     Returns
@@ -79,28 +82,29 @@ def predict_logits(
     """
     from tqdm import tqdm
 
-    group = group or Processes()
+    group = group or ProcessGroup()
     logits = np.zeros((len(packer), model.head.weight.shape[0]), dtype=np.float32)
     first = packer.store.first_equal_texts(packer.layout.max_length)
     distinct = np.flatnonzero(first == np.arange(len(first)))
-    batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[device.type])
+    batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[compute.device.type])
     bar = tqdm(total=len(distinct), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
     own = of_this_process(batches, group)
     # The parts of a model are gathered by all processes together: one without a batch of its own computes another's.
     sharded = is_sharded(model)
     # What is gathered in inference mode is of no use in training.
     without_gradients = torch.no_grad() if sharded else torch.inference_mode()
-    turns = -(-len(batches) // group.count) if sharded else len(own)
-    with bar, ops.use_backend(backend), without_gradients:
+    turns = -(-len(batches) // group.world_size) if sharded else len(own)
+    with bar, ops.use_backend(compute.backend), without_gradients:
         for turn in range(turns):
             ids = own[turn] if turn < len(own) else batches[0]
-            known = None if given is None else given(packer, ids)
-            batch = inference_batch(model, packer, ids, device) if known is None else packer.batch(ids).to(device)
-            found = model(batch, dtype=dtype, given=known).cpu().numpy()
+            cached = None if lookup is None else lookup(packer, ids)
+            device = compute.device
+            batch = inference_batch(model, packer, ids, device) if cached is None else packer.batch(ids).to(device)
+            found = model(batch, dtype=compute.dtype, cached=cached).cpu().numpy()
             if turn < len(own):
                 logits[ids] = found
                 bar.update(len(ids))
-    logits = group.gathered(logits)
+    logits = group.all_reduce_rows(logits)
     logits = packer.by_text(logits[first])
     if not np.isfinite(logits).all():
         text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])

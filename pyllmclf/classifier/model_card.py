@@ -6,24 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..models.architectures.registry import architecture_of
+from ..settings import ARGUMENTS
 from .state import ClassifierState
 
 # Metrics that the hub shows -> what it calls them.
 FIGURES = {"accuracy": "accuracy", "macro_f1": "f1", "log_loss": "log_loss"}  # of both kinds of classifiers
-# Settings that a reader asks for first.
-SETTINGS = (
-    "trainable",
-    "epochs",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "scheduler",
-    "weight_decay",
-    "dropout",
-    "class_weights",
-    "label_smoothing",
-    "seed",
-)
 
 
 def model_card(state: ClassifierState, *, in_transformers: bool) -> str:
@@ -81,7 +68,8 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
         for part, figures in state.metrics.items():
             values = (f"{figures[figure]:.4f}" for figure in FIGURES)
             lines.append(f"| {part} | {figures['texts']:,} | {' | '.join(values)} |")
-    known = [(key, state.settings[key]) for key in SETTINGS if state.settings.get(key) is not None]
+    shown = [name for name, declared in ARGUMENTS.items() if declared.on_card]
+    known = [(key, state.settings[key]) for key in shown if state.settings.get(key) is not None]
     if known:
         lines += ["", "## Training", "", "| setting | value |", "|---|---|"]
         lines += [f"| {key} | {_code(value)} |" for key, value in known]

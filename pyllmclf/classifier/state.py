@@ -8,8 +8,10 @@ from typing import Any
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import Tokenizer
+from ..lora_config import LoRAConfig
+from ..models.architecture import Architecture
 from ..models.architectures.registry import architecture_of
-from ..models.lora import LoRAConfig
+from ..models.pooling import Pooling
 from ..models.sequence_classifier import SequenceClassifier
 
 
@@ -64,7 +66,7 @@ def why_not_transformers(state: ClassifierState) -> str | None:
         return f"{name} reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
     if spec.causal != architecture.causal:
         return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
-    if not architecture.expresses(spec.pooling):
+    if not _reads(architecture, state.model.pooling):
         return f"{name} reads the {architecture.pooling} token, and this classifier uses pooling={spec.pooling!r}"
     if spec.bias != architecture.head_bias:
         has = "with" if architecture.head_bias else "without"
@@ -72,9 +74,15 @@ def why_not_transformers(state: ClassifierState) -> str | None:
     return None
 
 
+def _reads(architecture: Architecture, pooling: Pooling) -> bool:
+    """Whether transformers' classifier reads that row, where nothing is padded."""
+    known = architecture.poolings or (architecture.pooling,)
+    return pooling.name in known or pooling.unpadded in known
+
+
 def why_not_padded(state: ClassifierState) -> str | None:
     """Why a graph on padded batches can't express the classifier; ``None`` if it can."""
-    if state.layout.pad_to or state.model.spec.pooling == "last_position":
+    if state.layout.pad_to or state.model.pooling.reads_padding:
         return "a graph masks padding, and this classifier reads it"
     if state.layout.long_texts not in ("head", "tail"):
         return f"a graph reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"

@@ -16,13 +16,13 @@ from .checkpoint import SPEC_FILE
 from .state import ClassifierState
 
 
-def is_foreign(path: Path) -> bool:
+def is_third_party(path: Path) -> bool:
     """Whether a folder holds a model or an adapter of Hugging Face's libraries, and no checkpoint of this one."""
     held = (path / name for name in ("config.json", ADAPTER_CONFIG))
     return not (path / SPEC_FILE).is_file() and any(file.is_file() for file in held)
 
 
-def load_foreign(path: Path) -> ClassifierState:
+def load_third_party(path: Path) -> ClassifierState:
     """The classifier in a folder that ``save_pretrained`` of transformers or PEFT wrote.
 
     It reads texts as transformers' class does; longer ones are cut where its tokenizer cuts them.

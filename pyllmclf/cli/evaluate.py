@@ -65,9 +65,8 @@ def evaluate(
 ) -> None:
     """Measure a classifier on labelled texts."""
     from ..classifier import load
-    from ..classifier.checkpoint import find_checkpoint, training_history
-    from ..classifier.classifier import label_separator_of
-    from ..classifier.third_party import is_foreign
+    from ..classifier.checkpoint import find_checkpoint, label_separator_of, training_history
+    from ..classifier.third_party import is_third_party
     from ..data.atomic_folder import check_writable, new_file
     from ..data.sources import read_data
     from ..evaluation.metrics import EvaluationResult
@@ -89,7 +88,7 @@ def evaluate(
     separators = {str(path): label_separator_of(path) is not None for path in (checkpoint, *(compare or ()))}
     if len(set(separators.values())) > 1:
         raise UsageError("--compare: the texts of one checkpoint have one label each, those of another several.")
-    folders = [path if is_foreign(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
+    folders = [path if is_third_party(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     outputs = {"--predictions": predictions, "--report": report}
     _check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
@@ -107,7 +106,7 @@ def evaluate(
         assert isinstance(result, EvaluationResult)
         depends_on = provenance(folders[0], read, str(classifier.device))
         tokens = classifier.packer(read.texts).tokens_by_text
-        history = [] if is_foreign(folders[0]) else training_history(folders[0])
+        history = [] if is_third_party(folders[0]) else training_history(folders[0])
         write_report(report, result, read, tokens, depends_on, history)
     others = {
         str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(read, progress=progress)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ..errors import UsageError
 from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
+
+if TYPE_CHECKING:
+    from ..choices import Weights
 
 
 def experiments(
@@ -55,7 +58,7 @@ def experiments(
     runner = Runner(output_dir, parts, options, overrides)
     wanted = []
     for row in chosen:
-        found = placed(row, model, weights)
+        found = placed(row, model, cast("Weights | None", weights))
         wanted.append((row, found) if isinstance(found, str) else found)
 
     def say(line: str) -> None:

@@ -36,9 +36,10 @@ def validate(
     """Look for empty and duplicate texts, conflicting labels, and texts in several parts."""
     from ..data.named import is_named, load_named
     from ..data.parts import check_of_use
-    from ..data.readers import TextData, check_label_separator, check_reading
+    from ..data.readers import TextData, check_reading
     from ..data.sources import read_data
     from ..data.validation import validate_parts
+    from ..settings import check_label_separator
 
     check_reading("keep", encoding_errors)
     check_label_separator(label_separator, several=multi_label)

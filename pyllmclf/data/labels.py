@@ -26,8 +26,8 @@ class LabelEncoder:
     classes: tuple[Label, ...]
 
     @classmethod
-    def fit(cls, data: TextData) -> LabelEncoder:
-        """Collects the classes of ``data``.
+    def fit(cls, data: TextData, order: Sequence[Label] | None = None) -> LabelEncoder:
+        """Collects the classes of ``data``; where they are those of ``order``, these in their order.
 
         Raises
         ------
@@ -43,7 +43,7 @@ class LabelEncoder:
             classes = tuple(sorted({str(label) for label in distinct}))
         if len(classes) < 2:
             raise DataError(f"{data.origin}: every text has the label {classes[0]!r}; at least two classes are needed.")
-        return cls(classes)
+        return cls(_ordered(classes, order))
 
     @property
     def names(self) -> list[str]:
@@ -88,8 +88,10 @@ class MultiLabelEncoder:
     separator: str = LABEL_SEPARATOR
 
     @classmethod
-    def fit(cls, data: TextData, separator: str, rest: TextData | None = None) -> MultiLabelEncoder:
-        """Collects the classes of ``data``, and of ``rest``, which was taken from it.
+    def fit(
+        cls, data: TextData, separator: str, rest: TextData | None = None, order: Sequence[Label] | None = None
+    ) -> MultiLabelEncoder:
+        """Collects the classes of ``data`` and of ``rest``; where they are those of ``order``, these in their order.
 
         Raises
         ------
@@ -101,8 +103,8 @@ class MultiLabelEncoder:
         if len({str(label) for label in distinct}) < 2:
             raise DataError(f"{data.origin}: the texts have {len(distinct)} labels; at least two classes are needed.")
         if all(isinstance(label, int) for label in distinct):
-            return cls(tuple(sorted(distinct)), separator)
-        return cls(tuple(sorted({str(label) for label in distinct})), separator)
+            return cls(_ordered(tuple(sorted(distinct)), order), separator)
+        return cls(_ordered(tuple(sorted({str(label) for label in distinct})), order), separator)
 
     @property
     def names(self) -> list[str]:
@@ -130,6 +132,12 @@ class MultiLabelEncoder:
     def decode(self, indicator: np.ndarray) -> list[list[Label]]:
         """Labels of each row of [texts, classes], in the order of the classes."""
         return [[self.classes[i] for i in np.flatnonzero(row)] for row in indicator]
+
+
+def _ordered(classes: tuple[Label, ...], order: Sequence[Label] | None) -> tuple[Label, ...]:
+    """The classes of ``order``, where they are the same by their strings."""
+    same = order is not None and sorted(map(str, order)) == sorted(map(str, classes))
+    return tuple(order) if same and order is not None else classes
 
 
 def _unknown(data: TextData, row: int, label: Label, names: list[str]) -> str:

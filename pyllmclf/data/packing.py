@@ -109,7 +109,7 @@ class PackedBatch:
 
     def share_beginnings(self) -> PackedBatch:
         """The batch, on the host, with :attr:`shared` where texts begin as their neighbours do."""
-        rows, of = _C.share_beginnings(self.input_ids.numpy(), self.cu_seqlens.numpy())
+        rows, of = _C.share_prefixes(self.input_ids.numpy(), self.cu_seqlens.numpy())
         if len(rows) > MOST_SHARED_ROWS * len(of):
             return self
         return replace(self, shared=SharedRows(torch.from_numpy(rows), torch.from_numpy(of)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,8 @@ GPT2_END_OF_TEXT = "<|endoftext|>"
 GPT2_VOCAB_SIZE = 50257
 # The pattern of GPT-2's encoder, needed to rebuild tiktoken's encoding from a saved vocabulary.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+SAMPLE_TOKENIZER = Path(__file__).parent / "sample" / "tokenizer.json"
 
 # What BERT and RoBERTa call their special tokens.
 SPECIAL_TOKENS = (
@@ -260,13 +263,35 @@ def special_count(tokenizer: Tokenizer) -> int:
     return len(tokenizer.prefix) + len(tokenizer.suffix)
 
 
-def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
+@dataclass(frozen=True)
+class Vocabulary:
+    """How a tokenizer is made of the files of first releases, which have no ``tokenizer.json``.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Names of the files; all of them are needed.
+    read : callable
+        Takes the folder and the content of ``tokenizer_config.json``.
+    """
+
+    files: tuple[str, ...]
+    read: Callable[[Path, dict[str, Any]], Tokenizer]
+
+
+def load_tokenizer(folder: Path, vocabulary: Vocabulary | None = None) -> Tokenizer:
     """The tokenizer of a Hugging Face model folder.
+
+    Parameters
+    ----------
+    folder : Path
+    vocabulary : Vocabulary, optional
+        What the architecture's first releases have in the place of a ``tokenizer.json``.
 
     Raises
     ------
     ModelError
-        If the folder has neither tokenizer.json nor (BERT) vocab.txt nor (GPT-2) vocab.json with merges.txt.
+        If the folder has neither.
     """
     config: dict[str, Any] = {}
     if (path := folder / "tokenizer_config.json").is_file():
@@ -278,40 +303,60 @@ def load_tokenizer(folder: Path, model_type: str) -> Tokenizer:
             raise ModelError(f"{path}: not a JSON object.")
     if (path := folder / "tokenizer.json").is_file():
         return LibraryTokenizer.from_file(path, config)
-    wordpiece = model_type in ("bert", "distilbert")
-    if wordpiece and (path := folder / "vocab.txt").is_file():
-        return LibraryTokenizer.from_wordpiece_vocab(path, config)
-    byte_pairs = model_type in ("gpt2", "roberta")
-    vocab, merges = folder / "vocab.json", folder / "merges.txt"
-    if byte_pairs and vocab.is_file() and merges.is_file():
-        return LibraryTokenizer.from_json(_byte_pairs(vocab, merges, model_type), config, str(folder))
+    if vocabulary is not None and all((folder / name).is_file() for name in vocabulary.files):
+        return vocabulary.read(folder, config)
     wanted = "tokenizer.json"
-    if wordpiece:
-        wanted += " or vocab.txt"
-    elif byte_pairs:
-        wanted += ", or vocab.json with merges.txt,"
+    if vocabulary is not None:
+        first, *others = vocabulary.files
+        wanted += f", or {first} with {' and '.join(others)}," if others else f" or {first}"
     raise ModelError(f"{folder}: there is no tokenizer; {wanted} is needed.")
 
 
-def _byte_pairs(vocab: Path, merges: Path, model_type: str) -> str:
-    """A ``tokenizer.json`` from the files of the first releases of GPT-2 and RoBERTa."""
-    from tokenizers import AddedToken, ByteLevelBPETokenizer, processors
+def sample_tokenizer() -> LibraryTokenizer:
+    """The tokenizer that ships with the package, for tests and the demo."""
+    return LibraryTokenizer.from_file(SAMPLE_TOKENIZER)
 
+
+def _byte_pairs(folder: Path) -> tokenizers.implementations.ByteLevelBPETokenizer:
+    from tokenizers import ByteLevelBPETokenizer
+
+    vocab, merges = (folder / name for name in BYTE_PAIR_FILES)
     try:
-        built = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
+        return ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"{vocab}, {merges.name}: not a byte-pair vocabulary ({error}).") from error
-    if model_type == "gpt2":
-        built.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
-        return built.to_str()
+
+
+def _gpt2_byte_pairs(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
+    from tokenizers import AddedToken
+
+    built = _byte_pairs(folder)
+    built.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
+    return LibraryTokenizer.from_json(built.to_str(), config, str(folder))
+
+
+def _roberta_byte_pairs(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
+    from tokenizers import processors
+
+    built = _byte_pairs(folder)
     ids = built.get_vocab()
     if not {"<s>", "</s>", "<pad>", "<unk>"} <= ids.keys():
-        raise ModelError(f"{vocab}: the vocabulary lacks one of <s>, </s>, <pad> and <unk>.")
+        raise ModelError(f"{folder / BYTE_PAIR_FILES[0]}: the vocabulary lacks one of <s>, </s>, <pad> and <unk>.")
     built.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>", "<mask>"])
     built.post_processor = processors.RobertaProcessing(
         ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
     )
-    return built.to_str()
+    return LibraryTokenizer.from_json(built.to_str(), config, str(folder))
+
+
+def _wordpiece(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
+    return LibraryTokenizer.from_wordpiece_vocab(folder / "vocab.txt", config)
+
+
+BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
+WORDPIECE = Vocabulary(("vocab.txt",), _wordpiece)
+GPT2_BYTE_PAIRS = Vocabulary(BYTE_PAIR_FILES, _gpt2_byte_pairs)
+ROBERTA_BYTE_PAIRS = Vocabulary(BYTE_PAIR_FILES, _roberta_byte_pairs)
 
 
 def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: str) -> Tokenizer:

@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..choices import Weights
+from ..compute import Compute, code_sha256
 from ..data.atomic_folder import write_text
 from ..data.fetch import sha256
 from ..data.json_text import parse_json
@@ -17,13 +19,10 @@ from ..data.named import is_named, load_named
 from ..data.readers import TextData
 from ..data.sources import read_data
 from ..data.splits import stratified_split
-from ..device import resolve_device, resolve_dtype
 from ..errors import ModelError, ResourceError, UsageError
 from ..models.hub import find_model
-from ..ops.dispatch import check_backend
-from ..training.activation_cache import code_sha256
-from ..training.arithmetic import machine_arithmetic
-from ..training.settings import TrainingSettings
+from ..settings import Settings
+from ..training.prepare import prepare
 from ..version import __version__
 from .bag_of_words import run_bag_of_words
 from .table import REPLACED, TableRow
@@ -70,7 +69,7 @@ def read_parts(data: str, text_column: str | None = None, label_column: str | No
     return {name: parts[name] for name in PARTS}
 
 
-def placed(row: TableRow, model: str | None, weights: str | None) -> TableRow | str:
+def placed(row: TableRow, model: str | None, weights: Weights | None) -> TableRow | str:
     """The row on another model or other weights; or why it can't be."""
     if row.is_bag_of_words:
         return row
@@ -103,10 +102,8 @@ class Runner:
         self, folder: Path, parts: dict[str, TextData], options: dict[str, Any], overrides: dict[str, Any] | None = None
     ) -> None:
         # What is wrong for every row is no reason to skip them one by one.
-        device = resolve_device(options.get("device", "auto"))
-        resolve_dtype(options.get("dtype", "auto"), device)
-        check_backend(options.get("backend", "auto"), device)
-        TrainingSettings(**(overrides or {}))
+        self._compute = Compute.resolve(*(options.get(name, "auto") for name in ("device", "dtype", "backend")))
+        Settings(**(overrides or {}))
         self.folder, self.parts, self.options = folder, parts, options
         self.overrides = overrides or {}
         try:
@@ -148,22 +145,12 @@ class Runner:
     def _run(self, row: TableRow, seed: int) -> dict[str, Any]:
         if row.is_bag_of_words:
             return run_bag_of_words(self.parts, seed)
-        from ..api import finetune
-
         assert all(part.labels is not None for part in self.parts.values())
-        data = {name: (part.texts, part.labels) for name, part in self.parts.items()}
-        settings = row.settings | self.overrides
-        result = finetune(
-            row.model,
-            data["train"],
-            validation=data["validation"],
-            test=data["test"],
-            weights=row.weights,
-            seed=seed,
-            **settings,
-            **self.options,
-        )
-        on_train = result.classifier.evaluate_texts(self.parts["train"])
+        data: dict[str, Any] = {name: (part.texts, part.labels) for name, part in self.parts.items()}
+        arguments: dict[str, Any] = data | row.settings | self.overrides | self.options
+        with prepare(Settings(model=row.model, weights=row.weights, seed=seed, **arguments)) as run:
+            result = run.execute()
+            on_train = run.evaluate("train")
         return {
             "accuracy": {
                 "train": on_train.accuracy,
@@ -182,15 +169,14 @@ class Runner:
             described |= {"model": row.name, "pyllmclf": __version__, "scikit-learn": version("scikit-learn")}
         else:
             settings = row.settings | self.overrides
-            device = resolve_device(self.options.get("device", "auto"))
             described |= {
                 "model": self._model(row),
                 "weights": row.weights,
                 "settings": settings,
-                "device": str(device),
-                "dtype": str(resolve_dtype(self.options.get("dtype", "auto"), device)),
+                "device": str(self._compute.device),
+                "dtype": str(self._compute.dtype),
                 "code": code_sha256(),
-                "arithmetic": machine_arithmetic(device, self.options.get("backend", "auto")),
+                "arithmetic": self._compute.numerics(),
             }
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 

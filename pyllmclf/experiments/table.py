@@ -8,6 +8,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from ..choices import Weights
 from ..errors import UsageError
 
 BAG_OF_WORDS = "bow"
@@ -44,7 +45,7 @@ class TableRow:
 
     name: str
     model: str
-    weights: str
+    weights: Weights
     settings: dict[str, Any] = field(hash=False)
     published: Published
     differs: tuple[str, ...] = ()

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
+from ..lora_config import LoRAConfig
 from .architectures.registry import architecture_of
 from .config import ModelConfig
 from .layers import Linear
-from .lora import LoRAConfig, lora_targets
+from .lora import lora_targets
 from .sequence_classifier import SequenceClassifier
 from .weights import head_parameters, head_state
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from .. import ops
 from ..errors import UsageError
 from .padded import PaddedClassifier
 from .sequence_classifier import SequenceClassifier
@@ -46,7 +47,7 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
     # Two tensors: one that is given twice would be one input.
     example = tuple(torch.ones(2, min(8, n_positions), dtype=torch.int64) for _ in INPUTS)
     shape = {0: torch.export.Dim("texts"), 1: torch.export.Dim("length", max=n_positions)}
-    with torch.no_grad():
+    with torch.no_grad(), ops.use_backend("reference"):
         if kind == "torch":
             program = torch.export.export(padded, example, dynamic_shapes=(shape, shape))
             torch.export.save(program, folder / "model.pt2")

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ..data.json_text import parse_json
-from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
+from ..data.tokenizers import Tokenizer, load_tokenizer
 from ..errors import ModelError, UsageError
 from .adapters import ADAPTER_CONFIG, Adapter, read_adapter, without_prefix
-from .config import PRESETS, ModelConfig
+from .architecture import Preset
+from .architectures.registry import architecture_of, model_config, presets
+from .config import ModelConfig
 from .weights import WEIGHTS_FILE, WEIGHTS_INDEX, shard_names
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
-SAMPLE_TOKENIZER = Path(__file__).parent.parent / "data" / "sample" / "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,18 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
         if not (folder / "config.json").is_file() and (folder / "last").is_dir():
             raise ModelError(f"{name}: the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
         config = read_config(folder)
-        return _checked(ModelSource(name, config, load_tokenizer(folder, config.model_type), folder))
-    preset = PRESETS.get(name)
-    if preset is not None and preset.hub_id is None:
-        if weights == "pretrained":
-            raise UsageError(f"{name} has no pretrained weights; say weights='random' (--weights random).")
-        tokenizer = LibraryTokenizer.from_file(SAMPLE_TOKENIZER)
-        return _checked(ModelSource(name, ModelConfig.from_dict(preset.config, name), tokenizer, None))
-    if preset is not None and weights == "random" and preset.config["model_type"] == "gpt2":
+        return _checked(ModelSource(name, config, _tokenizer_in(folder, config), folder))
+    preset = presets().get(name)
+    if preset is not None and preset.hub_id is None and weights == "pretrained":
+        raise UsageError(f"{name} has no pretrained weights; say weights='random' (--weights random).")
+    if preset is not None and weights == "random" and preset.tokenizer is not None:
         # Nothing of the hub is needed.
-        return _checked(ModelSource(name, ModelConfig.from_dict(preset.config, name), TiktokenTokenizer.gpt2(), None))
+        return _checked(ModelSource(name, model_config(preset.config, name), preset.tokenizer(), None))
     hub_id = preset.hub_id if preset is not None else name
     assert hub_id is not None
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise ModelError(f"{name}: there is no such folder.")
-    return _checked(_from_hub(name, hub_id, weights, preset is not None))
+    return _checked(_from_hub(name, hub_id, weights, preset))
 
 
 def _from_adapter(folder: Path) -> ModelSource:
@@ -97,12 +95,12 @@ def _from_adapter(folder: Path) -> ModelSource:
     # The base lies beside the adapter, or is a folder or a hub id.
     path = next((path for path in (folder / adapter.base, Path(adapter.base)) if path.is_dir()), None)
     if path is None:
-        base = _from_hub(adapter.base, adapter.base, "pretrained", preset=False, revision=adapter.revision)
+        base = _from_hub(adapter.base, adapter.base, "pretrained", revision=adapter.revision)
         if has_tokenizer:
-            base = replace(base, tokenizer=load_tokenizer(folder, base.config.model_type))
+            base = replace(base, tokenizer=_tokenizer_in(folder, base.config))
     else:
         config = read_config(path)
-        tokenizer = load_tokenizer(folder if has_tokenizer else path, config.model_type)
+        tokenizer = _tokenizer_in(folder if has_tokenizer else path, config)
         base = ModelSource(str(folder), config, tokenizer, path)
     return replace(base, name=str(folder), adapter=replace(adapter, lora=without_prefix(adapter.lora, base.config)))
 
@@ -130,7 +128,7 @@ def class_names(source: ModelSource) -> list[str] | None:
 
 def read_config(folder: Path) -> ModelConfig:
     """The configuration of a Hugging Face model folder."""
-    return ModelConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    return model_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -146,7 +144,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _from_hub(name: str, hub_id: str, weights: str, preset: bool, revision: str | None = None) -> ModelSource:
+def _from_hub(
+    name: str, hub_id: str, weights: str, preset: Preset | None = None, revision: str | None = None
+) -> ModelSource:
     files = _HubFiles(hub_id, revision)
     config_path = files.get("config.json", required=True)
     assert config_path is not None
@@ -157,13 +157,17 @@ def _from_hub(name: str, hub_id: str, weights: str, preset: bool, revision: str 
     if weights == "pretrained":
         files.get_weights()
     tokenizer: Tokenizer
-    if preset and config.model_type == "gpt2":
-        tokenizer = TiktokenTokenizer.gpt2()
+    if preset is not None and preset.tokenizer is not None:
+        tokenizer = preset.tokenizer()
     else:
         for file in TOKENIZER_FILES:
             files.get(file)
-        tokenizer = load_tokenizer(folder, config.model_type)
+        tokenizer = _tokenizer_in(folder, config)
     return ModelSource(name, config, tokenizer, folder, hub_id, revision)
+
+
+def _tokenizer_in(folder: Path, config: ModelConfig) -> Tokenizer:
+    return load_tokenizer(folder, architecture_of(config).vocabulary)
 
 
 class _HubFiles:

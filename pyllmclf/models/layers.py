@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, overload
@@ -14,6 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .. import ops
 from ..data.packing import PackedBatch, SharedRows
 from ..ops.philox import ATTENTION, DropoutKey
+from .pooling import Pooling
 
 if TYPE_CHECKING:
     from ..kernels.tiles import PooledSchedule
@@ -47,7 +48,8 @@ class DropoutState:
 class Context:
     """One forward pass: the batch, whether attention is causal, dropout in training, and the dtype of the rows.
 
-    With ``shared``, blocks get these rows of the batch instead of all.
+    With ``shared``, blocks get these rows of the batch instead of all. ``attention`` takes the place of the op: called
+    with q, k and v [rows, heads, head_dim], ``causal``, ``scale`` and ``window``, it returns [rows, heads * head_dim].
     """
 
     batch: PackedBatch
@@ -55,6 +57,7 @@ class Context:
     dropout: DropoutState | None = None
     dtype: torch.dtype = torch.float32
     shared: SharedRows | None = None
+    attention: Callable[..., Tensor] | None = None
 
     @property
     def rates(self) -> DropoutRates:
@@ -252,12 +255,12 @@ class PooledRows:
     context: Context
 
     @classmethod
-    def of(cls, context: Context, pooling: str) -> PooledRows | None:
+    def of(cls, context: Context, pooling: Pooling) -> PooledRows | None:
         """``None`` where all rows are read."""
         batch = context.batch
-        index = ops.pooled_rows(batch.cu_seqlens, batch.lengths, pooling)
-        if index is None:
+        if pooling.rows is None:
             return None
+        index = pooling.rows(batch.cu_seqlens, batch.lengths)
         positions = batch.positions.index_select(0, index)
         return cls(index, replace(context, batch=batch.one_row_each(positions)))
 
@@ -291,6 +294,10 @@ def self_attention(
         context = replace(context, shared=None)
         return shared.computed(self_attention(qkv, context, heads=heads, scale=scale, layer=layer, window=window))
     batch = context.batch
+    if context.attention is not None:
+        parts = qkv.chunk(3, dim=1) if isinstance(qkv, Tensor) else qkv
+        by_head = (t.unflatten(1, (heads, -1)) for t in parts)
+        return context.attention(*by_head, causal=context.causal, scale=scale, window=window)
     p = context.rates.attention
     key = context.key(layer, ATTENTION) if p > 0.0 else None
     if isinstance(qkv, Tensor):

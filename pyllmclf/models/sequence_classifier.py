@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,10 @@ from .. import ops
 from ..data.packing import PackedBatch
 from ..errors import UsageError
 from ..ops.philox import HEAD
-from ..ops.pooling import POOLINGS
 from .architectures.registry import architecture_of
 from .config import ModelConfig
 from .layers import Context, DropoutState, Linear, PooledRows
+from .pooling import pooling_of
 
 
 @dataclass(frozen=True)
@@ -40,19 +42,14 @@ class HeadSpec:
         GPT-2: causal, last real token, no bias. The others: bidirectional, first token, bias; ModernBERT's
         configuration may say that the mean is read.
         """
-        check_pooling(pooling)
+        if pooling is not None:
+            pooling_of(pooling)
         for name, value in (("causal", causal), ("head_bias", head_bias)):
             if not isinstance(value, (bool, type(None))):
                 raise UsageError(f"{name}={value!r} must be True, False or None.")
-        given = {"pooling": pooling, "causal": causal, "bias": head_bias}
-        chosen = {name: value for name, value in given.items() if value is not None}
+        values = {"pooling": pooling, "causal": causal, "bias": head_bias}
+        chosen = {name: value for name, value in values.items() if value is not None}
         return cls(**(architecture_of(config).convention(config) | chosen))
-
-
-def check_pooling(pooling: str | None) -> None:
-    """Raises :class:`UsageError` if there is no such pooling."""
-    if pooling is not None and pooling not in POOLINGS:
-        raise UsageError(f"pooling={pooling!r} is unknown; it is one of {', '.join(POOLINGS)}.")
 
 
 class SequenceClassifier(nn.Module):
@@ -67,9 +64,15 @@ class SequenceClassifier(nn.Module):
 
     def __init__(self, config: ModelConfig, n_classes: int, head: HeadSpec) -> None:
         super().__init__()
-        self.config, self.spec = config, head
-        self.backbone = architecture_of(config).backbone(config)
+        self.config, self.spec, self.pooling = config, head, pooling_of(head.pooling)
+        self.backbone: Any = architecture_of(config).backbone(config)
         self.head = Linear(config.width, n_classes, bias=head.bias)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> SequenceClassifier:
+        """A model like this one with these parameters, which it takes over without a copy."""
+        model = SequenceClassifier(self.config, self.head.weight.shape[0], self.spec)
+        model.load_state_dict(parameters, assign=True)
+        return model.to(model.head.weight.device)
 
     @property
     def classifier_modules(self) -> list[nn.Module]:
@@ -86,7 +89,10 @@ class SequenceClassifier(nn.Module):
         self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """All rows behind the last block and the final norm, shape [total, width]."""
-        context = Context(batch, self.spec.causal, dropout, dtype)
+        return self.hidden_rows(Context(batch, self.spec.causal, dropout, dtype))
+
+    def hidden_rows(self, context: Context) -> Tensor:
+        """As :meth:`hidden_states`, of a forward pass."""
         x = self.backbone.embed(context)
         for block in self.backbone.blocks:
             x = block(x, context)
@@ -98,17 +104,17 @@ class SequenceClassifier(nn.Module):
 
     @property
     def _first_alone(self) -> bool:
-        return self.spec.causal and self.spec.pooling == "first"
+        return self.spec.causal and self.pooling.first_alone
 
     @property
     def sees_only_before(self) -> bool:
         """Whether texts that begin alike have the same rows there, of which several are read."""
-        return self.spec.causal and self.spec.pooling != "first"
+        return self.spec.causal and not self.pooling.first_alone
 
     def one_row(self, stage: int) -> bool:
         """Whether the rows before a stage are one for each text."""
         behind_blocks = self.depth - 1
-        return self._first_alone or stage > behind_blocks or (stage == behind_blocks and self.spec.pooling != "mean")
+        return self._first_alone or stage > behind_blocks or (stage == behind_blocks and self.pooling.chooses)
 
     def advance(
         self,
@@ -140,7 +146,7 @@ class SequenceClassifier(nn.Module):
         for stage, block in enumerate(self.backbone.blocks, 1):
             if start <= stage < end:
                 # Behind the last block one row per text is read: its keys and values are all that others are for.
-                pooled = PooledRows.of(context, self.spec.pooling) if stage == last else None
+                pooled = PooledRows.of(context, self.pooling) if stage == last else None
                 if pooled is not None and context.shared is not None and x is not None:
                     x, context = context.shared.all(x), replace(context, shared=None)
                 x = block(x, context, pooled)
@@ -150,7 +156,7 @@ class SequenceClassifier(nn.Module):
         if start < end == self.depth:
             x = self.backbone.finish(x)
             if not self.one_row(self.depth - 1):
-                x = ops.pool(x, batch.cu_seqlens, batch.lengths, self.spec.pooling)
+                x = self.pooling(x, batch.cu_seqlens, batch.lengths)
             x = self.backbone.pooled(x, self._behind_pooling(context))
         return x
 
@@ -160,7 +166,7 @@ class SequenceClassifier(nn.Module):
         dropout: DropoutState | None = None,
         dtype: torch.dtype = torch.float32,
         *,
-        given: tuple[int, Tensor] | None = None,
+        cached: tuple[int, Tensor] | None = None,
     ) -> Tensor:
         """Logits in fp32.
 
@@ -171,15 +177,15 @@ class SequenceClassifier(nn.Module):
             Given in training only.
         dtype : torch.dtype
             Of the rows between the embedding and the logits, and of the matmuls. Parameters stay in fp32.
-        given : (int, tensor), optional
-            A stage and the rows before it, where these are known already.
+        cached : (int, tensor), optional
+            A stage and the rows before it, from which the computation starts.
 
         Returns
         -------
         tensor, shape [texts, classes]
         """
         batch = self.read(batch)
-        start, x = (0, None) if given is None else given
+        start, x = (0, None) if cached is None else cached
         pooled = self.advance(x, batch, start, self.depth, dropout, dtype) if x is None or start < self.depth else x
         context = self._behind_pooling(Context(batch, self.spec.causal, dropout, dtype))
         if context.rates.head > 0.0:

@@ -82,7 +82,7 @@ def check_size(config: ModelConfig, folder: Path | None) -> None:
     ResourceError
         If the parameters in fp32 are more than the machine's memory.
     """
-    least = config.least_parameters
+    least = architecture_of(config).least_parameters(config)
     if folder is not None:
         there = 0
         for name in weight_files(folder):
@@ -149,7 +149,7 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
     loaded, unknown = set(), []
     with torch.no_grad():
         for key, value in read_safetensors(folder):
-            name = architecture.own_name(key)
+            name = architecture.parameter_name(key)
             if name.startswith("head.") and not head:
                 continue
             parameter = wanted.get(name)
@@ -219,7 +219,7 @@ def init_weights(model: SequenceClassifier, generator: torch.Generator) -> None:
     Normal with the configuration's standard deviation (0.02), biases zero, norms one; projections into the residual
     stream of GPT-2 and ModernBERT are scaled by 1 / sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
     """
-    scaled = {"gpt2": ("c_proj",), "modernbert": ("Wo",)}.get(model.config.model_type, ())
+    scaled = architecture_of(model.config).residual_projections
     for name, module in model.backbone.named_modules():
         _init_module(model, module, generator, scaled=name.endswith(scaled) if scaled else False)
     init_head(model, generator, {name for name, _ in model.head.named_parameters(prefix="head")})

@@ -13,7 +13,7 @@ from .linear import linear
 from .lora_linear import lora_linear
 from .philox import DropoutKey
 from .pooled_attention import avoids_keys, pooled_attention
-from .pooling import pool, pooled_rows
+from .pooling import first_rows, last_positions, last_rows, mean_rows
 from .query_key_value import query_key_value
 from .rotary import rotary
 
@@ -27,16 +27,18 @@ __all__ = [
     "dropout",
     "embedding",
     "embedding_layer_norm",
+    "first_rows",
     "forget_gradients",
     "gelu",
     "gelu_linear",
     "keep_gradients",
+    "last_positions",
+    "last_rows",
     "layer_norm",
     "linear",
     "lora_linear",
-    "pool",
+    "mean_rows",
     "pooled_attention",
-    "pooled_rows",
     "query_key_value",
     "rotary",
     "use_backend",

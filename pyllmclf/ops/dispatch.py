@@ -20,11 +20,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from ..choices import Backend, words
 from ..errors import UsageError
 from .backends import native_cpu, native_cuda
 from .backends import triton as triton_backend
 
-BACKENDS = ("auto", "reference", "native", "triton")
+BACKENDS = words(Backend)
 ENVIRONMENT_VARIABLE = "PYLLMCLF_BACKEND"
 
 

@@ -1,7 +1,7 @@
-"""What frozen layers give, computed once for each distinct text.
+"""Cache of the frozen layers' activations, one entry per distinct text.
 
-Below the lowest trained parameter a text's rows are the same in every epoch. They are computed before the first one, in
-batches of many texts of similar length, and kept; training and evaluation go on from there.
+Below the lowest trained parameter a text's rows are the same in every epoch. They are computed before the first epoch,
+in batches of many texts of similar length; training and evaluation start from there.
 """
 
 from __future__ import annotations
@@ -9,26 +9,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import _C, ops
+from .. import ops
 from ..classifier.inference import TOKEN_BUDGET, inference_batch, inference_batches
+from ..compute import Compute, code_sha256
 from ..data.packing import Packer
 from ..data.token_store import TokenStore
-from ..distributed import Processes
+from ..distributed import ProcessGroup
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from ..ops.backends import triton as triton_backend
+from ..settings import Settings
 from .activation_storage import Place, choose_place, in_file, in_kept_file, in_memory, kept_file
-from .arithmetic import machine_arithmetic
 
 
 def frozen_stages(model: SequenceClassifier) -> int:
@@ -117,7 +116,7 @@ class Plan:
         return cls(together, of_first[first], rows, int(counts[distinct].sum()))
 
 
-class FrozenPrefix:
+class ActivationCache:
     """The rows before the lowest trained stage, of the texts of some packers.
 
     Parameters
@@ -131,11 +130,9 @@ class FrozenPrefix:
         Bytes at most. Texts that don't fit are computed again each time.
     folder : Path, optional
         With ``"disk"``: where the file is kept for later runs; otherwise it goes with the process.
-    device : torch.device
-    dtype : torch.dtype
-        Of the computation, and of what is kept.
-    backend : str
-    group : Processes, optional
+    compute : Compute
+        Rows are kept in its dtype.
+    group : ProcessGroup, optional
         Those that compute the rows together; each keeps all.
     progress : bool
         Whether a progress bar is drawn on standard error (if that is a terminal).
@@ -145,19 +142,18 @@ class FrozenPrefix:
         self,
         model: SequenceClassifier,
         packers: Sequence[Packer],
+        compute: Compute,
         *,
         cache: str = "auto",
         budget: int | None = None,
         folder: Path | None = None,
-        device: torch.device,
-        dtype: torch.dtype,
-        backend: str = "auto",
-        group: Processes | None = None,
+        group: ProcessGroup | None = None,
         progress: bool = False,
     ) -> None:
-        self.progress, self.group = progress, group or Processes()
+        self.progress, self.group = progress, group or ProcessGroup()
         self.model, self.packers = model, list(packers)
-        self.device, self.dtype, self.backend, self.folder = device, dtype, backend, folder
+        self.compute, self.device, self.dtype, self.folder = compute, compute.device, compute.dtype, folder
+        device, dtype = compute.device, compute.dtype
         self.stage = frozen_stages(model)
         # All texts, one part behind the other.
         store = TokenStore.concatenate([packer.store for packer in packers])
@@ -179,9 +175,9 @@ class FrozenPrefix:
         if self.group.any(not (cache in ("auto", "disk") and self.is_kept())):
             # Of each trained parameter: gradient and two moments, in fp32.
             reserved = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad)
-            place = choose_place(cache, budget, need, device, folder, reserved, self.group.local_count)
+            place = choose_place(cache, budget, need, device, folder, reserved, self.group.local_world_size)
             # All processes have the same plan.
-            self.place = Place(self.group.from_first(place.kind), self.group.least(place.bytes))
+            self.place = Place(self.group.broadcast_object(place.kind), self.group.all_reduce_min(place.bytes))
             self.plan = plan(self.place.bytes // self.row_bytes)
 
     def is_kept(self) -> bool:
@@ -227,7 +223,7 @@ class FrozenPrefix:
         else:
             self._rows, self.found = in_kept_file(self.folder, self._key, shape, self.dtype, self._blocks)
 
-    def given(self, packer: Packer, ids: np.ndarray) -> tuple[int, Tensor] | None:
+    def lookup(self, packer: Packer, ids: np.ndarray) -> tuple[int, Tensor] | None:
         """What :class:`SequenceClassifier` goes on from for a batch; ``None`` for another packer's texts.
 
         Parameters
@@ -283,11 +279,11 @@ class FrozenPrefix:
     def _shared_blocks(self) -> Iterator[Tensor]:
         """Each process computes every so many of the batches, and sends their rows to the others."""
         batches, group = self.plan.batches, self.group
-        if group.count == 1 or (self.place.kind == "disk" and self.folder is not None):  # which one makes for all
+        if group.world_size == 1 or (self.place.kind == "disk" and self.folder is not None):  # which one makes for all
             yield from map(self._compute, batches)
             return
-        for begin in range(0, len(batches), group.count):
-            some = batches[begin : begin + group.count]
+        for begin in range(0, len(batches), group.world_size):
+            some = batches[begin : begin + group.world_size]
             own = self._compute(some[group.rank]) if group.rank < len(some) else None
             for rank, texts in enumerate(some):
                 shape = int(self._counts[texts].sum()), self.model.config.width
@@ -299,7 +295,7 @@ class FrozenPrefix:
     @torch.no_grad()
     def _compute(self, texts: np.ndarray) -> Tensor:
         batch = self.model.read(inference_batch(self.model, self._all, texts, self.device))
-        with ops.use_backend(self.backend):
+        with ops.use_backend(self.compute.backend):
             return self.model.advance(None, batch, 0, self.stage, dtype=self.dtype)
 
     @property
@@ -331,46 +327,54 @@ class FrozenPrefix:
             "device": self.device.type,
             "code": code_sha256(),
             "triton": version("triton") if triton_backend.installed() else None,
-        } | machine_arithmetic(self.device, self.backend)
+        } | self.compute.numerics()
         digest.update(repr(sorted(described.items())).encode())
         return described | {"sha256": digest.hexdigest()}
 
 
-def make_prefix(
-    model: SequenceClassifier, packers: Sequence[Packer], rates: DropoutRates, epochs: int, **given: Any
-) -> tuple[FrozenPrefix | None, str | None]:
-    """What keeps the rows of a training's frozen layers, if anything does; and what keeps it from that, for a message.
+def make_cache(
+    model: SequenceClassifier,
+    packers: Sequence[Packer],
+    rates: DropoutRates,
+    settings: Settings,
+    compute: Compute,
+    group: ProcessGroup,
+) -> tuple[ActivationCache | None, str | None]:
+    """The cache of a training, and why there is none.
 
     Parameters
     ----------
-    model, packers
-        As for :class:`FrozenPrefix`.
+    model : SequenceClassifier
+        With ``requires_grad`` set.
+    packers : sequence of Packer
+        Of the texts that are read in every epoch.
     rates : DropoutRates
-    epochs : int
-    **given
-        As for :class:`FrozenPrefix`; ``cache`` may be ``"off"``.
+    settings : Settings
+    compute : Compute
+    group : ProcessGroup
+
+    Returns
+    -------
+    cache : ActivationCache or None
+    obstacle : str or None
+        For a message: why nothing is cached, where that was not asked for.
     """
-    cache, folder, group = given["cache"], given["folder"], given["group"]
-    if cache == "off":
+    if settings.cache == "off":
         return None, None
-    obstacle = why_not(model, rates, epochs)
-    # A single epoch reads each text once; but what an earlier run has left is read sooner than computed.
-    only_if_kept = epochs == 1 and folder is not None and cache in ("auto", "disk")
-    if obstacle is not None and not (only_if_kept and why_not(model, rates, 2) is None):
+    folder = None if settings.cache_dir is None else Path(settings.cache_dir)
+    obstacle = why_not(model, rates, settings.epochs)
+    # A single epoch reads each text once; but rows that an earlier run has stored are read sooner than computed.
+    only_if_stored = settings.epochs == 1 and folder is not None and settings.cache in ("auto", "disk")
+    if obstacle is not None and not (only_if_stored and why_not(model, rates, 2) is None):
         return None, obstacle
-    prefix = FrozenPrefix(model, packers, **given)
-    return (None if only_if_kept and group.any(not prefix.is_kept()) else prefix), obstacle
-
-
-@cache
-def code_sha256() -> str:
-    """Of everything in the package that computes: two versions of one number may differ between commits."""
-    digest = hashlib.sha256()
-    root = Path(__file__).parent.parent
-    found = find_spec("pyllmclf.kernels")  # not imported: triton may be missing
-    kernels = [] if found is None else [Path(path) for path in found.submodule_search_locations or ()]
-    for folder in (root / "ops", root / "models", *kernels):
-        for path in sorted(folder.glob("*.py")):
-            digest.update(path.read_bytes())
-    digest.update(Path(_C.__file__).read_bytes())
-    return digest.hexdigest()
+    cache = ActivationCache(
+        model,
+        packers,
+        compute,
+        cache=settings.cache,
+        budget=settings.cache_budget,
+        folder=folder,
+        group=group,
+        progress=settings.progress,
+    )
+    return (None if only_if_stored and group.any(not cache.is_kept()) else cache), obstacle

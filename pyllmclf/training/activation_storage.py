@@ -8,7 +8,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,10 +19,9 @@ from ..data.atomic_folder import MANIFEST, Writer, text_writer, verify_folder
 from ..data.disk_cache import find_or_make, remove
 from ..data.fetch import cache_dir
 from ..data.json_text import parse_json
-from ..errors import ModelError, ResourceError, UsageError
+from ..errors import ModelError, ResourceError
 from ..memory import available_memory
 
-CACHES = ("auto", "device", "memory", "disk", "off")
 # Of what is free, this share is taken without asking.
 SHARE = 0.5
 ROWS_FILE, KEY_FILE = "rows.bin", "prefix.json"
@@ -37,16 +35,6 @@ class Place:
 
     kind: str
     bytes: int
-
-
-def check_cache(cache: str, budget: int | None) -> None:
-    """Raises :class:`UsageError` if the arguments name no cache."""
-    if cache not in CACHES:
-        raise UsageError(f"cache={cache!r} is unknown; it is one of {', '.join(CACHES)}.")
-    if budget is not None and (not isinstance(budget, Integral) or isinstance(budget, bool) or budget < 0):
-        raise UsageError(f"cache_budget={budget!r} must be a number of bytes.")
-    if budget is not None and cache == "off":
-        raise UsageError("cache_budget is given, but cache is 'off'.")
 
 
 def choose_place(
@@ -68,7 +56,7 @@ def choose_place(
     reserved : int
         Bytes of the device's memory that training will need.
     sharers : int
-        Processes on this machine that choose likewise; the device of each is a GPU of its own.
+        ProcessGroup on this machine that choose likewise; the device of each is a GPU of its own.
     """
     if cache != "auto":
         kind = "memory" if cache == "device" and device.type == "cpu" else cache

@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..choices import Log, words
 from ..data.atomic_folder import write_text
 from ..errors import ResourceError, UsageError
 
-LOGS = ("csv", "tensorboard")
+LOGS = words(Log)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ from torch import nn
 from .. import ops
 from ..models.sequence_classifier import SequenceClassifier
 from ..ops.backends import native_cpu as native
-from .settings import TrainingSettings
+from ..settings import Settings
 
 
-def make_optimizer(
-    model: SequenceClassifier, settings: TrainingSettings, *, capturable: bool = False
-) -> torch.optim.AdamW:
+def make_optimizer(model: SequenceClassifier, settings: Settings, *, capturable: bool = False) -> torch.optim.AdamW:
     """AdamW (Loshchilov and Hutter 2019) over the trained parameters, weight decay on all of them.
 
     The head, and what stands between it and the last block, have the learning rate; with ``layerwise_lr_decay`` each
@@ -154,7 +152,7 @@ class StepInBackward:
 
 
 def make_scheduler(
-    optimizer: torch.optim.Optimizer, settings: TrainingSettings, total_steps: int
+    optimizer: torch.optim.Optimizer, settings: Settings, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Linear warm-up over ``warmup_ratio`` of the steps, then constant, or linear or half a cosine to zero."""
     warmup = math.ceil(settings.warmup_ratio * total_steps)

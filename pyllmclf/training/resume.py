@@ -1,11 +1,12 @@
-"""Going on with a training that was ended: what it must have in common with the one before, and its state."""
+"""Resumes a run: which settings, data and model must match, and what is restored."""
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,130 +16,178 @@ from torch import Tensor
 
 from ..classifier.checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE, content_hash
 from ..classifier.state import ClassifierState
+from ..compute import Compute
 from ..data.readers import TextData
 from ..data.token_store import TokenStore
-from ..distributed import Processes
+from ..distributed import ProcessGroup
 from ..errors import DataError, ModelError, PyllmclfError, UsageError
 from ..models.adapters import ADAPTER_FILE, load_adapter, read_tensors
+from ..models.config import canonical_fields
 from ..models.hub import read_json
 from ..models.sequence_classifier import SequenceClassifier
 from ..models.weights import load_weights
-from ..sharding import put, whole_tensors
-from .activation_cache import FrozenPrefix
-from .arithmetic import machine_arithmetic
+from ..settings import ARGUMENTS
+from ..sharding import copy_from_first, full_tensors
+from .activation_cache import ActivationCache
 from .optim import moments
 from .trainer import Trainer
 
-# Arguments that change nothing of what a step computes; data and model are compared by their content.
-FREE = {
-    "model", "train", "validation", "test", "text_column", "label_column", "label_separator",
-    "empty_texts", "encoding_errors", "cache", "cache_budget", "cache_dir", "output_dir",
-    "resume", "save_every_steps", "keep_last", "strategy",
-}  # fmt: skip
-# Of these, what all processes must have in common.
-ALIKE = ("cache", "save_every_steps", "strategy")
+# Of what :func:`identity` returns. Version 0.1 wrote none, labels with their types, and configurations as Python does.
+IDENTITY_FORMAT = 2
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
+@dataclass(frozen=True)
+class RunTexts:
+    """The texts that a resumed run must have in common with its checkpoint.
+
+    Attributes
+    ----------
+    train : TextData
+    validation : TextData or None
+    tokens : dict of str to TokenStore
+        Of ``"train"`` and ``"validation"``.
+    """
+
+    train: TextData
+    validation: TextData | None
+    tokens: dict[str, TokenStore]
+
+
 def identity(
-    state: ClassifierState,
-    train: TextData,
-    validation: TextData | None,
-    tokens: Mapping[str, TokenStore],
-    class_weight: Tensor | None,
-    processes: int = 1,
-) -> dict[str, dict[str, Any]]:
-    """What a run must have in common with the one that it goes on with, as JSON can hold it.
+    state: ClassifierState, texts: RunTexts, class_weight: Tensor | None, world_size: int = 1
+) -> dict[str, Any]:
+    """What a resumed run must have in common with its checkpoint, as JSON can hold it.
 
     Parameters
     ----------
     state : ClassifierState
         Before the first step.
-    train, validation : TextData
-    tokens : mapping of str to TokenStore
-        Of ``"train"`` and ``"validation"``.
+    texts : RunTexts
     class_weight : tensor, optional
-        What ``class_weights`` has become.
-    processes : int
+        The weights that ``class_weights`` stands for.
+    world_size : int
     """
-    settings = {name: value for name, value in state.settings.items() if name not in FREE}
+    settings = {
+        name: value for name, value in state.settings.items() if name not in ARGUMENTS or ARGUMENTS[name].changes_result
+    }
     settings["device"] = str(settings["device"]).partition(":")[0]
     settings["class_weights"] = None if class_weight is None else class_weight.tolist()
     tokenizer = state.tokenizer
-    found = {
-        "settings": settings | {"processes": processes},
+    content = {
+        "format": IDENTITY_FORMAT,
+        "settings": settings | {"processes": world_size},
         "data": {
-            "train": data_sha256(train),
-            "validation": None if validation is None else data_sha256(validation),
-            "classes": list(state.encoder.classes),
-            "tokens": {name: store.sha256 for name, store in tokens.items()},
+            "train": data_sha256(texts.train),
+            "validation": None if texts.validation is None else data_sha256(texts.validation),
+            "classes": state.encoder.names,
+            "tokens": {name: store.sha256 for name, store in texts.tokens.items()},
             "special tokens": [list(tokenizer.prefix), list(tokenizer.suffix), tokenizer.pad_token_id],
         },
-        "model": {"config": str(state.model.config), "sha256": content_hash(dict(state.model.named_parameters()))},
+        "model": {
+            "config": canonical_fields(state.model.config),
+            "sha256": content_hash(dict(state.model.named_parameters())),
+        },
     }
-    return json.loads(json.dumps(found))
+    return json.loads(json.dumps(content))
 
 
-def arithmetic(prefix: FrozenPrefix | None, strategy: str, device: torch.device, backend: str) -> dict[str, Any]:
-    """What the bits of a sum depend on, besides the sum."""
-    return {
-        "strategy": strategy,
-        "kept rows": 0 if prefix is None else prefix.plan.rows,
-    } | machine_arithmetic(device, backend)
+def numerics(cache: ActivationCache | None, strategy: str, compute: Compute) -> dict[str, Any]:
+    """What can change the bits of a training's results, beside its settings."""
+    return {"strategy": strategy, "kept rows": 0 if cache is None else cache.plan.rows} | compute.numerics()
 
 
 def data_sha256(data: TextData) -> str:
-    """Hash of texts and labels, in their order."""
+    """Hash of texts and labels, in their order; labels count by their strings."""
+    return _data_sha256(data, lambda label: "\x1f".join(map(str, label if isinstance(label, tuple) else (label,))))
+
+
+def _data_sha256(data: TextData, written: Callable[[Any], str]) -> str:
     digest = hashlib.sha256()
     for text, label in zip(data.texts, data.labels or [None] * len(data), strict=True):
         content = text.encode()
-        digest.update(f"{len(content)} {label!r} ".encode())
+        digest.update(f"{len(content)} {written(label)} ".encode())
         digest.update(content)
     return digest.hexdigest()
 
 
-def check_identity(folder: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuses to go on with another run.
+def _as_version_0_1(saved: Mapping[str, Any], own: Mapping[str, Any], texts: RunTexts) -> dict[str, Any]:
+    """A run's identity in the form of a checkpoint of version 0.1, to be compared with that checkpoint's."""
+    classes = {str(label): label for label in saved["data"]["classes"]}
+
+    def written(label: Any) -> str:
+        if isinstance(label, tuple):
+            return repr(tuple(classes.get(str(each), each) for each in label))
+        return repr(classes.get(str(label), label))
+
+    hashes = {
+        name: None if data is None else _data_sha256(data, written)
+        for name, data in (("train", texts.train), ("validation", texts.validation))
+    }
+    return {**own, "data": {**own["data"], **hashes}}
+
+
+def _config_of_version_0_1(written: str) -> dict[str, Any]:
+    """The fields of a configuration that Python has written: ``ModelConfig(model_type='gpt2', ...)``."""
+
+    def value_of(node: ast.expr) -> Any:
+        if isinstance(node, ast.Call):
+            return {keyword.arg: value_of(keyword.value) for keyword in node.keywords}
+        return ast.literal_eval(node)
+
+    found = value_of(ast.parse(written, mode="eval").body)
+    found["options"] = found.pop("modernbert", None)
+    return json.loads(json.dumps(canonical_fields(found)))
+
+
+def check_identity(folder: Path, saved: Mapping[str, Any], own: Mapping[str, Any], texts: RunTexts) -> None:
+    """Refuses to resume another run.
 
     Raises
     ------
     UsageError, DataError, ModelError
-        If settings, data or model are others; the first difference is named.
+        If settings, data or model differ; the first difference is named.
     """
+    if "format" not in saved:
+        own = _as_version_0_1(saved, own, texts)
+        model = {**saved["model"], "config": _config_of_version_0_1(saved["model"]["config"])}
+        saved = {**saved, "model": model}
     if (found := difference(saved, own, "that the run was begun with")) is not None:
         kind, what = found
         raise kind(f"{folder}: {what}; resume with what the run was begun with, or choose another output_dir.")
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any], which: str) -> tuple[type[PyllmclfError], str] | None:
-    """The first thing in which a run is not the one ``which`` speaks of: the error that it is, and what to say."""
+    """The first difference of a run from the one that ``which`` speaks of: the class of its error, and what to say."""
     settings, others = now["settings"], before["settings"]
     for name in sorted(settings.keys() | others.keys()):
-        if settings.get(name) != others.get(name):
-            return UsageError, f"{name} was {others.get(name)!r} there, and is {settings.get(name)!r}"
+        there = others.get(name, ARGUMENTS[name].absent if name in ARGUMENTS else None)
+        if settings.get(name) != there:
+            return UsageError, f"{name} was {there!r} there, and is {settings.get(name)!r}"
     for name in ("train", "validation"):
         if now["data"][name] != before["data"].get(name):
             return DataError, f"the {name} texts or their labels are not those {which}"
-    if now["data"]["classes"] != before["data"].get("classes"):
+    if now["data"]["classes"] != list(map(str, before["data"]["classes"])):
         return DataError, f"the classes are not those {which}"
-    if now["data"] != before["data"]:
+    if any(now["data"][name] != before["data"].get(name) for name in ("tokens", "special tokens")):
         return ModelError, f"the tokenizer is not the one {which}"
     if now["model"] != before["model"]:
         return ModelError, f"the model is not the one {which}"
     return None
 
 
-def check_alike(group: Processes, state: ClassifierState, own: Mapping[str, Any], test: TextData | None) -> None:
-    """Compares what the processes of a training were given.
+def check_alike(group: ProcessGroup, state: ClassifierState, own: Mapping[str, Any], test: TextData | None) -> None:
+    """Compares data, settings and model of the processes of a training.
 
     Raises
     ------
     UsageError, DataError, ModelError
-        In every process, if one was given other data, settings or another model than the first.
+        In every process, if one has other data, settings or another model than the first.
     """
     mine = dict(own) | {"test": None if test is None else data_sha256(test)}
-    mine["settings"] = own["settings"] | {name: state.settings[name] for name in ALIKE}
-    first = group.from_first(mine)
+    shared = [name for name, declared in ARGUMENTS.items() if declared.same_in_processes]
+    mine["settings"] = own["settings"] | {name: state.settings[name] for name in shared}
+    first = group.broadcast_object(mine)
     found = difference(first, mine, "of process 0")
     if found is None and mine["test"] != first["test"]:
         found = DataError, "the test texts or their labels are not those of process 0"
@@ -155,12 +204,12 @@ def optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
         if trainer.optimizer.state.get(parameter)
         for part in MOMENTS
     }
-    return whole_tensors(kept, "cpu", keep=trainer.group.is_first)
+    return full_tensors(kept, "cpu", keep=trainer.group.is_first)
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint to go on from, whose weights the model has got.
+    """A checkpoint to resume from, whose weights the model has.
 
     Attributes
     ----------
@@ -179,7 +228,12 @@ class Saved:
 
 
 def load_saved(
-    state: ClassifierState, folder: Path, best: Path | None, own: Mapping[str, Any], own_arithmetic: Mapping[str, Any]
+    state: ClassifierState,
+    folder: Path,
+    best: Path | None,
+    own: Mapping[str, Any],
+    texts: RunTexts,
+    own_numerics: Mapping[str, Any],
 ) -> Saved:
     """Gives the model the weights of a checkpoint of the same run.
 
@@ -191,21 +245,24 @@ def load_saved(
         A checkpoint that was verified.
     best : Path or None
         The one of the best epoch, where early stopping may come back to it.
-    own, own_arithmetic : mapping
-        What :func:`identity` and :func:`arithmetic` say of this run.
+    own : mapping
+        This run's :func:`identity`.
+    texts : RunTexts
+    own_numerics : mapping
+        This run's :func:`numerics`.
 
     Raises
     ------
     UsageError, DataError, ModelError
-        If the checkpoint is of another run, or not one from which to go on.
+        If the checkpoint is of another run, or one that can't be resumed.
     """
     saved = read_json(folder / STATE_FILE)
     if "identity" not in saved:
-        raise ModelError(f"{folder}: holds no state of a training to go on from.")
+        raise ModelError(f"{folder}: holds no state of a training to resume.")
     spec = read_json((best or folder) / SPEC_FILE)
     try:
-        check_identity(folder, saved["identity"], own)
-        changed = {name for name, value in own_arithmetic.items() if saved["arithmetic"].get(name) != value}
+        check_identity(folder, saved["identity"], own, texts)
+        changed = {name for name, value in own_numerics.items() if saved["arithmetic"].get(name) != value}
         if changed and not saved["finished"]:
             warnings.warn(
                 f"{folder}: {', '.join(sorted(changed))} changed since; results may differ in their last bits.",
@@ -219,12 +276,14 @@ def load_saved(
         if best != folder:
             load_parameters(state, folder)
         return Saved(folder, saved, spec["temperature"], weights)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, SyntaxError, ValueError) as error:
+        if isinstance(error, PyllmclfError):
+            raise
         raise _malformed(folder / STATE_FILE, error) from error
 
 
-def go_on(trainer: Trainer, state: ClassifierState, saved: Saved | None) -> None:
-    """Puts trainer and optimizer where a checkpoint left them; called by all processes, of which the first has it.
+def restore(trainer: Trainer, state: ClassifierState, saved: Saved | None) -> None:
+    """Restores trainer and optimizer from a checkpoint, which the first process has; called by all processes.
 
     Parameters
     ----------
@@ -238,10 +297,10 @@ def go_on(trainer: Trainer, state: ClassifierState, saved: Saved | None) -> None
     UsageError, ModelError
         If the checkpoint is not one of the same texts, or malformed.
     """
-    given = None
+    mine = None
     if saved is not None:
-        given = str(saved.folder), saved.training, saved.temperature, saved.best is not None
-    name, training, temperature, has_best = trainer.group.from_first(given)
+        mine = str(saved.folder), saved.training, saved.temperature, saved.best is not None
+    name, training, temperature, has_best = trainer.group.broadcast_object(mine)
     try:
         trainer.load_state_dict(training)
         state.metrics |= training["metrics"]
@@ -282,9 +341,9 @@ def load_moments(trainer: Trainer, folder: Path | None) -> None:
                     raise ModelError(f"{path}: {key} is missing or of another shape.")
         if left:
             raise ModelError(f"{path}: {min(left)!r} is unknown.")
-    for name in trainer.group.from_first([name for name in parameters if f"{name}.step" in found]):
+    for name in trainer.group.broadcast_object([name for name in parameters if f"{name}.step" in found]):
         for part, kept in moments(trainer.optimizer, parameters[name]).items():
-            put(kept, found.get(f"{name}.{part}"), trainer.group)
+            copy_from_first(kept, found.get(f"{name}.{part}"), trainer.group)
 
 
 def trained(model: SequenceClassifier) -> dict[str, torch.nn.Parameter]:

@@ -12,19 +12,20 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import ops
+from ..compute import Compute
 from ..data.packing import PackedBatch, Packer
-from ..distributed import Processes, lost_processes
+from ..distributed import ProcessGroup, lost_processes
 from ..errors import NonFiniteError, ResourceError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
-from ..sharding import is_sharded, ordinary_model, own_part, shard, whole, whole_tensors
-from .activation_cache import FrozenPrefix
+from ..settings import Settings
+from ..sharding import full_tensor, full_tensors, is_sharded, local_tensor, shard
+from .activation_cache import ActivationCache
 from .cuda_graphs import FixedShapes
 from .objective import MultiLabelObjective, Objective
 from .optim import StepInBackward, make_optimizer, make_scheduler
 from .preemption import Preemption
 from .records import QueuedStep, not_finite
-from .settings import TrainingSettings
 
 
 class StepTrainer:
@@ -36,24 +37,22 @@ class StepTrainer:
         On its device, with ``requires_grad`` set.
     packer : Packer
         The training texts with their labels.
-    settings : TrainingSettings
+    settings : Settings
+    compute : Compute
+        Parameters stay fp32, whatever its dtype. ``settings.cuda_graphs`` says whether steps that a GPU runs faster
+        than the host launches them are replayed as CUDA graphs. Never with dropout, whose masks differ by step,
+        accumulation, fp16, or several labels for a text.
     total_steps : int
-        Of the learning rate's schedule.
-    rates : DropoutRates
-    device : torch.device
-    dtype : torch.dtype
-        Of the computation; parameters stay fp32.
-    backend : str
+        Length of the learning rate's schedule.
+    rates : DropoutRates, optional
+        None is dropped by default.
     objective : Objective or MultiLabelObjective, optional
         What is minimised; plain cross-entropy by default.
-    prefix : FrozenPrefix, optional
-        Rows that frozen layers give; training goes on from there.
-    cuda_graphs : bool
-        Whether steps that a GPU does faster than the host launches them are replayed as CUDA graphs. Not with dropout,
-        whose masks differ by step, accumulation, fp16, or several labels for a text.
+    cache : ActivationCache, optional
+        The frozen layers' activations, from which steps start.
     preemption : Preemption, optional
         Whether training is asked to end before its end.
-    group : Processes, optional
+    group : ProcessGroup, optional
         Those that train this model together; each computes its share of every step.
     strategy : {"ddp", "fsdp"}
         Whether each of several processes has the whole model, or a part of every parameter.
@@ -63,27 +62,24 @@ class StepTrainer:
         self,
         model: SequenceClassifier,
         packer: Packer,
-        settings: TrainingSettings,
+        settings: Settings,
+        compute: Compute,
         *,
         total_steps: int,
-        rates: DropoutRates,
-        device: torch.device,
-        dtype: torch.dtype,
-        backend: str = "auto",
+        rates: DropoutRates | None = None,
         objective: Objective | MultiLabelObjective | None = None,
-        prefix: FrozenPrefix | None = None,
-        cuda_graphs: bool = True,
+        cache: ActivationCache | None = None,
         preemption: Preemption | None = None,
-        group: Processes | None = None,
+        group: ProcessGroup | None = None,
         strategy: str = "ddp",
     ) -> None:
-        self.group, self.preemption = group or Processes(), preemption or Preemption(enabled=False)
+        self.group, self.preemption = group or ProcessGroup(), preemption or Preemption(enabled=False)
         # Of a micro-batch, once memory has run out.
         self._most_texts: int | None = None
         self.model, self.packer, self.settings = model, packer, settings
-        self.rates, self.device, self.dtype = rates, device, dtype
-        self.backend, self.prefix = backend, prefix
-        self.objective = (objective or Objective()).to(device)
+        self.rates, self.cache = rates or DropoutRates(), cache
+        self.compute, self.device, self.dtype = compute, compute.device, compute.dtype
+        self.objective = (objective or Objective()).to(compute.device)
         # On the host, so that a step's total is known without asking the device.
         weight = self.objective.class_weight
         self._text_weights: np.ndarray | None = None
@@ -95,29 +91,30 @@ class StepTrainer:
         self._texts_of: dict[int, np.ndarray] = {}
         self.total_steps = total_steps
         one_label = packer.labels is None or packer.labels.dim() == 1
-        alone = self.group.count == 1
-        records = cuda_graphs and device.type == "cuda" and dtype != torch.float16 and not rates.any and one_label
-        records &= alone
+        alone = self.group.world_size == 1
+        on_gpu = self.device.type == "cuda"
+        records = settings.cuda_graphs and on_gpu and self.dtype != torch.float16 and not self.rates.any
+        records &= one_label and alone
         # What a forward pass in training goes through. The optimizer gets the parameters that there are then.
         self._wrapped: nn.Module = model
         if strategy == "fsdp":
-            shard(model, self.group, device, dtype)
+            shard(model, model.backbone.blocks, self.group, self.device, self.dtype)
         else:
-            self._wrapped = self.group.wrapped(model, device)
+            self._wrapped = self.group.data_parallel(model, self.device)
         self.optimizer = make_optimizer(model, settings, capturable=records)
         self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
         # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         # On a GPU asking for the loss before the backward pass would make it wait.
         needs_all_gradients = settings.max_grad_norm is not None or settings.gradient_accumulation_steps > 1
         # Whether a step was not finite; no parameter changes from then on.
-        self._failed = torch.zeros((), dtype=torch.bool, device=device)
+        self._failed = torch.zeros((), dtype=torch.bool, device=self.device)
         # A float would be recorded as it is at that time.
-        self._learning_rate = torch.zeros((), device=device)
+        self._learning_rate = torch.zeros((), device=self.device)
         self._in_backward: StepInBackward | None = None
         if not alone:
             pass  # torch takes the gradients to the other processes as autograd gives them
-        elif device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
+        elif self.device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
             self._in_backward = StepInBackward(self.optimizer)
         else:
             ops.keep_gradients(model.parameters())
@@ -137,8 +134,8 @@ class StepTrainer:
         if self.sharded:
             self.optimizer.zero_grad(set_to_none=True)
             self.optimizer.state.clear()
-            parameters = whole_tensors(dict(self.model.named_parameters()), self.device)
-            self.model = self._wrapped = ordinary_model(self.model, parameters)
+            parameters = full_tensors(dict(self.model.named_parameters()), self.device)
+            self.model = self._wrapped = self.model.with_parameters(parameters)
         return self.model
 
     def train_step(self, micro_batches: list[np.ndarray]) -> tuple[float, int]:
@@ -202,7 +199,7 @@ class StepTrainer:
 
     def _fixed_step(self, fixed: FixedShapes, ids: np.ndarray) -> torch.Tensor | None:
         """A step on fixed memory; ``None``, and none of later ones, where there is no memory for it."""
-        stage, rows = self._given(ids) or (0, None)
+        stage, rows = self._cached(ids) or (0, None)
         try:
             return fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
         except torch.OutOfMemoryError:
@@ -233,7 +230,7 @@ class StepTrainer:
                 micro_batches = [piece for parts in pieces for piece in parts]
             # A process without texts of its own computes one for nothing: the others wait for its part in the sum.
             batches = (
-                (self.packer.batch(texts).to(self.device), self._given(texts), len(part) > 0)
+                (self.packer.batch(texts).to(self.device), self._cached(texts), len(part) > 0)
                 for part in micro_batches
                 for texts in [part if len(part) else ids[:1]]
             )
@@ -243,7 +240,7 @@ class StepTrainer:
             except torch.OutOfMemoryError as error:
                 most = max(map(len, micro_batches))
                 # The other processes have begun to add up; a step in the backward pass has changed weights.
-                if most <= 1 or self.group.count > 1 or self._in_backward is not None:
+                if most <= 1 or self.group.world_size > 1 or self._in_backward is not None:
                     raise ResourceError(
                         f"step {self.step + 1}: out of memory on {self.device} with {most} texts of up to "
                         f"{int(self.packer.row_counts_of(ids).max())} tokens at a time; use a smaller batch_size with "
@@ -264,8 +261,8 @@ class StepTrainer:
         """Sum of the texts' weights."""
         return float(len(ids) if self._text_weights is None else self._text_weights[ids].sum())
 
-    def _given(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
-        return None if self.prefix is None else self.prefix.given(self.packer, ids)
+    def _cached(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
+        return None if self.cache is None else self.cache.lookup(self.packer, ids)
 
     def _compute(
         self,
@@ -280,8 +277,8 @@ class StepTrainer:
 
         Parameters
         ----------
-        batches : iterable of (PackedBatch, given, bool)
-            With what :meth:`SequenceClassifier.forward` goes on from, and whether its texts count at all.
+        batches : iterable of (PackedBatch, cached activations, bool)
+            With what :meth:`SequenceClassifier.forward` starts from, and whether its texts count at all.
         count : int
             Batches.
         ids : ndarray of int64
@@ -298,11 +295,11 @@ class StepTrainer:
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
         # Filled on the device: what comes from the host's memory would be waited for, and can't be recorded.
-        asked = torch.full((), float(self.preemption.requested and self.group.count > 1), device=self.device)
-        for number, (batch, given, counts) in enumerate(batches, 1):
+        asked = torch.full((), float(self.preemption.requested and self.group.world_size > 1), device=self.device)
+        for number, (batch, cached, counts) in enumerate(batches, 1):
             assert batch.labels is not None
-            with ops.use_backend(self.backend), self._added_up(last=number == count):
-                logits = self._wrapped(batch, dropout, self.dtype, given=given)[: len(batch.labels)]
+            with ops.use_backend(self.compute.backend), self._added_up(last=number == count):
+                logits = self._wrapped(batch, dropout, self.dtype, cached=cached)[: len(batch.labels)]
                 loss = self.objective.loss_sum(logits, batch.labels)
                 if counts:
                     loss_sum += loss.detach()
@@ -312,11 +309,11 @@ class StepTrainer:
                     self.result_of(QueuedStep(self.step + 1, ids, float(total), 0.0, stats))
                 with self._in_backward or nullcontext():
                     # The mean over processes is taken of gradients.
-                    self._backward(loss * (self.group.count if counts else 0) / total)
-        figures = list(self.group.add(torch.stack([loss_sum, correct, asked])))
+                    self._backward(loss * (self.group.world_size if counts else 0) / total)
+        figures = list(self.group.all_reduce(torch.stack([loss_sum, correct, asked])))
         if self.settings.max_grad_norm is not None:
             self.scaler.unscale_(self.optimizer)
-            norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
+            norm = full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
             if not self.scaler.is_enabled():  # with loss scaling an overflow is skipped, and the scale lowered
                 figures.append(norm)
         stats = torch.stack(figures)
@@ -326,9 +323,9 @@ class StepTrainer:
     def _compute_fixed(self, batch: PackedBatch, rows: torch.Tensor | None) -> torch.Tensor:
         """What is recorded; nothing in it may depend on numbers that differ by step and lie on the host."""
         assert batch.labels is not None
-        given = None if self.prefix is None or rows is None else (self.prefix.stage, rows)
+        cached = None if self.cache is None or rows is None else (self.cache.stage, rows)
         total = self.objective.total(batch.labels)
-        return self._compute([(batch, given, True)], 1, np.arange(0), total, None, self._learning_rate)
+        return self._compute([(batch, cached, True)], 1, np.arange(0), total, None, self._learning_rate)
 
     def _added_up(self, *, last: bool) -> AbstractContextManager[None]:
         """Of several batches of a step, gradients go to the other processes with the last."""
@@ -379,10 +376,10 @@ class StepTrainer:
             If one is not finite.
         """
         step = self.step if step is None else step
-        trained = [(name, own_part(p)) for name, p in self.model.named_parameters() if p.requires_grad]
+        trained = [(name, local_tensor(p)) for name, p in self.model.named_parameters() if p.requires_grad]
         bad = next((i for i, (_, part) in enumerate(trained) if not bool(torch.isfinite(part).all())), len(trained))
         if self.sharded:
-            bad = self.group.least(bad)
+            bad = self.group.all_reduce_min(bad)
         if bad < len(trained):
             what = f"{trained[bad][0]} is no longer finite"
             raise not_finite(step, what, self._texts_of.get(step, np.arange(0)))

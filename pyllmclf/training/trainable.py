@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 import torch
 
 from ..errors import UsageError
-from ..models.lora import LoRAConfig, add_lora
+from ..lora_config import LoRAConfig
+from ..models.lora import add_lora
 from ..models.sequence_classifier import SequenceClassifier
-
-LAST_BLOCKS = re.compile(r"last_([0-9]+)_blocks")
+from ..settings import LAST_BLOCKS, check_argument
 
 
 def set_trainable(
@@ -35,7 +33,7 @@ def set_trainable(
     UsageError
         For an unknown value, or more blocks than there are.
     """
-    check_trainable(trainable)
+    check_argument("trainable", trainable)
     model.requires_grad_(trainable == "all")
     for module in model.classifier_modules:
         module.requires_grad_(True)
@@ -50,15 +48,6 @@ def set_trainable(
         module.requires_grad_(True)
     for block in list(model.backbone.blocks)[-count:]:
         block.requires_grad_(True)
-
-
-def check_trainable(trainable: str) -> None:
-    """Raises :class:`UsageError` if the value is none that any model could take."""
-    if trainable not in ("head", "last_block", "all", "lora") and not LAST_BLOCKS.fullmatch(str(trainable)):
-        raise UsageError(
-            f"trainable={trainable!r} is unknown; it is 'head', 'last_block', 'last_N_blocks' (N a number), "
-            "'all' or 'lora'."
-        )
 
 
 def _block_count(trainable: str, n_layers: int) -> int:

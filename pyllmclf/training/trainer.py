@@ -12,20 +12,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..compute import Compute
 from ..data.loader import BatchLoader, Position
 from ..data.packing import Packer
-from ..distributed import Processes
+from ..distributed import ProcessGroup
 from ..errors import PreemptedError
-from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
-from ..sharding import own_part, put
-from .activation_cache import FrozenPrefix
+from ..settings import Settings
+from ..sharding import copy_from_first, local_tensor
 from .callbacks import Callback, StepRecord
-from .objective import MultiLabelObjective, Objective
 from .optim import restore_schedule
-from .preemption import Preemption
 from .records import EpochRecord, EpochSums, QueuedStep
-from .settings import TrainingSettings
 from .steps import StepTrainer
 
 
@@ -34,34 +31,28 @@ class Trainer(StepTrainer):
 
     Parameters
     ----------
-    model, packer, settings, rates, device, dtype, backend, objective, prefix, cuda_graphs, preemption, group, strategy
-        As for :class:`StepTrainer`.
+    model, packer, settings, compute
+        As for :class:`StepTrainer`; ``settings.progress`` says whether a progress bar is drawn on standard error (if
+        that is a terminal).
     callbacks : sequence of Callback
-        What is told of steps and epochs.
-    progress : bool
-        Whether a progress bar is drawn on standard error (if that is a terminal).
+        Observers of steps and epochs.
+    group : ProcessGroup, optional
+    **options
+        Other arguments of :class:`StepTrainer`.
     """
 
     def __init__(
         self,
         model: SequenceClassifier,
         packer: Packer,
-        settings: TrainingSettings,
+        settings: Settings,
+        compute: Compute,
         *,
-        rates: DropoutRates,
-        device: torch.device,
-        dtype: torch.dtype,
-        backend: str = "auto",
-        objective: Objective | MultiLabelObjective | None = None,
-        prefix: FrozenPrefix | None = None,
-        cuda_graphs: bool = True,
         callbacks: Sequence[Callback] = (),
-        preemption: Preemption | None = None,
-        group: Processes | None = None,
-        strategy: str = "ddp",
-        progress: bool = False,
+        group: ProcessGroup | None = None,
+        **options: Any,
     ) -> None:
-        group = group or Processes()
+        group = group or ProcessGroup()
         self.loader = BatchLoader(
             packer,
             batch_size=settings.batch_size,
@@ -69,25 +60,11 @@ class Trainer(StepTrainer):
             accumulate=settings.gradient_accumulation_steps,
             seed=settings.seed,
             rank=group.rank,
-            ranks=group.count,
+            ranks=group.world_size,
         )
-        super().__init__(
-            model,
-            packer,
-            settings,
-            total_steps=self.loader.total(settings.epochs),
-            rates=rates,
-            device=device,
-            dtype=dtype,
-            backend=backend,
-            objective=objective,
-            prefix=prefix,
-            cuda_graphs=cuda_graphs,
-            preemption=preemption,
-            group=group,
-            strategy=strategy,
-        )
-        self.callbacks, self.progress = list(callbacks), progress
+        total_steps = self.loader.total(settings.epochs)
+        super().__init__(model, packer, settings, compute, total_steps=total_steps, group=group, **options)
+        self.callbacks = list(callbacks)
         self.history: list[EpochRecord] = []
         # Whether a callback asks for the end of the epoch to be the last; whether that, or early stopping, has come.
         self._asked_to_stop = False
@@ -144,13 +121,13 @@ class Trainer(StepTrainer):
                             record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
                     except PreemptedError:
                         pause()
-                        self.group.wait()
+                        self.group.barrier()
                         raise
                     self._end_epoch(record)
                     if on_epoch is not None:
                         on_epoch(record)
                     if self.preempted and not self.finished:
-                        self.group.wait()
+                        self.group.barrier()
                         raise PreemptedError("preempted.")
         except BaseException:
             self.close()
@@ -162,7 +139,7 @@ class Trainer(StepTrainer):
             raise errors[0]
         with torch.no_grad():
             for parameter, kept in self._best_weights.items():
-                own_part(parameter).copy_(kept)
+                local_tensor(parameter).copy_(kept)
         return self.history
 
     def gather(self) -> SequenceClassifier:
@@ -172,7 +149,7 @@ class Trainer(StepTrainer):
     @property
     def preempted(self) -> bool:
         """Whether training is to end now; at any time the same in all processes."""
-        return self.preemption.requested if self.group.count == 1 else self._preempted
+        return self.preemption.requested if self.group.world_size == 1 else self._preempted
 
     @property
     def finished(self) -> bool:
@@ -197,15 +174,15 @@ class Trainer(StepTrainer):
     def keep_as_best(self) -> None:
         """Remembers the weights as those of the best epoch."""
         trained = (p for p in self.model.parameters() if p.requires_grad)
-        self._best_weights = {p: own_part(p.detach()).to("cpu", copy=True) for p in trained}
+        self._best_weights = {p: local_tensor(p.detach()).to("cpu", copy=True) for p in trained}
 
     def take_as_best(self, weights: Mapping[str, torch.Tensor] | None) -> None:
         """Remembers what the first process gives, by the parameters' names, as the weights of the best epoch."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 taken = torch.empty_like(parameter)
-                put(taken, None if weights is None else weights[name], self.group)
-                self._best_weights[parameter] = own_part(taken).cpu()
+                copy_from_first(taken, None if weights is None else weights[name], self.group)
+                self._best_weights[parameter] = local_tensor(taken).cpu()
 
     def _epochs_since_best(self) -> int:
         return len(self.history) - 1 - self.history.index(self.best) if self.best is not None else 0
@@ -259,9 +236,9 @@ class Trainer(StepTrainer):
     ) -> EpochRecord:
         begun = time.perf_counter()
         sums, seconds_before = self._sums, self._sums.seconds
-        if self.prefix is not None and not self.prefix.filled:
+        if self.cache is not None and not self.cache.filled:
             with self.preemption.at_once():
-                self.prefix.fill()
+                self.cache.fill()
         epoch = self.loader.position.epoch
 
         def pauses(step: int) -> bool:
@@ -269,7 +246,7 @@ class Trainer(StepTrainer):
 
         for queued, alone in self._queued_ahead(pauses):
             step_loss, step_correct = self.result_of(queued)
-            self._preempted |= self.group.count > 1 and queued.is_last
+            self._preempted |= self.group.world_size > 1 and queued.is_last
             ids = queued.ids
             step_tokens = int(self.packer.real_lengths[ids].sum())
             sums.loss += step_loss * queued.total
@@ -329,7 +306,7 @@ class Trainer(StepTrainer):
     def _bar(self):
         from tqdm import tqdm
 
-        hidden = None if self.progress else True
+        hidden = None if self.settings.progress else True
         return tqdm(total=self.total_steps, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True)
 
 

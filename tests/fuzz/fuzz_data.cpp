@@ -75,7 +75,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   for (const auto token : input_ids) require(token >= 0 && token < kVocabSize);
 
   std::vector<std::int64_t> rows(room.total), of(room.total);
-  const auto distinct = pyllmclf::share_beginnings(input_ids.data(), cu_seqlens.data(), texts, rows.data(), of.data());
+  const auto distinct = pyllmclf::share_prefixes(input_ids.data(), cu_seqlens.data(), texts, rows.data(), of.data());
   require(distinct <= room.total);
   for (std::int64_t row = 0; row < room.total; ++row) {
     require(of[row] >= 0 && of[row] < distinct && input_ids[rows[of[row]]] == input_ids[row]);

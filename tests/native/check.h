@@ -1,4 +1,4 @@
-// Checks of the native tests: a failure is printed, and the program's exit code says whether there was one.
+// Checks of the native tests: print each failure, and end the program with exit code 1 after any.
 #pragma once
 
 #include <cmath>
@@ -18,15 +18,15 @@ inline void that(bool condition, const std::string& what) {
   std::printf("FAILED: %s\n", what.c_str());
 }
 
-// max|found - expected| / max|expected| is at most `tolerance`; NaN fails.
-template <typename Found>
-void close(const std::vector<Found>& found, const std::vector<double>& expected, double tolerance,
+// Checks max|actual - expected| / max|expected| <= tolerance; NaN fails.
+template <typename Actual>
+void close(const std::vector<Actual>& actual, const std::vector<double>& expected, double tolerance,
            const std::string& what) {
-  that(found.size() == expected.size(), what + ": size");
+  that(actual.size() == expected.size(), what + ": size");
   double difference = 0.0, largest = 1e-300;
   bool finite = true;
-  for (std::size_t i = 0; i < found.size() && i < expected.size(); ++i) {
-    const double value = static_cast<double>(static_cast<float>(found[i]));
+  for (std::size_t i = 0; i < actual.size() && i < expected.size(); ++i) {
+    const double value = static_cast<double>(static_cast<float>(actual[i]));
     finite = finite && std::isfinite(value);
     difference = std::fmax(difference, std::fabs(value - expected[i]));
     largest = std::fmax(largest, std::fabs(expected[i]));
@@ -40,7 +40,7 @@ inline int finish(const char* name) {
   return failures == 0 ? 0 : 1;
 }
 
-// Standard normal numbers, the same each time.
+// Reproducible random numbers.
 class Random {
  public:
   explicit Random(unsigned seed) : engine_(seed) {}

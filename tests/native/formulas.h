@@ -1,4 +1,4 @@
-// The ops by their formulas, in double: what the native tests compare with.
+// The formulas of the ops in double, the oracle of the native tests.
 #pragma once
 
 #include <cmath>
@@ -14,7 +14,7 @@ using std::size_t;
 
 inline size_t at(int64_t row, int64_t width, int64_t column) { return static_cast<size_t>(row * width + column); }
 
-// a [rows, inner] times b [inner, columns], or b [columns, inner] turned; or a [inner, rows] turned times b.
+// a [rows, inner] times b [inner, columns]. turn_a: a is stored as [inner, rows]; turn_b: b as [columns, inner].
 inline Numbers product(const Numbers& a, bool turn_a, const Numbers& b, bool turn_b, int64_t rows, int64_t inner,
                        int64_t columns) {
   Numbers out(static_cast<size_t>(rows * columns));
@@ -139,7 +139,7 @@ struct Attention {
   Numbers out, dq, dk, dv;
 };
 
-// Which keys a query sees: those of its window (-1: all), with `causal` none behind its own position.
+// The keys that a query sees: those in its window (-1: all), with `causal` none after its position.
 struct Mask {
   bool causal;
   int64_t window_left, window_right;
@@ -163,7 +163,7 @@ inline std::uint32_t philox(std::uint32_t element, std::uint32_t c1, std::uint32
   return c[element % 4];
 }
 
-// One text and one head: q [queries, depth], k and v [keys, depth]; positions of the queries; factor(query, key) of
+// One text and one head: q [queries, depth], k and v [keys, depth], positions [queries]; factor(query, key) multiplies
 // the probabilities.
 template <typename Factor>
 Attention attention(const Numbers& q, const Numbers& k, const Numbers& v, const Numbers& dout, int64_t depth,

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The native tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+# Runs the native tests under AddressSanitizer and UndefinedBehaviorSanitizer, then under ThreadSanitizer.
 # Usage: tests/native/sanitize.sh [BUILD_DIR]
 # Needs cmake, ninja, a C++ compiler (CXX) and clang++ (CLANGXX) with libomp and its Archer library: with GCC's OpenMP
-# runtime, which it can't look into, ThreadSanitizer warns about correct programs.
+# runtime, which is not instrumented, ThreadSanitizer reports races in correct programs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=${1:-build/sanitize}

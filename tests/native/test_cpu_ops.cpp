@@ -1,5 +1,5 @@
-// Every CPU op, in each SIMD build that this processor runs, against its formula; and the same bits for 1, 2 and 3
-// threads. Outputs hold NaN before.
+// Compares every CPU op, in each SIMD build that this processor runs, with its formula, and its bits with 1, 2 and 3
+// threads. Outputs are pre-filled with NaN.
 #include <array>
 #include <cstring>
 #include <functional>
@@ -21,7 +21,7 @@ using Floats = std::vector<float>;
 
 constexpr double kTolerance = 1e-5;
 
-// What one op returned; run(threads) for several numbers of threads must give the same bits.
+// Returns the outputs of run(threads), after checking that they have the same bits for 1, 2 and 3 threads.
 std::vector<Floats> same_bits(const std::function<std::vector<Floats>(int)>& run, const std::string& what) {
   const std::vector<Floats> one = run(1);
   for (const int threads : {2, 3}) {
@@ -44,7 +44,7 @@ void test_layer_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused,
   const Floats bias = random.normal(width), dy = random.normal(size), dsum = random.normal(fused ? size : 0);
   const auto expected = formulas::layer_norm(as_double(x), as_double(residual), as_double(weight), as_double(bias),
                                              1e-5, as_double(dy), as_double(dsum));
-  const auto found = same_bits(
+  const auto actual = same_bits(
       [&](int threads) {
         Floats y = nans<float>(size), sum = nans<float>(fused ? size : 0), mean = nans<float>(rows);
         Floats rstd = nans<float>(rows), ds = nans<float>(size), dweight = nans<float>(width);
@@ -75,14 +75,14 @@ void test_layer_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused,
         return std::vector<Floats>{y, sum, ds, dweight, dbias, frozen, dweight_alone, dbias_alone};
       },
       what);
-  check::close(found[0], expected.y, kTolerance, what + ": y");
-  if (fused) check::close(found[1], expected.s, kTolerance, what + ": sum");
-  check::close(found[2], expected.ds, kTolerance, what + ": ds");
-  check::close(found[3], expected.dweight, kTolerance, what + ": dweight");
-  check::close(found[4], expected.dbias, kTolerance, what + ": dbias");
-  check::close(found[5], expected.ds, kTolerance, what + ": ds of frozen parameters");
-  check::close(found[6], expected.dweight, kTolerance, what + ": dweight of a frozen input");
-  check::close(found[7], expected.dbias, kTolerance, what + ": dbias of a frozen input");
+  check::close(actual[0], expected.y, kTolerance, what + ": y");
+  if (fused) check::close(actual[1], expected.s, kTolerance, what + ": sum");
+  check::close(actual[2], expected.ds, kTolerance, what + ": ds");
+  check::close(actual[3], expected.dweight, kTolerance, what + ": dweight");
+  check::close(actual[4], expected.dbias, kTolerance, what + ": dbias");
+  check::close(actual[5], expected.ds, kTolerance, what + ": ds of frozen parameters");
+  check::close(actual[6], expected.dweight, kTolerance, what + ": dweight of a frozen input");
+  check::close(actual[7], expected.dbias, kTolerance, what + ": dbias of a frozen input");
 }
 
 void test_gelu(const CpuOps& ops, int64_t rows, int64_t width, bool tanh, bool with_bias, const std::string& build) {
@@ -94,21 +94,21 @@ void test_gelu(const CpuOps& ops, int64_t rows, int64_t width, bool tanh, bool w
   for (float& value : x) value *= 3.0f;
   const Floats bias = random.normal(with_bias ? width : 0), dy = random.normal(size);
   const auto expected = formulas::gelu(as_double(x), as_double(bias), width, tanh, as_double(dy));
-  const auto found = same_bits(
+  const auto actual = same_bits(
       [&](int threads) {
         Floats y = nans<float>(size), dx = dy, dbias = nans<float>(with_bias ? width : 0);
         const float* b = with_bias ? bias.data() : nullptr;
         ops.gelu_forward({x.data(), b, y.data(), rows, width, tanh, threads});
-        // In place, as the interface allows.
+        // dx aliases dy, as the interface allows.
         check::that(ops.gelu_backward({dx.data(), x.data(), b, dx.data(), with_bias ? dbias.data() : nullptr, rows,
                                        width, tanh, threads}),
                     what + ": memory");
         return std::vector<Floats>{y, dx, dbias};
       },
       what);
-  check::close(found[0], expected.y, kTolerance, what + ": y");
-  check::close(found[1], expected.dx, kTolerance, what + ": dx");
-  if (with_bias) check::close(found[2], expected.dbias, kTolerance, what + ": dbias");
+  check::close(actual[0], expected.y, kTolerance, what + ": y");
+  check::close(actual[1], expected.dx, kTolerance, what + ": dx");
+  if (with_bias) check::close(actual[2], expected.dbias, kTolerance, what + ": dbias");
 }
 
 void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::string& build) {
@@ -119,7 +119,7 @@ void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::s
   const Floats weight = random.normal(width), bias = random.normal(width), dy = random.normal(rows * width);
   const auto sum = formulas::embedding(ids, positions, as_double(token), as_double(position), as_double(type), width);
   const auto normed = formulas::layer_norm(sum, {}, as_double(weight), as_double(bias), 1e-5, as_double(dy), {});
-  const auto found = same_bits(
+  const auto actual = same_bits(
       [&](int threads) {
         Floats y = nans<float>(rows * width), norm = y, mean = nans<float>(rows), rstd = mean, dtable = token;
         pyllmclf::EmbeddingForward args = {
@@ -138,12 +138,12 @@ void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::s
         return std::vector<Floats>{y, norm, dtable, dtype};
       },
       what);
-  check::close(found[0], sum, kTolerance, what + ": sum");
-  check::close(found[1], normed.y, kTolerance, what + ": norm");
-  check::close(found[2], formulas::embedding_backward(ids, as_double(dy), as_double(token), width), kTolerance,
+  check::close(actual[0], sum, kTolerance, what + ": sum");
+  check::close(actual[1], normed.y, kTolerance, what + ": norm");
+  check::close(actual[2], formulas::embedding_backward(ids, as_double(dy), as_double(token), width), kTolerance,
                what + ": dtable");
   const std::vector<int32_t> zeros(ids.size());
-  check::close(found[3], formulas::embedding_backward(zeros, as_double(dy), as_double(type), width), kTolerance,
+  check::close(actual[3], formulas::embedding_backward(zeros, as_double(dy), as_double(type), width), kTolerance,
                what + ": dtable without an index");
 }
 
@@ -154,7 +154,7 @@ void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::str
   std::vector<int64_t> examples(static_cast<std::size_t>(rows));
   std::iota(examples.begin(), examples.end(), int64_t{100});
   const std::vector<int32_t> positions(static_cast<std::size_t>(rows), 7);
-  const auto found = same_bits(
+  const auto actual = same_bits(
       [&](int threads) {
         Floats y = nans<float>(rows * width);
         ops.dropout_rows({ones.data(), y.data(), examples.data(), positions.data(), rows, width, dropout, threads});
@@ -162,7 +162,7 @@ void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::str
       },
       what);
   double kept = 0.0;
-  for (const float value : found[0]) {
+  for (const float value : actual[0]) {
     check::that(value == 0.0f || value == dropout.scale, what + ": a value is neither dropped nor scaled");
     kept += value != 0.0f ? 1.0 : 0.0;
   }
@@ -191,7 +191,7 @@ void test_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t input
     square[i] = beta2 * square[i] + (1 - beta2) * gradient[i] * gradient[i];
     stepped[i] = keep * stepped[i] - step_size * mean[i] / (std::sqrt(square[i]) * inverse_root + eps);
   }
-  const auto found = same_bits(
+  const auto actual = same_bits(
       [&](int threads) {
         Floats out = nans<float>(rows * outputs), input = nans<float>(rows * inputs);
         ops.linear_forward({x.data(), inputs, weight.data(), bias.data(), out.data(), rows, outputs, inputs, threads});
@@ -208,13 +208,13 @@ void test_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t input
         return results;
       },
       what);
-  check::close(found[0], y, kTolerance, what + ": y");
+  check::close(actual[0], y, kTolerance, what + ": y");
   for (const std::size_t first : {std::size_t{1}, std::size_t{4}}) {
-    check::close(found[first], stepped, kTolerance, what + ": weight");
-    check::close(found[first + 1], mean, kTolerance, what + ": mean");
-    check::close(found[first + 2], square, kTolerance, what + ": square");
+    check::close(actual[first], stepped, kTolerance, what + ": weight");
+    check::close(actual[first + 1], mean, kTolerance, what + ": mean");
+    check::close(actual[first + 2], square, kTolerance, what + ": square");
   }
-  check::close(found[7], dx, kTolerance, what + ": dx");
+  check::close(actual[7], dx, kTolerance, what + ": dx");
 }
 
 // Columns [first, first + count) of rows of `width`.
@@ -231,11 +231,11 @@ struct AttentionCase {
   std::vector<int32_t> lengths;
   int64_t heads, depth;
   formulas::Mask mask;
-  int32_t queries = 0;   // rows of each text that are queries, at its end; 0: all
-  bool dropout = false;  // a quarter
+  int32_t queries = 0;   // number of last rows of each text that are queries; 0: all
+  bool dropout = false;  // p = 1/4
 };
 
-// q, k, v and their gradients lie side by side where all rows are queries.
+// q, k, v and their gradients have the row stride of a fused query-key-value product, 3 heads head_dim.
 void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string& build) {
   const std::string what = build + " attention of " + std::to_string(c.lengths.size()) + " texts, head_dim " +
                            std::to_string(c.depth) + (c.mask.causal ? ", causal" : "") +
@@ -268,7 +268,7 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
   shape.window_right = c.mask.window_right;
   if (c.dropout) shape.dropout = {1, 2, 3, 0x40000000u, 1.0f / 0.75f};
 
-  const auto found = same_bits(
+  const auto actual = same_bits(
       [&](int threads) {
         Floats out = nans<float>(rows_q * row), dq = nans<float>(rows_q * stride), dkv = nans<float>(rows_k * stride);
         Floats log_sum_exp = nans<float>(c.heads * rows_q);
@@ -277,7 +277,7 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
         const auto part = [&](const Floats& x, int64_t i) {
           return pyllmclf::Heads{x.data() + i * row, stride, c.depth};
         };
-        const auto written = [&](Floats& x, int64_t i) {
+        const auto mutable_part = [&](Floats& x, int64_t i) {
           return pyllmclf::MutableHeads{x.data() + i * row, stride, c.depth};
         };
         const pyllmclf::Heads outputs = {out.data(), row, c.depth}, douts = {dout.data(), row, c.depth};
@@ -285,7 +285,7 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
                         {s, part(q, 0), part(kv, 1), part(kv, 2), {out.data(), row, c.depth}, log_sum_exp.data()}),
                     what + ": memory");
         check::that(ops.attention_backward({s, part(q, 0), part(kv, 1), part(kv, 2), outputs, douts, log_sum_exp.data(),
-                                            written(dq, 0), written(dkv, 1), written(dkv, 2)}),
+                                            mutable_part(dq, 0), mutable_part(dkv, 1), mutable_part(dkv, 2)}),
                     what + ": memory");
         return std::vector<Floats>{out, columns(dq, stride, 0, row), columns(dkv, stride, row, row),
                                    columns(dkv, stride, 2 * row, row)};
@@ -308,28 +308,30 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
           x[formulas::at(cu[t] + at / c.depth, row, head * c.depth + at % c.depth)] = rows[i];
         }
       };
-      const std::vector<int32_t> own(positions.begin() + cu_q[t], positions.begin() + cu_q[t + 1]);
+      const std::vector<int32_t> text_positions(positions.begin() + cu_q[t], positions.begin() + cu_q[t + 1]);
       const auto factor = [&](int64_t query, int64_t key) {
         if (!c.dropout) return 1.0;
         const auto stream = shape.dropout.stream | static_cast<std::uint32_t>(head) << 16;
-        const std::uint32_t word = formulas::philox(
-            static_cast<std::uint32_t>(key), static_cast<std::uint32_t>(own[static_cast<std::size_t>(query)]),
-            static_cast<std::uint32_t>(examples[t]), stream, shape.dropout.seed, shape.dropout.step);
+        const std::uint32_t word =
+            formulas::philox(static_cast<std::uint32_t>(key),
+                             static_cast<std::uint32_t>(text_positions[static_cast<std::size_t>(query)]),
+                             static_cast<std::uint32_t>(examples[t]), stream, shape.dropout.seed, shape.dropout.step);
         return word >= shape.dropout.threshold ? 1.0 / 0.75 : 0.0;
       };
-      const auto one = formulas::attention(part(q, stride, 0, cu_q), part(kv, stride, row, cu_k),
-                                           part(kv, stride, 2 * row, cu_k), part(dout, row, 0, cu_q), c.depth, own,
-                                           c.mask, 1.0 / std::sqrt(static_cast<double>(c.depth)), factor);
+      const auto one =
+          formulas::attention(part(q, stride, 0, cu_q), part(kv, stride, row, cu_k), part(kv, stride, 2 * row, cu_k),
+                              part(dout, row, 0, cu_q), c.depth, text_positions, c.mask,
+                              1.0 / std::sqrt(static_cast<double>(c.depth)), factor);
       put(one.out, out, cu_q);
       put(one.dq, dq, cu_q);
       put(one.dk, dk, cu_k);
       put(one.dv, dv, cu_k);
     }
   }
-  check::close(found[0], out, kTolerance, what + ": out");
-  check::close(found[1], dq, kTolerance, what + ": dq");
-  check::close(found[2], dk, kTolerance, what + ": dk");
-  check::close(found[3], dv, kTolerance, what + ": dv");
+  check::close(actual[0], out, kTolerance, what + ": out");
+  check::close(actual[1], dq, kTolerance, what + ": dq");
+  check::close(actual[2], dk, kTolerance, what + ": dk");
+  check::close(actual[3], dv, kTolerance, what + ": dv");
 }
 
 }  // namespace
@@ -345,7 +347,7 @@ int main() {
         test_layer_norm(ops, rows, width, fused, name);
       }
     }
-    test_layer_norm(ops, 1400, 768, true, name);  // past the caches
+    test_layer_norm(ops, 1400, 768, true, name);  // large enough for stores past the caches
     for (const bool tanh : {false, true}) {
       for (const bool bias : {false, true}) {
         for (const auto& [rows, width] :

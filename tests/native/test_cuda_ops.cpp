@@ -1,4 +1,4 @@
-// The CUDA kernels on the emulator, against the formulas, in each dtype. Outputs hold NaN before.
+// Compares the CUDA kernels on the emulator with the formulas, in each dtype. Outputs are pre-filled with NaN.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -28,7 +28,7 @@ struct Element<float> {
   static constexpr double tolerance = 1e-5;
   static constexpr const char* name = "fp32 ";
 };
-// Inputs are exact; results are rounded once, to 8 and 11 bits.
+// Inputs are exact; results are rounded once, to 8 bits (bf16) and 11 bits (fp16).
 template <>
 struct Element<__nv_bfloat16> {
   static constexpr cuda::DType dtype = cuda::DType::kBFloat16;
@@ -73,7 +73,7 @@ void test_layer_norm(int64_t rows, int64_t width, bool fused) {
   args.dweight = args.dbias = nullptr;
   args.scratch = nullptr;
   cuda::layer_norm_backward(args, place<T>());
-  // From the rounded sum on, as torch's own two operations would.
+  // The formula starts from the rounded sum, as torch's two separate operations do.
   const auto expected =
       formulas::layer_norm(as_double(s), {}, as_double(weight), as_double(bias), 1e-5, as_double(dy), as_double(dsum));
   const double tolerance = Element<T>::tolerance;

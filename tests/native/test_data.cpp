@@ -1,4 +1,4 @@
-// The token store and the packer.
+// Checks the token store and the packer on small examples.
 #include "check.h"
 #include "pyllmclf/data.h"
 
@@ -30,22 +30,22 @@ void test_equal_texts() {
   pyllmclf::first_equal_texts(tokens.data(), offsets.data(), 5, 9, first.data());
   check::that(first == std::vector<std::int64_t>{0, 1, 2, 0, 1}, "equal texts");
   pyllmclf::first_equal_texts(tokens.data(), offsets.data(), 5, 2, first.data());
-  check::that(first == std::vector<std::int64_t>{0, 1, 0, 0, 1}, "equal beginnings");
+  check::that(first == std::vector<std::int64_t>{0, 1, 0, 0, 1}, "equal prefixes");
 }
 
-void test_shared_beginnings() {
+void test_shared_prefixes() {
   const Ints tokens = {5, 6, 5, 6, 7, 4, 5, 6};
   const std::vector<std::int64_t> offsets = {0, 2, 2, 5, 6, 8};
   std::vector<std::int64_t> ids = {4, 3, 2, 1, 0};
   pyllmclf::sort_texts(tokens.data(), offsets.data(), ids.data(), 5, 9);
   check::that(ids == std::vector<std::int64_t>{1, 3, 0, 4, 2}, "texts in order");
   pyllmclf::sort_texts(tokens.data(), offsets.data(), ids.data(), 5, 2);
-  check::that(ids == std::vector<std::int64_t>{1, 3, 0, 2, 4}, "beginnings in order");
+  check::that(ids == std::vector<std::int64_t>{1, 3, 0, 2, 4}, "prefixes in order");
   const Ints input_ids = {4, 5, 6, 5, 6, 7, 5, 8}, cu_seqlens = {0, 0, 1, 3, 6, 8};
   std::vector<std::int64_t> rows(8, -1), of(8, -1);
-  check::that(pyllmclf::share_beginnings(input_ids.data(), cu_seqlens.data(), 5, rows.data(), of.data()) == 5, "count");
-  check::that(rows == std::vector<std::int64_t>{0, 1, 2, 5, 7, -1, -1, -1}, "rows that stand for themselves");
-  check::that(of == std::vector<std::int64_t>{0, 1, 2, 1, 2, 3, 1, 4}, "which they stand for");
+  check::that(pyllmclf::share_prefixes(input_ids.data(), cu_seqlens.data(), 5, rows.data(), of.data()) == 5, "count");
+  check::that(rows == std::vector<std::int64_t>{0, 1, 2, 5, 7, -1, -1, -1}, "distinct rows");
+  check::that(of == std::vector<std::int64_t>{0, 1, 2, 1, 2, 3, 1, 4}, "distinct row of each row");
 }
 
 void test_pack() {
@@ -81,7 +81,7 @@ void test_pack() {
 int main() {
   test_token_store();
   test_equal_texts();
-  test_shared_beginnings();
+  test_shared_prefixes();
   test_pack();
   return check::finish("data");
 }

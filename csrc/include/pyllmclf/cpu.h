@@ -1,7 +1,7 @@
 // The CPU part of the native core: fp32, OpenMP. Raw pointers, sizes, strides and a thread count; no torch, no Python.
 //
-// Rows are contiguous unless a stride is given; strides count elements. Every op gives the same bits for any number of
-// threads: work is split by the shape alone, and sums over rows run in a fixed order.
+// Rows are contiguous unless the arguments have a stride; strides are in elements. Every op gives the same bits for any
+// number of threads: the shape alone determines how work is split, and sums over rows run in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -28,19 +28,19 @@ struct LayerNormForward {
 
 struct LayerNormBackward {
   const float* dy;
-  const float* dsum;  // gradient that reaches s by another way, or null
+  const float* dsum;  // gradient of s from its other uses, or null
   const float* s;     // [rows, width]
   const float* weight;
   const float* mean;
   const float* rstd;
-  float* ds;       // [rows, width]: of x, and of the residual; or null
+  float* ds;       // [rows, width], the gradient of x and of residual; or null
   float* dweight;  // [width], or null
   float* dbias;    // [width], or null
   std::int64_t rows, width;
   int threads;
 };
 
-// y = GELU(x + bias); tanh formula or exact.
+// y = GELU(x + bias), by the tanh formula or exact.
 struct GeluForward {
   const float* x;
   const float* bias;  // [width], may be null
@@ -54,15 +54,15 @@ struct GeluBackward {
   const float* dy;
   const float* x;
   const float* bias;  // may be null
-  float* dx;          // may be dy
+  float* dx;          // may alias dy
   float* dbias;       // [width], or null
   std::int64_t rows, width;
   bool tanh;
   int threads;
 };
 
-// y[row] = token[input_ids[row]] + position[positions[row]] + type, normalised if norm_weight is given. Ids are not
-// checked.
+// y[row] = token[input_ids[row]] + position[positions[row]] + type, then layer norm unless norm_weight is null. Ids and
+// positions are not checked.
 struct EmbeddingForward {
   const std::int32_t* input_ids;
   const std::int32_t* positions;
@@ -72,14 +72,14 @@ struct EmbeddingForward {
   const float* norm_weight;  // [width], may be null
   const float* norm_bias;    // [width]
   float* y;
-  float* mean;  // [rows], with a norm; as in LayerNormForward
+  float* mean;  // [rows], written with norm_weight; as in LayerNormForward
   float* rstd;
   std::int64_t rows, width;
   float eps;
   int threads;
 };
 
-// table[index[row]] += dy[row], rows in order; an index of null stands for index 0 in every row.
+// dtable[index[row]] += dy[row], rows in order; a null index means index 0 for every row.
 struct EmbeddingBackward {
   const float* dy;
   const std::int32_t* index;
@@ -88,8 +88,8 @@ struct EmbeddingBackward {
   int threads;
 };
 
-// What a dropout mask is a function of; see pyllmclf/ops/dropout.py. An element is kept where its word of
-// Philox4x32-10 is at least `threshold`, and scaled by `scale` then.
+// Key and rate of a dropout mask, which pyllmclf/ops/philox.py defines. An element whose word of Philox4x32-10 is at
+// least `threshold` is kept and multiplied by `scale`; the others become 0.
 struct Dropout {
   std::uint32_t seed, step;
   std::uint32_t stream;     // layer and site
@@ -97,10 +97,10 @@ struct Dropout {
   float scale;              // 1 / (1 - p); 0: no dropout
 };
 
-// y = x * mask * scale; its own backward, with dy for x.
+// y = x * mask * scale. The backward pass is the same op applied to dy.
 struct DropoutRows {
   const float* x;
-  float* y;                         // may be x
+  float* y;                         // may alias x
   const std::int64_t* example_ids;  // [rows]
   const std::int32_t* positions;    // [rows]
   std::int64_t rows, width;
@@ -118,16 +118,16 @@ struct MutableHeads {
   std::int64_t row_stride, head_stride;
 };
 
-// A text with queries has keys, and a query sees at least one of them.
+// Requires that a text with queries has keys, and that each query sees at least one key.
 struct AttentionShape {
   const std::int32_t* cu_seqlens_q;     // [texts + 1]
   const std::int32_t* cu_seqlens_k;     // [texts + 1]
-  const std::int32_t* query_positions;  // [rows_q]; null: queries are all rows of their text in order
+  const std::int32_t* query_positions;  // [rows_q]; null: all rows of each text are queries, in order
   const std::int64_t* example_ids;      // [texts]; read with dropout only
   std::int64_t texts, heads, head_dim;
   float scale;
   bool causal;
-  std::int64_t window_left, window_right;  // keys seen on each side of the own position; -1: all
+  std::int64_t window_left, window_right;  // visible keys on each side of a query's position; -1: all
   Dropout dropout;
   int threads;
 };
@@ -144,10 +144,10 @@ struct AttentionBackward {
   AttentionShape shape;
   Heads q, k, v, out, dout;
   const float* log_sum_exp;
-  MutableHeads dq, dk, dv;  // each entry is written, none is read
+  MutableHeads dq, dk, dv;  // fully written, never read
 };
 
-// y = x Wᵀ + bias for few rows; more are the BLAS's.
+// y = x Wᵀ + bias for few rows; for many, torch's BLAS is faster.
 struct LinearForward {
   const float* x;  // [rows, inputs]
   std::int64_t x_row;
@@ -158,7 +158,8 @@ struct LinearForward {
   int threads;
 };
 
-// Of y = x Wᵀ: dx = dy W, and then AdamW's step of W and its moments, all [outputs, inputs], with the gradient dyᵀ x.
+// Backward of y = x Wᵀ fused with AdamW: dx = dy W, then a step of W and its moments, all [outputs, inputs], with the
+// gradient dyᵀ x. dx uses W as it is before the step.
 struct LinearAdamW {
   const float* dy;  // [rows, outputs]
   const float* x;   // [rows, inputs]
@@ -168,7 +169,7 @@ struct LinearAdamW {
   float* exp_avg_sq;
   float* dx;  // [rows, inputs], or null
   std::int64_t rows, outputs, inputs;
-  float beta1, beta1_rest, beta2, beta2_rest;  // the rests are 1 - beta
+  float beta1, beta1_rest, beta2, beta2_rest;  // betaN_rest = 1 - betaN
   float eps;
   float keep;          // 1 - learning rate * weight decay
   float step_size;     // learning rate / (1 - beta1^step)
@@ -176,20 +177,31 @@ struct LinearAdamW {
   int threads;
 };
 
-// head_dim at most this.
+// The largest head_dim that attention takes.
 constexpr std::int64_t kMaxHeadDim = 256;
 
-// What needs scratch memory throws std::bad_alloc where it is not to be had: the backward passes and attention.
-void layer_norm_forward(const LayerNormForward& args);
-void layer_norm_backward(const LayerNormBackward& args);
-void gelu_forward(const GeluForward& args);
-void gelu_backward(const GeluBackward& args);
-void embedding_forward(const EmbeddingForward& args);
-void embedding_backward(const EmbeddingBackward& args);
-void dropout_rows(const DropoutRows& args);
-void attention_forward(const AttentionForward& args);
-void attention_backward(const AttentionBackward& args);
-void linear_forward(const LinearForward& args);
-void linear_adamw(const LinearAdamW& args);
+// The one list of the CPU ops: OP(result, name, arguments). It makes the declarations below, the functions and the
+// table of each SIMD build (csrc/cpu/ops.h, csrc/cpu/ops.cpp), their dispatch (csrc/cpu/dispatch.cpp) and the
+// registration in Python (csrc/bindings_cpu.cpp). In a SIMD build an op that needs scratch memory returns bool, false
+// where allocation fails; the public function throws std::bad_alloc then.
+//
+// A new CPU op touches four files: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt finds it), a
+// wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp, and its signature in pyllmclf/_C.pyi.
+#define PYLLMCLF_CPU_OPS(OP)                       \
+  OP(void, layer_norm_forward, LayerNormForward)   \
+  OP(bool, layer_norm_backward, LayerNormBackward) \
+  OP(void, gelu_forward, GeluForward)              \
+  OP(bool, gelu_backward, GeluBackward)            \
+  OP(void, embedding_forward, EmbeddingForward)    \
+  OP(void, embedding_backward, EmbeddingBackward)  \
+  OP(void, dropout_rows, DropoutRows)              \
+  OP(bool, attention_forward, AttentionForward)    \
+  OP(bool, attention_backward, AttentionBackward)  \
+  OP(void, linear_forward, LinearForward)          \
+  OP(bool, linear_adamw, LinearAdamW)
+
+#define PYLLMCLF_DECLARE(result, name, Arguments) void name(const Arguments& args);
+PYLLMCLF_CPU_OPS(PYLLMCLF_DECLARE)
+#undef PYLLMCLF_DECLARE
 
 }  // namespace pyllmclf

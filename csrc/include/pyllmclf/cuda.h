@@ -1,8 +1,8 @@
-// What the CUDA part of the native core offers; built only where a CUDA compiler was found.
+// The CUDA part of the native core; built only where CMake finds a CUDA compiler.
 //
-// The ops run on the given stream and return at once. Rows are contiguous; x, y and parameters have one dtype,
-// statistics and sums are fp32. Every op gives the same bits each time: no atomics. A launch that fails throws
-// std::runtime_error with the kernel's name and shape.
+// The ops run asynchronously on place's stream. Rows are contiguous; x, y and parameters have one dtype, statistics and
+// sums are fp32. Every op is deterministic: no atomics. A launch that fails throws std::runtime_error with the kernel's
+// name and shape.
 #pragma once
 
 #include <cstddef>
@@ -17,26 +17,26 @@ struct Device {
   int major = 0;  // compute capability
   int minor = 0;
   std::size_t memory = 0;  // bytes
-  int code_version = 0;    // architecture of the code in this library that the device runs, 0 if it can run none
+  int code_version = 0;    // architecture of the code in this library that the device runs, 0 if it runs none
 };
 
-// The devices that the CUDA runtime sees. Without a driver: empty, and `error` says why.
+// Returns the devices that the CUDA runtime sees. Without a driver there are none, and `error` holds the reason.
 std::vector<Device> devices(std::string& error);
 
 enum class DType { kFloat32, kBFloat16, kFloat16 };
 
-// Where an op runs: dtype of its tensors, device, and one of its streams (cudaStream_t).
+// Where an op runs: dtype of its tensors, device, and one of the device's streams (cudaStream_t).
 struct Place {
   DType dtype;
   int device;
   void* stream;
 };
 
-// How many rows of fp32 scratch memory the sums over `rows` rows need.
+// Number of rows of fp32 scratch memory that sums over `rows` rows need.
 std::int64_t sum_blocks(std::int64_t rows);
 
-// As in cpu.h. A row that is wider than 2,048 accesses of 16 bytes (or, where addresses or width don't fit these, of
-// one element) throws std::invalid_argument.
+// As in cpu.h. A row of more than 2,048 accesses throws std::invalid_argument; an access has 16 bytes, or one element
+// where addresses or width are not multiples of that.
 struct LayerNormForward {
   const void* x;
   const void* residual;  // may be null
@@ -58,7 +58,7 @@ struct LayerNormBackward {
   const float* mean;
   const float* rstd;
   void* ds;        // or null
-  void* dweight;   // [width]; both of the parameters' gradients, or null
+  void* dweight;   // [width]; null together with dbias
   void* dbias;     // [width]
   float* scratch;  // [sum_blocks(rows), 2 width], with dweight
   std::int64_t rows, width;
@@ -91,14 +91,14 @@ struct EmbeddingForward {
   const void* type;  // [width], may be null
   void* y;
   std::int64_t rows, width;
-  std::int64_t tokens, n_positions;  // an index beyond ends the kernel with a trap
+  std::int64_t tokens, n_positions;  // an index outside of them traps
 };
 
-// table[index[row]] += dy[row], rows of one index in order.
+// dtable[index[row]] += dy[row], rows of one index in order.
 struct EmbeddingBackward {
   const void* dy;
   const std::int32_t* index;
-  const std::int64_t* order;  // rows by ascending index; those of one index in ascending order
+  const std::int64_t* order;  // rows sorted by index, those of one index in ascending order
   void* dtable;
   std::int64_t rows, width;
 };
@@ -108,7 +108,7 @@ struct CrossEntropyForward {
   const void* logits;  // [rows, classes]
   const std::int64_t* labels;
   const float* class_weight;  // [classes], may be null
-  float* loss;                // one number
+  float* loss;                // scalar
   float* log_sum_exp;         // [rows]
   std::int64_t rows, classes;
 };
@@ -117,7 +117,7 @@ struct CrossEntropyBackward {
   const void* logits;
   const std::int64_t* labels;
   const float* class_weight;
-  const float* dloss;  // one number
+  const float* dloss;  // scalar
   const float* log_sum_exp;
   void* dlogits;
   std::int64_t rows, classes;

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2018) and RoBERTa on packed rows.
+"""BERT (Devlin et al. 2018) on packed rows.
 
 One layer, with x of shape [total, width]:
 
@@ -8,13 +8,17 @@ One layer, with x of shape [total, width]:
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor, nn
 
 from ... import ops
+from ...data.tokenizers import WORDPIECE
+from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
-from ..config import ModelConfig
+from ..architecture import Architecture, Preset
+from ..config import ModelConfig, activation, check_count
 from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
 
 
@@ -170,17 +174,78 @@ class Bert(nn.Module):
         return self.pooler(x, context)
 
 
-class Roberta(Bert):
-    """RoBERTa (Liu et al. 2019): BERT's layers; its dense layer before the head belongs to the classifier."""
+def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    if raw.get("position_embedding_type", "absolute") != "absolute":
+        raise ModelError(f"{origin}: BERT with {raw['position_embedding_type']} positions is not supported.")
+    if raw.get("is_decoder") or raw.get("add_cross_attention"):
+        raise ModelError(f"{origin}: BERT as a decoder is not supported.")
+    types = raw.get("type_vocab_size", 2)
+    check_count("type_vocab_size", types, origin)
+    hidden = raw.get("hidden_dropout_prob", 0.1)
+    head = raw.get("classifier_dropout")
+    return ModelConfig(
+        model_type="bert",
+        vocab_size=raw["vocab_size"],
+        n_positions=raw.get("max_position_embeddings", 512),
+        width=raw["hidden_size"],
+        n_layers=raw["num_hidden_layers"],
+        n_heads=raw["num_attention_heads"],
+        inner_width=raw["intermediate_size"],
+        type_vocab_size=types,
+        gelu=activation(raw.get("hidden_act", "gelu"), origin),
+        layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
+        initializer_range=raw.get("initializer_range", 0.02),
+        embedding_dropout=hidden,
+        attention_dropout=raw.get("attention_probs_dropout_prob", 0.1),
+        hidden_dropout=hidden,
+        head_dropout=hidden if head is None else head,
+        raw=raw,
+    )
 
-    def _add_pooler(self, config: ModelConfig) -> None:
-        self.prediction_head = Linear(config.width, config.width, layer=config.n_layers, site=LORA)
-        self.n_layers = config.n_layers
 
-    @property
-    def behind_blocks(self) -> list[nn.Module]:
-        return [self.prediction_head]
+def sizes(width: int, layers: int, heads: int, vocab_size: int) -> dict[str, Any]:
+    return {
+        "model_type": "bert",
+        "vocab_size": vocab_size,
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "initializer_range": 0.02,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+    }
 
-    def pooled(self, x: Tensor, context: Context) -> Tensor:
-        x = context.drop(x, context.rates.head, self.n_layers, EMBEDDING)
-        return self.prediction_head(x, context).tanh()
+
+def _hub(name: str, width: int, layers: int, heads: int, vocab_size: int) -> Preset:
+    return Preset(sizes(width, layers, heads, vocab_size), f"google-bert/{name}")
+
+
+# Names of norms in the first published files.
+GAMMA_AND_BETA = (
+    (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
+    (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),
+)
+
+ARCHITECTURE = Architecture(
+    model_type="bert",
+    title="BERT",
+    backbone=Bert,
+    class_name="BertForSequenceClassification",
+    read_config=read_config,
+    prefix="bert.",
+    head="classifier",
+    unneeded=re.compile(r"embeddings\.position_ids|cls\..*"),
+    renamed=GAMMA_AND_BETA,
+    vocabulary=WORDPIECE,
+    presets={
+        "bert-base-uncased": _hub("bert-base-uncased", 768, 12, 12, 30522),
+        "bert-base-cased": _hub("bert-base-cased", 768, 12, 12, 28996),
+        "bert-large-uncased": _hub("bert-large-uncased", 1024, 24, 16, 30522),
+        "bert-large-cased": _hub("bert-large-cased", 1024, 24, 16, 28996),
+    },
+)

@@ -8,13 +8,16 @@ One layer, with x of shape [total, width]:
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor, nn
 
 from ... import ops
+from ...data.tokenizers import WORDPIECE
 from ...ops.philox import EMBEDDING, LORA, MLP_OUTPUT
-from ..config import ModelConfig
+from ..architecture import Architecture, Preset
+from ..config import ModelConfig, activation
 from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
 
 
@@ -127,3 +130,61 @@ class DistilBert(nn.Module):
     def pooled(self, x: Tensor, context: Context) -> Tensor:
         """What follows pooling, shape [texts, width]."""
         return self.prediction_head(x, context).relu()
+
+
+def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    hidden = raw.get("dropout", 0.1)
+    return ModelConfig(
+        model_type="distilbert",
+        vocab_size=raw["vocab_size"],
+        n_positions=raw.get("max_position_embeddings", 512),
+        width=raw["dim"],
+        n_layers=raw["n_layers"],
+        n_heads=raw["n_heads"],
+        inner_width=raw["hidden_dim"],
+        type_vocab_size=0,
+        gelu=activation(raw.get("activation", "gelu"), origin),
+        layer_norm_eps=1e-12,  # as the architecture has it; its configuration doesn't say
+        initializer_range=raw.get("initializer_range", 0.02),
+        embedding_dropout=hidden,
+        attention_dropout=raw.get("attention_dropout", 0.1),
+        hidden_dropout=hidden,
+        head_dropout=raw.get("seq_classif_dropout", 0.2),
+        raw=raw,
+    )
+
+
+def _sizes(vocab_size: int) -> dict[str, Any]:
+    return {
+        "model_type": "distilbert",
+        "vocab_size": vocab_size,
+        "max_position_embeddings": 512,
+        "dim": 768,
+        "n_layers": 6,
+        "n_heads": 12,
+        "hidden_dim": 3072,
+        "activation": "gelu",
+        "initializer_range": 0.02,
+        "dropout": 0.1,
+        "attention_dropout": 0.1,
+        "seq_classif_dropout": 0.2,
+    }
+
+
+ARCHITECTURE = Architecture(
+    model_type="distilbert",
+    title="DistilBERT",
+    backbone=DistilBert,
+    class_name="DistilBertForSequenceClassification",
+    read_config=read_config,
+    prefix="distilbert.",
+    head="classifier",
+    prediction_head="pre_classifier",
+    saved_modules=("pre_classifier", "classifier"),
+    unneeded=re.compile(r"vocab_(transform|layer_norm|projector)\..*|embeddings\.position_ids"),
+    vocabulary=WORDPIECE,
+    presets={
+        "distilbert-base-uncased": Preset(_sizes(30522), "distilbert/distilbert-base-uncased"),
+        "distilbert-base-cased": Preset(_sizes(28996), "distilbert/distilbert-base-cased"),
+    },
+)

@@ -8,13 +8,17 @@ One block, with x of shape [total, width]:
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor, nn
 
 from ... import ops
+from ...data.tokenizers import GPT2_BYTE_PAIRS, TiktokenTokenizer, sample_tokenizer
+from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
-from ..config import ModelConfig
+from ..architecture import Architecture, Preset
+from ..config import ModelConfig, activation
 from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
 
 
@@ -105,3 +109,77 @@ class GPT2(nn.Module):
     def pooled(self, x: Tensor, context: Context) -> Tensor:
         """What follows pooling, shape [texts, width]."""
         return x
+
+
+def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    if raw.get("add_cross_attention"):
+        raise ModelError(f"{origin}: GPT-2 with cross-attention is not supported.")
+    residual = raw.get("resid_pdrop", 0.1)
+    return ModelConfig(
+        model_type="gpt2",
+        vocab_size=raw["vocab_size"],
+        n_positions=raw.get("n_positions", raw.get("n_ctx", 1024)),
+        width=raw["n_embd"],
+        n_layers=raw["n_layer"],
+        n_heads=raw["n_head"],
+        inner_width=raw.get("n_inner") or 4 * raw["n_embd"],
+        type_vocab_size=0,
+        gelu=activation(raw.get("activation_function", "gelu_new"), origin),
+        layer_norm_eps=raw.get("layer_norm_epsilon", 1e-5),
+        initializer_range=raw.get("initializer_range", 0.02),
+        embedding_dropout=raw.get("embd_pdrop", 0.1),
+        attention_dropout=raw.get("attn_pdrop", 0.1),
+        hidden_dropout=residual,
+        head_dropout=0.0,  # as GPT2ForSequenceClassification
+        scale_attention=raw.get("scale_attn_weights", True),
+        scale_attention_by_layer=raw.get("scale_attn_by_inverse_layer_idx", False),
+        raw=raw,
+    )
+
+
+def _sizes(width: int, layers: int, heads: int) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "vocab_size": 50257,
+        "n_positions": 1024,
+        "n_embd": width,
+        "n_layer": layers,
+        "n_head": heads,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "embd_pdrop": 0.1,
+        "attn_pdrop": 0.1,
+        "resid_pdrop": 0.1,
+    }
+
+
+def _hub(name: str, width: int, layers: int, heads: int) -> Preset:
+    return Preset(_sizes(width, layers, heads), f"openai-community/{name}", TiktokenTokenizer.gpt2)
+
+
+ARCHITECTURE = Architecture(
+    model_type="gpt2",
+    title="GPT-2",
+    backbone=GPT2,
+    class_name="GPT2ForSequenceClassification",
+    read_config=read_config,
+    prefix="transformer.",
+    head="score",
+    saved_modules=("score",),
+    unneeded=re.compile(r"h\.\d+\.attn\.(masked_)?bias|lm_head\.weight|multiple_choice_head\..*"),
+    transposed=re.compile(r"(c_attn|c_proj|c_fc)\.weight$"),
+    residual_projections=("c_proj",),
+    causal=True,
+    pooling="last",
+    head_bias=False,
+    vocabulary=GPT2_BYTE_PAIRS,
+    presets={
+        "gpt2": _hub("gpt2", 768, 12, 12),
+        "gpt2-medium": _hub("gpt2-medium", 1024, 24, 16),
+        "gpt2-large": _hub("gpt2-large", 1280, 36, 20),
+        "gpt2-xl": _hub("gpt2-xl", 1600, 48, 25),
+        # For tests and the demo.
+        "gpt2-nano": Preset(_sizes(64, 2, 4) | {"vocab_size": 1536, "n_positions": 128}, None, sample_tokenizer),
+    },
+)

@@ -11,20 +11,52 @@ Two of three layers see a window around each token alone.
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ... import ops
+from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
-from ..config import ModelConfig, ModernBertOptions
+from ..architecture import Architecture, Preset
+from ..config import ModelConfig, activation, check_flag, is_number
 from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, in_dtype, self_attention
+from ..pooling import POOLINGS
+
+# Its configuration names each layer's kind of attention.
+MOST_LAYERS = 10_000
+
+
+@dataclass(frozen=True)
+class ModernBertOptions:
+    """The fields of a configuration that only ModernBERT has.
+
+    Attributes
+    ----------
+    windows : tuple of (int or None), one for each layer
+        Keys on either side of its own that a query sees; ``None``: all.
+    rope_theta : tuple of float, one for each layer
+        Base of the rotary angles.
+    norm_bias, attention_bias, mlp_bias, classifier_bias : bool
+    classifier_gelu : {"tanh", "none"}
+    """
+
+    windows: tuple[int | None, ...]
+    rope_theta: tuple[float, ...]
+    norm_bias: bool
+    attention_bias: bool
+    mlp_bias: bool
+    classifier_bias: bool
+    classifier_gelu: str
 
 
 def _options(config: ModelConfig) -> ModernBertOptions:
-    assert config.modernbert is not None
-    return config.modernbert
+    assert isinstance(config.options, ModernBertOptions)
+    return config.options
 
 
 def _norm(config: ModelConfig) -> LayerNorm:
@@ -173,3 +205,110 @@ class ModernBert(nn.Module):
     def pooled(self, x: Tensor, context: Context) -> Tensor:
         """What follows pooling, shape [texts, width]."""
         return self.prediction_head(x, context)
+
+
+def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    pooling = raw.get("classifier_pooling", "cls")
+    poolings = {each.huggingface: each.name for each in POOLINGS.values() if each.huggingface is not None}
+    if not isinstance(pooling, str) or pooling not in poolings:
+        raise ModelError(
+            f"{origin}: classifier_pooling is {shortened(pooling)}; {' and '.join(map(repr, poolings))} are supported."
+        )
+    return ModelConfig(
+        model_type="modernbert",
+        vocab_size=raw["vocab_size"],
+        n_positions=raw.get("max_position_embeddings", 8192),
+        width=raw["hidden_size"],
+        n_layers=raw["num_hidden_layers"],
+        n_heads=raw["num_attention_heads"],
+        inner_width=raw["intermediate_size"],
+        type_vocab_size=0,
+        gelu=activation(raw.get("hidden_activation", "gelu"), origin),
+        layer_norm_eps=raw.get("norm_eps", 1e-5),
+        initializer_range=raw.get("initializer_range", 0.02),
+        embedding_dropout=raw.get("embedding_dropout", 0.0),
+        attention_dropout=raw.get("attention_dropout", 0.0),
+        hidden_dropout=raw.get("mlp_dropout", 0.0),
+        head_dropout=raw.get("classifier_dropout", 0.0),
+        pooling=poolings[pooling],
+        options=_read_options(raw, origin),
+        raw=raw,
+    )
+
+
+def _read_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
+    layers = raw["num_hidden_layers"]
+    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
+        raise ModelError(f"{origin}: n_layers is {shortened(layers)}, not an integer from 1 to {MOST_LAYERS:,}.")
+    every = raw.get("global_attn_every_n_layers", 3)
+    if type(every) is not int or every < 1:
+        raise ModelError(f"{origin}: global_attn_every_n_layers is {shortened(every)}, not a positive integer.")
+    kinds = raw.get("layer_types") or ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
+    theta = {}
+    for kind, old_name, default in (
+        ("full_attention", "global_rope_theta", 160000.0),
+        ("sliding_attention", "local_rope_theta", 10000.0),
+    ):
+        # transformers 5 writes rope_parameters, its predecessors a number for each kind.
+        parameters = (raw.get("rope_parameters") or {}).get(kind) or {}
+        if parameters.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
+            raise ModelError(f"{origin}: ModernBERT with scaled rotary positions is not supported.")
+        theta[kind] = parameters.get("rope_theta", raw.get(old_name, default))
+        if not is_number(theta[kind]) or not theta[kind] > 0:
+            raise ModelError(f"{origin}: the base of {kind}'s rotary positions is {shortened(theta[kind])}.")
+    if len(kinds) != layers or not set(kinds) <= set(theta):
+        raise ModelError(f"{origin}: layer_types doesn't say of each layer whether it is full or sliding attention.")
+    window = raw.get("local_attention", 128)
+    if type(window) is not int or window < 2:
+        raise ModelError(f"{origin}: local_attention is {shortened(window)}, not a number of tokens.")
+    flags = {name: raw.get(name, False) for name in ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")}
+    for name, value in flags.items():
+        check_flag(name, value, origin)
+    return ModernBertOptions(
+        windows=tuple(window // 2 if kind == "sliding_attention" else None for kind in kinds),
+        rope_theta=tuple(theta[kind] for kind in kinds),
+        **flags,
+        classifier_gelu=activation(raw.get("classifier_activation", "gelu"), origin),
+    )
+
+
+def _sizes(width: int, layers: int, heads: int, inner_width: int, pooling: str) -> dict[str, Any]:
+    return {
+        "model_type": "modernbert",
+        "vocab_size": 50368,
+        "max_position_embeddings": 8192,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner_width,
+        "hidden_activation": "gelu",
+        "norm_eps": 1e-5,
+        "initializer_range": 0.02,
+        "global_attn_every_n_layers": 3,
+        "local_attention": 128,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+        "classifier_pooling": pooling,
+    }
+
+
+ARCHITECTURE = Architecture(
+    model_type="modernbert",
+    title="ModernBERT",
+    backbone=ModernBert,
+    class_name="ModernBertForSequenceClassification",
+    read_config=read_config,
+    prefix="model.",
+    head="classifier",
+    prediction_head="head",
+    saved_modules=("head", "classifier"),
+    unneeded=re.compile(r"decoder\..*"),
+    residual_projections=("Wo",),
+    position_table=False,
+    poolings=("first", "mean"),
+    configures_pooling=True,
+    presets={
+        "modernbert-base": Preset(_sizes(768, 22, 12, 1152, "mean"), "answerdotai/ModernBERT-base"),
+        "modernbert-large": Preset(_sizes(1024, 28, 16, 2624, "mean"), "answerdotai/ModernBERT-large"),
+    },
+)

@@ -111,19 +111,11 @@ def query_key_value(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None
     return linear(x.index_select(0, rows), q, bias_q), linear(x, kv, bias_kv)
 
 
-def pool(x: Tensor, cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """One row per text."""
-    if pooling == "mean":
-        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
-        # Checked, the lengths would have to be waited for on a GPU.
-        return torch.segment_reduce(_wide(x), "mean", lengths=ends - starts, unsafe=x.is_cuda).to(x.dtype)
-    return x[pooled_rows(cu_seqlens, lengths, pooling)]
-
-
-def pooled_rows(cu_seqlens: Tensor, lengths: Tensor, pooling: str) -> Tensor:
-    """Which row of each text is read, int64."""
+def mean_rows(x: Tensor, cu_seqlens: Tensor) -> Tensor:
+    """Mean of each text's rows."""
     starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
-    return {"first": starts, "last": starts + lengths.long() - 1, "last_position": ends - 1}[pooling]
+    # Checking the lengths would wait for a GPU.
+    return torch.segment_reduce(_wide(x), "mean", lengths=ends - starts, unsafe=x.is_cuda).to(x.dtype)
 
 
 def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:

@@ -1,5 +1,6 @@
-// Enough of CUDA to run csrc/cuda's kernels on a CPU, in place of the toolkit's header: a thread of a block is a thread
-// of the machine, a block after the other. Slow, for small shapes; ordering mistakes show under ThreadSanitizer.
+// The part of CUDA that csrc/cuda's kernels need to run on a CPU, in place of the toolkit's header: a thread of a block
+// is a thread of the machine, and blocks run one after the other. Slow, so for small shapes; ThreadSanitizer reports
+// missing synchronization.
 #pragma once
 
 #include <math.h>
@@ -15,7 +16,7 @@
 #define __forceinline__ inline
 #define __restrict__
 #define __launch_bounds__(...)
-// Blocks run one after the other, and all threads of one see the same variable.
+// Static, because blocks run one after the other and all threads of a block share the variable.
 #define __shared__ static
 
 namespace emulator {

@@ -1,0 +1,24 @@
+"""The words that arguments with few values take, as types for signatures and as tuples for checks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+EmptyTexts = Literal["keep", "skip", "error"]
+EncodingErrors = Literal["strict", "replace"]
+Weights = Literal["pretrained", "random"]
+Pooling = Literal["last", "last_position", "first", "mean"]
+LongTexts = Literal["head", "tail", "both", "windows"]
+Scheduler = Literal["constant", "linear", "cosine"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Backend = Literal["auto", "reference", "native", "triton"]
+Cache = Literal["auto", "device", "memory", "disk", "off"]
+Strategy = Literal["auto", "ddp", "fsdp"]
+Log = Literal["csv", "tensorboard"]
+LoRAScaling = Literal["alpha/rank", "alpha"]
+ExportFormat = Literal["huggingface", "peft", "onnx", "torch"]
+
+
+def words(choice: Any) -> tuple[str, ...]:
+    """The words of one of the types above, in their order."""
+    return get_args(choice)

@@ -1,0 +1,76 @@
+"""``load`` and ``evaluate``: a classifier from its folder, and its figures on labelled texts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from ..evaluation.metrics import EvaluationResult
+from ..evaluation.multi_label import MultiLabelResult
+from ..torch_state import own_torch_state
+from .checkpoint import load_checkpoint
+from .classifier import Classifier
+from .third_party import is_third_party, load_third_party
+
+
+@own_torch_state()
+def load(
+    path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+) -> Classifier:
+    """Opens a checkpoint, the newest one in the folder of a run, or a classifier of another library.
+
+    Parameters
+    ----------
+    path : path
+        Of a folder that this library wrote, or that ``save_pretrained`` of transformers' or PEFT's sequence classifiers
+        wrote.
+    device : str
+    dtype : {"auto", "float32", "bfloat16", "float16"}
+    backend : {"auto", "reference", "native", "triton"}
+
+    Raises
+    ------
+    ModelError
+        If there is no complete, undamaged checkpoint.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise UsageError(f"path={path!r} must be the folder of a classifier.")
+    folder = Path(path)
+    state = load_third_party(folder) if is_third_party(folder) else load_checkpoint(folder)
+    return Classifier(state, device=device, dtype=dtype, backend=backend)
+
+
+def evaluate(
+    checkpoint: str | os.PathLike[str] | Classifier,
+    data: Any,
+    *,
+    split: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    empty_texts: str = "keep",
+    encoding_errors: str = "strict",
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    progress: bool = False,
+) -> EvaluationResult | MultiLabelResult:
+    """Metrics of a checkpoint on labelled data; see :meth:`Classifier.evaluate`.
+
+    A classifier that is open already has its device, dtype and backend: naming another raises :class:`UsageError`.
+    """
+    if isinstance(checkpoint, Classifier):
+        if (device, dtype, backend) != ("auto", "auto", "auto"):
+            raise UsageError("device, dtype and backend are chosen when a classifier is loaded; give the checkpoint.")
+    else:
+        checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
+    return checkpoint.evaluate(
+        data,
+        split=split,
+        text_column=text_column,
+        label_column=label_column,
+        empty_texts=empty_texts,
+        encoding_errors=encoding_errors,
+        progress=progress,
+    )

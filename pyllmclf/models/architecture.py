@@ -1,0 +1,166 @@
+"""What an architecture is: the record that describes it, and the protocol that its modules follow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from ..data.tokenizers import Tokenizer, Vocabulary
+from .config import ModelConfig
+from .layers import Context
+
+
+class Backbone(Protocol):
+    """The pretrained model: :meth:`embed`, each of :attr:`blocks`, :meth:`finish` and :meth:`pooled`, in that order.
+
+    A backbone is a module. A block is one, too; it is called with (x, context, pooled), where ``pooled`` is a
+    :class:`pyllmclf.models.layers.PooledRows` in the last block if one row of each text is read, else ``None``. What
+    belongs to the classifier before its last linear layer, if anything, is the submodule ``prediction_head``.
+    """
+
+    def embed(self, context: Context) -> Tensor:
+        """Rows before the first block, shape [total, width]."""
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What follows the last block for each row."""
+
+    def pooled(self, x: Tensor, context: Context) -> Tensor:
+        """What follows pooling, shape [texts, width]."""
+
+    @property
+    def behind_blocks(self) -> list[nn.Module]:
+        """Modules with parameters between the last block and the head."""
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """Modules with parameters: of the embedding, of each block, and behind the blocks."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A built-in configuration and where its pretrained weights are.
+
+    Attributes
+    ----------
+    config : dict
+        As in a Hugging Face config.json.
+    hub_id : str or None
+        ``None`` where there are no pretrained weights.
+    tokenizer : callable, optional
+        Makes the tokenizer without any file of the hub's repository.
+    """
+
+    config: dict[str, Any]
+    hub_id: str | None
+    tokenizer: Callable[[], Tokenizer] | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture.
+
+    Attributes
+    ----------
+    model_type : str
+        As ``config.json`` names it.
+    title : str
+        For messages.
+    backbone : callable
+        Makes the modules of a configuration: a :class:`Backbone`.
+    class_name : str
+        Of transformers' classifier.
+    read_config : callable
+        Takes the content of a ``config.json`` and its path for messages; returns a :class:`ModelConfig`. A missing key
+        may raise ``KeyError``; :func:`pyllmclf.models.architectures.registry.model_config` makes a sentence of it.
+    prefix : str
+        Of the backbone's tensors in a classifier's file.
+    head : str
+        Name of the last linear layer there.
+    unneeded : pattern
+        Tensors of known files that a classifier does not need: masks, position counters, heads of other tasks.
+    prediction_head : str or None
+        Name of the module before the head that belongs to the classifier, not to the pretrained model: a linear layer,
+        for ModernBERT with a norm.
+    saved_modules : tuple of str
+        Names that PEFT has for the modules of the head.
+    renamed : tuple of (pattern, str)
+        Old names in files, and the names of today.
+    transposed : pattern or None
+        Weights that files hold as [in, out]; the engine holds [out, in].
+    residual_projections : tuple of str
+        Last names of the projections into the residual stream whose random weights are scaled by 1 / sqrt(2 n_layers).
+    position_table : bool
+        Whether positions have a table of embeddings.
+    causal, pooling, head_bias : bool, str, bool
+        The architecture's convention.
+    poolings : tuple of str
+        Poolings that transformers' classifier can read; only the convention's where empty.
+    configures_pooling : bool
+        Whether ``config.json`` says which row a classifier reads (``classifier_pooling``).
+    vocabulary : Vocabulary, optional
+        How a tokenizer is made of the files of first releases, which have no ``tokenizer.json``.
+    presets : mapping of str to Preset
+    """
+
+    model_type: str
+    title: str
+    backbone: Callable[[ModelConfig], Any]
+    class_name: str
+    read_config: Callable[[dict[str, Any], str], ModelConfig]
+    prefix: str
+    head: str
+    unneeded: re.Pattern[str]
+    prediction_head: str | None = None
+    saved_modules: tuple[str, ...] = ("classifier",)
+    renamed: tuple[tuple[re.Pattern[str], str], ...] = ()
+    transposed: re.Pattern[str] | None = None
+    residual_projections: tuple[str, ...] = ()
+    position_table: bool = True
+    causal: bool = False
+    pooling: str = "first"
+    head_bias: bool = True
+    poolings: tuple[str, ...] = ()
+    configures_pooling: bool = False
+    vocabulary: Vocabulary | None = None
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+
+    def of_backbone(self, name: str) -> bool:
+        """Whether a parameter of our backbone belongs to the pretrained model."""
+        return not name.startswith("prediction_head.")
+
+    def file_name(self, name: str) -> str:
+        """Name in a classifier's file of our parameter ``backbone.*`` or ``head.*``."""
+        part, _, rest = name.partition(".")
+        if part == "head":
+            return f"{self.head}.{rest}"
+        if self.of_backbone(rest):
+            return self.prefix + rest
+        return f"{self.prediction_head}.{rest.removeprefix('prediction_head.')}"
+
+    def parameter_name(self, name: str) -> str:
+        """Our name of a tensor in a file of the pretrained model, with or without the prefix, or of a classifier."""
+        if name.startswith(f"{self.head}."):
+            return "head." + name.removeprefix(f"{self.head}.")
+        if self.prediction_head is not None and name.startswith(f"{self.prediction_head}."):
+            return "backbone.prediction_head." + name.removeprefix(f"{self.prediction_head}.")
+        name = name.removeprefix(self.prefix)
+        for pattern, replacement in self.renamed:
+            name = pattern.sub(replacement, name)
+        return f"backbone.{name}"
+
+    def convention(self, config: ModelConfig) -> dict[str, Any]:
+        """Pooling, causal mask and head bias where the user leaves them open."""
+        return {"pooling": config.pooling or self.pooling, "causal": self.causal, "bias": self.head_bias}
+
+    def least_parameters(self, config: ModelConfig) -> int:
+        """Parameters of the matrices that every architecture has; the model has more."""
+        tables = config.vocab_size + config.type_vocab_size + (config.n_positions if self.position_table else 0)
+        return config.width * (tables + config.n_layers * (4 * config.width + 2 * config.inner_width))

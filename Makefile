@@ -34,6 +34,7 @@ lint:
 	ruff format --check .
 	clang-format --dry-run --Werror $(CLANG_FORMAT_FILES)
 	mypy
+	lint-imports
 
 format:
 	ruff check --fix .

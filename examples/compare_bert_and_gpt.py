@@ -1,4 +1,4 @@
-"""BERT or GPT? The same data, settings and seeds for both, and McNemar's test on the texts they disagree about.
+"""Compares BERT and GPT: the same data, settings and seeds for both, and McNemar's test on their disagreements.
 
 python examples/compare_bert_and_gpt.py sms_spam --models bert-base-uncased gpt2 --seeds 3
 """
@@ -9,7 +9,7 @@ import pyllmclf
 from pyllmclf.evaluation.statistics import mcnemar
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", nargs="?", default="sms_spam", help="a data set with a test part")
+parser.add_argument("data", nargs="?", default="sms_spam", help="a data set with a test split")
 parser.add_argument("--models", nargs=2, default=["bert-base-uncased", "gpt2"])
 parser.add_argument("--weights", default="pretrained")
 parser.add_argument("--trainable", default="last_block")
@@ -20,7 +20,7 @@ options = parser.parse_args()
 try:
     test = pyllmclf.load_dataset(options.data)["test"]
 except (pyllmclf.PyllmclfError, KeyError) as error:
-    parser.error(f"data: {options.data} is no data set with a test part ({error})")
+    parser.error(f"data: {options.data} is no data set with a test split ({error})")
 evaluated = []
 for model in options.models:
     runs = pyllmclf.finetune_seeds(

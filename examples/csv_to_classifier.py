@@ -1,8 +1,8 @@
-"""From a CSV file to a classifier: train, look at the figures, save, classify new texts.
+"""Turns a CSV file into a classifier: trains, prints figures, saves, classifies new texts.
 
     python examples/csv_to_classifier.py reviews.csv --model bert-base-uncased
 
-The file has a column of texts and one of labels, found by their usual names (text, review, ...; label, class, ...).
+The columns of texts and labels are found by their usual names (text, review, ...; label, class, ...).
 """
 
 import argparse

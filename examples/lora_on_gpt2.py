@@ -1,4 +1,4 @@
-"""LoRA on GPT-2: train an adapter, hand it to PEFT, merge it into the weights.
+"""Trains a LoRA adapter on GPT-2, exports it for PEFT, and merges it into the weights.
 
 python examples/lora_on_gpt2.py sms_spam --rank 16
 """
@@ -30,8 +30,8 @@ model = result.classifier.state.model
 trained = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name or name.startswith("head."))
 total = sum(p.numel() for p in model.parameters())
 print(f"{trained:,} of {total:,} parameters were trained")
-for part, metrics in result.metrics.items():
-    print(f"{part}: accuracy {metrics['accuracy']:.2%}")
+for split, metrics in result.metrics.items():
+    print(f"{split}: accuracy {metrics['accuracy']:.2%}")
 
 # PeftModel.from_pretrained(base, FOLDER) opens the first, AutoModelForSequenceClassification the second.
 result.classifier.export(options.output_dir / "peft", format="peft")

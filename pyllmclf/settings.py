@@ -303,7 +303,9 @@ def check_label_separator(separator: str, *, several: bool) -> None:
     """Raises :class:`UsageError` for a separator that can stand between no labels, or that separates nothing."""
     check_argument("label_separator", separator)
     if separator != LABEL_SEPARATOR and not several:
-        raise UsageError("label_separator is about texts with several labels; say multi_label=True, or leave it out.")
+        raise UsageError(
+            "label_separator applies only to texts with several labels; say multi_label=True, or leave it out."
+        )
 
 
 ARGUMENTS: dict[str, Argument] = arguments_of(Settings)

@@ -491,7 +491,7 @@ def test_long_texts(saved: Path, tmp_path: Path, said: Any) -> None:
         ("invalid UTF-8", b"text,label\na,x\nb\xff,y\n", r"line 3: byte 16 \(0xff\) is not valid UTF-8"),
         ("unclosed quote", b'text,label\na,x\n"b,y\n', "line 3: the quoting of the row that begins here is broken"),
         ("wrong width", b"text,label\na,x\nb,y,z\n", "line 3: 3 fields where the header has 2"),
-        ("duplicate column", b"text,text,label\na,b,x\n", "'text' stands there more than once"),
+        ("duplicate column", b"text,text,label\na,b,x\n", "'text' appears more than once"),
         ("missing column", b"words,label\na,x\n", "no column is named like a text"),
         ("ambiguous column", b"text,sentence,label\na,b,x\n", "several columns could be the text"),
         ("a single class", b"text,label\na,x\nb,x\n", "x"),

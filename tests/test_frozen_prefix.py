@@ -175,7 +175,7 @@ def stopped(model: Path, **changes: Any) -> Trainer:
 )
 def test_nothing_is_kept(gpt2: Path, changes: dict[str, Any], why: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Where it would change results or gain nothing; said where somebody would expect it."""
-    assert stopped(gpt2, progress=True, **changes).prefix is None
+    assert stopped(gpt2, progress=True, **changes).cache is None
     error = capsys.readouterr().err
     assert (f"nothing is kept of frozen layers: {why}" in error) if why else "frozen layers" not in error
 
@@ -309,11 +309,11 @@ def test_changed_weights_are_noticed(gpt2: Path, tmp_path: Path) -> None:
     assert trainer.cache is not None
     trainer.cache.fill()
     again = stopped(gpt2, cache="disk", cache_dir=tmp_path)
-    assert again.prefix is not None
+    assert again.cache is not None
     with torch.no_grad():
         again.model.backbone.blocks[1].get_parameter("mlp.c_fc.weight")[0, 0] += 1e-3
-    again.prefix.fill()
-    assert (trainer.cache.found, again.prefix.found) == (False, False)
+    again.cache.fill()
+    assert (trainer.cache.found, again.cache.found) == (False, False)
     assert len(list(tmp_path.glob("prefix-*"))) == 2
 
 
@@ -484,7 +484,7 @@ def test_half_precision_keeps_the_dtype_of_the_computation(make: Callable, tmp_p
     computed = trainer.model.advance(None, batch, 0, 3, dtype=torch.bfloat16)
     assert computed.dtype == torch.bfloat16
     # Matmuls of other numbers of rows are rounded otherwise, on some processors.
-    found, expected = (trainer.model(batch, dtype=torch.bfloat16, given=rows) for rows in (known, (3, computed)))
+    found, expected = (trainer.model(batch, dtype=torch.bfloat16, cached=rows) for rows in (known, (3, computed)))
     assert torch.allclose(found, expected, rtol=0, atol=2**-7)
 
 

@@ -181,11 +181,11 @@ def test_tokens_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """And found again by the same texts and tokenizer alone."""
     tokenizer = bytes_tokenizer()
     expected = TokenStore.from_texts(TEXTS, tokenizer)
-    first = TokenStore.kept(tmp_path, TEXTS, tokenizer)
+    first = TokenStore.cached(tmp_path, TEXTS, tokenizer)
     called: list[int] = []
     from_texts = TokenStore.from_texts
     monkeypatch.setattr(TokenStore, "from_texts", lambda *a: called.append(1) or from_texts(*a))
-    again = TokenStore.kept(tmp_path, TEXTS, tokenizer)
+    again = TokenStore.cached(tmp_path, TEXTS, tokenizer)
     assert not called and isinstance(again.tokens, np.memmap)
     for store in (first, again):
         assert store.tokens.tolist() == expected.tokens.tolist()
@@ -193,7 +193,7 @@ def test_tokens_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert Packer(store, tokenizer, RowLayout(9)).batch([1, 3]).input_ids.tolist() == [
             *expected[1].tolist(), *expected[3].tolist(),
         ]  # fmt: skip
-    TokenStore.kept(tmp_path, [*TEXTS[:1], "".join(TEXTS[1:])], tokenizer)
+    TokenStore.cached(tmp_path, [*TEXTS[:1], "".join(TEXTS[1:])], tokenizer)
     assert called and len(list(tmp_path.glob("[!.]*"))) == 2
 
 
@@ -202,23 +202,23 @@ def test_tokens_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_damaged_tokens_are_made_anew(tmp_path: Path, name: str, damage: Callable[[Path], Any]) -> None:
     tokenizer = bytes_tokenizer()
     expected = TokenStore.from_texts(TEXTS, tokenizer)
-    TokenStore.kept(tmp_path, TEXTS, tokenizer)
+    TokenStore.cached(tmp_path, TEXTS, tokenizer)
     (folder,) = tmp_path.glob("[!.]*")
     damage(folder / name)
-    assert TokenStore.kept(tmp_path, TEXTS, tokenizer).tokens.tolist() == expected.tokens.tolist()
+    assert TokenStore.cached(tmp_path, TEXTS, tokenizer).tokens.tolist() == expected.tokens.tolist()
 
 
 def test_tokens_of_other_texts_are_not_taken(tmp_path: Path) -> None:
     """Neither of fewer texts under this key's name, nor of as many others."""
     tokenizer = bytes_tokenizer()
     expected = TokenStore.from_texts(TEXTS, tokenizer).tokens.tolist()
-    TokenStore.kept(tmp_path, TEXTS, tokenizer)
+    TokenStore.cached(tmp_path, TEXTS, tokenizer)
     (folder,) = tmp_path.glob("[!.]*")
     for others in (TEXTS[:2], [*TEXTS[:-1], "other"]):
         shutil.rmtree(folder)
-        TokenStore.kept(tmp_path / "others", others, tokenizer)
+        TokenStore.cached(tmp_path / "others", others, tokenizer)
         next((tmp_path / "others").glob("[!.]*")).rename(folder)
-        assert TokenStore.kept(tmp_path, TEXTS, tokenizer).tokens.tolist() == expected
+        assert TokenStore.cached(tmp_path, TEXTS, tokenizer).tokens.tolist() == expected
 
 
 def test_texts_are_read_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +259,7 @@ def test_what_an_empty_text_becomes_is_part_of_the_key(tmp_path: Path) -> None:
     for pad in (97, 98):
         tokenizer = bytes_tokenizer()
         tokenizer.pad_token_id = pad
-        stores.append(TokenStore.kept(tmp_path, ["", "x"], tokenizer))
+        stores.append(TokenStore.cached(tmp_path, ["", "x"], tokenizer))
     assert [store[0].tolist() for store in stores] == [[97], [98]]
 
 
@@ -277,5 +277,5 @@ def test_finetune_keeps_tokens(model_folder: Folders, tmp_path: Path, monkeypatc
 
 def test_a_text_that_is_no_unicode(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="surrogate"):
-        TokenStore.kept(tmp_path, ["a\ud800"], bytes_tokenizer())
+        TokenStore.cached(tmp_path, ["a\ud800"], bytes_tokenizer())
     assert not list(tmp_path.glob("[!.]*"))

@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pyllmclf.data import fetch, named
+from pyllmclf.data import fetch
 from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.lengths import LengthReport
-from pyllmclf.data.named import is_named, load_named
+from pyllmclf.data.named import imdb, is_named, load_named, sample, sms_spam
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.readers import TextData
 from pyllmclf.data.sources import load_dataset, read_data
@@ -29,8 +29,8 @@ from pyllmclf.errors import DataError, ResourceError, UsageError
 UNREACHABLE = "file:///nonexistent/archive"
 
 
-def sizes(parts: dict[str, TextData]) -> dict[str, int]:
-    return {name: len(part) for name, part in parts.items()}
+def sizes(splits: dict[str, TextData]) -> dict[str, int]:
+    return {name: len(split) for name, split in splits.items()}
 
 
 def rows(data: TextData) -> list[tuple[str, str | int]]:
@@ -46,22 +46,21 @@ def hash_of(content: bytes) -> str:
 
 
 def test_sample() -> None:
-    parts = load_dataset("sample")
-    assert sizes(parts) == {"train": 504, "validation": 72, "test": 144}
-    for part in parts.values():
+    splits = load_dataset("sample")
+    assert sizes(splits) == {"train": 504, "validation": 72, "test": 144}
+    for part in splits.values():
         assert len(LabelEncoder.fit(part).classes) == 4
-    everything = [row for part in parts.values() for row in rows(part)]
-    path = Path(named.__file__).parent / "sample" / "messages.csv"
-    with path.open(encoding="utf-8", newline="") as file:
+    everything = [row for part in splits.values() for row in rows(part)]
+    with sample.FILE.open(encoding="utf-8", newline="") as file:
         assert everything == [(row["text"], row["label"]) for row in csv.DictReader(file)]
     assert len(set(everything)) == 720
 
 
-def test_parts_of_the_sample_by_name() -> None:
-    parts = load_named("sample")
-    assert read_data("sample", split="validation") == parts["validation"]
-    assert read_data("sample", default_split="test") == parts["test"]
-    assert rows(read_data("sample")) == [row for part in parts.values() for row in rows(part)]
+def test_splits_of_the_sample_by_name() -> None:
+    splits = load_named("sample")
+    assert read_data("sample", split="validation") == splits["validation"]
+    assert read_data("sample", default_split="test") == splits["test"]
+    assert rows(read_data("sample")) == [row for part in splits.values() for row in rows(part)]
     assert rows(read_data("sample", split="all")) == rows(read_data("sample"))
     with pytest.raises(UsageError, match=r"sample has no split 'dev'.*train, validation, test"):
         read_data("sample", split="dev")
@@ -72,8 +71,8 @@ def test_parts_of_the_sample_by_name() -> None:
 
 @pytest.mark.real_data
 def test_sms_spam_balanced_is_the_published_split(data_dir: Path) -> None:
-    parts = load_dataset("sms_spam")
-    assert sizes(parts) == {"train": 1045, "validation": 149, "test": 300}
+    splits = load_dataset("sms_spam")
+    assert sizes(splits) == {"train": 1045, "validation": 149, "test": 300}
     # The published procedure, by itself: pandas' default quoting, ham drawn to the number of spam, two shuffles, a cut.
     path = data_dir / "sms_spam" / "SMSSpamCollection"
     frame = pd.read_csv(path, sep="\t", header=None, names=["Label", "Text"])
@@ -85,10 +84,10 @@ def test_sms_spam_balanced_is_the_published_split(data_dir: Path) -> None:
     balanced = balanced.sample(frac=1, random_state=123).reset_index(drop=True)
     balanced = balanced.sample(frac=1, random_state=123).reset_index(drop=True)
     published = list(zip(balanced["Text"], balanced["Label"], strict=True))
-    assert rows(parts["train"]) == published[:1045]
-    assert rows(parts["validation"]) == published[1045:1194]
-    assert rows(parts["test"]) == published[1194:]
-    assert load_dataset("sms_spam:balanced") == parts == load_dataset("sms_spam", "balanced")
+    assert rows(splits["train"]) == published[:1045]
+    assert rows(splits["validation"]) == published[1045:1194]
+    assert rows(splits["test"]) == published[1194:]
+    assert load_dataset("sms_spam:balanced") == splits == load_dataset("sms_spam", "balanced")
 
 
 @pytest.mark.real_data
@@ -103,16 +102,16 @@ def test_sms_spam_balanced_lengths(data_dir: Path, gpt2_vocabulary: Path) -> Non
 
 @pytest.mark.real_data
 def test_sms_spam_full_is_read_literally(data_dir: Path) -> None:
-    parts = load_dataset("sms_spam:full")
-    assert list(parts) == ["all"]
+    splits = load_dataset("sms_spam:full")
+    assert list(splits) == ["all"]
     raw = (data_dir / "sms_spam" / "SMSSpamCollection").read_bytes().decode("utf-8")
     lines = raw.removesuffix("\n").split("\n")
-    assert len(parts["all"]) == len(lines) == 5574
-    assert [f"{label}\t{text}" for text, label in rows(parts["all"])] == lines
-    assert Counter(parts["all"].labels) == {"ham": 4827, "spam": 747}
-    assert parts["all"].lines == list(range(1, 5575))
+    assert len(splits["all"]) == len(lines) == 5574
+    assert [f"{label}\t{text}" for text, label in rows(splits["all"])] == lines
+    assert Counter(splits["all"].labels) == {"ham": 4827, "spam": 747}
+    assert splits["all"].lines == list(range(1, 5575))
     # The partition has no "train": all of it is read.
-    assert read_data("sms_spam:full", default_split="train") == parts["all"]
+    assert read_data("sms_spam:full", default_split="train") == splits["all"]
 
 
 # --- IMDb -------------------------------------------------------------------------------------------------------------
@@ -125,9 +124,9 @@ def imdb_frame(data_dir: Path) -> pd.DataFrame:
 
 @pytest.mark.real_data
 def test_imdb_official(imdb_frame: pd.DataFrame) -> None:
-    parts = load_dataset("imdb")
-    assert sizes(parts) == {"train": 25_000, "test": 25_000}
-    for name, part in parts.items():
+    splits = load_dataset("imdb")
+    assert sizes(splits) == {"train": 25_000, "test": 25_000}
+    for name, part in splits.items():
         chosen = imdb_frame[imdb_frame["split"] == name]
         assert rows(part) == list(zip(chosen["text"], map(int, chosen["label"]), strict=True))
         assert Counter(part.labels) == {0: 12_500, 1: 12_500}
@@ -135,8 +134,8 @@ def test_imdb_official(imdb_frame: pd.DataFrame) -> None:
 
 @pytest.mark.real_data
 def test_imdb_published_split(imdb_frame: pd.DataFrame) -> None:
-    parts = load_dataset("imdb:published")
-    assert sizes(parts) == {"train": 35_000, "validation": 5_000, "test": 10_000}
+    splits = load_dataset("imdb:published")
+    assert sizes(splits) == {"train": 35_000, "validation": 5_000, "test": 10_000}
     # The folders were read one after the other, each in the order of its file names.
     folders = []
     for split in ("test", "train"):
@@ -148,7 +147,7 @@ def test_imdb_published_split(imdb_frame: pd.DataFrame) -> None:
     frame = frame.sample(frac=1, random_state=123).reset_index(drop=True)
     frame = frame.sample(frac=1, random_state=123).reset_index(drop=True)
     start = 0
-    for part in parts.values():
+    for part in splits.values():
         cut = frame.iloc[start : start + len(part)]
         start += len(part)
         assert rows(part) == list(zip(cut["text"], cut["label"], strict=True))
@@ -173,6 +172,17 @@ def test_the_argument_overrides_the_partition_in_the_name() -> None:
     assert sizes(load_dataset("sample:nonsense", "default")) == {"train": 504, "validation": 72, "test": 144}
 
 
+def test_split_is_the_deprecated_name_of_partition() -> None:
+    with pytest.warns(DeprecationWarning, match=r"split='default'\) is deprecated; say partition='default'") as said:
+        splits = load_dataset("sample", split="default")
+    assert said[0].filename == __file__
+    assert splits == load_dataset("sample", partition="default") == load_dataset("sample", "default")
+    with pytest.warns(DeprecationWarning), pytest.raises(UsageError, match="sample has no partition 'train'"):
+        load_dataset("sample", split="train")
+    with pytest.raises(UsageError, match="leave split out"):
+        load_dataset("sample", "default", split="default")
+
+
 def test_a_file_of_that_name_counts_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_named("imdb")
@@ -188,7 +198,8 @@ def test_a_file_of_that_name_counts_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_split_of_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,label\na,x\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=re.escape(f"('test') can be chosen of a named data set only, not of {path}")):
+    message = f"split='test' can be chosen only for a named data set, not for {path}"
+    with pytest.raises(UsageError, match=re.escape(message)):
         read_data(path, split="test")
     with pytest.raises(UsageError, match="data of type tuple"):
         read_data((["a"], ["x"]), split="test")
@@ -206,8 +217,8 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
     data.mkdir()
     monkeypatch.setenv("PYLLMCLF_DATA_DIR", str(data))
     monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(cache))
-    monkeypatch.setattr(named, "SMS_SPAM_URL", UNREACHABLE)
-    monkeypatch.setattr(named, "IMDB_URL", UNREACHABLE)
+    monkeypatch.setattr(sms_spam, "URL", UNREACHABLE)
+    monkeypatch.setattr(imdb, "URL", UNREACHABLE)
     return data, cache
 
 
@@ -237,12 +248,12 @@ def test_the_data_folder_comes_before_the_cache(places: tuple[Path, Path], monke
     in_data = put(data / "sms_spam" / "SMSSpamCollection", SMALL_SMS)
     in_cache = put(cache / "data" / "sms_spam" / "SMSSpamCollection", b"spam\tcached\n")
     assert fetch.find_local("sms_spam", "SMSSpamCollection") == in_data
-    monkeypatch.setattr(named, "SMS_SPAM_SHA256", hash_of(SMALL_SMS))
+    monkeypatch.setattr(sms_spam, "SHA256", hash_of(SMALL_SMS))
     assert load_named("sms_spam:full")["all"].texts == ["first", "second ", 'says "hi"']
 
     in_data.unlink()
     assert fetch.find_local("sms_spam", "SMSSpamCollection") == in_cache
-    monkeypatch.setattr(named, "SMS_SPAM_SHA256", hash_of(b"spam\tcached\n"))
+    monkeypatch.setattr(sms_spam, "SHA256", hash_of(b"spam\tcached\n"))
     assert load_named("sms_spam:full")["all"].texts == ["cached"]
     monkeypatch.delenv("PYLLMCLF_DATA_DIR")
     assert fetch.find_local("sms_spam", "SMSSpamCollection") == in_cache
@@ -269,7 +280,7 @@ def test_imdb_with_a_wrong_hash_is_refused(places: tuple[Path, Path], partition:
 
 def test_imdb_how_gzip_packed_it_does_not_count(places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"split,label,rating,id,text\ntrain,1,9,0,good\ntest,0,1,0,bad\n"
-    monkeypatch.setattr(named, "IMDB_CSV_SHA256", hash_of(content))
+    monkeypatch.setattr(imdb, "CSV_SHA256", hash_of(content))
     for level in (1, 9):
         put(places[0] / "imdb" / "imdb_50k.csv.gz", gzip.compress(content, level))
         assert {name: rows(part) for name, part in load_named("imdb").items()} == {
@@ -334,8 +345,8 @@ REVIEWS_CSV = (
 
 def test_sms_spam_is_fetched_once(tmp_path: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zip_archive(tmp_path / "sms.zip", {"readme": b"", "SMSSpamCollection": SMALL_SMS})
-    monkeypatch.setattr(named, "SMS_SPAM_URL", archive.as_uri())
-    monkeypatch.setattr(named, "SMS_SPAM_SHA256", hash_of(SMALL_SMS))
+    monkeypatch.setattr(sms_spam, "URL", archive.as_uri())
+    monkeypatch.setattr(sms_spam, "SHA256", hash_of(SMALL_SMS))
     expected = [("first", "ham"), ("second ", "spam"), ('says "hi"', "ham")]
     assert rows(load_named("sms_spam:full")["all"]) == expected
     data, cache = places
@@ -350,7 +361,7 @@ def test_sms_spam_fetched_with_a_wrong_hash_leaves_nothing(
     tmp_path: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = zip_archive(tmp_path / "sms.zip", {"SMSSpamCollection": SMALL_SMS})
-    monkeypatch.setattr(named, "SMS_SPAM_URL", archive.as_uri())
+    monkeypatch.setattr(sms_spam, "URL", archive.as_uri())
     with pytest.raises(DataError, match=hash_of(SMALL_SMS)):
         load_named("sms_spam:full")
     assert files_under(places[1]) == []
@@ -362,7 +373,7 @@ def test_sms_spam_archive_that_is_none(
     other = zip_archive(tmp_path / "other.zip", {"something": b"else"})
     page = put(tmp_path / "page.zip", b"<html>moved</html>")
     for archive in (other, page):
-        monkeypatch.setattr(named, "SMS_SPAM_URL", archive.as_uri())
+        monkeypatch.setattr(sms_spam, "URL", archive.as_uri())
         with pytest.raises(DataError, match=re.escape(archive.as_uri())):
             load_named("sms_spam")
         assert files_under(places[1]) == []
@@ -370,8 +381,8 @@ def test_sms_spam_archive_that_is_none(
 
 def test_imdb_is_fetched_once(tmp_path: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     archive = tar_archive(tmp_path / "imdb.tar.gz", REVIEWS)
-    monkeypatch.setattr(named, "IMDB_URL", archive.as_uri())
-    monkeypatch.setattr(named, "IMDB_ARCHIVE_SHA256", hash_of(archive.read_bytes()))
+    monkeypatch.setattr(imdb, "URL", archive.as_uri())
+    monkeypatch.setattr(imdb, "ARCHIVE_SHA256", hash_of(archive.read_bytes()))
     expected = {
         "train": [("three\r\nNA", 0), (" nine\u2028\x85é ", 1), ('ten, "quoted"\nwith a line break', 1)],
         "test": [("test bad", 0), ("007", 1)],
@@ -386,16 +397,16 @@ def test_imdb_is_fetched_once(tmp_path: Path, places: tuple[Path, Path], monkeyp
 
 
 def test_the_csv_file_made_of_the_archive(tmp_path: Path) -> None:
-    assert named.imdb_csv(tar_archive(tmp_path / "a.tar.gz", REVIEWS)) == REVIEWS_CSV.encode()
-    assert named.imdb_csv(tar_archive(tmp_path / "b.tar.gz", dict(reversed(REVIEWS.items())))) == REVIEWS_CSV.encode()
+    for name, reviews in (("a", REVIEWS), ("b", dict(reversed(REVIEWS.items())))):
+        assert imdb.csv_of_archive(tar_archive(tmp_path / f"{name}.tar.gz", reviews)) == REVIEWS_CSV.encode()
 
 
 def test_the_csv_file_changed_after_it_was_made(
     tmp_path: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tar_archive(tmp_path / "imdb.tar.gz", REVIEWS)
-    monkeypatch.setattr(named, "IMDB_URL", archive.as_uri())
-    monkeypatch.setattr(named, "IMDB_ARCHIVE_SHA256", hash_of(archive.read_bytes()))
+    monkeypatch.setattr(imdb, "URL", archive.as_uri())
+    monkeypatch.setattr(imdb, "ARCHIVE_SHA256", hash_of(archive.read_bytes()))
     load_named("imdb")
     path = places[1] / "data" / "imdb" / "imdb_50k.csv.gz"
     path.write_bytes(gzip.compress(REVIEWS_CSV.encode().replace(b"bad", b"good")))
@@ -407,7 +418,7 @@ def test_imdb_fetched_with_a_wrong_hash_leaves_nothing(
     tmp_path: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tar_archive(tmp_path / "imdb.tar.gz", REVIEWS)
-    monkeypatch.setattr(named, "IMDB_URL", archive.as_uri())
+    monkeypatch.setattr(imdb, "URL", archive.as_uri())
     with pytest.raises(DataError, match=hash_of(archive.read_bytes())):
         load_named("imdb")
     assert files_under(places[1]) == []

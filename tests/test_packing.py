@@ -21,6 +21,8 @@ from pyllmclf.data.lengths import LengthReport
 from pyllmclf.data.packing import PackedBatch, Packer, RowLayout, token_budget_batches
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.errors import DataError, UsageError
+from pyllmclf.ops.backends import triton as triton_backend
+from pyllmclf.ops.schedule import attention_schedule, fixed_schedule, pooled_schedule
 
 TENSORS = [f.name for f in dataclasses.fields(PackedBatch) if f.name not in ("max_seqlen", "schedule", "shared")]
 
@@ -176,6 +178,21 @@ def test_a_batch_on_another_device() -> None:
     unlabelled = dataclasses.replace(batch, labels=None).to("cpu")
     assert unlabelled.labels is None
     assert unlabelled.input_ids.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("obstacle", [None, "needs a CUDA device"])
+def test_schedules_where_the_kernels_run(monkeypatch: pytest.MonkeyPatch, obstacle: str | None) -> None:
+    """As Triton's backend says; elsewhere there is none, and the ops take that."""
+    monkeypatch.setattr(triton_backend, "missing", lambda device: obstacle)
+    cpu, cu_seqlens = torch.device("cpu"), torch.tensor([0, 2, 3], dtype=torch.int32)
+    whole, fixed = attention_schedule(cu_seqlens, cpu), fixed_schedule(2, 64, 64, cpu)
+    pooled = pooled_schedule(whole, causal=True)
+    if obstacle is not None:
+        assert (whole, fixed, pooled) == (None, None, None)
+        return
+    assert whole is not None and pooled is not None and fixed is not None
+    assert whole.fits(2, 3, 3, cpu) and pooled.fits(2, 2, 3, cpu) and fixed.fits(2, 64, 64, cpu)
+    fixed.load(cu_seqlens)
 
 
 # --- the native function's checks -------------------------------------------------------------------------------------

@@ -454,7 +454,7 @@ def test_checkpoint_of_no_training_is_refused(tmp_path: Path) -> None:
     entry = {"sha256": hashlib.sha256(state.read_bytes()).hexdigest(), "bytes": state.stat().st_size}
     manifest["files"]["training_state/state.json"] = entry
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match="no state of a training to go on from"):
+    with pytest.raises(ModelError, match="no state of a training to resume"):
         run(tmp_path, "kept_rows", resume=True)
 
 

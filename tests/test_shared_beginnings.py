@@ -101,7 +101,7 @@ def test_logits_and_gradients(
                 parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.2)
     order = trainer.packer.store.sorted_texts(np.arange(len(TEXTS)), 100)
     batch = trainer.packer.batch(order)
-    shared = batch.share_beginnings()
+    shared = batch.share_prefixes()
     assert shared.shared is not None
     assert len(shared.shared.rows) <= len(batch.input_ids) - len("subject: he") * 2
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -130,7 +130,7 @@ def test_models_that_share_nothing(model_folder: Folders, family: str, pooling: 
     assert inference_batch(model, trainer.packer, order, torch.device("cpu")).shared is None
     batch = trainer.packer.batch(trainer.packer.store.sorted_texts(order, 100))
     with torch.inference_mode():
-        assert torch.equal(model(batch.share_beginnings()), model(batch))
+        assert torch.equal(model(batch.share_prefixes()), model(batch))
     in_batches = [len(TEXTS[i]) for ids in inference_batches(model, trainer.packer, order, 30) for i in ids]
     assert in_batches == sorted(in_batches)
 
@@ -141,12 +141,12 @@ def test_dropped_rows_are_not_shared(model_folder: Folders) -> None:
     batch = trainer.packer.batch(trainer.packer.store.sorted_texts(np.arange(len(TEXTS)), 100))
     dropout = DropoutState(DropoutRates(hidden=0.5), seed=1, step=1)
     with torch.no_grad():
-        assert torch.equal(trainer.model(batch.share_beginnings(), dropout), trainer.model(batch, dropout))
+        assert torch.equal(trainer.model(batch.share_prefixes(), dropout), trainer.model(batch, dropout))
 
 
 def test_little_is_not_shared(model_folder: Folders) -> None:
     trainer = make_trainer(model_folder("gpt2"), ["a" + "b" * 60, "a" + "c" * 60], [0, 1], "all")
-    assert trainer.packer.batch([0, 1]).share_beginnings().shared is None
+    assert trainer.packer.batch([0, 1]).share_prefixes().shared is None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "bert"])

@@ -15,7 +15,7 @@ from models import Folders
 from pyllmclf.cli.main import app, run
 from pyllmclf.data.named import load_named
 from pyllmclf.data.readers import TextData
-from pyllmclf.data.validation import Overlap, validate_parts
+from pyllmclf.data.validation import Overlap, validate_splits
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_what_is_found() -> None:
         name: TextData([t for t, _ in rows], [label for _, label in rows], name)
         for name, rows in (("train", TRAIN), ("test", TEST))
     }
-    report = validate_parts(parts)
-    train, test = report.parts["train"], report.parts["test"]
+    report = validate_splits(parts)
+    train, test = report.splits["train"], report.splits["test"]
     assert (train.texts, train.classes, train.duplicates) == (6, {"x": 3, "y": 3}, 2)
     assert (len(train.empty), [len(rows) for rows in train.conflicting]) == (1, [2])
     assert (test.texts, test.classes, test.duplicates, test.empty, test.conflicting) == (
@@ -59,7 +59,7 @@ def test_what_is_found() -> None:
 
 def test_nothing_is_found() -> None:
     parts = {"train": TextData(["a", "b"], [0, 1], "train"), "test": TextData(["c"], [1], "test")}
-    assert validate_parts(parts).problems == []
+    assert validate_splits(parts).problems == []
 
 
 def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_command(cli: Callable[..., Any], tmp_path: Path) -> None:
     found = cli("validate", train, "--test", test)
     assert found.code == 0, found.err
     assert "train: 6 texts; x 3 (50.0%), y 3 (50.0%); 2 duplicates" in found.out
-    assert "2 texts of train stand in" in found.out
+    assert "2 texts of train are also in" in found.out
     assert "line 7" in found.out  # the empty text
     strict = cli("validate", train, "--test", test, "--strict", "--json")
     assert strict.code == 3
@@ -99,7 +99,7 @@ def test_lengths(model_folder: Folders, cli: Callable[..., Any], tmp_path: Path)
 
 @pytest.mark.real_data
 def test_texts_in_both_parts_of_imdb(data_dir: Path) -> None:
-    report = validate_parts(load_named("imdb"))
+    report = validate_splits(load_named("imdb"))
     (overlap,) = report.overlaps
     assert (overlap.first, overlap.second, overlap.texts) == ("train", "test", 123)
 

@@ -95,7 +95,7 @@ class Classifier:
         if keep_in is None:
             store = TokenStore.from_texts(texts, tokenizer)
         else:
-            store = TokenStore.kept(keep_in, texts, tokenizer)
+            store = TokenStore.cached(keep_in, texts, tokenizer)
         store.check(self.state.model.config.vocab_size)
         return Packer(store, self.state.tokenizer, self.state.layout, labels)
 

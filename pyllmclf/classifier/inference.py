@@ -41,7 +41,7 @@ def inference_batches(model: SequenceClassifier, packer: Packer, texts: np.ndarr
 def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray, device: torch.device) -> PackedBatch:
     """The batch of some texts on a device; each beginning that neighbours share is computed once."""
     batch = packer.batch(texts)
-    return (batch.share_beginnings() if model.sees_only_before else batch).to(device)
+    return (batch.share_prefixes() if model.sees_only_before else batch).to(device)
 
 
 @own_torch_state()

@@ -35,38 +35,32 @@ def validate(
 ) -> None:
     """Look for empty and duplicate texts, conflicting labels, and texts in several parts."""
     from ..data.named import is_named, load_named
-    from ..data.parts import check_of_use
-    from ..data.readers import TextData, check_reading
-    from ..data.sources import read_data
-    from ..data.validation import validate_parts
+    from ..data.readers import ReadOptions, TextData
+    from ..data.sources import applicable, check_applicable, read_source
+    from ..data.validation import validate_splits
     from ..settings import check_label_separator
 
-    check_reading("keep", encoding_errors)
+    options = ReadOptions(
+        text_column=text_column,
+        label_column=label_column,
+        label_separator=label_separator if multi_label else None,
+        encoding_errors=encoding_errors,
+    )
     check_label_separator(label_separator, several=multi_label)
-    check_of_use({"text_column": text_column, "label_column": label_column}, encoding_errors, [data, *(test or ())])
+    check_applicable(options, [data, *(test or ())])
 
-    separator = label_separator if multi_label else None
+    def read(source: str) -> TextData:
+        return read_source(source, applicable(options, source), default_split="test")
 
-    def read(path: str) -> TextData:
-        if is_named(path):
-            return read_data(path, default_split="test", label_separator=separator)
-        return read_data(
-            path,
-            text_column=text_column,
-            label_column=label_column,
-            label_separator=separator,
-            encoding_errors=encoding_errors,
-        )
-
-    parts = dict(load_named(data)) if is_named(data) else {"train": read(data)}
-    parts |= {path: read(path) for path in test or ()}
+    splits = dict(load_named(data)) if is_named(data) else {"train": read(data)}
+    splits |= {path: read(path) for path in test or ()}
     source = None if model is None else _source(model)
     tokenizer, positions = (None, None) if source is None else (source.tokenizer, source.config.n_positions)
-    report = validate_parts(parts, tokenizer, positions)
+    report = validate_splits(splits, tokenizer, positions)
     if as_json:
         print_json({"data": data} | report.to_dict())
     else:
-        for name, part in report.parts.items():
+        for name, part in report.splits.items():
             share = ", ".join(f"{label} {count:,} ({count / part.texts:.1%})" for label, count in part.classes.items())
             print(f"{name}: {part.texts:,} texts; {share}; {part.duplicates:,} duplicates")
             if part.lengths is not None:

@@ -1,0 +1,1 @@
+"""Labelled texts: readers, splits, tokenizers, the token store, packed batches and their order."""

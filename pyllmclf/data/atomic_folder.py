@@ -1,4 +1,4 @@
-"""Folders that are complete or absent, with a manifest of SHA-256 hashes."""
+"""Files and folders that are complete or absent; folders have a manifest of SHA-256 hashes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Writer = Callable[[Path], object]
 
 
 def text_writer(content: str) -> Writer:
-    """Writes ``content`` as UTF-8."""
+    """Returns a function that writes ``content`` to a path as UTF-8."""
     return lambda path: path.write_bytes(content.encode("utf-8"))
 
 
 def write_text(path: Path, content: str) -> None:
-    """Writes a file of its own, which is complete or as it was before.
+    """Writes a file of UTF-8 text; until it is complete, the path is as before.
 
     Raises
     ------
     ResourceError
-        If it can't be written.
+        If the file can't be written.
     """
     with new_file(path) as file:
         file.write(content)
@@ -45,17 +45,17 @@ def write_text(path: Path, content: str) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[TextIO]:
-    """A file for UTF-8 text that takes the name ``path`` when it is complete; until then that is as it was before.
+    """Opens a file for UTF-8 text that replaces ``path`` when the context ends; until then, ``path`` is as before.
 
-    What is no regular file, as a terminal or a pipe, is written to as it is.
+    A terminal, a pipe or anything else that is no regular file is written to directly.
 
     Raises
     ------
     ResourceError
-        If it can't be written.
+        If the file can't be written.
     """
-    special = path.exists() and not path.is_file()  # by the name as it is: that of /dev/stdout's pipe is none
-    target = path if special else path.resolve()  # not a link to it
+    special = path.exists() and not path.is_file()  # asked before resolving: the target of /dev/stdout may not exist
+    target = path if special else path.resolve()  # a link stays a link
     beside = target if special else beside_of(target, "tmp")
     try:
         with beside.open("w", encoding="utf-8", newline="") as file:
@@ -75,7 +75,7 @@ def new_file(path: Path) -> Iterator[TextIO]:
 
 
 def check_writable(path: Path) -> None:
-    """Raises :class:`ResourceError` if :func:`write_text` could not write a file of this name; changes nothing."""
+    """Raises :class:`ResourceError` if :func:`write_text` could not write this file; leaves everything as it is."""
     beside = beside_of(path, "tmp")
     try:
         if path.is_dir():
@@ -89,27 +89,27 @@ def check_writable(path: Path) -> None:
 
 
 def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0, *, keep_others: bool = False) -> None:
-    """Writes a folder beside its place, syncs every file, and renames it into place.
+    """Writes a temporary folder next to the target, syncs every file, and renames the folder to its final name.
 
-    An older folder that this function wrote, and that holds nothing else, is replaced; any other non-empty folder is
-    left alone.
+    An older folder that this function wrote, and that holds nothing else, is replaced; any other non-empty folder
+    raises.
 
     Parameters
     ----------
     target : Path
     files : mapping of str to callable
-        Relative name to a function that writes the file.
+        By relative name, a function that takes a path and writes the file there.
     need : int
-        Bytes that they will take, for which there must be space before anything is written.
+        Bytes that the files take; the disk must have as many free before anything is written.
     keep_others : bool
-        Whether files that are none of these go with the new folder, instead of being a reason not to write it.
+        Whether other files in an older folder are copied into the new one, instead of raising.
 
     Raises
     ------
     UsageError
-        If ``target`` holds something else.
+        If ``target`` holds other files.
     ResourceError
-        If it can't be written.
+        If the folder can't be written.
     """
     target = target.resolve()
     others: set[str] = set()
@@ -143,7 +143,7 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0, *, ke
             _sync(folder)
         _move_into_place(beside, target)
         _sync(target.parent)
-    except BaseException as error:  # an interrupt leaves nothing behind either
+    except BaseException as error:  # an interrupt must not leave the temporary folder either
         shutil.rmtree(beside, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise ResourceError(f"{target} can't be written ({error}).") from error
@@ -151,9 +151,9 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0, *, ke
 
 
 def clean_up(folder: Path) -> None:
-    """Removes what killed processes have left unfinished in a folder that no other process writes to.
+    """Removes unfinished files of killed processes from a folder that no other process writes to.
 
-    Where one was killed between two renames, the older content gets its name back.
+    If a process was killed between two renames, the older content gets its name back.
     """
     for path in folder.glob(".*"):
         match = _UNFINISHED.fullmatch(path.name)
@@ -186,13 +186,13 @@ def _files_in(folder: Path) -> set[str]:
 
 
 def verify_folder(folder: Path, covered: Iterable[str]) -> None:
-    """Checks every file against the manifest.
+    """Checks every file of a folder against its manifest.
 
     Parameters
     ----------
     folder : Path
     covered : iterable of str
-        Names that the manifest must list if such files are there.
+        Names that the manifest must list if such files exist.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def verify_folder(folder: Path, covered: Iterable[str]) -> None:
             inside = path.resolve().is_relative_to(folder.resolve())
             there = inside and path.is_file()
             intact = there and path.stat().st_size == size and sha256(path) == digest
-        except (OSError, ValueError) as error:  # the latter of what can't be a name
+        except (OSError, ValueError) as error:  # ValueError: no valid file name
             raise ModelError(f"{folder}: its file {name!r} can't be read ({error}).") from error
         if not inside:
             raise ModelError(f"{folder / MANIFEST}: names a file outside the folder ({name}).")
@@ -220,7 +220,7 @@ def verify_folder(folder: Path, covered: Iterable[str]) -> None:
 
 
 def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
-    """Hash and size of each file by name."""
+    """SHA-256 and size in bytes of each file, by name."""
     try:
         content = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         if content["pyllmclf_manifest"] != MANIFEST_VERSION:
@@ -231,7 +231,7 @@ def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
 
 
 def beside_of(target: Path, suffix: str) -> Path:
-    """A name that no other process or thread has."""
+    """A temporary name next to ``target`` that no other process or thread uses."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.{suffix}")
 
 
@@ -253,9 +253,7 @@ def _move_into_place(beside: Path, target: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> bool:
-    """Gives two folders each other's names at once, so that there is no moment without either; whether that is possible
-    here (Linux, and most of its file systems).
-    """
+    """Swaps the names of two folders atomically; returns whether the system can (Linux, most file systems)."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError, TypeError):

@@ -1,4 +1,4 @@
-"""Folders that runs share: found intact, or made by one of them while the others wait."""
+"""Disk cache: folders that several runs share, each written by one of them while the others wait."""
 
 from __future__ import annotations
 
@@ -17,29 +17,35 @@ _UNFINISHED = re.compile(r"\.([a-z]+-[0-9a-f]+)\.[0-9a-f]+\.(tmp|old)")
 
 
 def find_or_make(target: Path, is_intact: Callable[[Path], bool], make: Callable[[], Mapping[str, Writer]]) -> bool:
-    """Makes a folder unless an intact one is there; returns whether one was.
+    """Looks a folder up in the cache, and writes it if it is missing or damaged.
 
-    Runs that want the same folder at the same time wait for the one that makes it. What killed runs have left
-    unfinished is removed.
+    Runs that need the same folder at the same time wait for the one that writes it. Unfinished folders of killed runs
+    are removed.
 
     Parameters
     ----------
     target : Path
+        The folder.
     is_intact : callable
-        Whether a folder is there and is what is wanted.
+        Takes the folder; returns whether it exists and holds the right content.
     make : callable
-        Returns the functions that write its files.
+        Returns the functions that write its files, by name.
+
+    Returns
+    -------
+    bool
+        Whether an intact folder was found.
 
     Raises
     ------
     ResourceError
-        If it can't be written.
+        If the folder can't be written.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target):
             if is_intact(target):
-                os.utime(target)  # it was of use now: others are older
+                os.utime(target)  # the time of its last use, by which old folders are evicted
                 return True
             remove_unfinished(target.parent, held=target.name)
             shutil.rmtree(target, ignore_errors=True)
@@ -50,7 +56,7 @@ def find_or_make(target: Path, is_intact: Callable[[Path], bool], make: Callable
 
 
 def remove_unfinished(folder: Path, held: str = "") -> None:
-    """Removes what killed runs have left; ``held`` is a name whose lock is held here."""
+    """Removes unfinished folders of killed runs; ``held`` is the name of a folder whose lock the caller holds."""
     for path in folder.glob(".*"):
         match = _UNFINISHED.fullmatch(path.name)
         if match is None:
@@ -62,7 +68,7 @@ def remove_unfinished(folder: Path, held: str = "") -> None:
 
 
 def remove(path: Path, target: Path) -> bool:
-    """Removes a folder unless a run is at work on ``target``; returns whether it did."""
+    """Removes the folder ``path`` unless a run holds the lock of ``target``; returns whether it was removed."""
     from filelock import Timeout
 
     try:
@@ -75,7 +81,7 @@ def remove(path: Path, target: Path) -> bool:
 
 @contextmanager
 def _locked(target: Path, *, wait: bool = True) -> Iterator[None]:
-    # The system gives a lock back when its process ends, however it ends, and on whichever machine it runs.
+    # The system releases a lock when its process ends, however it ends, and on whichever machine it runs.
     from filelock import FileLock
 
     locks = target.parent / LOCKS

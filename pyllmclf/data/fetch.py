@@ -1,4 +1,4 @@
-"""Where the files of named data sets are looked up, and how they are fetched."""
+"""Files of named data sets: where they are looked up, and how they are fetched into the user cache."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import tempfile
 import urllib.request
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import DataError, ResourceError
 
@@ -15,7 +16,7 @@ TIMEOUT_SECONDS = 60
 
 
 def cache_dir() -> Path:
-    """``$PYLLMCLF_CACHE_DIR``, else ``$XDG_CACHE_HOME/pyllmclf``, else ``~/.cache/pyllmclf``."""
+    """The user cache: ``$PYLLMCLF_CACHE_DIR``, else ``$XDG_CACHE_HOME/pyllmclf``, else ``~/.cache/pyllmclf``."""
     if explicit := os.environ.get("PYLLMCLF_CACHE_DIR"):
         return Path(explicit)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -23,7 +24,7 @@ def cache_dir() -> Path:
 
 
 def find_local(name: str, filename: str) -> Path | None:
-    """The file in ``$PYLLMCLF_DATA_DIR/<name>/`` or in the user cache, if it is there."""
+    """The file in ``$PYLLMCLF_DATA_DIR/<name>/``, else in the user cache; ``None`` if it is in neither."""
     roots = [Path(os.environ["PYLLMCLF_DATA_DIR"])] if os.environ.get("PYLLMCLF_DATA_DIR") else []
     roots.append(cache_dir() / "data")
     for root in roots:
@@ -33,12 +34,12 @@ def find_local(name: str, filename: str) -> Path | None:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
 
-def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
+def _digest(file: BinaryIO) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
     while block := file.read(1 << 20):
         digest.update(block)
@@ -46,10 +47,10 @@ def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
 
 
 def check_sha256(path: Path, expected: str) -> None:
-    """Raises :class:`DataError` if the file is not the one that was pinned."""
-    found = sha256(path)
-    if found != expected:
-        raise DataError(f"{path}: the SHA-256 is {found}, not the pinned {expected}; delete it and fetch it again.")
+    """Raises :class:`DataError` if the SHA-256 of a file is not the expected one."""
+    digest = sha256(path)
+    if digest != expected:
+        raise DataError(f"{path}: the SHA-256 is {digest}, not the pinned {expected}; delete it and fetch it again.")
 
 
 def download(url: str, *, expected_sha256: str | None, hint: str) -> Path:
@@ -57,10 +58,16 @@ def download(url: str, *, expected_sha256: str | None, hint: str) -> Path:
 
     Parameters
     ----------
+    url : str
     expected_sha256 : str or None
-        ``None`` where the caller pins what is inside an archive.
+        ``None`` if the caller checks the hash of a file inside the archive instead.
     hint : str
         What to do without a network, for the message.
+
+    Returns
+    -------
+    Path
+        The temporary file, which the caller removes.
 
     Raises
     ------
@@ -90,3 +97,21 @@ def download(url: str, *, expected_sha256: str | None, hint: str) -> Path:
             raise DataError(f"{url} can't be fetched ({error}); {hint}") from error
         raise
     return path
+
+
+def write_into_cache(path: Path, content: bytes) -> None:
+    """Writes a file of the user cache, which is complete or absent.
+
+    Raises
+    ------
+    ResourceError
+        If it can't be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ResourceError(f"{path} can't be written ({error}).") from error

@@ -1,4 +1,4 @@
-"""JSON of files that anybody may have written."""
+"""JSON from untrusted files."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def parse_json(content: str) -> Any:
-    """What ``json.loads`` gives.
+    """Parses JSON as ``json.loads`` does, with one kind of error.
 
     Raises
     ------
     ValueError
-        If it is no JSON, or nested too deeply for Python.
+        If the content is not valid JSON, or is nested too deeply for Python.
     """
     try:
         return json.loads(content)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DataError
-from .readers import LABEL_SEPARATOR, Label, TextData
+from ..settings import LABEL_SEPARATOR
+from .readers import Label, TextData
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the lengths of the texts mean for the arithmetic."""
+"""Lengths of texts in tokens, and the padding that packing avoids."""
 
 from __future__ import annotations
 
@@ -12,24 +12,26 @@ from .tokenizers import Tokenizer, special_count
 
 @dataclass(frozen=True)
 class LengthReport:
-    """Lengths of the texts of one data set, in tokens, special tokens included; of windows, where these are read.
+    """Lengths of a data set's texts in tokens, special tokens included; of their windows, where texts are cut so.
 
     Attributes
     ----------
-    texts, tokens : int
-        Texts, and the real tokens that the model reads.
+    texts : int
+        Number of texts.
+    tokens : int
+        Number of tokens that the model reads, padding excluded.
     mean, median, percentile_99 : float
     longest : int
-        Longest text as the model reads it.
+        Tokens of the longest text, after truncation.
     empty : int
-        Texts without any token of their own.
+        Number of texts without any token but special ones.
     truncated : int
-        Texts that lose a part to ``max_length``.
+        Number of texts that lose tokens to ``max_length``.
     skipped : int
-        Texts that were left out because they were empty or white space.
+        Number of texts left out because they are empty or white space.
     padding_avoided : float
-        Share of the rows that padding every text to the longest would add and that are not computed; 0 in the
-        padded modes.
+        Fraction of the rows that are saved, of those that padding every text to the longest would take; 0 where texts
+        are padded.
     """
 
     texts: int
@@ -45,10 +47,10 @@ class LengthReport:
 
     @classmethod
     def of(cls, packer: Packer, tokenizer: Tokenizer, skipped: int = 0) -> LengthReport:
-        """Measures the texts of a packer, made of data that lost ``skipped`` rows."""
+        """Measures the texts of a packer; ``skipped`` is the number of rows that were left out before."""
         specials = special_count(tokenizer)
         lengths, stored = packer.real_lengths, packer.store.lengths
-        # Without special tokens an empty text is stored as one padding token, which no text encodes to.
+        # Without special tokens an empty text is stored as one padding token, which no other text encodes to.
         empty = stored == 0
         if specials == 0:
             empty = (stored == 1) & (packer.store.tokens[packer.store.offsets[:-1]] == tokenizer.pad_token_id)

@@ -1,58 +1,61 @@
-"""Example ids to :class:`PackedBatch` (``csrc/data/packing.cpp``)."""
+"""Batches of texts without padding (``csrc/data/packing.cpp``)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from .. import _C
-from ..errors import UsageError
-from ..ops.backends import triton as triton_backend
+from ..ops.schedule import Schedule, attention_schedule
+from .row_layout import RowLayout, check_padding
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
 
-if TYPE_CHECKING:
-    from ..kernels.tiles import Schedule
+__all__ = [
+    "PackedBatch",
+    "Packer",
+    "RowLayout",
+    "SharedRows",
+    "budget_bounds",
+    "check_padding",
+    "token_budget_batches",
+]
 
-PADDINGS = ("none", "train_longest", "context")
-LONG_TEXTS = ("head", "tail", "both", "windows")
-
-
-# Sharing beginnings gathers rows in every block: not worth it where more than this share of the rows is left.
-MOST_SHARED_ROWS = 0.98
+# Shared prefixes cost a gather of rows in every block, which does not pay off above this fraction of distinct rows.
+MAX_DISTINCT_ROWS = 0.98
 
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Rows that stand for all of a batch, for a causal model: one that begins as the text before does is that text's.
+    """Distinct rows of a batch: texts with a common prefix share its rows. For causal models only.
 
     Attributes
     ----------
-    rows : int64 tensor, shape [computed]
-        Rows of the batch that stand for themselves.
+    rows : int64 tensor, shape [distinct]
+        Index of each distinct row in the batch.
     of : int64 tensor, shape [total]
-        Which of them each row of the batch is.
+        For each row of the batch, its index among the distinct rows.
     """
 
     rows: torch.Tensor
     of: torch.Tensor
 
     def computed(self, x: torch.Tensor) -> torch.Tensor:
-        """The rows that stand for themselves, of x [total, channels]."""
+        """The distinct rows, shape [distinct, channels], of x [total, channels]."""
         return x.index_select(0, self.rows)
 
     def all(self, x: torch.Tensor) -> torch.Tensor:
-        """All rows, shape [total, channels], of x [computed, channels]."""
+        """All rows, shape [total, channels], of x [distinct, channels]."""
         return x.index_select(0, self.of)
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """A batch of texts, one behind the other.
+    """A batch of texts, concatenated without padding.
 
     Attributes
     ----------
@@ -60,19 +63,19 @@ class PackedBatch:
     positions : int32 tensor, shape [total]
         Position of each token in its text.
     cu_seqlens : int32 tensor, shape [n + 1]
-        Text ``i`` takes the rows ``cu_seqlens[i]`` to ``cu_seqlens[i + 1]``.
+        Text ``i`` is the rows from ``cu_seqlens[i]`` up to ``cu_seqlens[i + 1]``, exclusive.
     max_seqlen : int
-        Rows of the longest text.
-    labels : int64 tensor, shape [n], or fp32, shape [n, classes], or None
-        With several labels for a text, 1 where it has a class.
+        Number of rows of the longest text.
+    labels : int64 tensor, shape [n], or fp32 tensor, shape [n, classes], or None
+        Class indices; where texts may have several labels, 1 for each class that a text has.
     example_ids : int64 tensor, shape [n]
         Index of each text in its data set; dropout masks depend on it.
     lengths : int32 tensor, shape [n]
-        Real tokens of each text: less than its rows where it is padded.
+        Number of real tokens of each text, which is less than its rows if it is padded.
     schedule : Schedule, or None
-        In which order Triton's attention works on the texts; made by :meth:`to` for a GPU.
+        Order of work of attention on a GPU (:mod:`pyllmclf.ops.schedule`); made by :meth:`to`.
     shared : SharedRows, or None
-        Which rows a causal model computes where nothing is dropped; made by :meth:`share_beginnings`.
+        Rows that a causal model computes without dropout; made by :meth:`share_prefixes`.
     """
 
     input_ids: torch.Tensor
@@ -89,7 +92,7 @@ class PackedBatch:
         return len(self.example_ids)
 
     def one_row_each(self, positions: torch.Tensor) -> PackedBatch:
-        """The batch as it goes on behind pooling: one row per text, at these positions."""
+        """The batch after pooling: one row per text, at these positions, int32, shape [n]."""
         n = len(self)
         return replace(
             self,
@@ -102,20 +105,20 @@ class PackedBatch:
         )
 
     def first_tokens(self) -> PackedBatch:
-        """Each text cut to its first token."""
+        """The batch with each text cut to its first token."""
         starts = self.cu_seqlens[:-1].long()
         cut = self.one_row_each(self.positions[starts])
         return replace(cut, input_ids=self.input_ids[starts], lengths=torch.ones_like(self.lengths))
 
-    def share_beginnings(self) -> PackedBatch:
-        """The batch, on the host, with :attr:`shared` where texts begin as their neighbours do."""
+    def share_prefixes(self) -> PackedBatch:
+        """The batch with :attr:`shared`, if enough texts have a prefix in common with the text before; on the host."""
         rows, of = _C.share_prefixes(self.input_ids.numpy(), self.cu_seqlens.numpy())
-        if len(rows) > MOST_SHARED_ROWS * len(of):
+        if len(rows) > MAX_DISTINCT_ROWS * len(of):
             return self
         return replace(self, shared=SharedRows(torch.from_numpy(rows), torch.from_numpy(of)))
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        """The batch on another device; the host does not wait for it."""
+        """The batch on another device, copied asynchronously to a GPU."""
         device = torch.device(device)
         to_gpu = device.type == "cuda" and not self.cu_seqlens.is_cuda
 
@@ -126,119 +129,33 @@ class PackedBatch:
         moved: dict[str, Any] = {name: move(v) for name, v in values.items() if isinstance(v, torch.Tensor)}
         if self.shared is not None:
             moved["shared"] = SharedRows(move(self.shared.rows), move(self.shared.of))
-        if to_gpu and triton_backend.missing(device) is None:
-            from ..kernels.tiles import Schedule
-
-            moved["schedule"] = Schedule(self.cu_seqlens, self.cu_seqlens, device)
+        if to_gpu:
+            moved["schedule"] = attention_schedule(self.cu_seqlens, device)
         elif self.schedule is not None and self.schedule.device != moved["cu_seqlens"].device:
             moved["schedule"] = None
         return replace(self, **moved)
 
 
-@dataclass(frozen=True)
-class RowLayout:
-    """How a text becomes rows.
-
-    Attributes
-    ----------
-    max_length : int
-        Most tokens of a text, special tokens included.
-    pad_to : int
-        0 for packed rows; otherwise every text fills this many rows, and padding tokens are ordinary tokens.
-    long_texts : {"head", "tail", "both", "windows"}
-        What is read of a longer text: its beginning, its end, half of each, or windows that overlap by half.
-    """
-
-    max_length: int
-    pad_to: int = 0
-    long_texts: str = "head"
-
-    def check(self, positions: int) -> None:
-        """Raises :class:`UsageError` if the numbers make no sense for a model with so many positions."""
-        whole = type(self.max_length) is int and type(self.pad_to) is int
-        if not whole or not 1 <= self.max_length <= positions:
-            raise UsageError(f"max_length={self.max_length!r} does not fit a model with {positions} positions.")
-        if self.long_texts not in LONG_TEXTS:
-            raise UsageError(f"long_texts={self.long_texts!r} is unknown; it is one of {', '.join(LONG_TEXTS)}.")
-        if self.pad_to and not self.max_length <= self.pad_to <= positions:
-            raise UsageError(f"pad_to={self.pad_to!r} does not fit a model with {positions} positions.")
-
-    @classmethod
-    def resolve(
-        cls,
-        padding: str | int,
-        max_length: int | None,
-        long_texts: str = "head",
-        *,
-        positions: int,
-        longest_train: int,
-        specials: int,
-    ) -> RowLayout:
-        """Turns the arguments of ``finetune`` into a layout.
-
-        Parameters
-        ----------
-        padding : {"none", "train_longest", "context"} or int
-        max_length : int or None
-        long_texts : {"head", "tail", "both", "windows"}
-        positions : int
-            Positions that the model has.
-        longest_train : int
-            Longest training text in tokens, special tokens included.
-        specials : int
-            Special tokens of a row.
-
-        Raises
-        ------
-        UsageError
-            If a length is more than the model's positions or leaves no room for text.
-        """
-        check_padding(padding, max_length, long_texts)
-        limit = positions if max_length is None else max_length
-        for name, value in (("max_length", max_length), ("padding", padding)):
-            if isinstance(value, int) and not specials < value <= positions:
-                raise UsageError(
-                    f"{name}={value} does not fit: the model has {positions} positions "
-                    f"and {specials} of a row are special tokens."
-                )
-        if padding == "none":
-            return cls(limit, 0, long_texts)
-        if isinstance(padding, int):
-            pad_to = padding
-        elif padding == "context":
-            pad_to = positions
-        else:
-            pad_to = min(longest_train, limit)
-        return cls(min(limit, pad_to), pad_to, long_texts)
-
-
-def check_padding(padding: str | int, max_length: int | None, long_texts: str = "head") -> None:
-    """Raises :class:`UsageError` if an argument is none that any model could take."""
-    if padding not in PADDINGS and type(padding) is not int:
-        raise UsageError(f"padding={padding!r} is unknown; it is {', '.join(map(repr, PADDINGS))} or a number.")
-    if max_length is not None and type(max_length) is not int:
-        raise UsageError(f"max_length={max_length!r} must be an integer.")
-    if long_texts not in LONG_TEXTS:
-        raise UsageError(f"long_texts={long_texts!r} is unknown; it is one of {', '.join(LONG_TEXTS)}.")
-
-
 class Packer:
-    """Makes batches of the texts of a token store; of a text's windows, where the layout says so, each is a text here.
+    """Makes batches of the texts of a token store.
+
+    Where the layout cuts long texts into windows, each window counts as a text of its own here.
 
     Parameters
     ----------
     store : TokenStore
     tokenizer : Tokenizer
-        Its special tokens and padding token.
+        For its special tokens and padding token.
     layout : RowLayout
     labels : ndarray of int64, shape [texts], or of float32, shape [texts, classes], optional
 
     Attributes
     ----------
     window_bounds : ndarray of int64, shape [texts + 1], or None
-        Which windows are a text's; ``None`` where each is read as one.
+        Text ``i`` is the windows from ``window_bounds[i]`` up to ``window_bounds[i + 1]``, exclusive; ``None`` if no
+        text was cut into windows.
     cut : int
-        Texts of which something is not read.
+        Number of texts that lose tokens to ``max_length``.
     """
 
     def __init__(
@@ -275,7 +192,7 @@ class Packer:
         return len(self.store)
 
     def by_text(self, logits: np.ndarray) -> np.ndarray:
-        """Logits of each text: the mean over its windows."""
+        """Logits of each text, shape [texts, classes]: the mean over its windows."""
         if self.window_bounds is None:
             return logits
         sums = np.add.reduceat(logits, self.window_bounds[:-1], axis=0, dtype=np.float64)
@@ -283,18 +200,18 @@ class Packer:
 
     @property
     def tokens_by_text(self) -> np.ndarray:
-        """Tokens that are read of each text, int64; where windows overlap, in each of them."""
+        """Number of tokens read of each text, int64, shape [texts]; tokens in two windows count twice."""
         if self.window_bounds is None:
             return self.real_lengths
         return np.add.reduceat(self.real_lengths, self.window_bounds[:-1])
 
     @property
     def row_counts(self) -> np.ndarray:
-        """Rows that each text takes, padding included, int64, shape [texts]."""
+        """Number of rows of each text, padding included, int64, shape [texts]."""
         return np.full_like(self.real_lengths, self.layout.pad_to) if self.layout.pad_to else self.real_lengths
 
     def row_counts_of(self, ids: np.ndarray) -> np.ndarray:
-        """Rows that these texts take, int64."""
+        """Number of rows of the texts ``ids``, padding included, int64, shape [ids]."""
         return np.full(len(ids), self.layout.pad_to) if self.layout.pad_to else self.real_lengths[ids]
 
     def batch(self, ids: Sequence[int] | np.ndarray) -> PackedBatch:
@@ -307,7 +224,7 @@ class Packer:
         TypeError
             If an id is not an integer.
         """
-        index = np.array(ids)  # a copy: the batch keeps it
+        index = np.array(ids)  # a copy, which the batch refers to
         if index.size and index.dtype.kind not in "iu":
             raise TypeError(f"example ids must be integers, not {index.dtype}")
         index = index.astype(np.int64)
@@ -326,12 +243,18 @@ class Packer:
 
 
 def token_budget_batches(row_counts: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Cuts texts, sorted by length, into batches of at most ``budget`` rows (at least one text each).
+    """Sorts texts by length and cuts them into batches of at most ``budget`` rows, but at least one text.
+
+    Parameters
+    ----------
+    row_counts : ndarray of int64, shape [texts]
+        Number of rows of each text.
+    budget : int
 
     Returns
     -------
     list of ndarray of int64
-        Example ids of each batch.
+        Indices of the texts of each batch.
     """
     order = np.argsort(row_counts, kind="stable")
     bounds = budget_bounds(row_counts[order], budget)
@@ -339,12 +262,18 @@ def token_budget_batches(row_counts: np.ndarray, budget: int) -> list[np.ndarray
 
 
 def budget_bounds(rows: np.ndarray, budget: int) -> np.ndarray:
-    """Cuts consecutive texts into batches of at most ``budget`` rows (at least one text each).
+    """Cuts consecutive texts into batches of at most ``budget`` rows, but at least one text.
+
+    Parameters
+    ----------
+    rows : ndarray of int64, shape [texts]
+        Number of rows of each text.
+    budget : int
 
     Returns
     -------
-    ndarray of int64
-        Where each batch begins, and the end of the last.
+    ndarray of int64, shape [batches + 1]
+        Index of the first text of each batch, and the number of texts.
     """
     ends = np.cumsum(rows)
     bounds = [0]

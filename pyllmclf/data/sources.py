@@ -1,42 +1,51 @@
-"""From whatever a user names as data to :class:`TextData`."""
+"""Data of any kind that a user may name, as :class:`TextData`."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
-from .named import PARTITIONS, Parts, is_named, load_named
-from .readers import FILE_TYPES, TextData, check_reading, read_file, read_object, without_empty
+from .named import PARTITIONS, Splits, is_named, load_named
+from .readers import FILE_TYPES, ReadOptions, TextData, read_data_object, read_path, without_empty
 
 
-def load_dataset(name: str, split: str | None = None) -> Parts:
+def load_dataset(name: str, partition: str | None = None, *, split: str | None = None) -> Splits:
     """Loads a named data set.
 
     Parameters
     ----------
     name : str
         ``"sms_spam"``, ``"imdb"`` or ``"sample"``, optionally with a partition: ``"sms_spam:full"``.
+    partition : str, optional
+        ``"balanced"`` (default) or ``"full"`` for ``sms_spam``, ``"official"`` (default) or ``"published"`` for
+        ``imdb``.
     split : str, optional
-        The partition: ``"balanced"`` (default) or ``"full"`` for ``sms_spam``, ``"official"`` (default) or
-        ``"published"`` for ``imdb``.
+        Deprecated name of ``partition``.
 
     Returns
     -------
     dict of str to TextData
-        The parts that the partition has.
+        The splits of the partition, by name: ``"train"``, ``"validation"``, ``"test"``, or ``"all"``.
+
+    Raises
+    ------
+    UsageError
+        For an unknown name or partition, or if both ``partition`` and ``split`` are given.
+    DataError
+        If the files are damaged, or are neither on this machine nor can be fetched.
     """
-    return load_named(name, split)
-
-
-def has_columns(data: Any) -> bool:
-    """Whether column names mean anything for this kind of data."""
-    return not is_named(data) and not isinstance(data, (tuple, list))
-
-
-def has_encoding(data: Any) -> bool:
-    """Whether this kind of data is bytes that have an encoding."""
-    return not is_named(data) and isinstance(data, (str, Path))
+    if split is not None:
+        if partition is not None:
+            raise UsageError("split is the deprecated name of partition; leave split out.")
+        warnings.warn(
+            f"load_dataset(split={split!r}) is deprecated; say partition={split!r}.", DeprecationWarning, stacklevel=2
+        )
+        partition = split
+    return load_named(name, partition)
 
 
 def read_data(
@@ -58,61 +67,101 @@ def read_data(
     data
         Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
     split : str, optional
-        Part of a named data set: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
+        Split of a named data set: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
     default_split : str
-        The part that is read where ``split`` is not given and the data set has it.
-    text_column, label_column : str, optional
-    labelled : bool
-        Whether labels are needed.
-    label_separator : str, optional
-        Texts may have several labels, or none: lists, or strings in which this stands between them.
-    empty_texts : {"keep", "skip", "error"}
-        What becomes of texts that are empty or white space.
-    encoding_errors : {"strict", "replace"}
-        What becomes of bytes in files that are not UTF-8.
+        Split to read without ``split``, if the data set has it; all of them otherwise.
+    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors
+        As for :class:`ReadOptions`.
 
     Raises
     ------
-    DataError, UsageError
+    UsageError
+        If an option is unknown or does not apply to this kind of data, or the split does not exist.
+    DataError
+        If the data can't be read.
     """
-    check_reading(empty_texts, encoding_errors)
-    if not has_columns(data) and (text_column is not None or label_column is not None):
+    options = ReadOptions(
+        text_column=text_column,
+        label_column=label_column,
+        labelled=labelled,
+        label_separator=label_separator,
+        empty_texts=empty_texts,
+        encoding_errors=encoding_errors,
+    )
+    usable = applicable(options, data)
+    if (usable.text_column, usable.label_column) != (text_column, label_column):
         raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
-    columns: dict[str, Any] = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "labelled": labelled,
-        "label_separator": label_separator,
-        "empty_texts": empty_texts,
-    }
-    if not has_encoding(data) and encoding_errors != "strict":
+    if usable.encoding_errors != encoding_errors:
         raise UsageError(f"{_kind(data)} has no encoding; leave encoding_errors out.")
+    return read_source(data, options, split=split, default_split=default_split)
+
+
+def read_source(data: Any, options: ReadOptions, *, split: str | None = None, default_split: str = "all") -> TextData:
+    """:func:`read_data` with options that are known to be :func:`applicable`."""
     if is_named(data):
-        if label_separator is not None:
-            raise UsageError(f"the texts of {data} have one label each; leave multi_label out.")
-        parts = load_named(data)
-        wanted = split or (default_split if default_split in parts else "all")
-        if wanted == "all" and "all" not in parts:
-            return without_empty(_joined(list(parts.values()), data), empty_texts)
-        if wanted not in parts:
-            raise UsageError(f"{data} has no split {wanted!r}; it has {', '.join(parts)}.")
-        return without_empty(parts[wanted], empty_texts)
+        splits = read_named(data, options)
+        wanted = split or (default_split if default_split in splits else "all")
+        if wanted == "all" and "all" not in splits:
+            return _joined(list(splits.values()), data)
+        if wanted not in splits:
+            raise UsageError(f"{data} has no split {wanted!r}; it has {', '.join(splits)}.")
+        return splits[wanted]
     if split is not None:
-        raise UsageError(f"a split ({split!r}) can be chosen of a named data set only, not of {_kind(data)}.")
+        raise UsageError(f"split={split!r} can be chosen only for a named data set, not for {_kind(data)}.")
     if isinstance(data, (str, Path)):
         if not _exists(data) and not str(data).lower().endswith((*FILE_TYPES, ".gz")):
             raise DataError(
                 f"{str(data)[:80]}: neither a file nor the name of a data set; "
                 f"the named ones are {', '.join(PARTITIONS)}."
             )
-        return read_file(data, encoding_errors=encoding_errors, **columns)
-    return read_object(data, **columns)
+        return read_path(Path(data), options)
+    return read_data_object(data, options)
+
+
+def read_named(name: str, options: ReadOptions) -> Splits:
+    """All splits of a named data set, with ``empty_texts`` applied.
+
+    Raises
+    ------
+    UsageError
+        For an unknown partition, or if ``label_separator`` asks for several labels per text.
+    DataError
+        As :func:`load_named` and :func:`without_empty`.
+    """
+    if options.label_separator is not None:
+        raise UsageError(f"the texts of {name} have one label each; leave multi_label out.")
+    return {split: without_empty(data, options.empty_texts) for split, data in load_named(name).items()}
+
+
+def applicable(options: ReadOptions, data: Any) -> ReadOptions:
+    """The options with those that don't apply to this kind of data at their defaults.
+
+    Column names apply to files and to objects with columns, ``encoding_errors`` to files.
+    """
+    if is_named(data) or isinstance(data, (tuple, list)):
+        options = replace(options, text_column=None, label_column=None)
+    if is_named(data) or not isinstance(data, (str, Path)):
+        options = replace(options, encoding_errors="strict")
+    return options
+
+
+def check_applicable(options: ReadOptions, sources: Sequence[Any]) -> None:
+    """Raises :class:`UsageError` if columns or ``encoding_errors`` are chosen and apply to no source."""
+    usable = [applicable(options, data) for data in sources]
+    if _chooses_columns(options) and not any(map(_chooses_columns, usable)):
+        raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
+    if options.encoding_errors != "strict" and all(one.encoding_errors == "strict" for one in usable):
+        raise UsageError("encoding_errors is about the bytes of files, and none is given.")
+
+
+def _chooses_columns(options: ReadOptions) -> bool:
+    return bool(options.text_column or options.label_column)
 
 
 def _exists(path: str | Path) -> bool:
     try:
         return Path(path).exists()
-    except (OSError, ValueError):  # too long for a name, or with a NUL in it: a text, perhaps
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it: probably a text
         return False
 
 
@@ -120,6 +169,8 @@ def _kind(data: Any) -> str:
     return str(data) if isinstance(data, (str, Path)) else f"data of type {type(data).__name__}"
 
 
-def _joined(parts: list[TextData], origin: str) -> TextData:
-    labels = [label for part in parts for label in (part.labels or [])]
-    return TextData([text for part in parts for text in part.texts], labels, f"{origin} (all)")
+def _joined(splits: Sequence[TextData], name: str) -> TextData:
+    """All splits of a named data set as one."""
+    texts = [text for split in splits for text in split.texts]
+    labels = [label for split in splits for label in split.labels or ()]
+    return TextData(texts, labels, f"{name} (all)", skipped=sum(split.skipped for split in splits))

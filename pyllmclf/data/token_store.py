@@ -1,4 +1,4 @@
-"""All texts of a data set as one flat array of tokens (``csrc/data/token_store.cpp``)."""
+"""The tokens of all texts of a data set in one flat array (``csrc/data/token_store.cpp``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch  # noqa: F401 - before the native core, so that both share its OpenMP runtime
+import torch  # noqa: F401 - before _C, so that both share the OpenMP runtime of torch
 
 from .. import _C
 from ..errors import DataError, ModelError, ResourceError
@@ -18,19 +18,19 @@ from .atomic_folder import Writer, text_writer, verify_folder, write_folder
 from .disk_cache import find_or_make
 from .tokenizers import Tokenizer
 
-# Of what is tokenized at once; Python objects for tokens take up to 370 bytes each.
+# Size of a chunk that is tokenized at once; Python objects for tokens take up to 370 bytes each.
 TEXTS_PER_CHUNK = 4096
 CHARACTERS_PER_CHUNK = 1 << 22
-# Characters that are tokenized at once where a text has no place to break it at.
+# Maximum number of characters that are tokenized at once where a text can't be broken between words.
 MOST_UNBROKEN = 10 << 20
 FILES = {"tokens.bin": np.int32, "offsets.bin": np.int64}
-# What kept tokens are made of.
+# In a cached folder: the hash of what its tokens were made from.
 KEY_FILE = "key.txt"
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Flat tokens and offsets; text ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``, without special tokens.
+    """Tokens and offsets; text ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``, without special tokens.
 
     Attributes
     ----------
@@ -43,40 +43,48 @@ class TokenStore:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> TokenStore:
-        """Tokenizes in chunks, each on all cores, so that Python objects exist for one chunk at a time.
+        """Tokenizes texts in chunks, each on all cores, so that Python objects exist for one chunk at a time.
 
         Raises
         ------
         DataError
-            If a text is too long to be tokenized at once, and has no place to break it at.
+            If a text is too long to be tokenized at once, and can't be broken between words.
         """
         builder = _C.TokenStoreBuilder()
         pieces: list[str] = []
-        goes_on: list[bool] = []
+        continues: list[bool] = []
         characters = 0
-        for piece, more in _pieces(texts, tokenizer):
+        for piece, continues_text in _pieces(texts, tokenizer):
             if pieces and (len(pieces) == TEXTS_PER_CHUNK or characters + len(piece) > CHARACTERS_PER_CHUNK):
-                builder.append_batch(tokenizer.encode_batch(pieces), goes_on)
-                pieces, goes_on, characters = [], [], 0
+                builder.append_batch(tokenizer.encode_batch(pieces), continues)
+                pieces, continues, characters = [], [], 0
             pieces.append(piece)
-            goes_on.append(more)
+            continues.append(continues_text)
             characters += len(piece)
-        builder.append_batch(tokenizer.encode_batch(pieces), goes_on)
+        builder.append_batch(tokenizer.encode_batch(pieces), continues)
         return cls(*builder.finish())
 
     @classmethod
-    def kept(cls, folder: Path, texts: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
-        """The tokens of these texts from a file in ``folder``, written there if there is none, or a damaged one.
+    def cached(cls, folder: Path, texts: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
+        """The tokens of these texts from a disk cache, which is filled if it lacks them or they are damaged.
 
-        They are mapped into memory, not read.
+        They are mapped into memory rather than read.
+
+        Parameters
+        ----------
+        folder : Path
+            The disk cache.
+        texts : sequence of str
+        tokenizer : Tokenizer
 
         Raises
         ------
+        DataError
+            As :meth:`from_texts`.
         ResourceError
-            If the file can't be written.
+            If the cache can't be written.
         """
         opened: list[TokenStore] = []
-
         key = _key(texts, tokenizer)
 
         def is_intact(target: Path) -> bool:
@@ -95,21 +103,21 @@ class TokenStore:
         target = folder / f"tokens-{key[:16]}"
         find_or_make(target, is_intact, make)
         if not opened and not find_or_make(target, is_intact, make):
-            raise ResourceError(f"{target}: what was written there can't be read again.")
+            raise ResourceError(f"{target}: the tokens that were written there can't be read back.")
         return opened[0]
 
     def _writers(self) -> dict[str, Writer]:
         return {name: getattr(self, name.removesuffix(".bin")).tofile for name in FILES}
 
     def save(self, folder: Path) -> None:
-        """Writes a folder that :meth:`open` takes; complete, or absent.
+        """Writes a folder that :meth:`open` reads, which is complete or absent.
 
         Raises
         ------
         UsageError
             If the folder exists and holds something else.
         ResourceError
-            If it can't be written.
+            If the folder can't be written.
         """
         write_folder(folder, self._writers())
 
@@ -120,7 +128,7 @@ class TokenStore:
         Raises
         ------
         ModelError
-            If it is not there, or damaged.
+            If the folder is missing or damaged.
         """
         try:
             verify_folder(folder, [*FILES, KEY_FILE])
@@ -128,7 +136,7 @@ class TokenStore:
         except (OSError, ValueError) as error:  # ValueError: no whole number of entries
             raise ModelError(f"{folder} can't be read ({error}).") from error
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
-            raise ModelError(f"{folder}: the offsets are not those of its tokens.")
+            raise ModelError(f"{folder}: the offsets don't fit the tokens.")
         return cls(tokens, offsets)
 
     def __len__(self) -> int:
@@ -141,27 +149,27 @@ class TokenStore:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens of each text, int64, shape [texts]."""
+        """Number of tokens of each text, int64, shape [texts]."""
         return np.diff(self.offsets)
 
     @property
     def sha256(self) -> str:
-        """Hash of the tokens of each text."""
+        """SHA-256 of the offsets and tokens, in hexadecimal digits."""
         digest = hashlib.sha256(self.offsets.tobytes())
         digest.update(self.tokens.data)
         return digest.hexdigest()
 
     def first_equal_texts(self, most_tokens: int) -> np.ndarray:
-        """For each text the first one with the same first ``most_tokens`` tokens, int64, shape [texts]."""
+        """For each text, the first text with the same first ``most_tokens`` tokens, int64, shape [texts]."""
         return _C.first_equal_texts(self.tokens, self.offsets, most_tokens)
 
     def sorted_texts(self, ids: np.ndarray, most_tokens: int) -> np.ndarray:
-        """The ids in the order of these texts' first ``most_tokens`` tokens: texts that begin alike are neighbours."""
+        """The ids sorted by their texts' first ``most_tokens`` tokens, int64: common prefixes become neighbours."""
         return _C.sort_texts(self.tokens, self.offsets, ids, most_tokens)
 
     @classmethod
     def concatenate(cls, stores: Sequence[TokenStore]) -> TokenStore:
-        """The texts of several stores, one behind the other."""
+        """The texts of several stores in one."""
         if len(stores) == 1:
             return stores[0]
         ends = np.cumsum([0] + [len(store.tokens) for store in stores])
@@ -170,61 +178,62 @@ class TokenStore:
         return cls(np.concatenate([store.tokens for store in stores]), offsets)
 
     def cut(self, room: int, part: str) -> TokenStore:
-        """Texts of more than ``room`` tokens, cut to so many.
+        """Cuts texts of more than ``room`` tokens to ``room`` tokens.
 
         Parameters
         ----------
         room : int
             At least 1.
         part : {"head", "tail", "both"}
-            Which tokens of a longer text stay: the first, the last, or the first half of ``room`` and the last one.
+            Which tokens of a longer text stay: the first, the last, or half of ``room`` from each end.
         """
         first = {"head": room, "tail": 0, "both": room - room // 2}[part]
         lengths = self.lengths
-        kept = np.minimum(lengths, room)
-        offsets = np.concatenate([np.zeros(1, np.int64), kept.cumsum()])
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], kept)
-        # Behind the first ones, what is left out of a longer text is skipped.
-        skipped = np.where(within < first, 0, np.repeat(lengths - kept, kept))
-        return TokenStore(self.tokens[np.repeat(self.offsets[:-1], kept) + within + skipped], offsets)
+        sizes = np.minimum(lengths, room)
+        offsets = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+        # The removed tokens of a longer text come after its first ``first`` ones.
+        skipped = np.where(within < first, 0, np.repeat(lengths - sizes, sizes))
+        return TokenStore(self.tokens[np.repeat(self.offsets[:-1], sizes) + within + skipped], offsets)
 
     def windows(self, room: int, overlap: int) -> tuple[TokenStore, np.ndarray]:
-        """Texts of more than ``room`` tokens as several of at most so many; the last of them ends where the text does.
+        """Cuts texts of more than ``room`` tokens into windows of ``room``; the last window ends with the text.
 
         Parameters
         ----------
         room : int
         overlap : int
-            Tokens that a window shares with the one before it; less than ``room``.
+            Number of tokens that a window shares with the one before it, less than ``room``; the last one may share
+            more.
 
         Returns
         -------
         TokenStore
-            The windows of all texts.
+            The windows of all texts; a text of at most ``room`` tokens is one window.
         ndarray of int64, shape [texts + 1]
-            Which windows are a text's.
+            First window of each text, and the number of windows.
         """
         lengths, stride = self.lengths, room - overlap
         counts = 1 + np.maximum(0, -(-(lengths - room) // stride))
         bounds = np.concatenate([np.zeros(1, np.int64), counts.cumsum()])
         number = np.arange(bounds[-1]) - np.repeat(bounds[:-1], counts)
-        most = np.repeat(np.maximum(0, lengths - room), counts)
-        begins = np.repeat(self.offsets[:-1], counts) + np.minimum(number * stride, most)
+        last_begin = np.repeat(np.maximum(0, lengths - room), counts)
+        begins = np.repeat(self.offsets[:-1], counts) + np.minimum(number * stride, last_begin)
         sizes = np.repeat(np.minimum(lengths, room), counts)
         offsets = np.concatenate([np.zeros(1, np.int64), sizes.cumsum()])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
         return TokenStore(self.tokens[np.repeat(begins, sizes) + within], offsets), bounds
 
     def check(self, vocab_size: int) -> None:
-        """Raises :class:`DataError` if a token does not fit a vocabulary of ``vocab_size``."""
+        """Raises :class:`DataError` if a token is outside a vocabulary of ``vocab_size``."""
         if (text := _C.find_invalid_text(self.tokens, self.offsets, vocab_size)) >= 0:
             raise DataError(f"text {text} holds a token outside the model's vocabulary of {vocab_size}.")
 
 
 def _key(texts: Sequence[str], tokenizer: Tokenizer) -> str:
-    """A hash of the texts and of what makes tokens of them."""
-    made_of = tokenizer.fingerprint, tokenizer.pad_token_id, list(tokenizer.prefix), list(tokenizer.suffix)
-    digest = hashlib.sha256(repr(made_of).encode())
+    """SHA-256 of the texts and of everything in the tokenizer that their tokens depend on."""
+    inputs = tokenizer.fingerprint, tokenizer.pad_token_id, list(tokenizer.prefix), list(tokenizer.suffix)
+    digest = hashlib.sha256(repr(inputs).encode())
     for text in texts:
         content = text.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "little"))
@@ -236,14 +245,14 @@ def _mapped(path: Path, dtype: type) -> np.ndarray:
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
-# A space between words. All tokenizers of the models here begin a new word at it, so that what stands on either
-# side becomes the same tokens without the other.
+# A space between words. The tokenizers of all models here begin a new word at it, so that the two sides of a text have
+# the same tokens apart as together. The probe checks that of a tokenizer.
 _BREAK = re.compile(r"(?<=\S)(?= \w)")
 _BREAKS_PROBE = "It's 7 o'clock,\nsays the 'Ångström' clock.  Or 8 _perhaps_ é ü 5\n\nNo: 9 日本 語"
 
 
 def _pieces(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
-    """Texts whole, or long ones in pieces of about a chunk, and whether each goes on with the text before it."""
+    """Yields texts whole, or long ones in pieces of about a chunk; the flag says whether a piece continues a text."""
     breaks: bool | None = None
     for row, text in enumerate(texts):
         if len(text) <= CHARACTERS_PER_CHUNK:
@@ -254,8 +263,8 @@ def _pieces(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, b
         while begin < len(text):
             end = len(text)
             if breaks and end - begin > CHARACTERS_PER_CHUNK:
-                found = _BREAK.search(text, begin + CHARACTERS_PER_CHUNK)
-                end = found.start() if found else end
+                match = _BREAK.search(text, begin + CHARACTERS_PER_CHUNK)
+                end = match.start() if match else end
             if end - begin > MOST_UNBROKEN:
                 raise DataError(
                     f"text {row} (of 0, 1, ...) has {end - begin:,} characters with no space between words to break it "
@@ -266,7 +275,7 @@ def _pieces(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, b
 
 
 def _may_break(tokenizer: Tokenizer) -> bool:
-    """Whether the pieces of a text have the text's tokens."""
-    places = [0, *(found.start() for found in _BREAK.finditer(_BREAKS_PROBE)), len(_BREAKS_PROBE)]
+    """Whether the pieces of a text have the tokens of the whole text."""
+    places = [0, *(match.start() for match in _BREAK.finditer(_BREAKS_PROBE)), len(_BREAKS_PROBE)]
     whole, *pieces = tokenizer.encode_batch([_BREAKS_PROBE, *(_BREAKS_PROBE[a:b] for a, b in pairwise(places))])
     return whole == [token for piece in pieces for token in piece]

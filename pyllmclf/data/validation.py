@@ -1,4 +1,4 @@
-"""What is wrong with labelled data, before anything is trained on them."""
+"""Checks labelled data for what makes a training or its figures wrong, before anything is trained."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from itertools import combinations
 from typing import Any
 
 from .lengths import LengthReport
-from .packing import Packer, RowLayout
+from .packing import Packer
 from .readers import Label, Labels, TextData
+from .row_layout import RowLayout
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
 
-# Rows of each kind that a report names.
+# Maximum number of rows of each kind that a report names.
 SHOWN = 10
 
 
 @dataclass(frozen=True)
-class PartReport:
-    """One part of a data set.
+class SplitReport:
+    """Report on one split of a data set.
 
     Attributes
     ----------
     texts : int
+        Number of texts.
     classes : dict of str to int
-        Texts of each class.
+        Number of texts of each class.
     empty : list of str
-        Where texts stand that are empty or white space.
+        Places of the texts that are empty or white space.
     duplicates : int
-        Texts that stand in the part earlier, too.
+        Number of texts that also appear earlier in the split.
     conflicting : list of list of str
-        Where each text stands that has several labels.
+        For each text with different labels, its places.
     lengths : dict, optional
         See :class:`pyllmclf.data.lengths.LengthReport`.
     """
@@ -46,17 +48,18 @@ class PartReport:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Texts that stand in two parts.
+    """Texts that appear in two splits.
 
     Attributes
     ----------
     first, second : str
+        Names of the splits.
     texts : int
-        Distinct ones.
+        Number of distinct texts in both.
     rows : int
-        Of the second part.
+        Number of their rows in the second split.
     conflicting : int
-        Those of the texts whose labels differ between the parts.
+        Number of these texts whose labels differ between the splits.
     """
 
     first: str
@@ -68,71 +71,63 @@ class Overlap:
 
 @dataclass(frozen=True)
 class DataReport:
-    """All parts, and what they share."""
+    """Report on all splits, and on what they share.
 
-    parts: dict[str, PartReport]
+    Attributes
+    ----------
+    splits : dict of str to SplitReport
+    overlaps : list of Overlap
+    unknown_classes : dict of str to list of str
+        By split, the classes that the first split lacks.
+    """
+
+    splits: dict[str, SplitReport]
     overlaps: list[Overlap] = field(default_factory=list)
     unknown_classes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def problems(self) -> list[str]:
-        """A line for each thing that makes a training or its figures wrong: empty texts, a single class, conflicting
-        labels, overlaps, unseen classes.
-        """
-        found = []
-        for name, part in self.parts.items():
-            if part.empty:
-                found.append(f"{name}: {len(part.empty):,} texts are empty ({_some(part.empty)})")
-            if len(part.classes) == 1 and name == next(iter(self.parts)):
-                found.append(f"{name}: all texts have the label {next(iter(part.classes))}")
-            if part.conflicting:
-                where = _some([", ".join(rows[:3]) for rows in part.conflicting[:3]])
-                found.append(f"{name}: {len(part.conflicting):,} texts have several labels ({where})")
+        """One line per problem: empty texts, a single class, conflicting labels, overlaps, unknown classes."""
+        lines = []
+        for name, split in self.splits.items():
+            if split.empty:
+                lines.append(f"{name}: {len(split.empty):,} texts are empty ({_some(split.empty)})")
+            if len(split.classes) == 1 and name == next(iter(self.splits)):
+                lines.append(f"{name}: all texts have the label {next(iter(split.classes))}")
+            if split.conflicting:
+                where = _some([", ".join(rows[:3]) for rows in split.conflicting[:3]])
+                lines.append(f"{name}: {len(split.conflicting):,} texts have several labels ({where})")
         for overlap in self.overlaps:
-            line = f"{overlap.texts:,} texts of {overlap.first} stand in {overlap.second}, too ({overlap.rows:,} rows"
-            found.append(line + (f", {overlap.conflicting:,} with other labels)" if overlap.conflicting else ")"))
+            line = f"{overlap.texts:,} texts of {overlap.first} are also in {overlap.second} ({overlap.rows:,} rows"
+            lines.append(line + (f", {overlap.conflicting:,} with other labels)" if overlap.conflicting else ")"))
         for name, classes in self.unknown_classes.items():
-            found.append(f"{name}: no training text has the label {_some(classes)}")
-        return found
+            lines.append(f"{name}: no training text has the label {_some(classes)}")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
-        return asdict(self) | {"problems": self.problems}
+        """The whole report in values that JSON can hold; the splits are under ``"parts"``."""
+        content = asdict(self)
+        return {"parts": content.pop("splits")} | content | {"problems": self.problems}
 
 
-def validate_parts(
-    parts: dict[str, TextData], tokenizer: Tokenizer | None = None, positions: int | None = None
+def validate_splits(
+    splits: dict[str, TextData], tokenizer: Tokenizer | None = None, positions: int | None = None
 ) -> DataReport:
     """Looks for what makes a training or its figures wrong.
 
     Parameters
     ----------
-    parts : dict of str to TextData
-        Labelled, the training part first.
+    splits : dict of str to TextData
+        Labelled, the training split first.
     tokenizer : Tokenizer, optional
-        Lengths are measured with it.
+        Measures lengths.
     positions : int, optional
-        Of the model, with a tokenizer.
+        Number of the model's positions, needed with a tokenizer.
     """
-    labels = {name: _labels_of(part) for name, part in parts.items()}
-    reports = {}
-    for name, part in parts.items():
-        assert part.labels is not None
-        conflicting = {text for text, given in labels[name].items() if len(given) > 1}
-        rows: dict[str, list[str]] = {text: [] for text in conflicting}
-        for row, text in enumerate(part.texts):
-            if text in rows:
-                rows[text].append(part.where(row))
-        reports[name] = PartReport(
-            texts=len(part),
-            classes=dict(sorted(Counter(str(one) for label in part.labels for one in _each(label)).items())),
-            empty=[part.where(row) for row, text in enumerate(part.texts) if not text.strip()],
-            duplicates=len(part) - len(labels[name]),
-            conflicting=list(rows.values()),
-            lengths=None if tokenizer is None or positions is None else _lengths(part, tokenizer, positions),
-        )
+    labels = {name: _labels_by_text(data) for name, data in splits.items()}
+    reports = {name: _report(data, labels[name], tokenizer, positions) for name, data in splits.items()}
     overlaps = []
-    for first, second in combinations(parts, 2):
+    for first, second in combinations(splits, 2):
         shared = labels[first].keys() & labels[second].keys()
         if shared:
             overlaps.append(
@@ -140,7 +135,7 @@ def validate_parts(
                     first,
                     second,
                     texts=len(shared),
-                    rows=sum(text in shared for text in parts[second].texts),
+                    rows=sum(text in shared for text in splits[second].texts),
                     conflicting=sum(labels[first][text] != labels[second][text] for text in shared),
                 )
             )
@@ -149,20 +144,40 @@ def validate_parts(
     return DataReport(reports, overlaps, {name: classes for name, classes in unknown.items() if classes})
 
 
+def _report(
+    data: TextData, labels: dict[str, set[str]], tokenizer: Tokenizer | None, positions: int | None
+) -> SplitReport:
+    """Report on one split, whose distinct texts have these labels."""
+    assert data.labels is not None
+    places: dict[str, list[str]] = {text: [] for text, distinct in labels.items() if len(distinct) > 1}
+    for row, text in enumerate(data.texts):
+        if text in places:
+            places[text].append(data.where(row))
+    return SplitReport(
+        texts=len(data),
+        classes=dict(sorted(Counter(str(one) for label in data.labels for one in _each(label)).items())),
+        empty=[data.where(row) for row, text in enumerate(data.texts) if not text.strip()],
+        duplicates=len(data) - len(labels),
+        conflicting=list(places.values()),
+        lengths=None if tokenizer is None or positions is None else _lengths(data, tokenizer, positions),
+    )
+
+
 def _each(label: Labels) -> tuple[Label, ...]:
     return label if isinstance(label, tuple) else (label,)
 
 
-def _labels_of(part: TextData) -> dict[str, set[str]]:
-    assert part.labels is not None
-    found: dict[str, set[str]] = {}
-    for text, label in zip(part.texts, part.labels, strict=True):
-        found.setdefault(text, set()).add(str(label))
-    return found
+def _labels_by_text(data: TextData) -> dict[str, set[str]]:
+    """For each distinct text, the labels of its rows."""
+    assert data.labels is not None
+    labels: dict[str, set[str]] = {}
+    for text, label in zip(data.texts, data.labels, strict=True):
+        labels.setdefault(text, set()).add(str(label))
+    return labels
 
 
-def _lengths(part: TextData, tokenizer: Tokenizer, positions: int) -> dict[str, float | int]:
-    store = TokenStore.from_texts(part.texts, tokenizer)
+def _lengths(data: TextData, tokenizer: Tokenizer, positions: int) -> dict[str, float | int]:
+    store = TokenStore.from_texts(data.texts, tokenizer)
     longest = max(positions, special_count(tokenizer) + 1)
     return LengthReport.of(Packer(store, tokenizer, RowLayout(longest)), tokenizer).to_dict()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, overload
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from .. import ops
 from ..data.packing import PackedBatch, SharedRows
 from ..ops.philox import ATTENTION, DropoutKey
+from ..ops.schedule import PooledSchedule, pooled_schedule
 from .pooling import Pooling
-
-if TYPE_CHECKING:
-    from ..kernels.tiles import PooledSchedule
 
 
 @dataclass(frozen=True)
@@ -335,8 +333,7 @@ def self_attention(
 
 
 def _pooled_schedule(context: Context) -> PooledSchedule | None:
-    schedule = context.batch.schedule
-    return None if schedule is None else schedule.pooled(causal=context.causal)
+    return pooled_schedule(context.batch.schedule, causal=context.causal)
 
 
 def pooled_self_attention(

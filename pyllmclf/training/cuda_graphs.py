@@ -13,17 +13,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..data.packing import PackedBatch
-from ..ops.backends import triton as triton_backend
-
-if TYPE_CHECKING:
-    from ..kernels.tiles import FixedSchedule
+from ..ops.schedule import fixed_schedule
 
 # Rows of a shape are a multiple of it.
 ROW_STEP = 64
@@ -92,7 +89,7 @@ class StaticBatch:
         self._shape = shape
         self._memory = torch.zeros(ends[-1], dtype=torch.uint8, device=device)
         labels, example_ids, input_ids, positions, cu_seqlens, lengths = self._views(self._memory)
-        self._tiles = self._schedule(shape, device)
+        self._tiles = fixed_schedule(shape.texts + 1, shape.rows, shape.longest, device)
         self.batch = PackedBatch(
             input_ids=input_ids,
             positions=positions,
@@ -107,14 +104,6 @@ class StaticBatch:
         if given is not None:
             count = shape.texts + 1 if one_row else shape.rows
             self.given = torch.zeros(count, given.shape[1], dtype=given.dtype, device=device)
-
-    @staticmethod
-    def _schedule(shape: Shape, device: torch.device) -> FixedSchedule | None:
-        if triton_backend.missing(device) is not None:
-            return None
-        from ..kernels.tiles import FixedSchedule
-
-        return FixedSchedule(shape.texts + 1, shape.rows, shape.longest, device)
 
     def _views(self, memory: Tensor) -> list[Tensor]:
         return [memory[part].view(dtype) for part, dtype in self._parts]

@@ -18,8 +18,8 @@ from ..classifier.state import ClassifierState
 from ..compute import Compute, resolve_device
 from ..data.labels import Label, LabelEncoder, MultiLabelEncoder
 from ..data.packing import Packer, RowLayout
-from ..data.parts import read_parts
 from ..data.readers import TextData
+from ..data.splits import read_splits
 from ..data.token_store import TokenStore
 from ..data.tokenizers import special_count
 from ..distributed import ProcessGroup, local_device, processes
@@ -201,17 +201,16 @@ def read_texts(
     UsageError, DataError
     """
     separator = settings.separator
-    train, validation, test = read_parts(
+    train, validation, test = read_splits(
         settings.train,
         settings.validation,
         settings.test,
-        {"text_column": settings.text_column, "label_column": settings.label_column},
-        {
-            "label_separator": separator,
-            "empty_texts": settings.empty_texts,
-            "encoding_errors": settings.encoding_errors,
-        },
-        settings.seed,
+        seed=settings.seed,
+        text_column=settings.text_column,
+        label_column=settings.label_column,
+        label_separator=separator,
+        empty_texts=settings.empty_texts,
+        encoding_errors=settings.encoding_errors,
     )
     encoder: LabelEncoder | MultiLabelEncoder
     if separator is None:
@@ -256,7 +255,7 @@ def _token_store(texts: list[str], source: ModelSource, settings: Settings) -> T
     if settings.cache_dir is None:
         store = TokenStore.from_texts(texts, source.tokenizer)
     else:
-        store = TokenStore.kept(Path(settings.cache_dir), texts, source.tokenizer)
+        store = TokenStore.cached(Path(settings.cache_dir), texts, source.tokenizer)
     store.check(source.config.vocab_size)
     return store
 

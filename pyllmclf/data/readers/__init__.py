@@ -1,0 +1,28 @@
+"""Readers of labelled texts, one module per format.
+
+``files`` holds the table of file formats; a new format is one module and one line there. Each rule has one module:
+``options`` declares the options, ``columns`` picks the columns, ``encoding`` turns bytes into text, ``values`` checks
+texts and labels. Every reader returns a :class:`TextData`, whose texts are exactly those of the source.
+"""
+
+from .encoding import decode, read_bytes
+from .files import FILE_TYPES, read_file, read_path
+from .objects import read_data_object, read_object
+from .options import ReadOptions, check_reading
+from .text_data import Label, Labels, TextData, without_empty
+
+__all__ = [
+    "FILE_TYPES",
+    "Label",
+    "Labels",
+    "ReadOptions",
+    "TextData",
+    "check_reading",
+    "decode",
+    "read_bytes",
+    "read_data_object",
+    "read_file",
+    "read_object",
+    "read_path",
+    "without_empty",
+]

@@ -1,0 +1,53 @@
+"""Options of reading, declared and checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...settings import check_argument
+from .columns import pick_columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Which columns and labels are read, and how empty texts and invalid bytes are treated.
+
+    Attributes
+    ----------
+    text_column, label_column : str, optional
+        Column names; ``None`` looks for the usual ones (:mod:`.columns`).
+    labelled : bool
+        Whether labels are needed. If not, they are not read.
+    label_separator : str, optional
+        Texts may have several labels, or none: each label is a list, or a string with this between its labels.
+    empty_texts : {"keep", "skip", "error"}
+        Whether texts that are empty or white space stay, are left out and counted, or raise.
+    encoding_errors : {"strict", "replace"}
+        Whether bytes that are not UTF-8 raise, or become U+FFFD, with a warning that counts them.
+
+    Raises
+    ------
+    UsageError
+        For an unknown ``empty_texts`` or ``encoding_errors``.
+    """
+
+    text_column: str | None = None
+    label_column: str | None = None
+    labelled: bool = True
+    label_separator: str | None = None
+    empty_texts: str = "keep"
+    encoding_errors: str = "strict"
+
+    def __post_init__(self) -> None:
+        check_reading(self.empty_texts, self.encoding_errors)
+
+    def columns(self, names: Sequence[str], origin: str) -> tuple[str, str | None]:
+        """Names of the text and the label column among ``names``; see :func:`.columns.pick_columns`."""
+        return pick_columns(names, self.text_column, self.label_column, self.labelled, origin)
+
+
+def check_reading(empty_texts: str, encoding_errors: str = "strict") -> None:
+    """Raises :class:`UsageError` unless both values are known."""
+    check_argument("empty_texts", empty_texts)
+    check_argument("encoding_errors", encoding_errors)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 import triton_ops
 from cases import ATTENTION, AttentionCase, offsets
 from formulas import attention_formula
 from models import LABELS, TEXTS, Folders, make_trainer
+from pairwise import pairwise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyllmclf import UsageError, finetune, ops
@@ -22,9 +25,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scheduled", [True, False])
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Two layers of two heads: the interpreter takes its time.
+SMALL = {"gpt2": "long", "bert": "two_layers"}
+# Every two of case, schedule and dtype by default, all three with ``-m slow``; a GPU computes all of them.
+PAIRS = pairwise({"case": CASES, "scheduled": [True, False], "dtype": DTYPES})
+PRODUCT = [
+    pytest.param(*values, marks=() if values in PAIRS else pytest.mark.slow)
+    for values in itertools.product(CASES, (True, False), DTYPES)
+]
+
+
+@pytest.mark.parametrize(("case", "scheduled", "dtype"), PRODUCT, ids=str)
 def test_attention(case: AttentionCase, scheduled: bool, dtype: torch.dtype) -> None:
     triton_ops.check_attention(case, dtype, "cpu", scheduled=scheduled)
 
@@ -71,7 +82,7 @@ def test_lora_linear(shape: tuple[int, int, int, int], bias: bool, dtype: torch.
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_training(model_folder: Folders, family: str, trainable: str) -> None:
     """A whole training is that on the reference ops."""
-    folder = model_folder(family)
+    folder = model_folder(family, SMALL[family])
     arguments = {"trainable": trainable, "epochs": 1, "batch_size": 4, "dropout": 0.1, "device": "cpu"}
     found, expected = (
         finetune(folder, (TEXTS, LABELS), backend=backend, progress=False, **arguments).history[0].train_loss
@@ -113,7 +124,7 @@ def test_fixed_steps(model_folder: Folders, family: str, trainable: str, changes
     losses = []
     for fixed in (False, True):
         given = {"batch_size": 3, "epochs": 1, "max_grad_norm": 1.0, "backend": "triton"}
-        trainer = make_trainer(model_folder(family), TEXTS, LABELS, trainable, **given | changes)
+        trainer = make_trainer(model_folder(family, SMALL[family]), TEXTS, LABELS, trainable, **given | changes)
         trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
         if trainer._fixed_shapes is not None:
             trainer._fixed_shapes._records = False  # that needs a GPU

@@ -68,6 +68,7 @@ BERT_CONFIGS = {
         "hidden_act": "gelu_new",
     },
     "one_head": {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+    "two_layers": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
 }
 ROBERTA_CONFIGS = {
     "plain": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64},

@@ -32,12 +32,12 @@ from pyllmclf.kernels import configs  # noqa: E402
 TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
 
 
-def passed_in(file: str, **environment: str) -> int:
+def passed_in(file: str, *options: str, **environment: str) -> int:
     """How many tests of a file pass, in a process of its own; none may fail or be skipped."""
     # Not the outer run's: its options, and its worker's name.
     outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-x", HERE / file, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-x", HERE / file, "-p", "no:cacheprovider", *options],
         capture_output=True,
         text=True,
         check=False,
@@ -50,10 +50,21 @@ def passed_in(file: str, **environment: str) -> int:
     return int(passed[1])
 
 
-@pytest.mark.skipif(TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of triton 3.6 needs numpy before 2.4")
+needs_the_interpreter = pytest.mark.skipif(
+    TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of triton 3.6 needs numpy before 2.4"
+)
+
+
+@needs_the_interpreter
 def test_triton_kernels_in_the_interpreter() -> None:
     """The interpreter is chosen when triton is imported."""
     assert passed_in("interpreted_kernels.py", TRITON_INTERPRET="1") > 60
+
+
+@needs_the_interpreter
+@pytest.mark.slow
+def test_more_of_the_triton_kernels_in_the_interpreter() -> None:
+    assert passed_in("interpreted_kernels.py", "-m", "slow", TRITON_INTERPRET="1") > 20
 
 
 def test_triton_kernels_as_they_are_launched() -> None:

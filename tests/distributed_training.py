@@ -18,7 +18,7 @@ import torch
 from test_resume import LABELS, TEXTS
 
 import pyllmclf
-from pyllmclf.sharding import own_part
+from pyllmclf.sharding import local_tensor
 from pyllmclf.training.trainer import Trainer
 
 given = json.loads(Path(sys.argv[1]).read_text())
@@ -39,7 +39,7 @@ def queue_step(self: Trainer, *args: Any) -> Any:
     queued = original(self, *args)
     losses.append(queued.result()[0])
     state = [tensor for kept in self.optimizer.state.values() for tensor in kept.values() if tensor.dim()]
-    held = sum(own_part(tensor).numel() for tensor in [*self.model.parameters(), *state])
+    held = sum(local_tensor(tensor).numel() for tensor in [*self.model.parameters(), *state])
     return queued
 
 

@@ -16,7 +16,7 @@ from conftest import Peaks, Work
 from torch import Tensor
 
 from pyllmclf import ops
-from pyllmclf.ops.attention import _attention_torch
+from pyllmclf.ops.backends.torch_attention import attention_per_text
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times the native CPU ops; GPU ops have their own")
 
@@ -68,7 +68,7 @@ def test_attention(mix: str, causal: bool, baseline: str, compare: Callable, pea
 
         def per_text() -> Tensor:
             q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv.chunk(3, dim=1))
-            return _attention_torch(q, k, v, cu, causal, head_dim**-0.5).flatten(1)
+            return attention_per_text(q, k, v, cu, causal=causal, scale=head_dim**-0.5).flatten(1)
 
         plain = gradient(per_text, [qkv])
     elif baseline == "SDPA padded":
@@ -167,7 +167,7 @@ def test_embedding(mix: str, width: int, trained: bool, compare: Callable, peaks
     for keep in (True, False):
         tables = [torch.nn.Parameter(torch.randn(n, width), requires_grad=trained) for n in (50257, 1024)]
         if keep:
-            ops.keep_gradients(tables)
+            ops.use_gradient_buffers(tables)
         sides.append(tables)
     factor = torch.randn(rows, width)
 

@@ -1,6 +1,7 @@
 """One page of a machine's results: the tables that the benchmarks wrote, and a plot of the ratios.
 
-``python bench/report.py RESULTS_DIR`` reads the JSON files there and writes ``report.md`` and ``ratios.svg``.
+``python bench/report.py RESULTS_DIR`` reads the JSON files there and writes ``report.md``, ``ratios.svg`` and
+``steps.svg``.
 """
 
 from __future__ import annotations
@@ -63,6 +64,55 @@ def plot(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
+# Sides of a training step that the plot has, in its order, with the colour of each.
+SIDES = {
+    "pyllmclf": "#3366aa",
+    "Hugging Face": "#dd9933",
+    "Hugging Face, bf16 autocast": "#bb5522",
+    "plain PyTorch": "#999999",
+}
+TRAINED = {"last_block": "last block", "all": "all layers", "lora": "LoRA, rank 16"}
+
+
+def step_seconds(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """Seconds of a training step by side and by the layers that are trained; ours as measured beside Hugging Face."""
+    seconds: dict[str, dict[str, float]] = {side: {} for side in SIDES}
+    for row in rows:
+        trained = TRAINED.get(row.name.removeprefix("step, "))
+        if trained is None or row.baseline not in SIDES:
+            continue
+        seconds[row.baseline][trained] = row.plain
+        if row.baseline == "Hugging Face":
+            seconds["pyllmclf"][trained] = row.ours
+    return {side: by_trained for side, by_trained in seconds.items() if by_trained}
+
+
+def plot_steps(rows: list[Row], path: Path) -> None:
+    """Bars of the seconds that a training step takes, by side, for each choice of trained layers."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    matplotlib.rcParams["svg.hashsalt"] = "pyllmclf"
+    seconds = step_seconds(rows)
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    height = 0.8 / len(seconds)
+    for i, (side, by_trained) in enumerate(seconds.items()):
+        at = [list(TRAINED.values()).index(trained) + i * height for trained in by_trained]
+        bars = axes.barh(at, list(by_trained.values()), height=0.92 * height, color=SIDES[side], label=side)
+        axes.bar_label(bars, [f"{value:.2f} s" for value in by_trained.values()], padding=3, fontsize=8)
+    axes.set_yticks([i + height * (len(seconds) - 1) / 2 for i in range(len(TRAINED))], list(TRAINED.values()))
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds of a training step: GPT-2 124M, 8 texts of SMS Spam")
+    axes.margins(x=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print("usage: python bench/report.py RESULTS_DIR", file=sys.stderr)
@@ -89,6 +139,10 @@ def main() -> int:
     if whole:
         plot(whole, folder / "ratios.svg")
         lines[2:2] = ["![How many times as fast as the baselines](ratios.svg)", ""]
+    steps = rows_of(found.get("training", {"rows": []}))
+    if step_seconds(steps).keys() > {"pyllmclf"}:
+        plot_steps(steps, folder / "steps.svg")
+        lines[2:2] = ["![Seconds of a training step](steps.svg)", ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
     print(f"written to {folder / 'report.md'}")
     return 0

@@ -1,7 +1,7 @@
 """Fine-tune GPT-2, BERT and their relatives into text classifiers, doing only the arithmetic that the result needs.
 
-``finetune`` trains, ``load`` opens a checkpoint, ``evaluate`` measures it, ``show_config`` tells what this
-installation can do.
+``finetune`` trains, ``load`` opens a checkpoint, ``evaluate`` measures it, ``show_config`` prints versions, devices
+and backends of this installation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .training.callbacks import Callback
 
 
-# Loaded at first use: torch alone takes two seconds, and `--help` needs none of it.
+# Imported at first use: torch alone takes two seconds, and `--help` doesn't need it.
 _LAZY = {
     "Callback": "training.callbacks",
     "Classifier": "classifier",
@@ -72,7 +72,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # torch comes before the native core, so that both share its OpenMP runtime.
+    # torch is imported before the native core, so that both share torch's OpenMP runtime.
     importlib.import_module("torch")
     value = getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""``finetune``: from data and a model's name to a classifier."""
+"""``finetune``: trains a classifier from a model's name and data."""
 
 from __future__ import annotations
 
@@ -88,122 +88,126 @@ def finetune(
     model : str or path
         ``"gpt2"``, ``"gpt2-medium"``, ``"gpt2-large"``, ``"gpt2-xl"``, ``"bert-base-uncased"``, ...; the folder or hub
         id of a Hugging Face GPT-2, BERT, RoBERTa, DistilBERT or ModernBERT; the folder of a LoRA adapter, which
-        ``trainable="lora"`` trains on and all else merges into its base first; or ``"gpt2-nano"``, a tiny one without
-        pretrained weights. A classification head that was trained on the same classes is kept.
+        ``trainable="lora"`` trains further and every other value merges into its base model first; or ``"gpt2-nano"``,
+        a tiny model without pretrained weights. A classification head that was trained on the same classes is reused.
     train
         Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a CSV, TSV, JSONL or Parquet file,
         DataFrame, ``datasets.Dataset``, or ``(texts, labels)``.
     validation, test
-        Likewise; ``validation`` may be a fraction of the training data, taken in the classes' proportions. ``None``
-        means the part that a named data set has, ``False`` none at all.
+        As ``train``; ``validation`` may also be a fraction of the training data, drawn in the classes' proportions.
+        ``None`` means the split of the named data set, if it has one; ``False`` means none.
     text_column, label_column : str, optional
-        Found by their usual names where not given.
+        Names of the columns; by default they are found by their usual names.
     multi_label : bool
-        Whether a text may have several labels, or none: each class is a decision of its own (sigmoid, binary
-        cross-entropy). Labels are lists then, or strings in which ``label_separator`` stands between them.
+        Whether a text may have several labels, or none. Each class is then decided on its own (sigmoid, binary
+        cross-entropy), and labels are lists, or strings joined by ``label_separator``.
     label_separator : str
-        With ``multi_label`` only.
+        String between the labels of a text; with ``multi_label`` only.
     empty_texts : {"keep", "skip", "error"}
-        What becomes of texts that are empty or white space: they are texts as others are, are left out and counted, or
-        are refused.
+        How texts that are empty or white space are handled: as any other text, left out and counted, or as an error.
     encoding_errors : {"strict", "replace"}
-        Whether bytes of a file that are not UTF-8 are refused, or become U+FFFD, with a warning that counts them.
+        Whether bytes of a file that are not UTF-8 raise an error, or become U+FFFD with a warning that counts them.
     weights : {"pretrained", "random"}
+        Initial weights of the model.
     trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}
+        Trained parameters: the head; the last block, or the last N blocks, with all layers after them; all parameters;
+        or low-rank additions and the head.
     lora : LoRAConfig or dict, optional
-        With ``trainable="lora"`` only.
+        Settings of the low-rank additions; with ``trainable="lora"`` only.
     pooling : {"last", "last_position", "first", "mean"}, optional
-        Which row is read: the last real token, the last row (padding, if there is any), the first, or the mean.
+        The row that the head reads: of the last real token, of the last position (of padding, if there is any), of the
+        first token, or the mean over all rows.
     causal : bool, optional
-        Whether a token sees only what stands before it.
+        Whether a token attends only to itself and to tokens before it.
     padding : {"none", "train_longest", "context"} or int
         ``"none"`` computes real tokens only. The others are experiments: texts are padded to the longest training
         text, to the model's positions, or to a number of tokens, and padding tokens are ordinary tokens.
     head_bias : bool, optional
-        ``pooling``, ``causal`` and ``head_bias`` default to the architecture's own convention (GPT-2: last real token,
-        causal, no bias; BERT: first token through the pooler, bidirectional, bias).
+        Whether the head has a bias. ``pooling``, ``causal`` and ``head_bias`` default to the architecture's convention
+        (GPT-2: last real token, causal, no bias; BERT: first token through the pooler, bidirectional, bias).
     dropout : float or "config"
         One rate for every site, or the rates of the model's configuration.
     max_length : int, optional
-        Tokens that are read of a text; the model's positions by default.
+        Most tokens read of a text; the model's positions by default.
     long_texts : {"head", "tail", "both", "windows"}
-        What is read of a text of more than ``max_length`` tokens: its beginning, its end, half of each, or windows of
-        so many tokens, each of which shares half with the one before it. In training each window is a text with its
-        text's label; a text's logits are the mean over its windows.
+        Tokens read of a text longer than ``max_length``: its first ones, its last ones, half of each, or windows of
+        ``max_length`` tokens that overlap by half. In training each window is a text with the label of its text; a
+        text's logits are the mean over its windows.
     epochs, batch_size, gradient_accumulation_steps : int
-        An optimizer step sees ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may see fewer.
+        An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
+        fewer.
     batch_tokens : int, optional
-        Instead of ``batch_size``: as many texts of the shuffled order as have this many tokens together (padding
-        included, one text at least).
+        Instead of ``batch_size``: a batch takes texts in the shuffled order up to this many tokens (padding included),
+        and at least one text.
     learning_rate, weight_decay : float
-        Of AdamW; the decay is applied to every trained parameter.
+        Settings of AdamW; the decay is applied to every trained parameter.
     layerwise_lr_decay : float
-        The learning rate of each block is that of the block above it times this; the head, and what stands between it
-        and the last block, have ``learning_rate``.
+        Factor of the learning rate from each block to the one below it; the head, and the layers between it and the
+        last block, have ``learning_rate``.
     warmup_ratio : float
         Share of the steps over which the learning rate rises linearly.
     scheduler : {"constant", "linear", "cosine"}
+        Learning rate after the warm-up: constant, or falling to 0 linearly or as half a cosine.
     max_grad_norm : float, optional
-        Gradients are scaled down to this norm.
+        Gradients are clipped to this norm.
     class_weights : "balanced", mapping of label to weight, or sequence, optional
-        Of the texts' losses, in training alone. ``"balanced"``: every class has the same weight in all. With
-        ``multi_label`` the weight of having a class against not having it; ``"balanced"`` makes both sides equal.
+        Weights of the texts' losses by class, in training only. ``"balanced"`` gives every class the same total weight.
+        With ``multi_label``, the weight of having a class against not having it; ``"balanced"`` makes both sides equal.
     label_smoothing : float
-        Share of a label that is spread over all classes, in training alone.
+        Share of a label that is spread over all classes, in training only.
     early_stopping : int, optional
-        Training ends when validation has not got better for so many epochs (accuracy, then loss), and the classifier is
-        that of the best one.
+        Training stops after this many epochs without better validation (accuracy, then loss); the classifier has the
+        weights of the best epoch.
     calibrate : bool
-        Whether the logits are divided by the temperature at which the validation texts' log loss is least (Guo et al.
-        2017). Predictions stay as they are; the head of the classifier that is returned, and of its checkpoint, has it.
+        Whether the logits are divided by the temperature that minimises the log loss of the validation texts (Guo et
+        al. 2017). Predictions stay the same; the head of the returned classifier and of its checkpoint is rescaled.
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Of the computation; parameters stay in float32. ``"auto"`` is float32 on CPUs and bfloat16 on GPUs that compute
-        it.
+        Dtype of the computation; parameters stay in float32. ``"auto"`` is float32 on CPUs, and bfloat16 on GPUs whose
+        tensor cores multiply it.
     device : str
-        ``"auto"`` is a CUDA device if there is one.
+        ``"auto"`` is a CUDA device if there is one, else the CPU.
     backend : {"auto", "reference", "native", "triton"}
         Implementation of the ops.
     seed : int
-        Decides new weights, shuffling, dropout and the validation fraction.
+        Seed of new weights, shuffling, dropout and the validation fraction.
     cache : {"auto", "device", "memory", "disk", "off"}
-        Where the rows that frozen layers give are kept between epochs, so that these are computed once for each
-        distinct text: in the device's memory, in main memory, or in a file. ``"auto"`` takes the first of these that
-        holds them all. Nothing is kept where it would change results (dropout in frozen layers) or gain nothing.
+        Where the frozen layers' activations are cached between epochs, computed once per distinct text: in the device's
+        memory, in main memory, or in a file. ``"auto"`` takes the first of these that holds them all. Nothing is cached
+        where that would change results (dropout in frozen layers) or save nothing.
     cache_budget : int, optional
-        Bytes that are kept at most; by default half of what is free there. Texts that don't fit are computed in each
+        Most bytes of the cache; by default half of what is free there. Texts that don't fit are recomputed in each
         epoch.
     cache_dir : path, optional
-        Keeps the tokens there, and what ``cache`` puts on disk; later runs on the same texts (and frozen weights) begin
-        with them. By default nothing outlives the process.
+        Folder in which tokens, and activations cached on disk, are kept for later runs on the same texts (and frozen
+        weights). By default nothing outlives the process.
     cuda_graphs : bool
-        On a GPU, whether steps on so few rows that launching their kernels takes longer than running them are recorded
-        as CUDA graphs and replayed. Never with dropout, gradient accumulation or float16.
+        Whether a GPU replays steps as CUDA graphs, where they have so few rows that launching their kernels takes
+        longer than running them. Never with dropout, gradient accumulation or float16.
     strategy : {"auto", "ddp", "fsdp"}
-        How the processes that torchrun has started share the model: each has all of it (DistributedDataParallel), or a
-        part of every parameter, its gradient and its optimizer state (FSDP2; for ``trainable="all"``). ``"auto"`` is
-        the latter where all of that would not leave a process a quarter of its free memory. A process alone has all of
-        it.
+        How the processes that torchrun starts share the model: each has all of it (DistributedDataParallel), or a shard
+        of every parameter, its gradient and its optimizer state (FSDP2; for ``trainable="all"``). ``"auto"`` is
+        ``"fsdp"`` where these would take more than three quarters of a process's free memory. A single process always
+        has the whole model.
     output_dir : path, optional
-        Receives a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest one and at the one with
-        the best validation accuracy. On SIGTERM or SIGINT a training that has one finishes its step, saves, and raises
-        :class:`PreemptedError`.
+        Folder for a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest checkpoint and at the
+        one with the best validation accuracy. On SIGTERM or SIGINT a training with an ``output_dir`` finishes its step,
+        saves a checkpoint, and raises :class:`PreemptedError`.
     resume : bool
-        Whether the training whose checkpoints are in ``output_dir`` is gone on with, from the newest one that is
-        complete, to the same bits as if it had never stopped; with nothing there it begins. Data, model and settings
-        must be those that it was begun with.
+        Resume from the newest complete checkpoint in ``output_dir``, bit for bit; start afresh if there is none. Data,
+        model and settings must be those of the checkpoint.
     save_every_steps : int, optional
-        A checkpoint after so many optimizer steps, too.
+        Also save a checkpoint every so many optimizer steps.
     keep_last : int
         How many of the newest checkpoints are kept, besides the best.
     logs : {"csv", "tensorboard"} or sequence of them, optional
-        Figures of each step and epoch, in ``output_dir/logs``.
+        Log metrics of each step and epoch to ``output_dir/logs``.
     callbacks : Callback or sequence of Callback, optional
-        Told of each step and epoch; can end the training.
+        Observers of each step and epoch; they can stop the training.
     report : bool
-        Whether ``output_dir/report.html`` is written: curves of the training, and the figures of ``pyllmclf-eval
-        --report`` on the test texts, or the validation texts where there are no others.
+        Whether ``output_dir/report.html`` is written: curves of the training, and the metrics of ``pyllmclf-eval
+        --report`` on the test texts, or on the validation texts where there is no test split.
     progress : bool
-        Whether a bar and a line per epoch are shown on standard error.
+        Whether standard error shows a progress bar and a line per epoch.
 
     Returns
     -------
@@ -211,7 +215,18 @@ def finetune(
 
     Raises
     ------
-    UsageError, DataError, ModelError, ResourceError, NonFiniteError, PreemptedError
+    UsageError
+        If an argument is invalid, or arguments exclude each other.
+    DataError
+        If data can't be read, or don't fit the settings.
+    ModelError
+        If the model or a checkpoint is missing, damaged or unsupported.
+    ResourceError
+        If memory, disk space, a device or another process is unavailable.
+    NonFiniteError
+        If a loss, gradient or parameter is not finite.
+    PreemptedError
+        If a signal ends the training.
     """
     with prepare(Settings(**locals())) as run:
         return run.execute()

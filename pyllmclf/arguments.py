@@ -1,50 +1,54 @@
-"""How an argument of a training is declared: the metadata of a field of :class:`pyllmclf.settings.Settings`."""
+"""Declarations of arguments, as metadata of a dataclass's fields, and parsers for the text of their options.
+
+:class:`pyllmclf.settings.Settings` and :class:`pyllmclf.lora_config.LoRAConfig` are made of them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from .argument_checks import Check
 from .errors import UsageError
 
-Check = Callable[[str, Any], None]
-# The value of an argument whose checkpoints of version 0.1 always record it.
+# `absent` of the arguments that checkpoints of version 0.1 always record.
 RECORDED: Any = object()
 
 
 @dataclass(frozen=True)
 class Argument:
-    """What is declared of one argument, beside its type and its default.
+    """Declaration of an argument, beside its type and its default.
 
     Attributes
     ----------
     help : str
-        Of the command line's option.
+        Help text of the option.
     group : str
-        Heading under which ``--help`` lists the option.
+        Heading of the option in ``--help``.
     check : callable, optional
-        Takes name and value; raises :class:`UsageError` for a value that no training could take.
+        Takes name and value; raises :class:`UsageError` for a value that is invalid for every model and data set.
     parse : callable, optional
-        Turns the option's text into the argument's value; takes the option's name and the text. Without it, the
-        argument's type says what the command line takes.
+        Takes the argument's name and the option's text; returns the argument's value. Without it, the option takes a
+        value of the argument's type.
     option : bool
-        Whether the command line has it.
+        Whether the command line has an option for it.
     estimator : bool
-        Whether :class:`pyllmclf.sklearn.LLMClassifier` has it.
+        Whether :class:`pyllmclf.sklearn.LLMClassifier` has the argument.
     changes_result : bool
-        Whether a run must be resumed with the same value. Data and model are compared by their content instead.
+        Whether a resumed run must have the same value. Data and model are compared by content instead.
     same_in_processes : bool
-        Whether all processes of a training must have the same value, although it changes no result.
+        Whether all processes of a training must have the same value even though it changes no result.
     recorded : bool
-        Whether checkpoints hold the value.
+        Whether checkpoints record the value.
     resolved : bool
-        Whether ``None`` or ``"auto"`` stands for a value that a run chooses and records; a resumed run takes that one.
+        Whether ``None`` or ``"auto"`` leaves the choice to the run, which records its value; a resumed run takes the
+        recorded value.
     on_card : bool
-        Whether the model card shows it.
+        Whether the model card shows the value.
     absent : object
-        The value that a checkpoint without it was trained with: what earlier versions did.
+        Value that stands for a missing record, in checkpoints of versions without this argument.
     """
 
     help: str
@@ -62,69 +66,30 @@ class Argument:
 
 
 def argument(default: Any, help: str, **declared: Any) -> Any:
-    """A dataclass field that declares an argument; ``declared`` are the fields of :class:`Argument`."""
+    """Makes a dataclass field that declares an argument; ``declared`` are other fields of :class:`Argument`."""
     return field(default=default, metadata={"argument": Argument(help, **declared)})
 
 
 def arguments_of(cls: type) -> dict[str, Argument]:
-    """The declarations of a dataclass whose fields are arguments, by name."""
+    """Declarations of a dataclass whose fields are arguments, by name."""
     return {f.name: declared_of(f) for f in fields(cls)}
 
 
-def declared_of(of: Field[Any]) -> Argument:
-    """The declaration that a field carries."""
-    return of.metadata["argument"]
+def declared_of(dataclass_field: Field[Any]) -> Argument:
+    """Declaration of a field made by :func:`argument`."""
+    return dataclass_field.metadata["argument"]
 
 
-# --- checks ---------------------------------------------------------------------------------------------------------
-
-
-def all_of(*checks: Check) -> Check:
-    """Every one of the checks, in this order."""
-
-    def check(name: str, value: Any) -> None:
-        for each in checks:
-            each(name, value)
-
-    return check
-
-
-def optional(check: Check) -> Check:
-    """The check, unless the value is ``None``."""
-    return lambda name, value: None if value is None else check(name, value)
-
-
-def satisfies(test: Callable[[Any], bool], must: str) -> Check:
-    """Whether the value passes a test; ``must`` completes the sentence that begins with name and value."""
-
-    def check(name: str, value: Any) -> None:
-        if not test(value):
-            raise UsageError(f"{name}={value!r} must {must}.")
-
-    return check
-
-
-def one_of(known: Iterable[str]) -> Check:
-    """Whether the value is one of the known words."""
-    words = tuple(known)
-
-    def check(name: str, value: Any) -> None:
-        if value not in words:
-            raise UsageError(f"{name}={value!r} is unknown; it is one of {', '.join(words)}.")
-
-    return check
-
-
-# --- the command line's text ----------------------------------------------------------------------------------------
+# --- parsers of options' text ---------------------------------------------------------------------------------------
 
 
 def as_data(name: str, text: str) -> Any:
-    """A data set's name or a path; ``none`` is no data at all."""
+    """Parses the name of a data set or a path; ``none`` becomes ``False``, no data at all."""
     return False if text == "none" else text
 
 
 def as_data_or_fraction(name: str, text: str) -> Any:
-    """As :func:`as_data`, or a fraction of the training texts."""
+    """Parses a fraction of the training texts; otherwise as :func:`as_data`."""
     try:
         return float(text)
     except ValueError:
@@ -132,7 +97,13 @@ def as_data_or_fraction(name: str, text: str) -> Any:
 
 
 def as_number(name: str, text: str) -> float:
-    """A number."""
+    """Parses a number.
+
+    Raises
+    ------
+    UsageError
+        If the text is no number.
+    """
     try:
         return float(text)
     except ValueError as error:
@@ -140,40 +111,58 @@ def as_number(name: str, text: str) -> float:
 
 
 def as_rate_or_word(name: str, text: str) -> float | str:
-    """A number, or the word ``config``."""
+    """Parses a number, or the word ``config``.
+
+    Raises
+    ------
+    UsageError
+        If the text is neither.
+    """
     return text if text == "config" else as_number(name, text)
 
 
 def as_count_or_word(name: str, text: str) -> int | str:
-    """A number of tokens, or a word."""
+    """Parses a number of tokens; any other text is returned unchanged."""
     return int(text) if re.fullmatch("[0-9]+", text) else text
 
 
 def as_words(name: str, text: str) -> list[str]:
-    """Words separated by commas."""
+    """Parses words separated by commas."""
     return [word.strip() for word in text.split(",")]
 
 
 def as_class_weights(name: str, text: str) -> str | dict[str, float]:
-    """One word, or ``class=weight`` pairs separated by commas."""
+    """Parses ``class=weight`` pairs separated by commas; a text without ``=`` is returned unchanged.
+
+    Raises
+    ------
+    UsageError
+        If a pair is malformed.
+    """
     if "=" not in text:
         return text
     weights = {}
-    for part in text.split(","):
-        label, equals, weight = part.strip().rpartition("=")
+    for pair in text.split(","):
+        label, equals, weight = pair.strip().rpartition("=")
         if not equals or not label:
-            raise UsageError(f"{option_of(name)}: {part!r} is not a class and its weight, as spam=2.")
+            raise UsageError(f"{option_of(name)}: {pair!r} is not a class and its weight, as spam=2.")
         weights[label] = as_number(name, weight)
     return weights
 
 
 def as_modules(name: str, text: str) -> str | tuple[str, ...]:
-    """Names of layers separated by commas, or ``all-linear``."""
+    """Parses names of layers separated by commas, or the word ``all-linear``."""
     return text if text == "all-linear" else tuple(as_words(name, text))
 
 
 def as_blocks(name: str, text: str) -> tuple[int, ...]:
-    """Numbers of blocks separated by commas."""
+    """Parses numbers of blocks separated by commas.
+
+    Raises
+    ------
+    UsageError
+        If one is no number.
+    """
     for number in as_words(name, text):
         if not re.fullmatch("[0-9]+", number):
             raise UsageError(f"{option_of(name)}: {number!r} is not the number of a block.")
@@ -181,5 +170,5 @@ def as_blocks(name: str, text: str) -> tuple[int, ...]:
 
 
 def option_of(name: str) -> str:
-    """The command line's option for an argument."""
+    """Spelling of an argument on the command line."""
     return f"--{name.replace('_', '-')}"

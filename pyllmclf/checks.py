@@ -1,8 +1,9 @@
-"""Checks of single values, used where arguments are declared and where ops and models take them."""
+"""Predicates and conversions of single values, used by the declared arguments, by ops and by models."""
 
 from __future__ import annotations
 
 import numbers
+import os
 import sys
 from typing import Any
 
@@ -23,6 +24,19 @@ def is_rate(p: float) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Python's own number, boolean or string in the place of a NumPy scalar; any other value as it is."""
-    numpy = sys.modules.get("numpy")  # where nobody has imported NumPy, no value is one of its scalars
+    """Converts a NumPy scalar to the Python number, boolean or string; returns any other value unchanged."""
+    numpy = sys.modules.get("numpy")  # not imported: then no value is a NumPy scalar
     return value.item() if numpy is not None and isinstance(value, numpy.generic) else value
+
+
+def as_json(value: Any) -> Any:
+    """Converts a value to types that JSON has; an object that has no such form becomes the name of its type."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, dict):
+        return {str(name): as_json(entry) for name, entry in value.items()}
+    if hasattr(value, "tolist"):  # an array
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [as_json(entry) for entry in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"

@@ -1,4 +1,4 @@
-"""The words that arguments with few values take, as types for signatures and as tuples for checks."""
+"""Values of the arguments that take one of a few words, as ``Literal`` types; :func:`words` lists them for checks."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ ExportFormat = Literal["huggingface", "peft", "onnx", "torch"]
 
 
 def words(choice: Any) -> tuple[str, ...]:
-    """The words of one of the types above, in their order."""
+    """Lists the values of a ``Literal`` type, in their order."""
     return get_args(choice)

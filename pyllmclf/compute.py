@@ -1,4 +1,4 @@
-"""Where and how a model is computed: device, dtype and backend, and everything else that its bits depend on."""
+"""Device, dtype and backend of a computation, and what else can change floating-point results."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 
 from . import _C
-from .distributed import local_device
 from .errors import ResourceError, UsageError
 from .ops.dispatch import active_backend, check_backend
 from .version import __version__
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Compute capability from which tensor cores take bfloat16 (Ampere).
+# Least compute capability whose tensor cores multiply bfloat16 (Ampere).
 BF16_CAPABILITY = (8, 0)
 DEVICES = "'auto', 'cpu', 'cuda' or 'cuda:N'"
 
@@ -31,8 +30,9 @@ class Compute:
     ----------
     device : torch.device
     dtype : torch.dtype
-        Of the activations and the matmuls; parameters stay in fp32.
+        Dtype of the activations and matmuls; parameters stay in fp32.
     backend : {"auto", "reference", "native", "triton"}
+        Implementation of the ops.
     """
 
     device: torch.device
@@ -41,7 +41,7 @@ class Compute:
 
     @classmethod
     def resolve(cls, device: str | torch.device = "auto", dtype: str = "auto", backend: str = "auto") -> Compute:
-        """Resolves what a user says; ``"auto"`` is the best that this machine has.
+        """Resolves a user's arguments; ``"auto"`` is the best that this machine has.
 
         Raises
         ------
@@ -50,23 +50,17 @@ class Compute:
         ResourceError
             If the device is unavailable.
         """
-        found = resolve_device(device)
-        return cls(found, resolve_dtype(dtype, found), check_backend(backend, found))
-
-    @classmethod
-    def of_process(cls, device: str, dtype: str, backend: str) -> Compute:
-        """As :meth:`resolve`; of the GPUs of a machine, the one of this process."""
-        found = local_device(resolve_device(device))
-        return cls(found, resolve_dtype(dtype, found), check_backend(backend, found))
+        resolved = resolve_device(device)
+        return cls(resolved, resolve_dtype(dtype, resolved), check_backend(backend, resolved))
 
     @property
     def dtype_name(self) -> str:
-        """The dtype's name without torch's prefix."""
+        """Name of the dtype, without ``torch.``."""
         return str(self.dtype).removeprefix("torch.")
 
     def numerics(self) -> dict[str, object]:
-        """What can change the bits of floating-point results, as JSON can hold it: threads, backend, processor,
-        libraries and their settings.
+        """What can change floating-point results, as types that JSON has: threads, backend, processor, library versions
+        and settings.
         """
         gpu = [torch.cuda.get_device_name(self.device)] if self.device.type == "cuda" else []
         return {
@@ -81,12 +75,12 @@ class Compute:
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
-    """``"auto"`` is the first CUDA device if there is one, else the CPU.
+    """Resolves a device; ``"auto"`` is the first CUDA device if there is one, else the CPU.
 
     Raises
     ------
     UsageError
-        If the name is that of neither a CPU nor a CUDA device.
+        If the name is neither a CPU's nor a CUDA device's.
     ResourceError
         If the device is unavailable on this machine.
     """
@@ -106,7 +100,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``"auto"`` is bfloat16 on CUDA devices that compute it, else float32.
+    """Resolves a dtype; ``"auto"`` is bfloat16 on CUDA devices whose tensor cores multiply it, else float32.
 
     Raises
     ------
@@ -114,7 +108,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         If the name is unknown.
     """
     if name == "auto":
-        # torch.cuda.is_bf16_supported() also says yes where bfloat16 is emulated.
+        # torch.cuda.is_bf16_supported() is also true where bfloat16 is emulated.
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
         return torch.bfloat16 if fast else torch.float32
     if name not in DTYPES:
@@ -124,7 +118,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @cache
 def code_sha256() -> str:
-    """Hash of all code that computes: between two commits with one version number, results may differ."""
+    """SHA-256 of the code of ops, models and kernels: two commits with one version number may compute differently."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
     spec = find_spec("pyllmclf.kernels")  # not imported: triton may be missing

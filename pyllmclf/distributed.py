@@ -1,4 +1,4 @@
-"""Several processes that train one model: torch.distributed, as torchrun starts it."""
+"""Process groups: several processes train one model with torch.distributed, started by torchrun."""
 
 from __future__ import annotations
 
@@ -18,72 +18,75 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .errors import ResourceError, UsageError
 
-# After so long without an answer from another process, it is taken for dead.
+# Environment variable: seconds after which a process that doesn't answer counts as lost.
 TIMEOUT = "PYLLMCLF_DISTRIBUTED_TIMEOUT"
 TIMEOUT_SECONDS = 600.0
-MOST_SECONDS = 1e9
+MAX_SECONDS = 1e9
 LOST = "another process has ended or can't be reached ({error}); begin the training again with resume=True (--resume)."
 
 _groups = itertools.count()
-# Groups that have ended. gloo's threads let go of the last tensors when they get the interpreter's lock, and a group's
-# destructor waits for these threads: called by DistributedDataParallel's, which holds that lock, it could wait forever.
-# Python's own reference, which gives the lock away, has to be the last one.
-_ended: list[Any] = []
-atexit.register(_ended.clear)
+# Destroyed groups. gloo's threads need the interpreter's lock to release their last tensors, and a group's destructor
+# waits for these threads: DistributedDataParallel's destructor holds the lock, and would wait forever if it dropped the
+# last reference. Python releases the lock while it destroys this list's references.
+_destroyed: list[Any] = []
+atexit.register(_destroyed.clear)
 
 
 class ProcessGroup:
-    """The processes of a training; the one of a training that has no others, by default.
+    """The processes of a training; this class is the group of a single process, whose collectives do nothing.
 
     Attributes
     ----------
     rank, world_size : int
-        This process among all.
+        Number of this process, from 0, and number of processes.
     local_world_size : int
-        Processes on this machine, which share its memory.
+        Number of processes on this machine; they share its memory.
     """
 
     rank, world_size, local_world_size = 0, 1, 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes checkpoints and progress: rank 0."""
         return self.rank == 0
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
+        """Sums a tensor over all processes, in place."""
         return tensor
 
     def all_reduce_rows(self, rows: np.ndarray) -> np.ndarray:
-        """Rows of which each process has some, and all others are 0."""
+        """Sums rows over processes; each fills its own, the rest are 0."""
         return rows
 
     def all_reduce_min(self, value: int) -> int:
-        """The least of all processes' values."""
+        """Returns the least value of all processes."""
         return value
 
     def any(self, value: bool) -> bool:
-        """Whether it is true in any process."""
+        """Returns whether the value is true in any process."""
         return value
 
     def broadcast_object(self, value: Any) -> Any:
-        """What the first process has, as JSON could hold it."""
+        """Returns the first process's value; it consists of types that JSON has."""
         return value
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
-        """What process ``source`` has, in place."""
+        """Copies the tensor of process ``source`` into the tensors of the others, in place."""
         return tensor
 
     def barrier(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes have called it."""
 
     def data_parallel(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        """The model, such that a backward pass adds up the gradients of all processes, divided by their number."""
+        """Wraps a model such that its backward pass averages the gradients over all processes."""
         return model
 
 
 class DefaultGroup(ProcessGroup):
-    """The default group of torch.distributed."""
+    """The default group of torch.distributed.
+
+    Collectives raise :class:`ResourceError` if another process has ended or can't be reached.
+    """
 
     def __init__(self) -> None:
         self.rank, self.world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
@@ -98,15 +101,15 @@ class DefaultGroup(ProcessGroup):
         return self.all_reduce(torch.from_numpy(rows).to(self._device)).cpu().numpy()
 
     def all_reduce_min(self, value: int) -> int:
-        return self._reduced(value, ReduceOp.MIN)
+        return self._all_reduce_int(value, ReduceOp.MIN)
 
     def any(self, value: bool) -> bool:
-        return bool(self._reduced(int(value), ReduceOp.MAX))
+        return bool(self._all_reduce_int(int(value), ReduceOp.MAX))
 
-    def _reduced(self, value: int, how: Any) -> int:
+    def _all_reduce_int(self, value: int, op: Any) -> int:
         tensor = torch.tensor(value, dtype=torch.int64, device=self._device)
         with lost_processes():
-            torch.distributed.all_reduce(tensor, how)
+            torch.distributed.all_reduce(tensor, op)
         return int(tensor)
 
     def broadcast_object(self, value: Any) -> Any:
@@ -117,7 +120,7 @@ class DefaultGroup(ProcessGroup):
 
     def broadcast(self, tensor: Tensor, source: int = 0) -> Tensor:
         with lost_processes():
-            # NCCL takes tensors of its device alone.
+            # NCCL only takes tensors on its device.
             moved = tensor.to(self._device)
             torch.distributed.broadcast(moved, source)
             if moved is not tensor:
@@ -125,7 +128,7 @@ class DefaultGroup(ProcessGroup):
         return tensor
 
     def barrier(self) -> None:
-        self._reduced(0, ReduceOp.MAX)
+        self._all_reduce_int(0, ReduceOp.MAX)
 
     def data_parallel(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
         device_ids = None if device.type == "cpu" else [device.index]
@@ -140,12 +143,12 @@ class DefaultGroup(ProcessGroup):
 
 @contextmanager
 def lost_processes() -> Iterator[None]:
-    """Makes one sentence of what torch raises when another process is gone.
+    """Replaces the errors that torch raises when another process is lost.
 
     Raises
     ------
     ResourceError
-        Then.
+        If another process has ended or can't be reached.
     """
     try:
         yield
@@ -161,16 +164,24 @@ def _lost(error: Exception) -> str:
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[ProcessGroup]:
-    """The processes that torchrun has started with this one, or that the user's program has made a group of.
+    """Joins the process group that torchrun's environment describes, or takes the one that the program has made.
 
-    A group is made where there is none yet: gloo on CPUs, NCCL on GPUs.
+    A new group uses gloo on CPUs and NCCL on GPUs, and is destroyed at the end of the block.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Yields
+    ------
+    ProcessGroup
 
     Raises
     ------
     UsageError
-        If the environment says that there are several processes, and not how they find each other.
+        If the environment names several processes, but not their rank or address.
     ResourceError
-        If the others can't be reached.
+        If the other processes can't be reached.
     """
     if torch.distributed.is_initialized():
         yield DefaultGroup() if torch.distributed.get_world_size() > 1 else ProcessGroup()
@@ -182,34 +193,34 @@ def processes(device: torch.device) -> Iterator[ProcessGroup]:
         raise UsageError(f"WORLD_SIZE is set, but not {missing[0]}: start several processes with torchrun.")
     backend = "gloo" if device.type == "cpu" else "nccl"
     timeout = timedelta(seconds=_number(TIMEOUT, TIMEOUT_SECONDS))
-    # Addresses of processes that have ended stay in torchrun's store: each attempt and group has names of its own.
-    own = f"pyllmclf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_groups)}"
+    # torchrun's store keeps the addresses of ended processes: each attempt and group has a prefix of its own.
+    prefix = f"pyllmclf/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_groups)}"
     try:
-        store, rank, count = next(torch.distributed.rendezvous("env://", timeout=timeout))
+        store, rank, world_size = next(torch.distributed.rendezvous("env://", timeout=timeout))
         torch.distributed.init_process_group(
-            backend, store=PrefixStore(own, store), rank=rank, world_size=count, timeout=timeout
+            backend, store=PrefixStore(prefix, store), rank=rank, world_size=world_size, timeout=timeout
         )
     except (RuntimeError, ValueError) as error:
         raise ResourceError(_lost(error)) from error
-    _ended.clear()
+    _destroyed.clear()
     try:
         yield DefaultGroup()
     finally:
-        _ended.append(torch.distributed.group.WORLD)
+        _destroyed.append(torch.distributed.group.WORLD)
         torch.distributed.destroy_process_group()
 
 
 def _number(name: str, default: float) -> float:
-    """What a variable of the environment says, which is a positive number.
+    """Reads a positive number from an environment variable.
 
     Raises
     ------
     UsageError
-        If it isn't.
+        If the variable holds no number above 0 and up to ``MAX_SECONDS``.
     """
     value = os.environ.get(name, "").strip() or str(default)
     try:
-        if 0 < float(value) <= MOST_SECONDS:
+        if 0 < float(value) <= MAX_SECONDS:
             return float(value)
     except ValueError:
         pass
@@ -217,13 +228,13 @@ def _number(name: str, default: float) -> float:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process among those of its machine; any other device as it is."""
+    """Resolves ``cuda`` to the GPU of this process's local rank and makes it current; others stay unchanged."""
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     return device
 
 
-def of_this_process(parts: Sequence[Any], group: ProcessGroup) -> Sequence[Any]:
-    """This process's share of parts of about the same size."""
-    return parts[group.rank :: group.world_size]
+def of_this_process(items: Sequence[Any], group: ProcessGroup) -> Sequence[Any]:
+    """This process's share of items of similar size: every ``world_size``-th one."""
+    return items[group.rank :: group.world_size]

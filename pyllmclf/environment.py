@@ -1,4 +1,4 @@
-"""What this installation can do."""
+"""Versions, devices and backends of this installation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _version(package: str) -> str | None:
 
 
 def config() -> dict[str, Any]:
-    """Versions, SIMD level, CUDA part, devices, and which implementation of each op runs.
+    """Collects versions, SIMD level, CUDA build, devices, and which implementation of each op runs.
 
     Returns
     -------
     dict
-        What :func:`show_config` prints, as JSON can hold it.
+        The content of :func:`show_config`'s text, as types that JSON has.
     """
     import torch
 
@@ -30,7 +30,7 @@ def config() -> dict[str, Any]:
     from .version import __version__
 
     build = _C.build_config()
-    devices, why_none = _C.cuda_devices()
+    devices, no_device_reason = _C.cuda_devices()
     return {
         "pyllmclf": __version__,
         "python": platform.python_version(),
@@ -48,36 +48,36 @@ def config() -> dict[str, Any]:
             "cuda_architectures": build["cuda_architectures"].split(),
         },
         "cuda_devices": [dict(d, capability=list(d["capability"])) for d in devices],
-        "cuda_unavailable": why_none or None,
+        "cuda_unavailable": no_device_reason or None,
         "torch_cuda_available": torch.cuda.is_available(),
         "backends": list(BACKENDS),
         "backend": active_backend(),
         "ops": {
             op: {name: {"auto": c.installed, "why": c.why} for name, c in choices.items()}
-            for op, choices in TABLE.items()
+            for op, choices in sorted(TABLE.items())
         },
     }
 
 
 def show_config() -> None:
-    """Prints versions, SIMD level, CUDA part, devices, and which implementation of each op runs, and why."""
-    found = config()
-    native = found["native"]
+    """Prints versions, SIMD level, CUDA build, devices, and which implementation of each op runs, and why."""
+    info = config()
+    native = info["native"]
     cuda = f"nvcc {native['cuda']}, {' '.join(native['cuda_architectures'])}" if native["cuda"] else "not built"
     lines = [
-        f"pyllmclf {found['pyllmclf']} on Python {found['python']}, {found['platform']}",
-        f"  torch       {found['torch']}, {found['torch_threads']} threads",
-        f"  triton      {found['triton'] or 'not installed'}",
+        f"pyllmclf {info['pyllmclf']} on Python {info['python']}, {info['platform']}",
+        f"  torch       {info['torch']}, {info['torch_threads']} threads",
+        f"  triton      {info['triton'] or 'not installed'}",
         f"  native core {native['compiler']}, SIMD {native['simd']}",
         f"  CUDA part   {cuda}",
     ]
-    for device in found["cuda_devices"]:
+    for device in info["cuda_devices"]:
         capability = ".".join(map(str, device["capability"]))
         runs = f"runs sm_{device['code_version']} code" if device["code_version"] else "can't run this build's code"
         lines.append(f"  device      {device['name']}, {capability}, {device['memory'] / 2**30:.0f} GiB, {runs}")
-    if not found["cuda_devices"]:
-        lines.append(f"  device      CPU only ({found['cuda_unavailable'] or 'no CUDA device'})")
-    lines.append(f"  backends    {', '.join(found['backends'])}; now {found['backend']!r}; with 'auto':")
-    for op, devices in found["ops"].items():
+    if not info["cuda_devices"]:
+        lines.append(f"  device      CPU only ({info['cuda_unavailable'] or 'no CUDA device'})")
+    lines.append(f"  backends    {', '.join(info['backends'])}; now {info['backend']!r}; with 'auto':")
+    for op, devices in info["ops"].items():
         lines += [f"    {op:<12} {name:<5} {c['auto']:<10} {c['why']}" for name, c in devices.items()]
     print("\n".join(lines))

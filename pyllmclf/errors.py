@@ -1,4 +1,4 @@
-"""Exceptions of the public interface; each carries the exit code of the command line."""
+"""Exceptions of the public interface; each class has an exit code for the command line."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ class PyllmclfError(Exception):
 
 
 class UsageError(PyllmclfError, ValueError):
-    """An argument, or a combination of arguments, that makes no sense."""
+    """An argument or a combination of arguments is invalid."""
 
     exit_code = 2
 
 
 class DataError(PyllmclfError, ValueError):
-    """Data that can't be read, or that don't fit the classifier."""
+    """Data can't be read, or don't fit the classifier."""
 
     exit_code = 3
 
 
 class ModelError(PyllmclfError, ValueError):
-    """A model, tokenizer or checkpoint that is missing, damaged, unsupported or doesn't fit."""
+    """A model, tokenizer or checkpoint is missing, damaged, unsupported, or doesn't fit."""
 
     exit_code = 4
 
 
 class ResourceError(PyllmclfError, RuntimeError):
-    """Memory, disk space or a device that is not to be had."""
+    """Memory, disk space, a device or another process is unavailable."""
 
     exit_code = 5
 
 
 class NonFiniteError(PyllmclfError, ArithmeticError):
-    """A loss, gradient or parameter that is not a finite number.
+    """A loss, gradient or parameter is not a finite number.
 
     Attributes
     ----------
@@ -50,6 +50,6 @@ class NonFiniteError(PyllmclfError, ArithmeticError):
 
 
 class PreemptedError(PyllmclfError, RuntimeError):
-    """A signal has ended a training; a checkpoint was saved, from which ``resume=True`` goes on."""
+    """A signal has ended a training; ``resume=True`` resumes it from the checkpoint that was saved."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""The settings of low-rank adaptation."""
+"""Settings of low-rank adaptation (LoRA)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,40 @@ class LoRAConfig:
     Attributes
     ----------
     rank : int
+        Rank of B A, from 1 to 1,024.
     alpha : float
+        Numerator of the factor before B A, above 0.
     dropout : float
-        Dropout of the input of the low-rank part, in [0, 1).
+        Dropout rate of the input of the low-rank layers, in [0, 1).
     target_modules : "all-linear" or tuple of str
-        Every linear layer but the head, or names: a layer is meant if its name is, or ends in ``.`` and, one of them
-        (``"c_attn"``, ``"attn.c_proj"``, ``"query"``).
+        Every linear layer but the head, or names: a name stands for the layers whose name it is, and for those whose
+        name ends in ``.`` and it (``"c_attn"``, ``"attn.c_proj"``, ``"query"``).
     layers : tuple of int, optional
-        Blocks that get it; all by default.
+        Numbers of the blocks that are adapted, from 0; all by default.
     scaling : {"alpha/rank", "alpha"}
         The factor before B A: PEFT's convention, or that of the published experiments.
+
+    Raises
+    ------
+    UsageError
+        If a value is outside its range.
     """
 
-    rank: int = argument(16, "With --trainable lora; default 16.", group=GROUP)
-    alpha: float = argument(16.0, "Default 16.", group=GROUP)
-    dropout: float = argument(0.0, "Default 0.", group=GROUP)
+    rank: int = argument(16, "Rank of the low-rank layers, with --trainable lora; default 16.", group=GROUP)
+    alpha: float = argument(16.0, "Scaling of the low-rank layers; default 16.", group=GROUP)
+    dropout: float = argument(0.0, "Dropout of their inputs; default 0.", group=GROUP)
     target_modules: str | tuple[str, ...] = argument(
-        "all-linear", "all-linear, or names of linear layers, separated by commas.", group=GROUP, parse=as_modules
+        "all-linear",
+        "Adapted layers: all-linear (default), or names separated by commas.",
+        group=GROUP,
+        parse=as_modules,
     )
     layers: tuple[int, ...] | None = argument(
-        None, "Numbers of blocks, separated by commas; default all.", group=GROUP, parse=as_blocks
+        None, "Numbers of the adapted blocks, separated by commas; default: all.", group=GROUP, parse=as_blocks
     )
-    scaling: LoRAScaling = argument("alpha/rank", "alpha/rank (default) or alpha.", group=GROUP)
+    scaling: LoRAScaling = argument(
+        "alpha/rank", "Factor of the low-rank product: alpha/rank (default) or alpha.", group=GROUP
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.target_modules, str):
@@ -69,7 +81,7 @@ class LoRAConfig:
             raise UsageError(f"LoRA: alpha={self.alpha!r} must be positive.")
         if not isinstance(self.dropout, Real) or not is_rate(float(self.dropout)):
             raise UsageError(f"LoRA: dropout={self.dropout!r} must lie in [0, 1 - 2**-32].")
-        for name, kind in (("rank", int), ("alpha", float), ("dropout", float)):  # JSON holds no NumPy numbers
+        for name, kind in (("rank", int), ("alpha", float), ("dropout", float)):  # JSON has no NumPy numbers
             object.__setattr__(self, name, kind(getattr(self, name)))
         if self.scaling not in words(LoRAScaling):
             raise UsageError(
@@ -83,12 +95,12 @@ class LoRAConfig:
 
     @classmethod
     def coerce(cls, value: Any) -> LoRAConfig:
-        """A LoRAConfig from one, from a mapping, or the default from ``None``.
+        """Makes a LoRAConfig from a dict of its fields, or from ``None`` the default; returns a LoRAConfig unchanged.
 
         Raises
         ------
         UsageError
-            If the value is none of these, or names or values don't fit.
+            If the value has another type, a name is unknown, or a field's value is outside its range.
         """
         if value is None:
             return cls()

@@ -1,4 +1,4 @@
-"""How much main memory there is, and how much of it is free."""
+"""Physical and available main memory."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from pathlib import Path
 
 
 def physical_memory() -> int:
-    """Bytes of memory that the machine has."""
+    """Main memory of the machine, in bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_memory() -> int:
-    """Bytes of memory that can be used without swapping, as far as the system and its control group say."""
-    found = []
+    """Main memory that the process can use without swapping, in bytes.
+
+    The least of what /proc/meminfo and the control groups report; half of the physical memory where neither does.
+    """
+    available = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+        available += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     for limit, used in _control_groups():
         with contextlib.suppress(OSError, ValueError):  # no limit, or no such file
-            found.append(max(0, int(limit.read_text()) - int(used.read_text())))
-    return min(found, default=physical_memory() // 2)
+            available.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    return min(available, default=physical_memory() // 2)
 
 
 def _control_groups() -> Iterator[tuple[Path, Path]]:
-    """Files with the limit and the use of memory, of this process's control groups and those above them."""
+    """Yields (limit file, usage file) of each control group of this process and of the groups above it."""
     root = Path("/sys/fs/cgroup")
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()

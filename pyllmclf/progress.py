@@ -1,4 +1,4 @@
-"""Lines on standard error, beside a progress bar."""
+"""Status lines and warnings that don't break a progress bar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 
 def say(line: str, progress: bool) -> None:
-    """What is of interest to somebody who looks on; nothing without ``progress``."""
+    """Writes a status line to standard error, above the progress bar; without ``progress`` it writes nothing."""
     if progress:
         from tqdm import tqdm
 
@@ -15,7 +15,7 @@ def say(line: str, progress: bool) -> None:
 
 
 def warn(line: str, progress: bool) -> None:
-    """What the user did not ask for is said in any case, once."""
+    """Warns of what differs from the request: a status line with ``progress``, a :class:`RuntimeWarning` without."""
     if progress:
         say(line, progress)
     else:

@@ -1,4 +1,4 @@
-"""The same training with several seeds: how much of a figure is chance."""
+"""Repeats a training with several seeds, and summarises the spread of its metrics."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from .checks import plain
 from .errors import UsageError
 from .settings import check_argument
 
-FIGURES = ("accuracy", "macro_f1", "log_loss")
+METRICS = ("accuracy", "macro_f1", "log_loss")
 
 
 @dataclass(frozen=True)
 class SeedsResult:
-    """What :func:`finetune_seeds` gave.
+    """Result of :func:`finetune_seeds`.
 
     Attributes
     ----------
     seeds : list of int
     results : list of FinetuneResult
-        One for each seed.
+        One per seed.
     summary : dict
-        By part (``"validation"``, ``"test"``) and figure: mean, standard deviation (of the sample), least and largest.
+        By split (``"validation"``, ``"test"``) and metric: ``"mean"``, ``"std"`` (of the sample; 0 for one seed),
+        ``"min"`` and ``"max"``.
     """
 
     seeds: list[int]
@@ -36,7 +37,7 @@ class SeedsResult:
     summary: dict[str, dict[str, dict[str, float]]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the classifiers, as JSON can hold it."""
+        """All but the classifiers, as types that JSON has."""
         return {
             "seeds": self.seeds,
             "summary": self.summary,
@@ -53,17 +54,18 @@ def finetune_seeds(
     output_dir: str | os.PathLike[str] | None = None,
     **arguments: Any,
 ) -> SeedsResult:
-    """:func:`pyllmclf.finetune` once for each of several seeds.
+    """Runs :func:`pyllmclf.finetune` once per seed.
 
     Parameters
     ----------
     model, train
         As for :func:`pyllmclf.finetune`.
     seeds : int or sequence of int
-        The seeds, or how many: ``seed``, ``seed + 1``, ...
+        The seeds, or their number: ``seed``, ``seed + 1``, ...
     seed : int
+        First seed, where ``seeds`` is a number.
     output_dir : path, optional
-        Receives a folder ``seed-N`` for each seed.
+        Each seed's run has the folder ``seed-N`` in it.
     **arguments
         As for :func:`pyllmclf.finetune`.
 
@@ -74,47 +76,48 @@ def finetune_seeds(
     Raises
     ------
     UsageError
-        If there is no seed, or one is there twice; and what :func:`pyllmclf.finetune` raises.
+        If ``seeds`` is empty or names a seed twice.
+    UsageError, DataError, ModelError, ResourceError, NonFiniteError, PreemptedError
+        As :func:`pyllmclf.finetune`.
     """
     seeds, seed = plain(seeds), plain(seed)
     if isinstance(seeds, np.ndarray):
         seeds = seeds.tolist()
     if isinstance(seeds, bool) or not isinstance(seeds, (int, Sequence)) or isinstance(seeds, str):
         raise UsageError(f"seeds={seeds!r} must be a number of seeds, or the seeds.")
-    chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else [plain(one) for one in seeds]
+    chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else [plain(each) for each in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"seeds={seeds!r} must name at least one seed, and none twice.")
-    for one in chosen:
-        check_argument("seed", one)  # all before the first training
-    # Each seed's training reads them: what can be read once is made a list.
-    train, arguments = _kept(train), {name: _kept(value) for name, value in arguments.items()}
+    for each in chosen:
+        check_argument("seed", each)  # all before the first training
+    train, arguments = _reusable(train), {name: _reusable(value) for name, value in arguments.items()}
     results = [
         finetune(
             model,
             train,
-            seed=one,
-            output_dir=None if output_dir is None else Path(output_dir) / f"seed-{one}",
+            seed=each,
+            output_dir=None if output_dir is None else Path(output_dir) / f"seed-{each}",
             **arguments,
         )
-        for one in chosen
+        for each in chosen
     ]
     return SeedsResult(chosen, results, _summary(results))
 
 
-def _kept(data: Any) -> Any:
-    """Texts and labels that are iterators, as lists."""
+def _reusable(data: Any) -> Any:
+    """Turns iterators in ``(texts, labels)`` into lists: each seed's training reads them."""
     if not isinstance(data, tuple):
         return data
-    return tuple(list(part) if isinstance(part, Iterator) else part for part in data)
+    return tuple(list(column) if isinstance(column, Iterator) else column for column in data)
 
 
 def _summary(results: Sequence[FinetuneResult]) -> dict[str, dict[str, dict[str, float]]]:
     summary: dict[str, dict[str, dict[str, float]]] = {}
-    for part in results[0].metrics:
-        summary[part] = {}
-        for figure in FIGURES:
-            values = np.array([result.metrics[part][figure] for result in results])
-            summary[part][figure] = {
+    for split in results[0].metrics:
+        summary[split] = {}
+        for metric in METRICS:
+            values = np.array([result.metrics[split][metric] for result in results])
+            summary[split][metric] = {
                 "mean": float(values.mean()),
                 "std": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
                 "min": float(values.min()),

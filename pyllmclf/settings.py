@@ -1,24 +1,23 @@
 """The arguments of a training, each declared once.
 
-A field of :class:`Settings` is an argument of :func:`pyllmclf.finetune`: its type, its default, and by
-:func:`pyllmclf.arguments.argument` its check, its help text, how the command line's text is read, whether a run must be
-resumed with the same value, and whether checkpoints and the model card show it. The command line, the TOML reader,
-resuming and the records of a checkpoint follow from here; a test holds the signatures of ``finetune`` and
-``LLMClassifier`` against it.
+A field of :class:`Settings` is an argument of :func:`pyllmclf.finetune`, with its type and default;
+:func:`pyllmclf.arguments.argument` adds the check, the help text, the option's parser, whether a resumed run must have
+the same value, and whether checkpoints and the model card show it. The command line, the TOML reader, resume and the
+records of checkpoints are generated from here; a test compares the signatures of ``finetune`` and ``LLMClassifier``
+with it.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from . import argument_checks as valid
+from .argument_checks import all_of, one_of, optional, satisfies
 from .arguments import (
     Argument,
-    all_of,
     argument,
     arguments_of,
     as_class_weights,
@@ -27,11 +26,8 @@ from .arguments import (
     as_data_or_fraction,
     as_rate_or_word,
     as_words,
-    one_of,
-    optional,
-    satisfies,
 )
-from .checks import is_number, is_rate, plain
+from .checks import as_json, is_number, plain
 from .choices import (
     Backend,
     Cache,
@@ -49,46 +45,7 @@ from .errors import UsageError
 from .lora_config import LoRAConfig
 
 LABEL_SEPARATOR = "|"
-LAST_BLOCKS = re.compile(r"last_([0-9]+)_blocks")
-PADDINGS = ("none", "train_longest", "context")
 DATA, MODEL, TRAINING, MACHINE, OUTPUT = "Data", "Model", "Training", "Machine", "Output"
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_trainable(name: str, value: Any) -> None:
-    if value not in ("head", "last_block", "all", "lora") and not LAST_BLOCKS.fullmatch(str(value)):
-        raise UsageError(
-            f"trainable={value!r} is unknown; it is 'head', 'last_block', 'last_N_blocks' (N a number), "
-            "'all' or 'lora'."
-        )
-
-
-def _check_padding(name: str, value: Any) -> None:
-    if value not in PADDINGS and type(value) is not int:
-        raise UsageError(f"padding={value!r} is unknown; it is {', '.join(map(repr, PADDINGS))} or a number.")
-
-
-def _check_budget(name: str, value: Any) -> None:
-    if value is not None and (not _is_whole(value) or value < 0):
-        raise UsageError(f"cache_budget={value!r} must be a number of bytes.")
-
-
-count = satisfies(lambda value: _is_whole(value) and value >= 1, "be a positive integer")
-number = satisfies(is_number, "be a number")
-truth = satisfies(lambda value: isinstance(value, (bool, type(None))), "be True, False or None")
-separator = satisfies(lambda value: isinstance(value, str) and bool(value.strip()), "be a string that is not blank")
-seed_number = satisfies(lambda value: _is_whole(value) and 0 <= value < 2**32, "be an integer from 0 to 2**32 - 1")
-rate_or_config = satisfies(
-    lambda value: value == "config" or (is_number(value) and is_rate(float(value))),
-    "be a number in [0, 1 - 2**-32] or 'config'",
-)
-
-
-def _positive(value: Any) -> bool:
-    return math.isfinite(value) and value > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +55,7 @@ class Settings:
     Raises
     ------
     UsageError
-        For a value that no training could take, or values that exclude each other.
+        If a value is invalid for every model and data set, or values exclude each other.
     """
 
     model: str | os.PathLike[str] = argument(
@@ -118,16 +75,17 @@ class Settings:
         changes_result=False,
     )  # fmt: skip
     text_column: str | None = argument(
-        None, "Column with the texts; found by its usual names if not given.", group=DATA, estimator=False,
+        None, "Column of the texts; default: found by its usual names.", group=DATA, estimator=False,
         changes_result=False,
     )  # fmt: skip
     label_column: str | None = argument(
-        None, "Column with the labels; found likewise.", group=DATA, estimator=False, changes_result=False
-    )
+        None, "Column of the labels; default: found by its usual names.", group=DATA, estimator=False,
+        changes_result=False,
+    )  # fmt: skip
     multi_label: bool = argument(False, "Texts may have several labels, or none.", group=DATA, estimator=False)
     label_separator: str = argument(
-        LABEL_SEPARATOR, "What stands between them.", group=DATA, estimator=False, check=separator,
-        changes_result=False,
+        LABEL_SEPARATOR, "String between the labels of a text, with --multi-label.", group=DATA, estimator=False,
+        check=valid.separator, changes_result=False,
     )  # fmt: skip
     empty_texts: EmptyTexts = argument(
         "keep", "Texts that are empty or white space: keep, skip or error.", group=DATA, estimator=False,
@@ -139,7 +97,7 @@ class Settings:
     )  # fmt: skip
     weights: Weights = argument("pretrained", "pretrained or random.", group=MODEL)
     trainable: str = argument(
-        "last_block", "head, last_block, last_N_blocks, all or lora.", group=MODEL, check=_check_trainable,
+        "last_block", "head, last_block, last_N_blocks, all or lora.", group=MODEL, check=valid.trainable,
         on_card=True,
     )  # fmt: skip
     lora: LoRAConfig | dict[str, Any] | None = argument(
@@ -149,57 +107,58 @@ class Settings:
         None, "last, last_position, first or mean.", group=MODEL, check=optional(one_of(words(Pooling))), resolved=True
     )
     causal: bool | None = argument(
-        None, "Causal mask; default: the architecture's own.", group=MODEL, check=truth, resolved=True
+        None, "Causal mask; default: the architecture's own.", group=MODEL, check=valid.bool_or_none, resolved=True
     )
     padding: Literal["none", "train_longest", "context"] | int = argument(
         "none", "none, train_longest, context or a number of tokens.", group=MODEL, parse=as_count_or_word,
-        check=_check_padding,
+        check=valid.padding,
     )  # fmt: skip
     head_bias: bool | None = argument(
-        None, "Bias of the head; default: the architecture's own.", group=MODEL, check=truth
+        None, "Bias of the head; default: the architecture's own.", group=MODEL, check=valid.bool_or_none
     )
     dropout: float | Literal["config"] = argument(
-        0.0, "A rate, or config for the model's own rates.", group=MODEL, parse=as_rate_or_word, check=rate_or_config,
-        on_card=True,
+        0.0, "A rate, or config for the model's own rates.", group=MODEL, parse=as_rate_or_word,
+        check=valid.rate_or_config, on_card=True,
     )  # fmt: skip
     max_length: int | None = argument(
         None, "Tokens read of a text; default: the model's positions.", group=MODEL, resolved=True,
-        check=optional(satisfies(lambda value: type(value) is int, "be an integer")),
+        check=optional(valid.integer),
     )  # fmt: skip
     long_texts: LongTexts = argument(
         "head", "What is read of longer texts: head, tail, both or windows.", group=MODEL,
         check=one_of(words(LongTexts)),
     )  # fmt: skip
-    epochs: int = argument(5, "Passes over the training texts.", group=TRAINING, check=count, on_card=True)
-    batch_size: int = argument(8, "Texts of a batch.", group=TRAINING, check=count, on_card=True)
+    epochs: int = argument(
+        5, "Passes over the training texts.", group=TRAINING, check=valid.positive_integer, on_card=True
+    )
+    batch_size: int = argument(8, "Texts per batch.", group=TRAINING, check=valid.positive_integer, on_card=True)
     batch_tokens: int | None = argument(
-        None, "Instead: tokens of a batch at most.", group=TRAINING, check=optional(count)
+        None, "Most tokens per batch, instead of --batch-size.", group=TRAINING, check=optional(valid.positive_integer)
     )
     gradient_accumulation_steps: int = argument(
-        1, "Batches of an optimizer step.", group=TRAINING, check=count, on_card=True
+        1, "Batches per optimizer step.", group=TRAINING, check=valid.positive_integer, on_card=True
     )
     learning_rate: float = argument(
-        5e-5, "Of AdamW.", group=TRAINING, check=all_of(number, satisfies(_positive, "be positive")), on_card=True
+        5e-5, "Learning rate of AdamW.", group=TRAINING, check=valid.finite_positive_number, on_card=True
     )
     weight_decay: float = argument(
-        0.1, "Of AdamW, on every trained parameter.", group=TRAINING, on_card=True,
-        check=all_of(number, satisfies(lambda v: math.isfinite(v) and v >= 0, "not be negative")),
+        0.1, "Weight decay of AdamW, on every trained parameter.", group=TRAINING, on_card=True,
+        check=valid.finite_nonnegative_number,
     )  # fmt: skip
     layerwise_lr_decay: float = argument(
-        1.0, "Learning rate of a block: that of the one above it, times this.", group=TRAINING,
-        check=all_of(number, satisfies(lambda v: 0.0 < v <= 1.0, "lie above 0, and at 1 at most")),
+        1.0, "Factor of the learning rate from each block to the one below it.", group=TRAINING,
+        check=all_of(valid.number, satisfies(lambda v: 0.0 < v <= 1.0, "lie above 0, and at 1 at most")),
     )  # fmt: skip
     warmup_ratio: float = argument(
-        0.0, "Share of the steps in which the learning rate rises.", group=TRAINING,
-        check=all_of(number, satisfies(lambda v: 0.0 <= v <= 1.0, "lie between 0 and 1")),
+        0.0, "Share of the steps over which the learning rate rises.", group=TRAINING,
+        check=all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "lie between 0 and 1")),
     )  # fmt: skip
     scheduler: Scheduler = argument(
         "constant", "constant, linear or cosine.", group=TRAINING, check=one_of(words(Scheduler)), on_card=True
     )
     max_grad_norm: float | None = argument(
-        None, "Clip gradients to this norm.", group=TRAINING,
-        check=optional(all_of(number, satisfies(lambda v: v > 0, "be positive"))),
-    )  # fmt: skip
+        None, "Clip gradients to this norm.", group=TRAINING, check=optional(valid.positive_number)
+    )
     class_weights: Any = argument(
         None, "balanced, or a weight for each class: spam=2,ham=1.", group=TRAINING, parse=as_class_weights,
         on_card=True,
@@ -209,31 +168,34 @@ class Settings:
         check=satisfies(lambda v: is_number(v) and 0.0 <= v < 1.0, "be a number in [0, 1)"),
     )  # fmt: skip
     early_stopping: int | None = argument(
-        None, "End after so many epochs without better validation; keep the best.", group=TRAINING,
-        check=optional(count),
+        None, "Stop after this many epochs without better validation; keep the best epoch.", group=TRAINING,
+        check=optional(valid.positive_integer),
     )  # fmt: skip
     calibrate: bool = argument(False, "Scale probabilities to fit the validation texts.", group=TRAINING)
-    dtype: Dtype = argument("auto", "Of the matmuls: auto, float32, bfloat16 or float16.", group=MACHINE, resolved=True)
+    dtype: Dtype = argument(
+        "auto", "Dtype of the matmuls: auto, float32, bfloat16 or float16.", group=MACHINE, resolved=True
+    )
     device: str = argument("auto", "auto, cpu, cuda or cuda:N.", group=MACHINE)
     backend: Backend = argument("auto", "Implementation of the ops: auto, reference, native or triton.", group=MACHINE)
     seed: int = argument(
-        123, "Of new weights, shuffling, dropout and the validation fraction.", group=TRAINING, check=seed_number,
-        on_card=True,
+        123, "Seed of new weights, shuffling, dropout and the validation fraction.", group=TRAINING,
+        check=valid.seed_number, on_card=True,
     )  # fmt: skip
     cache: Cache = argument(
-        "auto", "Where activations of frozen layers are kept between epochs: auto, device, memory, disk or off.",
+        "auto", "Where activations of frozen layers are cached between epochs: auto, device, memory, disk or off.",
         group=MACHINE, check=one_of(words(Cache)), changes_result=False, same_in_processes=True,
     )  # fmt: skip
     cache_budget: int | None = argument(
-        None, "Bytes at most; default: half of what is free.", group=MACHINE, check=_check_budget,
+        None, "Most bytes of the cache; default: half of what is free.", group=MACHINE, check=valid.byte_count,
         changes_result=False,
     )  # fmt: skip
     cache_dir: str | os.PathLike[str] | None = argument(
-        None, "Keep tokens, and what --cache puts on disk, for later runs.", group=MACHINE, changes_result=False
-    )
+        None, "Keep tokens, and activations cached on disk, in this folder for later runs.", group=MACHINE,
+        changes_result=False,
+    )  # fmt: skip
     cuda_graphs: bool = argument(True, "On a GPU, replay short steps as CUDA graphs.", group=MACHINE)
     strategy: Strategy = argument(
-        "auto", "Of several processes: ddp, fsdp (parts of the model) or auto.", group=MACHINE,
+        "auto", "How processes share a model: ddp, fsdp (shards) or auto.", group=MACHINE,
         check=one_of(words(Strategy)), changes_result=False, same_in_processes=True,
     )  # fmt: skip
     output_dir: str | os.PathLike[str] | None = argument(
@@ -243,18 +205,20 @@ class Settings:
         False, "Resume the training in OUTPUT_DIR.", group=OUTPUT, estimator=False, changes_result=False
     )
     save_every_steps: int | None = argument(
-        None, "A checkpoint after so many steps, too.", group=OUTPUT, estimator=False, check=optional(count),
-        changes_result=False, same_in_processes=True,
+        None, "Also save a checkpoint every so many steps.", group=OUTPUT, estimator=False,
+        check=optional(valid.positive_integer), changes_result=False, same_in_processes=True,
     )  # fmt: skip
     keep_last: int = argument(
-        1, "Newest checkpoints that are kept, besides the best.", group=OUTPUT, estimator=False, check=count,
-        changes_result=False,
+        1, "How many of the newest checkpoints are kept, besides the best.", group=OUTPUT, estimator=False,
+        check=valid.positive_integer, changes_result=False,
     )  # fmt: skip
     logs: str | Sequence[str] | None = argument(
-        None, "Figures of steps and epochs in OUTPUT_DIR/logs: csv, tensorboard or both.", group=OUTPUT,
+        None, "Log metrics of steps and epochs to OUTPUT_DIR/logs: csv, tensorboard or both.", group=OUTPUT,
         parse=as_words, recorded=False,
     )  # fmt: skip
-    callbacks: Any = argument(None, "Observers of steps and epochs.", group=OUTPUT, option=False, recorded=False)
+    callbacks: Any = argument(
+        None, "Callbacks that observe steps and epochs.", group=OUTPUT, option=False, recorded=False
+    )
     report: bool = argument(False, "Write OUTPUT_DIR/report.html.", group=OUTPUT, recorded=False)
     progress: bool = argument(True, "Show progress on standard error.", group=OUTPUT, recorded=False)
 
@@ -271,36 +235,36 @@ class Settings:
             raise UsageError("resume, save_every_steps and keep_last need a folder for checkpoints: give output_dir.")
         check_label_separator(self.label_separator, several=self.multi_label)
         if self.lora is not None and self.trainable != "lora":
-            raise UsageError(f"lora is given, but trainable is {self.trainable!r}; say trainable='lora'.")
+            raise UsageError(f"lora needs trainable='lora', not {self.trainable!r}; set that, or leave lora out.")
         if self.trainable == "lora":
             LoRAConfig.coerce(self.lora)
         if self.strategy == "fsdp" and self.trainable != "all":
             raise UsageError(
-                f"strategy='fsdp' is for trainable='all', not {self.trainable!r}: where few layers are trained, "
-                "gradients and the optimizer's state, which it shares out, are small."
+                f"strategy='fsdp' needs trainable='all', not {self.trainable!r}: with few trained layers "
+                "gradients and optimizer state, which it shards, are small; leave strategy out."
             )
         if self.cache_budget is not None and self.cache == "off":
-            raise UsageError("cache_budget is given, but cache is 'off'.")
+            raise UsageError("cache_budget has no effect with cache='off'; leave one of them out.")
         if self.report and self.output_dir is None:
             raise UsageError("report needs a folder: give output_dir.")
         if self.report and self.multi_label:
             raise UsageError(
-                "the report is of classifiers with one label for each text; leave report or multi_label out."
+                "report is only for classifiers with one label for each text; leave it or multi_label out."
             )
 
     @property
     def separator(self) -> str | None:
-        """What stands between the labels of a text; ``None`` where each text has one label."""
+        """String between the labels of a text; ``None`` where each text has one label."""
         return self.label_separator if self.multi_label else None
 
     @property
     def lora_config(self) -> LoRAConfig | None:
-        """How low-rank layers are added; ``None`` where none are trained."""
+        """Settings of the low-rank layers; ``None`` where none are trained."""
         return LoRAConfig.coerce(self.lora) if self.trainable == "lora" else None
 
 
 def check_label_separator(separator: str, *, several: bool) -> None:
-    """Raises :class:`UsageError` for a separator that can stand between no labels, or that separates nothing."""
+    """Raises :class:`UsageError` for a blank separator, or another than the default where texts have one label each."""
     check_argument("label_separator", separator)
     if separator != LABEL_SEPARATOR and not several:
         raise UsageError(
@@ -312,13 +276,13 @@ ARGUMENTS: dict[str, Argument] = arguments_of(Settings)
 
 
 def check_argument(name: str, value: Any) -> None:
-    """Raises :class:`UsageError` for a value of one argument that no training could take."""
+    """Raises :class:`UsageError` if the value of an argument is invalid for every model and data set."""
     if (check := ARGUMENTS[name].check) is not None:
         check(name, value)
 
 
 def with_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
-    """The settings of a resumed run: what is left to the run has the value that its checkpoint records."""
+    """Settings of a resumed run: those left at ``None`` or ``"auto"`` take the values that the checkpoint records."""
     chosen = {
         name: recorded[name]
         for name, declared in ARGUMENTS.items()
@@ -328,29 +292,16 @@ def with_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
 
 
 def recorded_settings(settings: Settings, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a checkpoint holds, as JSON can hold them: of data a name, a path or a fraction, no texts.
+    """Settings that a checkpoint records, as types that JSON has; of data it records a name, a path or a fraction.
 
     Parameters
     ----------
     settings : Settings
     resolved : mapping
-        The values that the run has chosen where the settings leave them open.
+        Values that the run has resolved, by name; they replace those of ``settings``.
     """
     values = {name: getattr(settings, name) for name, declared in ARGUMENTS.items() if declared.recorded}
     for name in ("train", "validation", "test"):
         if not is_number(values[name]) and not isinstance(values[name], (str, os.PathLike)):
             values[name] = None
     return {name: as_json(value) for name, value in (values | dict(resolved)).items()}
-
-
-def as_json(value: Any) -> Any:
-    """A value as JSON can hold it; of an object that it can't, the name of its type."""
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, dict):
-        return {str(name): as_json(entry) for name, entry in value.items()}
-    if hasattr(value, "tolist"):  # an array
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [as_json(entry) for entry in value]
-    return os.fspath(value) if isinstance(value, os.PathLike) else f"<{type(value).__name__}>"

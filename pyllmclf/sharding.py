@@ -1,6 +1,6 @@
-"""Models sharded over processes: torch's FSDP2 (``fully_shard``), by whole blocks.
+"""Models sharded over processes by torch's FSDP2 (``fully_shard``), one unit per block.
 
-All processes call the functions that take tensors of a sharded model alike: each contributes its shard.
+Functions that take tensors of a sharded model are collective: all processes call them with their shards.
 """
 
 from __future__ import annotations
@@ -14,28 +14,34 @@ from torch import Tensor, nn
 
 from .distributed import ProcessGroup, lost_processes
 
-if TYPE_CHECKING:  # takes half a second to import, of no use to a single process
+if TYPE_CHECKING:  # the import takes half a second, which a single process saves
     from torch.distributed.tensor import DTensor
 
 
 def shard(
     model: nn.Module, blocks: Iterable[nn.Module], group: ProcessGroup, device: torch.device, dtype: torch.dtype
 ) -> None:
-    """Leaves each process its shard of every parameter of the first process's model; in place.
+    """Shards the first process's parameters over all processes, in place.
 
-    A block's parameters are gathered when it is computed, in the dtype of the computation, and freed afterwards.
-    Parameters outside of the blocks are gathered in fp32 and freed at the end of the backward pass. Gradients are the
-    mean over all processes, in fp32.
+    A block's parameters are all-gathered before it is computed, in the dtype of the computation, and freed afterwards.
+    Parameters outside of the blocks are gathered in fp32 and freed at the end of the backward pass. Gradients are
+    averaged over all processes, in fp32.
 
     Parameters
     ----------
     model : Module
         On its device.
     blocks : iterable of Module
-        Its transformer blocks.
+        The model's transformer blocks.
     group : ProcessGroup
     device : torch.device
     dtype : torch.dtype
+        Dtype of the computation.
+
+    Raises
+    ------
+    ResourceError
+        If another process has ended or can't be reached.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -44,7 +50,7 @@ def shard(
         for parameter in model.parameters():
             group.broadcast(parameter.detach())
         mesh = init_device_mesh(device.type, (group.world_size,))
-        # Blocks cast their parameters to the activations' dtype anyway: cast before, half as many bytes travel.
+        # Blocks cast their parameters to the activations' dtype anyway; casting before the all-gather halves its bytes.
         policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in blocks:
             fully_shard(block, mesh=mesh, mp_policy=policy)
@@ -52,7 +58,7 @@ def shard(
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether :func:`shard` was called."""
+    """Whether :func:`shard` has sharded the model."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return fsdp is not None and isinstance(model, fsdp.FSDPModule)
 
@@ -63,12 +69,12 @@ def _is_dtensor(tensor: Tensor) -> TypeGuard[DTensor]:
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """This process's shard of a tensor, in the same memory; a tensor that is not sharded as it is."""
+    """Returns this process's shard of a tensor, in the same memory; an unsharded tensor is returned unchanged."""
     return tensor.to_local() if _is_dtensor(tensor) else tensor
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The full tensor, in every process."""
+    """Gathers a tensor's shards in every process; an unsharded tensor is returned unchanged."""
     if not _is_dtensor(tensor):
         return tensor
     with lost_processes():
@@ -76,18 +82,21 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def full_tensors(tensors: Mapping[str, Tensor], device: torch.device | str, *, keep: bool = True) -> dict[str, Tensor]:
-    """Full tensors on a device; an empty dict where the process is not to ``keep`` them."""
-    found = {}
+    """Gathers tensors on a device, one at a time; a process that doesn't ``keep`` them gets an empty dict."""
+    gathered = {}
     for name, tensor in tensors.items():
         value = full_tensor(tensor.detach())
         if keep:
-            found[name] = value.to(device).contiguous()
-    return found
+            gathered[name] = value.to(device).contiguous()
+    return gathered
 
 
 @torch.no_grad()
 def copy_from_first(target: Tensor, value: Tensor | None, group: ProcessGroup) -> None:
-    """Writes the first process's value into a tensor, or its shards into the processes' shards."""
+    """Copies the first process's value into a tensor of every process, or its shards into their shards.
+
+    ``value`` is ``None`` in the other processes; its shape is that of the full tensor.
+    """
     if group.world_size > 1:
         received = torch.empty(target.shape, dtype=target.dtype, device=target.device)
         if value is not None:

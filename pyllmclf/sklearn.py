@@ -1,4 +1,4 @@
-"""The classifier as a scikit-learn estimator: pipelines, cross-validation, grid search, calibration."""
+"""The classifier as a scikit-learn estimator, for pipelines, cross-validation, grid search and calibration."""
 
 from __future__ import annotations
 
@@ -18,39 +18,41 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from .choices import Backend, Cache, Dtype, LongTexts, Pooling, Scheduler, Strategy, Weights
 from .errors import DataError, UsageError
 
-# Parameters of the estimator that finetune does not have, or has under another name.
-_OWN = ("random_state", "validation_fraction", "output_dir")
+# Parameters that finetune does not have, or has under another name.
+_RENAMED = ("random_state", "validation_fraction", "output_dir")
 
 
 class LLMClassifier(ClassifierMixin, BaseEstimator):
-    """GPT-2 or BERT, fine-tuned into a text classifier.
+    """Fine-tunes GPT-2, BERT or one of its relatives into a text classifier.
 
     Parameters
     ----------
     model, weights, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length, long_texts
-        As for :func:`pyllmclf.finetune`: what is trained, and how a text is read.
+        As for :func:`pyllmclf.finetune`: the model, its trained parameters, and how it reads a text.
     epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, weight_decay, warmup_ratio, scheduler,
     layerwise_lr_decay, max_grad_norm, class_weights, label_smoothing, early_stopping, calibrate
-        As for :func:`pyllmclf.finetune`: how it is trained.
+        As for :func:`pyllmclf.finetune`: the training.
     validation_fraction : float, optional
-        Share of the texts that is kept apart to validate each epoch with; ``early_stopping`` and ``calibrate`` need it.
+        Fraction of the texts that is held out to validate each epoch; ``early_stopping`` and ``calibrate`` need it.
     dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, strategy, output_dir, logs, callbacks, report,
     progress
-        As for :func:`pyllmclf.finetune`: where, and by what.
+        As for :func:`pyllmclf.finetune`: device, cache, output and progress.
     random_state : int, RandomState or None
-        ``seed`` of :func:`pyllmclf.finetune`; of a RandomState, or numpy's own with ``None``, another one at each fit.
+        The ``seed`` of :func:`pyllmclf.finetune`. A RandomState, or numpy's global one for ``None``, draws a new seed
+        in each fit.
 
     Attributes
     ----------
     classes_ : ndarray, shape [classes]
         Labels in the order of the columns of :meth:`predict_proba`.
     classifier_ : Classifier
+        The trained classifier.
     history_ : list of EpochRecord
-        Of the training; empty after unpickling.
+        Metrics of the training's epochs; empty after unpickling.
 
     Notes
     -----
-    Texts are a sequence of strings, an array of them, a Series, or a DataFrame with one column. A pickle holds the
+    Texts are a sequence of strings, an array of them, a Series, or a DataFrame with one column. A pickle contains the
     files of a checkpoint: weights as safetensors, everything else as text.
     """
 
@@ -109,7 +111,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         ----------
         X : sequence of str
         y : sequence of labels, or array of 0 and 1, shape [texts, classes]
-            Strings, integers or booleans; or which classes a text has, each a decision of its own.
+            Strings, integers or booleans; or a 1 for each class that a text has, with each class decided on its own.
 
         Returns
         -------
@@ -132,19 +134,19 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = column_or_1d(labels, warn=True)
         if labels.ndim == 2:
-            classes, given = _columns(labels)
+            classes, train_labels = _columns(labels)
         elif labels.ndim == 1:
             check_classification_targets(labels)
             classes, indices = np.unique(labels, return_inverse=True)
-            # Names, where the classifier can hold them; otherwise their numbers, in the same order.
+            # Labels of types that a classifier can't save are replaced by their numbers, in the same order.
             named = all(isinstance(c, (str, numbers.Real, np.bool_)) for c in classes)
-            given = labels.tolist() if named else indices.tolist()
+            train_labels = labels.tolist() if named else indices.tolist()
         else:
             raise DataError(f"y must have a label, or a row of 0 and 1, for each text, not the shape {labels.shape}.")
-        arguments = {name: value for name, value in self.get_params(deep=False).items() if name not in _OWN}
+        arguments = {name: value for name, value in self.get_params(deep=False).items() if name not in _RENAMED}
         result = finetune(
             arguments.pop("model"),
-            (texts, given),
+            (texts, train_labels),
             multi_label=labels.ndim == 2,
             validation=False if self.validation_fraction is None else self.validation_fraction,
             test=False,
@@ -158,25 +160,25 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Logits, float64, shape [texts, classes]; of one of two classes their difference, shape [texts]."""
+        """Computes logits, float64, shape [texts, classes]; for two classes their difference, shape [texts]."""
         check_is_fitted(self, "classifier_")
         logits = self.classifier_.logits(_texts(X)).astype(np.float64)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 and not self._several else logits
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 and not self._multi_label else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities, float64, shape [texts, classes]."""
+        """Computes probabilities, float64, shape [texts, classes]."""
         check_is_fitted(self, "classifier_")
         return self.classifier_.predict_proba(_texts(X))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable label of each text, shape [texts]; or 0 and 1, shape [texts, classes], as ``y`` was."""
+        """Predicts each text's most probable label, shape [texts], or 0 and 1, shape [texts, classes], as in ``y``."""
         check_is_fitted(self, "classifier_")
-        if self._several:
+        if self._multi_label:
             return (self.classifier_.logits(_texts(X)) >= 0).astype(np.int64)
         return self.classes_[self.classifier_.logits(_texts(X)).argmax(axis=1)]
 
     @property
-    def _several(self) -> bool:
+    def _multi_label(self) -> bool:
         return self.classifier_.state.label_separator is not None
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -214,7 +216,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             for name, content in checkpoint.items():
                 path = (Path(folder) / name).resolve()
                 if not path.is_relative_to(Path(folder).resolve()):
-                    raise UsageError(f"the pickle names a file outside of its classifier ({name}).")
+                    raise UsageError(
+                        f"the pickle names a file outside of its classifier ({name}); load only pickles that you trust."
+                    )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
             self.classifier_ = load(folder, device=self.device, dtype=self.dtype, backend=self.backend)
@@ -222,22 +226,22 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _seed(random_state: Any) -> Any:
-    """A number as it is; from a generator, or numpy's own with ``None``, another one at each call."""
+    """Draws a seed from a RandomState, or from numpy's global one for ``None``; returns a number unchanged."""
     if random_state is None or isinstance(random_state, np.random.RandomState):
         return int(check_random_state(random_state).randint(2**31 - 1))
     return random_state
 
 
 def _columns(indicator: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
-    """(numbers of the classes, those of each text).
+    """Converts an array of 0 and 1, shape [texts, classes], to (class numbers, class numbers of each text).
 
     Raises
     ------
     DataError
-        If there is another number than 0 and 1, or a class that no text has.
+        If the array contains another number, or no text has one of the classes.
     """
     if not np.isin(indicator, (0, 1)).all():
-        raise DataError("y has the shape [texts, classes], and must hold 0 and 1 alone then.")
+        raise DataError("y has the shape [texts, classes] and must then contain only 0 and 1.")
     has = indicator.astype(bool)
     if not has.any(axis=0).all():
         raise DataError(f"no text has the class {int(np.flatnonzero(~has.any(axis=0))[0])} of y.")
@@ -245,12 +249,12 @@ def _columns(indicator: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
 
 
 def _texts(X: Any) -> list[str]:
-    """The texts as a list.
+    """Converts the texts to a list.
 
     Raises
     ------
     DataError
-        If they are no sequence of strings.
+        If they are not a sequence of strings, or there is none.
     """
     if isinstance(X, (str, bytes)):
         raise DataError("X must be a sequence of texts; put the single text into a list.")

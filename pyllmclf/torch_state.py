@@ -1,4 +1,4 @@
-"""What torch computes with, whatever the caller has set for its own work."""
+"""Isolation from the caller's torch state: grad mode, autocast, default dtype and default device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-# The default dtype is one for all threads: it is the caller's again when the last one that needed ours has ended.
+# All threads share the default dtype: the last block to end, in any thread, restores the caller's.
 _lock = threading.Lock()
 _users = 0
 _callers_dtype = torch.float32
@@ -16,19 +16,19 @@ _callers_dtype = torch.float32
 
 @contextmanager
 def own_torch_state() -> Iterator[None]:
-    """Gradients as usual, no autocast, and tensors of float32 on the CPU where nothing else is said.
+    """Sets torch's initial state within the block: gradients on, no autocast, float32, CPU.
 
-    ``dtype=`` and ``device=`` say what is computed in, and where; the caller's defaults are back afterwards.
+    The package chooses dtypes and devices by its own arguments. The caller's state is restored at the end of the block.
     """
-    with ExitStack() as held:
-        held.enter_context(torch.inference_mode(False))
-        held.enter_context(torch.enable_grad())
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
-                held.enter_context(torch.autocast(kind, enabled=False))
-        if torch.get_default_device().type != "cpu":  # only then: it slows every call of torch down
-            held.enter_context(torch.device("cpu"))
-        held.enter_context(_float32_by_default())
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":  # only where needed: it slows down every call of torch
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(_float32_by_default())
         yield
 
 

@@ -135,7 +135,7 @@ def test_fixed_steps(model_folder: Folders, family: str, trainable: str, changes
         (held, *_) = trainer._fixed_shapes._steps.values()
         if trainable in ("all", "lora"):  # else attention of one query is not Triton's on a CPU
             assert held.memory._tiles is not None and held.memory._tiles._made
-        ops.forget_gradients(trainer.model.parameters())  # which are kept on CPUs alone
+        ops.drop_gradient_buffers(trainer.model.parameters())  # which are kept on CPUs alone
         with Waits() as waits:
             trainer._compute_fixed(held.memory.batch, held.memory.given)
         assert not waits.seen

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from cases import ATTENTION, DTYPES, AttentionCase, offsets, relative_error
 from formulas import attention_formula, compare
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from pyllmclf import UsageError, ops
 from pyllmclf.ops.backends import native_cpu as native
+from pyllmclf.ops.backends import torch_attention
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -147,3 +151,78 @@ def test_offsets_that_are_not_those_of_the_rows(cu: list[int], backend: str) -> 
     x, lengths = torch.zeros(4, 1, 8), torch.tensor(cu, dtype=torch.int32)
     with pytest.raises(ValueError, match="cu_seqlens"):
         ops.attention(x, x, x, lengths, lengths, 5, 5, causal=True)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_flash_attention_of_torch(causal: bool, monkeypatch: pytest.MonkeyPatch, generator: torch.Generator) -> None:
+    """Arguments of torch's variable-length attention, by a stand-in that computes the formula from them."""
+    lengths, calls = (5, 1, 3), []
+
+    def varlen_attn(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
+        calls.append((max_q, max_k, scale, window_size))
+        assert all(t.stride(-1) == 1 for t in (q, k, v))
+        assert cu_seq_q.dtype is cu_seq_k.dtype is torch.int32
+        assert cu_seq_q.tolist() == cu_seq_k.tolist() == [0, 5, 6, 9]
+        return attention_formula(scale * 8**0.5 * q.double(), k.double(), v.double(), lengths, window_size == (-1, 0))
+
+    monkeypatch.setattr(torch_attention, "flash_varlen", lambda q: varlen_attn)
+    qkv = torch.randn(9, 3 * 16, generator=generator).bfloat16()
+    cu = offsets(lengths)
+    q, k, v = (t.unflatten(1, (2, 8)) for t in qkv.chunk(3, dim=1))
+    expected = attention_formula(2.0 * q.double(), k.double(), v.double(), lengths, causal).flatten(1)
+    scale = 2.0 * 8**-0.5
+    turned = (q.transpose(0, 2).contiguous().transpose(0, 2), k, v)
+    outputs = [
+        ops.attention_packed(qkv, cu, 5, heads=2, causal=causal, scale=scale),
+        ops.attention(*turned, cu.long(), cu.long(), 5, 5, causal=causal, scale=scale).flatten(1),
+    ]
+    assert all(relative_error(out, expected) < 1e-12 for out in outputs)
+    assert calls == [(5, 5, scale, (-1, 0) if causal else (-1, -1))] * 2
+    # The reference computes what torch's kernel does not.
+    ids = torch.zeros(9, dtype=torch.int64)
+    key = ops.DropoutKey(1, 2, 3, 1, torch.arange(3), ids, ids)
+    ops.attention(q, k, v, cu, cu, 5, 5, causal=causal, window=(2, 0))
+    ops.attention(q, k, v, cu, cu, 5, 5, causal=causal, dropout_p=0.5, dropout_key=key)
+    ops.attention(q, k, v, cu, cu, 5, 5, causal=causal, query_positions=torch.tensor([*range(5), 0, 0, 1, 2]))
+    assert len(calls) == 2
+
+
+def test_which_calls_take_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """16-bit rows on a GPU that has it, with a torch that has the arguments; never on a CPU."""
+    if torch_attention._varlen_attn() is None:
+        pytest.skip("torch 2.11 or newer")
+    from torch.nn.attention import varlen
+
+    devices = []
+    monkeypatch.setattr(torch_attention, "_has_flash", lambda device: devices.append(device.type) or True)
+    half, single = (torch.bfloat16, torch.float16), torch.float32
+    with FakeTensorMode():  # shapes and devices without memory
+        fits = [torch.empty(9, 2, 64, dtype=dtype, device="cuda") for dtype in half]
+        fits += [torch.empty(1, 2, head_dim, dtype=half[0], device="cuda") for head_dim in (8, 192)]
+        others = [torch.empty(9, 2, 64, dtype=single, device="cuda"), torch.empty(9, 2, 64, dtype=half[0])]
+        others += [torch.empty(9, 2, head_dim, dtype=half[0], device="cuda") for head_dim in (12, 200)]
+        others += [torch.empty(0, 2, 64, dtype=half[0], device="cuda")]
+        assert all(torch_attention.flash_varlen(x) is varlen.varlen_attn for x in fits)
+        assert all(torch_attention.flash_varlen(x) is None for x in others)
+        assert devices == ["cuda"] * len(fits)
+        monkeypatch.setattr(torch_attention, "_has_flash", lambda device: False)
+        assert torch_attention.flash_varlen(fits[0]) is None
+    look_up = torch_attention._varlen_attn.__wrapped__  # without the cache
+    monkeypatch.setattr(varlen, "varlen_attn", lambda q, k, v, cu_q, cu_k, max_q, max_k, is_causal=False: q)
+    assert look_up() is None
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    assert look_up() is None
+
+
+def test_signature_of_flash_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own function takes the arguments, forward and backward; tensors without memory run no kernel."""
+    varlen_attn = torch_attention._varlen_attn()
+    if varlen_attn is None:
+        pytest.skip("torch 2.11 or newer")
+    monkeypatch.setattr(torch_attention, "flash_varlen", lambda q: varlen_attn)
+    x = torch.empty(9, 2, 64, dtype=torch.bfloat16, device="meta").requires_grad_()
+    cu = torch.empty(4, dtype=torch.int32, device="meta")
+    out = torch_attention.attention(x, x, x, cu, 5, causal=True, scale=0.125)
+    assert (out.shape, out.dtype) == (x.shape, x.dtype)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert gradient.shape == x.shape

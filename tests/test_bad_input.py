@@ -270,7 +270,7 @@ def test_model_of_many_layers_gets_no_memory(model_folder: Folders, shell: Shell
     begun = peak(lambda: shell("40,000 layers of GPT-2", "predict", folder, table))
     assert begun < 200
     for arguments in (("finetune", "--model", folder, "--train", table), ("predict", folder, table)):
-        refused(shell("40,000 layers of GPT-2", *arguments), 4, "parameters are missing; the configuration means")
+        refused(shell("40,000 layers of GPT-2", *arguments), 4, "parameters are missing; the configuration needs")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

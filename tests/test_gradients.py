@@ -12,13 +12,13 @@ from torch import Tensor
 from pyllmclf import ops
 
 
-def test_kept_gradients_are_those_of_autograd(generator: torch.Generator) -> None:
+def test_gradient_buffers_are_those_of_autograd(generator: torch.Generator) -> None:
     """Several steps and micro-batches: memory is written again, rows of the step before are cleared."""
     tables = [
         torch.nn.Parameter(torch.randn(size, generator=generator)) for size in [(20, 8), (5, 8), (1, 8), (6, 8), (9, 8)]
     ]
     copies = [torch.nn.Parameter(t.detach().clone()) for t in tables]
-    ops.keep_gradients(tables)
+    ops.use_gradient_buffers(tables)
     memory = []
     for _ in range(3):
         for parameters in (tables, copies):
@@ -39,12 +39,12 @@ def test_kept_gradients_are_those_of_autograd(generator: torch.Generator) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:grad and param do not obey")
-def test_kept_gradients_that_others_write_to(generator: torch.Generator) -> None:
+def test_gradient_buffers_that_others_write_to(generator: torch.Generator) -> None:
     """Rows that others changed, and a gradient of somebody else's, are no part of a later step."""
     table = torch.nn.Parameter(torch.randn(20, 8, generator=generator))
     position = torch.nn.Parameter(torch.randn(5, 8, generator=generator).t().contiguous().t())  # strides turned
     copies = [torch.nn.Parameter(t.detach().clone()) for t in (table, position)]
-    ops.keep_gradients([table, position])
+    ops.use_gradient_buffers([table, position])
     for step in range(4):
         ids, positions = torch.randint(0, 20, (7,), generator=generator), torch.randint(0, 5, (7,), generator=generator)
         for pair in ((table, position), copies):
@@ -56,10 +56,10 @@ def test_kept_gradients_that_others_write_to(generator: torch.Generator) -> None
             kept.grad.mul_(torch.nan)  # as clipping by a norm that is not finite
 
 
-def test_kept_gradients_set_to_zero(generator: torch.Generator) -> None:
+def test_gradient_buffers_set_to_zero(generator: torch.Generator) -> None:
     """As ``optimizer.zero_grad(set_to_none=False)`` does."""
     table, position = (torch.nn.Parameter(torch.randn(n, 8, generator=generator)) for n in (20, 5))
-    ops.keep_gradients([table, position])
+    ops.use_gradient_buffers([table, position])
     for _ in range(3):
         ids = torch.randint(0, 20, (7,), generator=generator)
         for parameter in (table, position):
@@ -83,7 +83,7 @@ def test_gradients_handed_to_a_consumer(generator: torch.Generator, monkeypatch:
         for rows, gradient in parts:
             found[parameter][rows] = gradient
 
-    ops.keep_gradients(tables, consume)
+    ops.use_gradient_buffers(tables, consume)
     for _ in range(2):
         found.clear()
         ids = torch.tensor([0, 7, 8, 19, 8, 0, 8])
@@ -96,6 +96,6 @@ def test_gradients_handed_to_a_consumer(generator: torch.Generator, monkeypatch:
         for parameter, copy in zip(tables, copies, strict=True):
             assert parameter.grad is None
             assert torch.equal(found[parameter], copy.grad)
-    ops.forget_gradients(tables)
+    ops.drop_gradient_buffers(tables)
     ops.linear(torch.randn(7, 8, generator=generator), tables[3]).sum().backward()
     assert tables[3].grad is not None

@@ -418,7 +418,7 @@ def test_configuration_that_is_no_json_object(gpt2_folder: Path, content: str) -
 def test_configuration_of_a_larger_model(gpt2_folder: Path, bert_folder: Path) -> None:
     """What it asks for is never given memory: not for weights that aren't there, nor beyond what the machine has."""
     edit_config(gpt2_folder, n_positions=(1 << 31) - 1)
-    with pytest.raises(ModelError, match=r"the configuration means at least [\d,]+, the weights hold [\d,]+"):
+    with pytest.raises(ModelError, match=r"the configuration needs at least [\d,]+, the weights hold [\d,]+"):
         head_only(gpt2_folder)
     with pytest.raises(ResourceError, match=r"a model of [\d,]+ parameters takes [\d,]+ GB; this machine has"):
         pyllmclf.finetune(gpt2_folder, DATA, weights="random", **SHORT)

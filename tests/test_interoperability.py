@@ -191,7 +191,7 @@ def test_our_adapter_is_trained_on(model_folder: Folders, tmp_path: Path) -> Non
     assert (tmp_path / "merged/model.safetensors").is_file()
     with pytest.raises(UsageError, match="lora can't be given"):
         pyllmclf.finetune(tmp_path / "first", (TEXTS, CLASSES), trainable="lora", lora={"rank": 4}, **STILL)
-    with pytest.raises(UsageError, match="nothing without its base"):
+    with pytest.raises(UsageError, match="needs its base model's weights"):
         pyllmclf.finetune(tmp_path / "first", (TEXTS, CLASSES), weights="random", **STILL)
 
 

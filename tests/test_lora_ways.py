@@ -49,23 +49,23 @@ def test_ways(
 def test_room_beside_a_weight_is_kept() -> None:
     """Until the weight is written to, and no longer than the weight; of each part and each rank its own."""
     weight = torch.randn(6, 4)
-    turned = beside.with_room(weight.t(), 8)
+    turned = beside.with_spare_rows(weight.t(), 8)
     assert turned.shape == (12, 6) and torch.equal(turned[8:], weight.t())
     assert turned.stride() == (1, 12)  # as the weight lies
-    assert beside.with_room(weight.t(), 8) is turned
+    assert beside.with_spare_rows(weight.t(), 8) is turned
     straight, other_rank, part = (
-        beside.with_room(weight, 8),
-        beside.with_room(weight.t(), 16),
-        beside.with_room(weight[2:].t(), 8),
+        beside.with_spare_rows(weight, 8),
+        beside.with_spare_rows(weight.t(), 16),
+        beside.with_spare_rows(weight[2:].t(), 8),
     )
     assert straight.stride() == (4, 1) and torch.equal(straight[8:], weight)
     assert torch.equal(other_rank[16:], weight.t()) and torch.equal(part[8:], weight[2:].t())
-    assert beside.with_room(weight[2:].t(), 8) is part
+    assert beside.with_spare_rows(weight[2:].t(), 8) is part
     with torch.inference_mode():
-        assert beside.with_room(weight[2:].t(), 8) is part
+        assert beside.with_spare_rows(weight[2:].t(), 8) is part
     weight[3, 1] = 7.0
-    assert float(beside.with_room(weight.t(), 8)[9, 3]) == 7.0
-    assert float(beside.with_room(weight[2:].t(), 8)[9, 1]) == 7.0
+    assert float(beside.with_spare_rows(weight.t(), 8)[9, 3]) == 7.0
+    assert float(beside.with_spare_rows(weight[2:].t(), 8)[9, 1]) == 7.0
     gone = weakref.ref(turned)
     del turned, weight, straight, other_rank, part
     gc.collect()

@@ -160,7 +160,7 @@ def test_loss_and_gradients(gpt2: Path, settings: dict[str, Any], accumulate: in
         make_trainer(gpt2, TEXTS, LABELS, "all", **arguments, gradient_accumulation_steps=accumulate)  # type: ignore[arg-type]
         for _ in range(2)
     )
-    ops.forget_gradients(plain.model.parameters())
+    ops.drop_gradient_buffers(plain.model.parameters())
     logits = plain.model(plain.packer.batch(range(len(TEXTS))))
     smoothing = settings.get("label_smoothing", 0.0)
     target = torch.from_numpy(INDICATOR) * (1 - smoothing) + smoothing / 2

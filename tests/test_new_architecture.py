@@ -19,8 +19,10 @@ from pyllmclf import ModelError, ops
 from pyllmclf.data.tokenizers import WORDPIECE
 from pyllmclf.models.architecture import Architecture, Preset
 from pyllmclf.models.architectures import registry
+from pyllmclf.models.attention import self_attention
 from pyllmclf.models.config import ModelConfig
-from pyllmclf.models.layers import Context, Embedding, LayerNorm, Linear, PooledRows, self_attention
+from pyllmclf.models.context import Context, PooledRows
+from pyllmclf.models.layers import Embedding, LayerNorm, Linear
 from pyllmclf.ops.philox import LORA
 
 

@@ -41,7 +41,7 @@ def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert config["native"]["simd"] in ("x86-64-v4", "x86-64-v3", "baseline")
     assert (config["native"]["cuda"] is None) == (config["native"]["cuda_architectures"] == [])
     assert config["cuda_devices"] or config["cuda_unavailable"]
-    assert config["ops"]["attention"]["cpu"]["auto"] == "native" and config["ops"]["pool"]["cpu"]["why"]
+    assert config["ops"]["attention"]["cpu"]["auto"] == "native" and config["ops"]["gelu"]["cpu"]["why"]
     pyllmclf.show_config()
     shown = capsys.readouterr().out
     for part in (config["torch"], config["native"]["simd"], "triton", "CUDA part", "attention"):

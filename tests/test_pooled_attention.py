@@ -70,14 +70,14 @@ def test_gradients_nobody_needs_are_not_computed() -> None:
     assert dk.abs().max() > 0
 
 
-def test_kept_gradients() -> None:
+def test_gradient_buffers() -> None:
     """Of the fused matrix and of three, as autograd's."""
     for fused in (True, False):
         x, *given = inputs(fused, True, torch.float32)
         count = 1 if fused else 3
         parameters = [torch.nn.Parameter(t) for t in given]
         plain = torch.autograd.grad(attend(x, *parameters, count=count, causal=True, p=0.0).square().sum(), parameters)
-        ops.keep_gradients(parameters)
+        ops.use_gradient_buffers(parameters)
         for _ in range(2):
             for parameter in parameters:
                 parameter.grad = None

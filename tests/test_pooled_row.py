@@ -63,7 +63,7 @@ def test_logits_and_gradients(
     settings = {"pooling": pooling, "causal": causal, "padding": padding, "max_grad_norm": 1.0}
     trainer = make_trainer(model_folder(family), TEXTS, LABELS, trainable, **settings)
     model = trainer.model
-    ops.forget_gradients(model.parameters())
+    ops.drop_gradient_buffers(model.parameters())
     if trainable == "lora":
         with torch.no_grad():
             for name, parameter in model.named_parameters():

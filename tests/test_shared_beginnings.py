@@ -94,7 +94,7 @@ def test_logits_and_gradients(
         model_folder(family), TEXTS, LABELS, trainable, pooling=pooling, causal=True, padding=padding, max_grad_norm=1.0
     )
     model = trainer.model
-    ops.forget_gradients(model.parameters())
+    ops.drop_gradient_buffers(model.parameters())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("lora_b"):

@@ -211,7 +211,7 @@ def test_several_labels(folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("column", "said"), [(np.full(24, 2), "0 and 1 alone"), (np.zeros(24), "no text has the class 1")]
+    ("column", "said"), [(np.full(24, 2), "only 0 and 1"), (np.zeros(24), "no text has the class 1")]
 )
 def test_several_labels_that_are_none(folder: str, column: np.ndarray, said: str) -> None:
     y = np.stack([np.arange(24) % 2, column], axis=1)

@@ -22,7 +22,9 @@ from pyllmclf.data import sample, token_store
 from pyllmclf.data.sample.build_tokenizer import build
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import (
+    GPT2_BYTE_PAIRS,
     GPT2_END_OF_TEXT,
+    WORDPIECE,
     LibraryTokenizer,
     TiktokenTokenizer,
     byte_alphabet,
@@ -210,7 +212,7 @@ def test_small_vocabulary_against_transformers(
 
     folder = write_vocabulary(tmp_path_factory.mktemp("bert"), SMALL_VOCABULARY, config)
     theirs = BertTokenizerFast.from_pretrained(folder)
-    ours = load_tokenizer(folder, "bert")
+    ours = load_tokenizer(folder, WORDPIECE)
     assert (ours.prefix, ours.suffix, ours.pad_token_id, ours.vocab_size) == ([2], [3], 0, len(SMALL_VOCABULARY))
 
     @settings(max_examples=50, deadline=None)
@@ -236,12 +238,12 @@ def test_small_vocabulary_against_transformers(
 def test_saved_wordpiece_in_transformers(tmp_path: Path, config: dict[str, Any]) -> None:
     tokens = [*SMALL_VOCABULARY, "cafe", "café", "Cafe", "naive", "naïve", "##\u8a9e", "##\u672c", "日本語"]
     assert_same_as_transformers(
-        tmp_path, load_tokenizer(write_vocabulary(tmp_path / "source", tokens, config), "bert"), "bert"
+        tmp_path, load_tokenizer(write_vocabulary(tmp_path / "source", tokens, config), WORDPIECE), "bert"
     )
 
 
 def test_known_pieces(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(write_vocabulary(tmp_path, SMALL_VOCABULARY), "bert")
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path, SMALL_VOCABULARY), WORDPIECE)
     number = {token: i for i, token in enumerate(SMALL_VOCABULARY)}
     pieces = [["abc"], ["ab", "##bc"], ["[UNK]"], ["a", ",", "b"], ["e"], []]
     texts = ["ABC", "abbc", "xyz", "a,b", "É", ""]
@@ -249,7 +251,7 @@ def test_known_pieces(tmp_path: Path) -> None:
 
 
 def test_names_of_special_tokens_inside_a_text_are_plain_text(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(write_vocabulary(tmp_path, SMALL_VOCABULARY), "bert")
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path, SMALL_VOCABULARY), WORDPIECE)
     plain = [SMALL_VOCABULARY.index(t) for t in ("[", "sep", "]")]
     assert tokenizer.encode_batch(["[SEP]", "a [SEP]"]) == [plain, [SMALL_VOCABULARY.index("a"), *plain]]
     restored = restore_tokenizer("tokenizers", tokenizer.to_json(), {}, "here")
@@ -258,7 +260,7 @@ def test_names_of_special_tokens_inside_a_text_are_plain_text(tmp_path: Path) ->
 
 
 def test_a_vocabulary_without_the_letter_a(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(write_vocabulary(tmp_path, ["[CLS]", "b", "[SEP]", "[UNK]", "[PAD]"]), "bert")
+    tokenizer = load_tokenizer(write_vocabulary(tmp_path, ["[CLS]", "b", "[SEP]", "[UNK]", "[PAD]"]), WORDPIECE)
     assert (tokenizer.prefix, tokenizer.suffix, tokenizer.pad_token_id) == ([0], [2], 4)
     assert tokenizer.encode_batch(["b a"]) == [[1, 3]]
 
@@ -274,7 +276,7 @@ def test_real_vocabularies_against_transformers(
 
     tokens = (data_dir / "bert_vocab" / f"{name}-vocab.txt").read_text(encoding="utf-8").splitlines()
     folder = write_vocabulary(tmp_path / "source", tokens, {"do_lower_case": lower})
-    ours, theirs = load_tokenizer(folder, "bert"), BertTokenizerFast.from_pretrained(folder)
+    ours, theirs = load_tokenizer(folder, WORDPIECE), BertTokenizerFast.from_pretrained(folder)
     assert (ours.vocab_size, ours.pad_token_id, ours.prefix, ours.suffix) == (size, 0, [101], [102])
     assert with_specials(ours, reviews + TEXTS) == theirs(reviews + TEXTS, verbose=False)["input_ids"]
     assert_same_as_transformers(tmp_path, ours, "bert")
@@ -283,7 +285,7 @@ def test_real_vocabularies_against_transformers(
 def test_a_real_models_tokenizer(minilm: Path) -> None:
     from transformers import AutoTokenizer
 
-    ours, theirs = load_tokenizer(minilm, "bert"), AutoTokenizer.from_pretrained(minilm)
+    ours, theirs = load_tokenizer(minilm, WORDPIECE), AutoTokenizer.from_pretrained(minilm)
     texts = [*TEXTS, "longer than the file's own limit " * 100]
     assert with_specials(ours, texts) == [theirs(t, truncation=False, verbose=False)["input_ids"] for t in texts]
     assert ours.pad_token_id == theirs.pad_token_id
@@ -368,7 +370,7 @@ def test_gpt2_folder_with_vocabulary_and_merges(
 ) -> None:
     (tmp_path / "vocab.json").write_text(cached(gpt2_vocabulary, "encoder.json"), encoding="utf-8")
     (tmp_path / "merges.txt").write_text(cached(gpt2_vocabulary, "vocab.bpe"), encoding="utf-8")
-    loaded = load_tokenizer(tmp_path, "gpt2")
+    loaded = load_tokenizer(tmp_path, GPT2_BYTE_PAIRS)
     assert (loaded.vocab_size, loaded.pad_token_id, loaded.prefix, loaded.suffix) == (50_257, 50_256, [], [])
     texts = [*TEXTS, GPT2_END_OF_TEXT, *reviews]
     assert loaded.encode_batch(texts) == gpt2.encode_batch(texts)
@@ -408,6 +410,7 @@ def test_gpt2_vocabulary_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch) 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
+VOCABULARIES = {"gpt2": GPT2_BYTE_PAIRS, "bert": WORDPIECE}
 DAMAGED: dict[str, tuple[str, dict[str, bytes], str]] = {
     "tokenizer.json cut short": ("gpt2", {"tokenizer.json": b'{"version": "1.0", "model": {'}, "tokenizer.json"),
     "tokenizer.json of something else": ("bert", {"tokenizer.json": b"{}"}, "tokenizer.json"),
@@ -441,7 +444,7 @@ def test_damaged_or_missing_files(tmp_path: Path, case: str) -> None:
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=re.escape(str(tmp_path / named))):
-        load_tokenizer(tmp_path, model_type)
+        load_tokenizer(tmp_path, VOCABULARIES[model_type])
 
 
 def test_a_missing_file() -> None:
@@ -455,7 +458,7 @@ def test_a_missing_file() -> None:
 def test_a_vocabulary_without_a_special_token(tmp_path: Path, missing: str) -> None:
     write_vocabulary(tmp_path, [t for t in SMALL_VOCABULARY if t != missing])
     with pytest.raises(ModelError, match=re.escape(f"{tmp_path / 'vocab.txt'}: the vocabulary lacks {missing}")):
-        load_tokenizer(tmp_path, "bert")
+        load_tokenizer(tmp_path, WORDPIECE)
 
 
 def word_level(tokens: list[str]) -> str:

@@ -31,7 +31,7 @@ def inference_batches(model: SequenceClassifier, packer: Packer, texts: np.ndarr
     budget : int
         Rows of a batch at most (but one text at least).
     """
-    if not model.sees_only_before:
+    if not model.can_share_prefixes:
         return [texts[batch] for batch in token_budget_batches(packer.row_counts_of(texts), budget)]
     order = packer.store.sorted_texts(texts, packer.layout.max_length)
     bounds = budget_bounds(packer.row_counts_of(order), budget)
@@ -41,7 +41,7 @@ def inference_batches(model: SequenceClassifier, packer: Packer, texts: np.ndarr
 def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray, device: torch.device) -> PackedBatch:
     """The batch of some texts on a device; each beginning that neighbours share is computed once."""
     batch = packer.batch(texts)
-    return (batch.share_prefixes() if model.sees_only_before else batch).to(device)
+    return (batch.share_prefixes() if model.can_share_prefixes else batch).to(device)
 
 
 @own_torch_state()

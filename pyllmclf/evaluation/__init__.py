@@ -1,0 +1,1 @@
+"""Figures of an evaluation: metrics, intervals, calibration, plots and the report."""

@@ -1,0 +1,1 @@
+"""Models: architectures, weights, adapters, and the classifier on packed batches."""

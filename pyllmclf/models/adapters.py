@@ -24,31 +24,31 @@ from .weights import head_parameters, head_state
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# Settings of PEFT that change nothing of what an adapter of trained matrices computes, or that are read below.
-_HARMLESS = {
+# PEFT's settings that do not change what a trained adapter computes, and those that read_adapter reads.
+_SUPPORTED_SETTINGS = {
     "peft_type", "peft_version", "task_type", "auto_mapping", "inference_mode", "base_model_name_or_path", "revision",
     "r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "exclude_modules", "modules_to_save",
     "layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "eva_config", "ensure_weight_tying",
     "fan_in_fan_out",  # A and B are stored alike
 }  # fmt: skip
-# How A and B begin; other ways change the base model's weights, too.
-_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")
+# Initial values of A and B; those that are missing here change the base model's weights too.
+_INITIALIZATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter that was read.
+    """Content of an adapter's folder.
 
     Attributes
     ----------
     lora : LoRAConfig
-        With the full names of the adapted layers.
+        Its ``target_modules`` are the full names of the adapted layers.
     tensors : dict of str to tensor
-        As in the file.
+        Content of ``adapter_model.safetensors``.
     base : str
-        Name of the base model, or path of its folder.
+        Hub id of the base model, or path of its folder.
     revision : str or None
-        Of the base model on the hub.
+        Revision of the base model on the hub.
     """
 
     lora: LoRAConfig
@@ -57,12 +57,12 @@ class Adapter:
     revision: str | None
 
     def n_classes(self, config: ModelConfig) -> int:
-        """Outputs of its head.
+        """Number of outputs of the adapter's head; ``config`` is the base model's.
 
         Raises
         ------
         ModelError
-            If it has none.
+            If the adapter has no head.
         """
         name = f"{PREFIX}{architecture_of(config).head}.weight"
         if name not in self.tensors:
@@ -82,36 +82,42 @@ def read_adapter(folder: Path, raw: Mapping[str, Any]) -> Adapter:
     Raises
     ------
     ModelError
-        If it is damaged, no LoRA adapter, or of a variant whose arithmetic differs.
+        If the adapter is damaged, not LoRA, or of a variant that computes something else.
     """
-    where = folder / ADAPTER_CONFIG
+    path = folder / ADAPTER_CONFIG
     if raw.get("peft_type") != "LORA":
-        raise ModelError(f"{where}: the adapter is of the type {raw.get('peft_type')!r}; LORA is supported.")
+        raise ModelError(f"{path}: peft_type is {raw.get('peft_type')!r}; only 'LORA' is supported.")
     for name, value in raw.items():
-        plain = value in _BEGINNINGS if name == "init_lora_weights" else not value or value == "none"
-        if name not in _HARMLESS and not plain:
-            raise ModelError(f"{where}: {name}={shortened(value)} is not supported.")
+        supported = value in _INITIALIZATIONS if name == "init_lora_weights" else not value or value == "none"
+        if name not in _SUPPORTED_SETTINGS and not supported:
+            raise ModelError(f"{path}: {name}={shortened(value)} is not supported.")
     tensors = read_tensors(folder / ADAPTER_FILE)
-    found = (re.fullmatch(rf"{re.escape(PREFIX)}(.*)\.lora_A\.weight", name) for name in tensors)
-    targets = tuple(sorted(match[1] for match in found if match is not None))
+    matches = (re.fullmatch(rf"{re.escape(PREFIX)}(.*)\.lora_A\.weight", name) for name in tensors)
+    targets = tuple(sorted(match[1] for match in matches if match is not None))
     if not targets:
         raise ModelError(f"{folder / ADAPTER_FILE}: adapts no linear layer.")
     rank, alpha = raw.get("r"), raw.get("lora_alpha")
     try:
         assert isinstance(rank, int) and isinstance(alpha, (int, float))
-        # PEFT multiplies by alpha / r, or with rank stabilisation by alpha / sqrt(r).
+        # PEFT's factor is alpha / r, or alpha / sqrt(r) with rank stabilisation (Kalajdzievski 2023).
         alpha = alpha * rank**0.5 if raw.get("use_rslora") else alpha
         lora = LoRAConfig(rank=rank, alpha=float(alpha), dropout=raw.get("lora_dropout", 0.0), target_modules=targets)
     except (AssertionError, UsageError, TypeError) as error:
-        raise ModelError(f"{where}: r={rank!r} or lora_alpha={alpha!r} make no sense ({error}).") from error
+        raise ModelError(f"{path}: r={rank!r} or lora_alpha={alpha!r} is invalid ({error}).") from error
     base = raw.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise ModelError(f"{where}: names no base model.")
+        raise ModelError(f"{path}: names no base model in base_model_name_or_path.")
     return Adapter(lora, tensors, base, raw.get("revision"))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Content of a safetensors file, or :class:`ModelError`."""
+    """Content of a safetensors file.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged or can't be read.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -122,7 +128,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def without_prefix(lora: LoRAConfig, config: ModelConfig) -> LoRAConfig:
-    """The configuration with our names of layers, which have no prefix of the backbone."""
+    """The LoRA configuration with the engine's names of layers, which lack the prefix of the backbone."""
     prefix = architecture_of(config).prefix
     names = tuple(name.removeprefix(prefix) for name in lora.target_modules)
     return LoRAConfig(lora.rank, lora.alpha, lora.dropout, names, lora.layers, lora.scaling)
@@ -131,18 +137,18 @@ def without_prefix(lora: LoRAConfig, config: ModelConfig) -> LoRAConfig:
 def load_adapter(
     model: SequenceClassifier, lora: LoRAConfig, tensors: Mapping[str, Tensor], origin: Path, *, head: bool = True
 ) -> None:
-    """Adds low-rank layers, where there are none yet, and fills them, and the head.
+    """Loads the LoRA matrices of an adapter, and its head; adds A and B to layers that lack them.
 
     Parameters
     ----------
     model : SequenceClassifier
     lora : LoRAConfig
     tensors : mapping of str to tensor
-        As in ``adapter_model.safetensors``.
+        Content of ``adapter_model.safetensors``.
     origin : Path
-        For messages.
+        Path of the file, for messages.
     head : bool
-        Whether the head is read too; otherwise the file's is ignored.
+        Whether the head is loaded; otherwise the file's is ignored.
 
     Raises
     ------
@@ -150,30 +156,33 @@ def load_adapter(
         If tensors are missing, unknown, or of another shape.
     """
     stem = PREFIX + architecture_of(model.config).prefix
-    wanted: dict[str, torch.nn.Parameter] = {}
+    parameters: dict[str, torch.nn.Parameter] = {}
     for name, module in lora_targets(model, lora).items():
         if module.lora_a is None:
             module.add_lora(lora.rank, lora.factor, torch.Generator())
         assert module.lora_a is not None and module.lora_b is not None
-        wanted[f"{stem}{name}.lora_A.weight"] = module.lora_a
-        wanted[f"{stem}{name}.lora_B.weight"] = module.lora_b
-    of_head = {PREFIX + name: parameter for name, parameter in head_parameters(model).items()}
+        parameters[f"{stem}{name}.lora_A.weight"] = module.lora_a
+        parameters[f"{stem}{name}.lora_B.weight"] = module.lora_b
+    head_only = {PREFIX + name: parameter for name, parameter in head_parameters(model).items()}
     if head:
-        wanted |= of_head
+        parameters |= head_only
     else:
-        tensors = {name: value for name, value in tensors.items() if name not in of_head}
-    if wanted.keys() != tensors.keys():
-        odd = sorted(wanted.keys() ^ tensors.keys())[0]
-        raise ModelError(f"{origin}: tensors are missing or unknown, {odd!r} among them.")
+        tensors = {name: value for name, value in tensors.items() if name not in head_only}
+    if parameters.keys() != tensors.keys():
+        first = min(parameters.keys() ^ tensors.keys())
+        raise ModelError(f"{origin}: tensors are missing or unknown, {first!r} among them.")
     with torch.no_grad():
-        for name, parameter in wanted.items():
+        for name, parameter in parameters.items():
             if parameter.shape != tensors[name].shape:
-                raise ModelError(f"{origin}: {name} has the shape {tuple(tensors[name].shape)}.")
+                raise ModelError(
+                    f"{origin}: {name} has the shape {tuple(tensors[name].shape)}; the model needs "
+                    f"{tuple(parameter.shape)}."
+                )
             parameter.copy_(tensors[name])
 
 
 def adapter_state(model: SequenceClassifier) -> dict[str, Tensor]:
-    """The low-rank layers' and the head's tensors under PEFT's names."""
+    """The LoRA matrices and the head's tensors under PEFT's names, on the CPU."""
     prefix = architecture_of(model.config).prefix
     tensors = {}
     for name, module in model.backbone.named_modules():
@@ -185,7 +194,17 @@ def adapter_state(model: SequenceClassifier) -> dict[str, Tensor]:
 
 
 def peft_config(model: SequenceClassifier, lora: LoRAConfig, base: str, revision: str | None) -> dict[str, Any]:
-    """``adapter_config.json`` of an adapter on a base model."""
+    """Content of ``adapter_config.json``.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+    lora : LoRAConfig
+    base : str
+        Hub id of the base model, or its folder, relative to the adapter's.
+    revision : str or None
+        Revision of the base model on the hub.
+    """
     architecture = architecture_of(model.config)
     return {
         "peft_type": "LORA",
@@ -193,7 +212,7 @@ def peft_config(model: SequenceClassifier, lora: LoRAConfig, base: str, revision
         "base_model_name_or_path": base,
         "revision": revision,
         "r": lora.rank,
-        # PEFT multiplies by lora_alpha / r.
+        # PEFT's factor is lora_alpha / r.
         "lora_alpha": lora.factor * lora.rank,
         "lora_dropout": lora.dropout,
         "target_modules": [architecture.prefix + name for name in lora_targets(model, lora)],

@@ -1,4 +1,4 @@
-"""What an architecture is: the record that describes it, and the protocol that its modules follow."""
+"""The record that describes an architecture, and the protocol that its modules follow."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from torch import Tensor, nn
 
 from ..data.tokenizers import Tokenizer, Vocabulary
 from .config import ModelConfig
-from .layers import Context
+from .context import Context
 
 
 class Backbone(Protocol):
     """The pretrained model: :meth:`embed`, each of :attr:`blocks`, :meth:`finish` and :meth:`pooled`, in that order.
 
-    A backbone is a module. A block is one, too; it is called with (x, context, pooled), where ``pooled`` is a
-    :class:`pyllmclf.models.layers.PooledRows` in the last block if one row of each text is read, else ``None``. What
-    belongs to the classifier before its last linear layer, if anything, is the submodule ``prediction_head``.
+    A backbone is a module, and so is each block. A block takes (x, context, pooled) and returns its rows: with a
+    :class:`pyllmclf.models.context.PooledRows` as ``pooled`` those rows alone, shape [texts, width], which only the
+    last block gets; with ``None`` all rows. A module before the last linear layer that belongs to the classifier is the
+    submodule ``prediction_head``.
     """
 
     def embed(self, context: Context) -> Tensor:
-        """Rows before the first block, shape [total, width]."""
+        """Hidden states before the first block, shape [total, width]."""
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks."""
 
     def finish(self, x: Tensor) -> Tensor:
-        """What follows the last block for each row."""
+        """Hidden states after the last block's final norm, if there is one, shape [rows, width], of x [rows, width]."""
 
     def pooled(self, x: Tensor, context: Context) -> Tensor:
-        """What follows pooling, shape [texts, width]."""
+        """Input of the head, shape [texts, width], from the pooled rows x [texts, width]."""
 
     @property
     def behind_blocks(self) -> list[nn.Module]:
@@ -41,7 +42,7 @@ class Backbone(Protocol):
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """Modules with parameters: of the embedding, of each block, and behind the blocks."""
+        """Modules with parameters: those of the embedding, of each block, and after the blocks."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Preset:
     Attributes
     ----------
     config : dict
-        As in a Hugging Face config.json.
+        Content of a Hugging Face ``config.json``.
     hub_id : str or None
         ``None`` where there are no pretrained weights.
     tokenizer : callable, optional
@@ -70,43 +71,45 @@ class Architecture:
     Attributes
     ----------
     model_type : str
-        As ``config.json`` names it.
+        Its name in ``config.json``.
     title : str
-        For messages.
+        Its name in messages.
     backbone : callable
-        Makes the modules of a configuration: a :class:`Backbone`.
+        Takes a :class:`ModelConfig`; returns a :class:`Backbone`.
     class_name : str
-        Of transformers' classifier.
+        Name of transformers' classifier.
     read_config : callable
-        Takes the content of a ``config.json`` and its path for messages; returns a :class:`ModelConfig`. A missing key
-        may raise ``KeyError``; :func:`pyllmclf.models.architectures.registry.model_config` makes a sentence of it.
+        Takes the content of a ``config.json`` and its path for messages; returns a :class:`ModelConfig`. It may raise
+        ``KeyError`` for a missing key; :func:`pyllmclf.models.architectures.registry.model_config` turns that into a
+        :class:`ModelError`.
     prefix : str
-        Of the backbone's tensors in a classifier's file.
+        Prefix of the backbone's tensors in a classifier's file.
     head : str
         Name of the last linear layer there.
     unneeded : pattern
         Tensors of known files that a classifier does not need: masks, position counters, heads of other tasks.
     prediction_head : str or None
-        Name of the module before the head that belongs to the classifier, not to the pretrained model: a linear layer,
-        for ModernBERT with a norm.
+        Name, in a classifier's file, of the module before the head that belongs to the classifier rather than to the
+        pretrained model: a linear layer, for ModernBERT with a norm.
     saved_modules : tuple of str
-        Names that PEFT has for the modules of the head.
+        PEFT's names for the modules of the head.
     renamed : tuple of (pattern, str)
-        Old names in files, and the names of today.
+        Old names in files, and their replacements.
     transposed : pattern or None
         Weights that files hold as [in, out]; the engine holds [out, in].
     residual_projections : tuple of str
-        Last names of the projections into the residual stream whose random weights are scaled by 1 / sqrt(2 n_layers).
+        Last parts of the names of projections into the residual stream, whose random weights are scaled by
+        1 / sqrt(2 n_layers).
     position_table : bool
         Whether positions have a table of embeddings.
     causal, pooling, head_bias : bool, str, bool
         The architecture's convention.
     poolings : tuple of str
-        Poolings that transformers' classifier can read; only the convention's where empty.
+        Poolings that transformers' classifier can read; if empty, the convention's only.
     configures_pooling : bool
-        Whether ``config.json`` says which row a classifier reads (``classifier_pooling``).
+        Whether ``config.json`` names the pooling of a classifier (``classifier_pooling``).
     vocabulary : Vocabulary, optional
-        How a tokenizer is made of the files of first releases, which have no ``tokenizer.json``.
+        Vocabulary format that may take the place of a ``tokenizer.json``.
     presets : mapping of str to Preset
     """
 
@@ -133,20 +136,20 @@ class Architecture:
     presets: Mapping[str, Preset] = field(default_factory=dict)
 
     def of_backbone(self, name: str) -> bool:
-        """Whether a parameter of our backbone belongs to the pretrained model."""
+        """Whether a parameter of the engine's backbone belongs to the pretrained model."""
         return not name.startswith("prediction_head.")
 
     def file_name(self, name: str) -> str:
-        """Name in a classifier's file of our parameter ``backbone.*`` or ``head.*``."""
-        part, _, rest = name.partition(".")
-        if part == "head":
+        """Name in a classifier's file of the engine's parameter ``backbone.*`` or ``head.*``."""
+        module, _, rest = name.partition(".")
+        if module == "head":
             return f"{self.head}.{rest}"
         if self.of_backbone(rest):
             return self.prefix + rest
         return f"{self.prediction_head}.{rest.removeprefix('prediction_head.')}"
 
     def parameter_name(self, name: str) -> str:
-        """Our name of a tensor in a file of the pretrained model, with or without the prefix, or of a classifier."""
+        """The engine's name of a tensor in a file of a classifier or a pretrained model, with or without the prefix."""
         if name.startswith(f"{self.head}."):
             return "head." + name.removeprefix(f"{self.head}.")
         if self.prediction_head is not None and name.startswith(f"{self.prediction_head}."):
@@ -157,10 +160,10 @@ class Architecture:
         return f"backbone.{name}"
 
     def convention(self, config: ModelConfig) -> dict[str, Any]:
-        """Pooling, causal mask and head bias where the user leaves them open."""
+        """Default ``pooling``, ``causal`` and ``bias`` of a classifier."""
         return {"pooling": config.pooling or self.pooling, "causal": self.causal, "bias": self.head_bias}
 
     def least_parameters(self, config: ModelConfig) -> int:
-        """Parameters of the matrices that every architecture has; the model has more."""
+        """A lower bound of the number of parameters: the matrices that every architecture has."""
         tables = config.vocab_size + config.type_vocab_size + (config.n_positions if self.position_table else 0)
         return config.width * (tables + config.n_layers * (4 * config.width + 2 * config.inner_width))

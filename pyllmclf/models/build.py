@@ -1,4 +1,4 @@
-"""A classifier's model from pretrained weights, an adapter, or at random."""
+"""Builds a classifier's model from pretrained weights, an adapter, or random weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def build_model(
     lora: bool,
     seed: int,
 ) -> SequenceClassifier:
-    """A model with the weights of its source; what the source has not is drawn at random.
+    """Builds a model with the weights of its source; parameters that the source lacks are drawn at random.
 
     Parameters
     ----------
@@ -32,19 +32,26 @@ def build_model(
     n_classes : int
     head : HeadSpec
     encoder : LabelEncoder or MultiLabelEncoder
-        A head that was trained on the same classes is taken over.
+        The source's head is loaded if it was trained on the same classes.
     pretrained : bool
-        Whether the source's weights are read at all.
+        Whether the source's weights are read.
     lora : bool
-        Whether low-rank layers are trained: an adapter is not merged then, see :func:`take_adapter`.
+        Whether the run trains LoRA. If not, the source's adapter is merged into the weights; if so, the caller loads it
+        by :func:`take_adapter`.
     seed : int
+        Seed of the random weights.
+
+    Returns
+    -------
+    SequenceClassifier
+        On the CPU, in fp32.
 
     Raises
     ------
     ModelError
-        If weights are missing, superfluous or of another shape.
+        If weights are missing, unknown or of another shape.
     ResourceError
-        If this machine's memory is too small.
+        If the parameters exceed this machine's memory.
     """
     check_size(source.config, source.folder if pretrained else None)
     model = SequenceClassifier(source.config, n_classes, head)
@@ -63,7 +70,13 @@ def build_model(
 
 
 def take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelEncoder | MultiLabelEncoder) -> None:
-    """Low-rank layers of an adapter's folder, and its head if it was trained on the same classes."""
+    """Loads the LoRA matrices of the source's adapter, and its head if it was trained on the encoder's classes.
+
+    Raises
+    ------
+    ModelError
+        If tensors are missing, unknown or of another shape.
+    """
     adapter = source.adapter
     assert adapter is not None
     order = order_of(encoder.names, class_names(source) or [])

@@ -1,4 +1,4 @@
-"""The configuration of a model: the fields that all architectures have, and their checks."""
+"""Configuration of a model: the fields that all architectures have, and their checks."""
 
 from __future__ import annotations
 
@@ -10,39 +10,41 @@ from typing import Any
 
 from ..errors import ModelError
 
-# The largest count of anything: token ids are int32.
+# Maximum of every count: token ids are int32.
 MOST = 2**31 - 1
-# Name in Hugging Face's configurations -> the approximation of GELU.
+# Name in Hugging Face's configurations -> formula of GELU; see pyllmclf.ops.gelu.
 ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh", "gelu": "none"}
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the engine needs to know of an architecture.
+    """A model's sizes and rates, under the same names for all architectures.
 
     Attributes
     ----------
     model_type : str
-        As Hugging Face calls the architecture.
+        Hugging Face's name of the architecture.
     vocab_size, n_positions, width, n_layers, n_heads, inner_width : int
+        ``n_positions`` is the maximum number of tokens of a text, ``inner_width`` the MLP's width.
     type_vocab_size : int
-        0 where there are none.
+        0 without token types.
     gelu : {"tanh", "none"}
+        Formula of GELU; see :func:`pyllmclf.ops.gelu`.
     layer_norm_eps, initializer_range : float
     embedding_dropout, attention_dropout, hidden_dropout, head_dropout : float
-        As the configuration states them.
+        Rates that the configuration states, used with ``dropout="config"``.
     scale_attention : bool
         Whether scores are divided by sqrt(head_dim).
     scale_attention_by_layer : bool
-        Whether scores of block ``i`` are divided by ``i + 1`` too.
+        Whether scores of block ``i`` are also divided by ``i + 1``.
     position_offset : int
-        Row of the position table that a text's first token has.
+        Row of the position table for the first token of a text.
     pooling : {"first", "mean"} or None
-        Which row a classifier reads, where the configuration says so.
+        Pooling of a classifier, if the configuration names one.
     options : object
-        A frozen dataclass of what only this architecture has, declared in its own module; ``None`` where there is none.
+        Frozen dataclass of the fields that only this architecture has, declared in its module.
     raw : dict
-        The configuration as it was read, to be written again.
+        Content of the ``config.json`` that was read; checkpoints and exports write it again.
     """
 
     model_type: str
@@ -69,13 +71,24 @@ class ModelConfig:
 
     @property
     def head_dim(self) -> int:
+        """Width of one attention head."""
         return self.width // self.n_heads
 
 
 def canonical_fields(config: ModelConfig | Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that differ from their defaults: what two configurations of one model have in common.
+    """The fields that differ from their defaults, by which two configurations of one model are compared.
 
-    A field that a later version adds, with a default that changes nothing, leaves them as they are.
+    A field that a later version adds with a default does not change them.
+
+    Parameters
+    ----------
+    config : ModelConfig or mapping
+        A mapping has the names of the fields as keys.
+
+    Returns
+    -------
+    dict
+        Without ``raw``.
     """
     values = asdict(config) if isinstance(config, ModelConfig) else config
     defaults = {f.name: f.default for f in fields(ModelConfig) if f.default is not MISSING}
@@ -89,10 +102,21 @@ def canonical_fields(config: ModelConfig | Mapping[str, Any]) -> dict[str, Any]:
 def check_config(config: ModelConfig, origin: str) -> ModelConfig:
     """Checks the fields that all architectures have.
 
+    Parameters
+    ----------
+    config : ModelConfig
+    origin : str
+        Path of the configuration, for messages.
+
+    Returns
+    -------
+    ModelConfig
+        The argument itself.
+
     Raises
     ------
     ModelError
-        If one is of the wrong type or out of range; ``origin`` names the file.
+        If a field is of the wrong type or out of range.
     """
     for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
         check_count(name, getattr(config, name), origin)
@@ -110,7 +134,7 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
 
 
 def check_count(name: str, value: Any, origin: str, *, least: int = 1) -> None:
-    """Raises :class:`ModelError` unless the value is a count."""
+    """Raises :class:`ModelError` unless the value is an integer from ``least`` to :data:`MOST`."""
     if type(value) is not int or not least <= value <= MOST:
         raise ModelError(f"{origin}: {name} is {shortened(value)}, not an integer from {least} to {MOST:,}.")
 
@@ -122,17 +146,17 @@ def check_flag(name: str, value: Any, origin: str) -> None:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value of a configuration is a number that a float can hold."""
+    """Whether a value of a configuration is a finite number that a float can hold."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def activation(name: str, origin: str) -> str:
-    """The approximation of GELU that a configuration names.
+    """The formula of GELU (``"tanh"`` or ``"none"``) for an activation's name in a configuration.
 
     Raises
     ------
     ModelError
-        If it is no GELU.
+        If the activation is not a GELU.
     """
     if not isinstance(name, str) or name not in ACTIVATIONS:
         raise ModelError(f"{origin}: the activation {name!r} is not supported; {', '.join(ACTIVATIONS)} are.")

@@ -1,10 +1,9 @@
-"""The classifier as one graph for other runtimes: ONNX, or ``torch.export``."""
+"""Writes the classifier as one graph for other runtimes: ONNX or ``torch.export``."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -12,18 +11,18 @@ from pathlib import Path
 import torch
 
 from .. import ops
+from ..data.atomic_folder import Writer
 from ..errors import UsageError
 from .padded import PaddedClassifier
 from .sequence_classifier import SequenceClassifier
 
-Graph = Callable[[Path], object]
 INPUTS = ("input_ids", "attention_mask")
-# A protobuf file holds 2 GiB at most; weights that come near it go into a file beside it.
-_MOST_INSIDE = 2**30
+# A protobuf file holds at most 2 GiB; weights of more than this many bytes go into a file beside it.
+EXTERNAL_DATA_BYTES = 2**30
 
 
 def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions: int) -> list[str]:
-    """Writes ``model.onnx`` or ``model.pt2``, for batches of any size and texts of any length.
+    """Writes ``model.onnx`` or ``model.pt2``, for any number of texts, of up to ``n_positions`` tokens.
 
     Parameters
     ----------
@@ -31,7 +30,7 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
     kind : {"onnx", "torch"}
     folder : Path
     n_positions : int
-        Longest text.
+        Maximum number of tokens of a text.
 
     Returns
     -------
@@ -41,10 +40,10 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
     Raises
     ------
     UsageError
-        If a package is missing, or the classifier can't mask padding.
+        If a package is missing, or the pooling reads padding.
     """
     padded = PaddedClassifier(deepcopy(model).cpu().requires_grad_(False)).eval()
-    # Two tensors: one that is given twice would be one input.
+    # Two tensors: one tensor passed twice would be traced as one input.
     example = tuple(torch.ones(2, min(8, n_positions), dtype=torch.int64) for _ in INPUTS)
     shape = {0: torch.export.Dim("texts"), 1: torch.export.Dim("length", max=n_positions)}
     with torch.no_grad(), ops.use_backend("reference"):
@@ -64,7 +63,7 @@ def _write_onnx(padded: PaddedClassifier, example: tuple[torch.Tensor, ...], sha
         raise UsageError("export to ONNX needs its packages: pip install 'pyllmclf[onnx]'.") from error
     size = sum(p.numel() * p.element_size() for p in padded.parameters())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own use of torch
+        warnings.simplefilter("ignore")  # about the exporter's use of torch
         torch.onnx.export(
             padded,
             example,
@@ -73,13 +72,25 @@ def _write_onnx(padded: PaddedClassifier, example: tuple[torch.Tensor, ...], sha
             output_names=["logits"],
             dynamic_shapes=(shape, shape),
             dynamo=True,
-            external_data=size > _MOST_INSIDE,
+            external_data=size > EXTERNAL_DATA_BYTES,
             verbose=False,
         )
 
 
-def copies(folder: Path, names: list[str]) -> dict[str, Graph]:
-    """What writes each of these files elsewhere."""
+def copies(folder: Path, names: list[str]) -> dict[str, Writer]:
+    """Writers that copy files of a folder.
+
+    Parameters
+    ----------
+    folder : Path
+    names : list of str
+        Names of the files.
+
+    Returns
+    -------
+    dict of str to callable
+        Name to a function that takes the path of the copy.
+    """
     return {name: partial(_copy, folder / name) for name in names}
 
 

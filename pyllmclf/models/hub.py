@@ -1,4 +1,4 @@
-"""From a model's name to a folder with its files."""
+"""Resolves a model's name to its configuration, tokenizer and folder of files."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "voca
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model that was found.
+    """A resolved model.
 
     Attributes
     ----------
     name : str
-        As the user gave it.
+        The user's argument.
     config : ModelConfig
     tokenizer : Tokenizer
     folder : Path or None
-        Folder with its files; ``None`` where a preset needs none.
+        Folder with the files; ``None`` where a preset needs none.
     hub_id, revision : str or None
-        Repository and commit, if it came from the hub.
+        Repository and commit of a model from the hub.
     adapter : Adapter or None
-        Where the name is that of an adapter's folder; all else is its base model then.
+        Set where the name is an adapter's folder; the other fields but ``name`` are those of its base model.
     """
 
     name: str
@@ -53,13 +53,14 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
     ----------
     name : str or path
     weights : {"pretrained", "random"}
+        ``"random"`` downloads no weights.
 
     Raises
     ------
     ModelError
-        If it is not to be found, not supported, or lacks a file.
+        If the model does not exist, is not supported, or lacks a file.
     UsageError
-        For pretrained weights of a preset that has none.
+        If an argument is of the wrong type, or the model has no weights of that kind.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise UsageError(f"model={name!r} must be a name, a folder or a hub id.")
@@ -70,43 +71,60 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
         folder = Path(name)
         if (folder / ADAPTER_CONFIG).is_file():
             if weights == "random":
-                raise UsageError(f"{name}: an adapter is nothing without its base's weights; they can't be random.")
-            return _checked(_from_adapter(folder))
+                raise UsageError(f"{name}: an adapter needs its base model's weights; use weights='pretrained'.")
+            return _check_vocabulary(_from_adapter(folder))
         if not (folder / "config.json").is_file() and (folder / "last").is_dir():
-            raise ModelError(f"{name}: the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
+            raise ModelError(f"{name}: this is the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
         config = read_config(folder)
-        return _checked(ModelSource(name, config, _tokenizer_in(folder, config), folder))
+        return _check_vocabulary(ModelSource(name, config, _read_tokenizer(folder, config), folder))
     preset = presets().get(name)
     if preset is not None and preset.hub_id is None and weights == "pretrained":
-        raise UsageError(f"{name} has no pretrained weights; say weights='random' (--weights random).")
+        raise UsageError(f"{name} has no pretrained weights; use weights='random' (--weights random).")
     if preset is not None and weights == "random" and preset.tokenizer is not None:
-        # Nothing of the hub is needed.
-        return _checked(ModelSource(name, model_config(preset.config, name), preset.tokenizer(), None))
+        # No file of the hub is needed.
+        return _check_vocabulary(ModelSource(name, model_config(preset.config, name), preset.tokenizer(), None))
     hub_id = preset.hub_id if preset is not None else name
     assert hub_id is not None
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise ModelError(f"{name}: there is no such folder.")
-    return _checked(_from_hub(name, hub_id, weights, preset))
+    return _check_vocabulary(_from_hub(name, hub_id, weights, preset))
 
 
 def _from_adapter(folder: Path) -> ModelSource:
     adapter = read_adapter(folder, read_json(folder / ADAPTER_CONFIG))
     has_tokenizer = (folder / "tokenizer.json").is_file()
-    # The base lies beside the adapter, or is a folder or a hub id.
+    # The base is a folder in the adapter's, another folder, or a hub id.
     path = next((path for path in (folder / adapter.base, Path(adapter.base)) if path.is_dir()), None)
     if path is None:
         base = _from_hub(adapter.base, adapter.base, "pretrained", revision=adapter.revision)
         if has_tokenizer:
-            base = replace(base, tokenizer=_tokenizer_in(folder, base.config))
+            base = replace(base, tokenizer=_read_tokenizer(folder, base.config))
     else:
         config = read_config(path)
-        tokenizer = _tokenizer_in(folder if has_tokenizer else path, config)
+        tokenizer = _read_tokenizer(folder if has_tokenizer else path, config)
         base = ModelSource(str(folder), config, tokenizer, path)
     return replace(base, name=str(folder), adapter=replace(adapter, lora=without_prefix(adapter.lora, base.config)))
 
 
 def fetch_revision(hub_id: str, revision: str | None) -> Path:
-    """Folder with configuration and weights of a hub repository at a commit."""
+    """Fetches configuration and weights of a hub repository.
+
+    Parameters
+    ----------
+    hub_id : str
+    revision : str or None
+        A commit; the newest one by default.
+
+    Returns
+    -------
+    Path
+        The folder in the hub's cache.
+
+    Raises
+    ------
+    ModelError
+        If a file is neither cached nor can be fetched.
+    """
     files = _HubFiles(hub_id, revision)
     config = files.get("config.json", required=True)
     assert config is not None
@@ -115,24 +133,42 @@ def fetch_revision(hub_id: str, revision: str | None) -> Path:
 
 
 def class_names(source: ModelSource) -> list[str] | None:
-    """Names of the classes that a model's head was trained on; ``None`` if it has none."""
+    """Names of the classes of a model's head, in order; ``None`` if its configuration names none.
+
+    Raises
+    ------
+    ModelError
+        If an adapter has no head.
+    """
     labels = source.config.raw.get("id2label")
-    named = isinstance(labels, dict) and all(isinstance(labels.get(str(i)), str) for i in range(len(labels)))
-    names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) and named else None
+    complete = isinstance(labels, dict) and all(isinstance(labels.get(str(i)), str) for i in range(len(labels)))
+    names = [labels[str(i)] for i in range(len(labels))] if isinstance(labels, dict) and complete else None
     if source.adapter is None:
         return names
-    # PEFT doesn't write names; the base's are its head's if there are as many.
+    # PEFT writes no names: those of the base apply if the adapter's head has as many outputs.
     count = source.adapter.n_classes(source.config)
     return names if names is not None and len(names) == count else [f"LABEL_{i}" for i in range(count)]
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The configuration of a Hugging Face model folder."""
+    """The configuration of a Hugging Face model folder.
+
+    Raises
+    ------
+    ModelError
+        If it is missing, damaged or not supported.
+    """
     return model_config(read_json(folder / "config.json"), str(folder / "config.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or :class:`ModelError`."""
+    """Content of a JSON file.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, damaged, or no JSON object.
+    """
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -152,7 +188,7 @@ def _from_hub(
     assert config_path is not None
     folder = config_path.parent
     revision = folder.name if folder.parent.name == "snapshots" else None
-    files.revision = revision  # every other file from the same commit
+    files.revision = revision  # all other files come from the same commit
     config = read_config(folder)
     if weights == "pretrained":
         files.get_weights()
@@ -162,21 +198,22 @@ def _from_hub(
     else:
         for file in TOKENIZER_FILES:
             files.get(file)
-        tokenizer = _tokenizer_in(folder, config)
+        tokenizer = _read_tokenizer(folder, config)
     return ModelSource(name, config, tokenizer, folder, hub_id, revision)
 
 
-def _tokenizer_in(folder: Path, config: ModelConfig) -> Tokenizer:
+def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     return load_tokenizer(folder, architecture_of(config).vocabulary)
 
 
 class _HubFiles:
-    """Files of a hub repository: from the cache if they are there, else from the network unless offline."""
+    """Files of a hub repository, from the hub's cache, or from the network unless ``HF_HUB_OFFLINE`` is set."""
 
     def __init__(self, hub_id: str, revision: str | None = None) -> None:
         self.hub_id, self.revision = hub_id, revision
 
     def get(self, filename: str, *, required: bool = False) -> Path | None:
+        """Path of a file in the cache; ``None`` if the repository lacks it, and it is not required."""
         from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
         from huggingface_hub.errors import (
             EntryNotFoundError,
@@ -198,7 +235,7 @@ class _HubFiles:
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub can't be reached"
             raise ModelError(
                 f"{self.hub_id}: {filename} is not in the local cache and {why}; "
-                "give the path of a model folder, or connect once."
+                "pass the path of a model folder, or connect to the network once."
             ) from error
         except EntryNotFoundError as error:
             if required:
@@ -210,17 +247,19 @@ class _HubFiles:
             ) from error
 
     def get_weights(self) -> None:
+        """Fetches the weights, in one file or several."""
         if self.get(WEIGHTS_FILE) is not None:
             return
         index = self.get(WEIGHTS_INDEX)
         if index is None:
-            self.get(WEIGHTS_FILE, required=True)  # raises, and says whether it is absent or offline
+            self.get(WEIGHTS_FILE, required=True)  # raises: the file is absent, or the hub out of reach
             return
         for shard in shard_names(index):
             self.get(shard, required=True)
 
 
-def _checked(source: ModelSource) -> ModelSource:
+def _check_vocabulary(source: ModelSource) -> ModelSource:
+    """The source itself; raises :class:`ModelError` if its tokenizer has more tokens than its embedding."""
     if source.tokenizer.vocab_size > source.config.vocab_size:
         raise ModelError(
             f"{source.name}: the tokenizer has {source.tokenizer.vocab_size} tokens, "

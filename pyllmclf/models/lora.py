@@ -1,8 +1,8 @@
-"""Low-rank layers of a model: which layers get them, adding and merging."""
+"""LoRA on a model: selects the layers, adds and merges the low-rank matrices."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 
@@ -14,12 +14,22 @@ from .sequence_classifier import SequenceClassifier
 
 
 def lora_targets(model: SequenceClassifier, config: LoRAConfig) -> dict[str, Linear]:
-    """Layers of the backbone that the configuration names, by name.
+    """Linear layers of the backbone that a LoRA configuration selects.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+    config : LoRAConfig
+
+    Returns
+    -------
+    dict of str to Linear
+        Name in the backbone to layer.
 
     Raises
     ------
     UsageError
-        If a name or a block number fits nothing.
+        If a name matches no layer, or a block number no block.
     """
     of_backbone = architecture_of(model.config).of_backbone
     linears = {
@@ -29,10 +39,10 @@ def lora_targets(model: SequenceClassifier, config: LoRAConfig) -> dict[str, Lin
     }
     n_layers = model.config.n_layers
     if config.layers is not None:
-        wrong = [i for i in config.layers if not 0 <= i < n_layers]
-        if wrong:
-            raise UsageError(f"LoRA: layers={wrong} don't exist; the model has blocks 0 to {n_layers - 1}.")
-        # The pooler belongs to no block; its layer number is n_layers.
+        unknown = [i for i in config.layers if not 0 <= i < n_layers]
+        if unknown:
+            raise UsageError(f"LoRA: layers={unknown} don't exist; the model has blocks 0 to {n_layers - 1}.")
+        # This leaves out the pooler, which belongs to no block: its layer number is n_layers.
         linears = {name: module for name, module in linears.items() if module.layer in config.layers}
     if config.target_modules == "all-linear":
         return linears
@@ -41,25 +51,30 @@ def lora_targets(model: SequenceClassifier, config: LoRAConfig) -> dict[str, Lin
             raise UsageError(
                 f"LoRA: no linear layer is named {target!r}; there are {', '.join(sorted(_short_names(linears)))}."
             )
-    return {n: m for n, m in linears.items() if any(_matches(n, t) for t in config.target_modules)}
+    return {
+        name: module
+        for name, module in linears.items()
+        if any(_matches(name, target) for target in config.target_modules)
+    }
 
 
 def add_lora(model: SequenceClassifier, config: LoRAConfig, generator: torch.Generator) -> None:
-    """Adds A and B to the layers that the configuration names."""
+    """Adds A and B to the layers that :func:`lora_targets` selects; raises as it does."""
     for module in lora_targets(model, config).values():
         module.add_lora(config.rank, config.factor, generator)
 
 
 def merge_lora(model: SequenceClassifier) -> None:
-    """Adds every s B A to its weight, in place."""
+    """Adds s B A to the weight of each adapted layer, in place, and removes A and B."""
     for module in model.modules():
         if isinstance(module, Linear):
             module.merge_lora()
 
 
 def _matches(name: str, target: str) -> bool:
+    """Whether a target is a layer's name, or its last parts."""
     return name == target or name.endswith(f".{target}")
 
 
-def _short_names(names: Any) -> set[str]:
+def _short_names(names: Iterable[str]) -> set[str]:
     return {name.rsplit(".", 1)[-1] for name in names}

@@ -1,6 +1,6 @@
-"""The classifier on padded batches, in plain torch: what can be exported to other runtimes.
+"""The classifier on padded batches, in plain torch, for export to other runtimes.
 
-The architecture's own modules run on the rows of a padded batch; attention alone is computed otherwise, with a mask.
+The modules of the architecture run on the rows of a padded batch; only attention is replaced, by one with a mask.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ..data.packing import PackedBatch
 from ..errors import UsageError
-from .layers import Context
+from .context import Context
 from .sequence_classifier import SequenceClassifier
 
 
 class PaddedClassifier(nn.Module):
-    """Logits of padded texts.
+    """A classifier of padded batches.
 
     Parameters
     ----------
@@ -34,11 +34,13 @@ class PaddedClassifier(nn.Module):
     def __init__(self, model: SequenceClassifier) -> None:
         super().__init__()
         if model.pooling.reads_padding:
-            raise UsageError("a classifier that reads the last position, padding or not, can't mask padding.")
+            raise UsageError(
+                f"pooling={model.pooling.name!r} reads padding, which a graph of padded batches masks out."
+            )
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits, fp32, shape [texts, classes].
+        """Computes the logits of a batch.
 
         Parameters
         ----------
@@ -46,10 +48,14 @@ class PaddedClassifier(nn.Module):
             Padded on the right.
         attention_mask : int64 tensor, shape [texts, length]
             1 for real tokens, 0 for padding.
+
+        Returns
+        -------
+        fp32 tensor, shape [texts, classes]
         """
         model, (texts, length) = self.model, input_ids.shape
         positions = torch.arange(length, device=input_ids.device)
-        # An empty text is read as one token, the padding token.
+        # An empty text is read as one padding token.
         attention_mask = torch.where(positions == 0, 1, attention_mask)
         batch = PackedBatch(
             input_ids=input_ids.flatten(),
@@ -80,13 +86,13 @@ def masked_attention(
     scale: float,
     window: tuple[int, int] | None,
 ) -> Tensor:
-    """softmax(scale q kᵀ + mask) v of padded texts, which see no padding.
+    """softmax(scale q kᵀ + mask) v of padded texts, with padding masked out (Vaswani et al. 2017, section 3.2).
 
     Parameters
     ----------
     attention_mask : int tensor, shape [texts, length]
     q, k, v : tensor, shape [texts * length, heads, head_dim]
-    causal, scale, window
+    causal, scale, window : bool, float, (int, int) or None
         As for :func:`pyllmclf.ops.attention`.
 
     Returns
@@ -97,10 +103,10 @@ def masked_attention(
     q, k, v = (t.unflatten(0, shape).transpose(1, 2) for t in (q, k, v))
     positions = torch.arange(shape[1], device=q.device)
     distance = positions[None, :] - positions[:, None]
-    seen = attention_mask.bool()[:, None, None, :]
+    visible = attention_mask.bool()[:, None, None, :]
     if causal:
-        seen = seen & (distance <= 0)[None, None]
+        visible = visible & (distance <= 0)[None, None]
     if window is not None:
-        seen = seen & ((distance >= -window[0]) & (distance <= window[1]))[None, None]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+        visible = visible & ((distance >= -window[0]) & (distance <= window[1]))[None, None]
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
     return out.transpose(1, 2).flatten(0, 1).flatten(1)

@@ -1,4 +1,4 @@
-"""The poolings: how one row becomes each text's."""
+"""Pooling: the vector per text that the head reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import UsageError
 
 @dataclass(frozen=True)
 class Pooling:
-    """One pooling. Either a row of each text is chosen, or all rows are reduced to one.
+    """One pooling: it selects one row per text (``rows``), or reduces all rows of a text to one (``reduce``).
 
     Attributes
     ----------
@@ -22,18 +22,18 @@ class Pooling:
     rows : callable, optional
         Takes (cu_seqlens, lengths); returns the index of each text's row, int64, shape [texts].
     reduce : callable, optional
-        Takes (x [total, width], cu_seqlens); returns one row for each text, shape [texts, width]. All rows count,
-        padding included.
+        Takes (x [total, width], cu_seqlens); returns one row per text, shape [texts, width]. All rows count, padding
+        included.
     reduce_padded : callable, optional
-        Takes (x [texts, length, width], attention_mask [texts, length]); the same of real tokens alone.
+        Takes (x [texts, length, width], attention_mask [texts, length]); returns the same of real tokens only.
     reads_padding : bool
-        Whether the chosen row may be one of padding.
-    first_alone : bool
-        Whether the chosen row is each text's first: of a causal model, the only one that is computed.
+        Whether the selected row may be a padding token's.
+    first_row_only : bool
+        Whether the selected row is each text's first one; a causal model computes no other.
     huggingface : str or None
-        Value of ``classifier_pooling`` in Hugging Face's configurations, where there is one.
+        Value of ``classifier_pooling`` in Hugging Face's configurations, if it has one.
     unpadded : str
-        The pooling that reads the same rows where there is no padding, if it is another one.
+        Name of the pooling that reads the same rows where nothing is padded, if there is another.
     """
 
     name: str
@@ -41,24 +41,28 @@ class Pooling:
     reduce: Callable[[Tensor, Tensor], Tensor] | None = None
     reduce_padded: Callable[[Tensor, Tensor], Tensor] | None = None
     reads_padding: bool = False
-    first_alone: bool = False
+    first_row_only: bool = False
     huggingface: str | None = None
     unpadded: str = ""
 
     @property
-    def chooses(self) -> bool:
-        """Whether one row of each text is read; otherwise all are."""
+    def selects_row(self) -> bool:
+        """Whether one row per text is read rather than all."""
         return self.rows is not None
 
     def __call__(self, x: Tensor, cu_seqlens: Tensor, lengths: Tensor) -> Tensor:
-        """One row for each text, shape [texts, width].
+        """Pools packed rows.
 
         Parameters
         ----------
         x : tensor, shape [total, width]
         cu_seqlens : int32 tensor, shape [texts + 1]
         lengths : int tensor, shape [texts]
-            Real tokens of each text.
+            Number of real tokens of each text.
+
+        Returns
+        -------
+        tensor, shape [texts, width]
         """
         if self.rows is not None:
             return x[self.rows(cu_seqlens, lengths)]
@@ -76,19 +80,19 @@ POOLINGS: dict[str, Pooling] = {
     for pooling in (
         Pooling("last", rows=ops.last_rows),
         Pooling("last_position", rows=ops.last_positions, reads_padding=True, unpadded="last"),
-        Pooling("first", rows=ops.first_rows, first_alone=True, huggingface="cls"),
+        Pooling("first", rows=ops.first_rows, first_row_only=True, huggingface="cls"),
         Pooling("mean", reduce=ops.mean_rows, reduce_padded=_mean_of_tokens, huggingface="mean"),
     )
 }
 
 
 def pooling_of(name: str) -> Pooling:
-    """The pooling of a name.
+    """The pooling with a name.
 
     Raises
     ------
     UsageError
-        If there is none.
+        If the name is unknown.
     """
     if name not in POOLINGS:
         raise UsageError(f"pooling={name!r} is unknown; it is one of {', '.join(POOLINGS)}.")

@@ -1,4 +1,4 @@
-"""A backbone, one row per text, and the classification head."""
+"""The classifier: a backbone, pooling to one row per text, and the head."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from ..errors import UsageError
 from ..ops.philox import HEAD
 from .architectures.registry import architecture_of
 from .config import ModelConfig
-from .layers import Context, DropoutState, Linear, PooledRows
+from .context import Context, DropoutState, PooledRows
+from .layers import Linear
 from .pooling import pooling_of
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """How a text becomes logits.
+    """Pooling, attention mask and head of a classifier.
 
     Attributes
     ----------
     pooling : {"last", "last_position", "first", "mean"}
     causal : bool
+        Whether attention has a causal mask.
     bias : bool
         Whether the head has a bias.
     """
@@ -37,10 +39,21 @@ class HeadSpec:
 
     @classmethod
     def resolve(cls, config: ModelConfig, pooling: str | None, causal: bool | None, head_bias: bool | None) -> HeadSpec:
-        """Fills what is ``None`` with the architecture's own convention.
+        """Replaces ``None`` by the convention of the architecture.
 
-        GPT-2: causal, last real token, no bias. The others: bidirectional, first token, bias; ModernBERT's
-        configuration may say that the mean is read.
+        GPT-2's is causal, last real token, no bias; that of the others bidirectional, first token, bias. ModernBERT's
+        configuration may choose the mean as pooling.
+
+        Parameters
+        ----------
+        config : ModelConfig
+        pooling : {"last", "last_position", "first", "mean"} or None
+        causal, head_bias : bool or None
+
+        Raises
+        ------
+        UsageError
+            If the pooling is unknown, or a flag is neither a bool nor ``None``.
         """
         if pooling is not None:
             pooling_of(pooling)
@@ -48,18 +61,30 @@ class HeadSpec:
             if not isinstance(value, (bool, type(None))):
                 raise UsageError(f"{name}={value!r} must be True, False or None.")
         values = {"pooling": pooling, "causal": causal, "bias": head_bias}
-        chosen = {name: value for name, value in values.items() if value is not None}
-        return cls(**(architecture_of(config).convention(config) | chosen))
+        explicit = {name: value for name, value in values.items() if value is not None}
+        return cls(**(architecture_of(config).convention(config) | explicit))
 
 
 class SequenceClassifier(nn.Module):
-    """Logits of packed texts.
+    """Computes the logits of packed texts, in stages.
+
+    Stage 0 is the embedding, stages 1 to ``n_layers`` are the blocks, the next one is what follows them up to the
+    pooled rows; the head comes after :attr:`depth` stages.
 
     Parameters
     ----------
     config : ModelConfig
     n_classes : int
     head : HeadSpec
+
+    Attributes
+    ----------
+    config : ModelConfig
+    spec : HeadSpec
+    pooling : Pooling
+    backbone : Backbone
+    head : Linear
+        From [texts, width] to [texts, classes].
     """
 
     def __init__(self, config: ModelConfig, n_classes: int, head: HeadSpec) -> None:
@@ -69,52 +94,52 @@ class SequenceClassifier(nn.Module):
         self.head = Linear(config.width, n_classes, bias=head.bias)
 
     def with_parameters(self, parameters: Mapping[str, Tensor]) -> SequenceClassifier:
-        """A model like this one with these parameters, which it takes over without a copy."""
+        """A model of the same configuration with these parameters, which are not copied."""
         model = SequenceClassifier(self.config, self.head.weight.shape[0], self.spec)
         model.load_state_dict(parameters, assign=True)
         return model.to(model.head.weight.device)
 
     @property
     def classifier_modules(self) -> list[nn.Module]:
-        """What belongs to the classifier and not to the pretrained model: the head, and what some have before it."""
-        before = getattr(self.backbone, "prediction_head", None)
-        return [self.head] if before is None else [before, self.head]
+        """The modules that the pretrained model lacks: ``prediction_head``, if there is one, and the head."""
+        prediction_head = getattr(self.backbone, "prediction_head", None)
+        return [self.head] if prediction_head is None else [prediction_head, self.head]
 
     @property
     def depth(self) -> int:
-        """Stages before the head: the embedding, each block, and what follows them up to the pooled row."""
+        """Number of stages before the head: the embedding, the blocks, and what follows them up to the pooled rows."""
         return self.config.n_layers + 2
 
     def hidden_states(
         self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        """All rows behind the last block and the final norm, shape [total, width]."""
+        """Hidden states after the last block and the final norm, shape [total, width]; arguments as :meth:`forward`."""
         return self.hidden_rows(Context(batch, self.spec.causal, dropout, dtype))
 
     def hidden_rows(self, context: Context) -> Tensor:
-        """As :meth:`hidden_states`, of a forward pass."""
+        """:meth:`hidden_states` of a context, shape [total, width]."""
         x = self.backbone.embed(context)
         for block in self.backbone.blocks:
             x = block(x, context)
         return self.backbone.finish(x)
 
     def read(self, batch: PackedBatch) -> PackedBatch:
-        """The batch without the rows that no logit depends on: causal, a first token sees itself alone."""
-        return batch.first_tokens() if self._first_alone else batch
+        """The batch without the rows that no logit depends on: a causal first token attends to itself only."""
+        return batch.first_tokens() if self._first_row_only else batch
 
     @property
-    def _first_alone(self) -> bool:
-        return self.spec.causal and self.pooling.first_alone
+    def _first_row_only(self) -> bool:
+        return self.spec.causal and self.pooling.first_row_only
 
     @property
-    def sees_only_before(self) -> bool:
-        """Whether texts that begin alike have the same rows there, of which several are read."""
-        return self.spec.causal and not self.pooling.first_alone
+    def can_share_prefixes(self) -> bool:
+        """Whether texts with a common prefix have the same hidden states there, and rows after the first are read."""
+        return self.spec.causal and not self.pooling.first_row_only
 
     def one_row(self, stage: int) -> bool:
-        """Whether the rows before a stage are one for each text."""
-        behind_blocks = self.depth - 1
-        return self._first_alone or stage > behind_blocks or (stage == behind_blocks and self.pooling.chooses)
+        """Whether a stage takes one row per text rather than all rows."""
+        after_blocks = self.depth - 1
+        return self._first_row_only or stage > after_blocks or (stage == after_blocks and self.pooling.selects_row)
 
     def advance(
         self,
@@ -125,28 +150,36 @@ class SequenceClassifier(nn.Module):
         dropout: DropoutState | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """The rows before stage ``end`` from those before stage ``start``.
+        """Runs the stages from ``start`` up to ``end``, exclusive.
 
         Parameters
         ----------
-        x : tensor, shape [total, width], or [texts, width] where :meth:`one_row` says so; ``None`` for stage 0
+        x : tensor, shape [total, width], or [texts, width] where ``one_row(start)``, or None
+            The input of stage ``start``; ``None`` for stage 0.
         batch : PackedBatch
-            What :meth:`read` leaves of it.
+            As :meth:`read` returns it.
         start, end : int
             From 0 to :attr:`depth`.
-        dropout, dtype
-            As for :meth:`forward`.
+        dropout : DropoutState, optional
+            In training only.
+        dtype : torch.dtype
+            Dtype of the hidden states.
+
+        Returns
+        -------
+        tensor, shape [total, width], or [texts, width] where ``one_row(end)``
+            The input of stage ``end``.
         """
         context = Context(batch, self.spec.causal, dropout, dtype)
         if start == 0 < end:
             x = self.backbone.embed(context)
-            if batch.shared is not None and dropout is None and self.sees_only_before:
+            if batch.shared is not None and dropout is None and self.can_share_prefixes:
                 x, context = batch.shared.computed(x), replace(context, shared=batch.shared)
-        last = self.depth - 2
+        last_block = self.depth - 2
         for stage, block in enumerate(self.backbone.blocks, 1):
             if start <= stage < end:
-                # Behind the last block one row per text is read: its keys and values are all that others are for.
-                pooled = PooledRows.of(context, self.pooling) if stage == last else None
+                # Only the pooled rows of the last block are read: of the others it needs keys and values alone.
+                pooled = PooledRows.of(context, self.pooling) if stage == last_block else None
                 if pooled is not None and context.shared is not None and x is not None:
                     x, context = context.shared.all(x), replace(context, shared=None)
                 x = block(x, context, pooled)
@@ -157,7 +190,7 @@ class SequenceClassifier(nn.Module):
             x = self.backbone.finish(x)
             if not self.one_row(self.depth - 1):
                 x = self.pooling(x, batch.cu_seqlens, batch.lengths)
-            x = self.backbone.pooled(x, self._behind_pooling(context))
+            x = self.backbone.pooled(x, self._after_pooling(context))
         return x
 
     def forward(
@@ -168,31 +201,31 @@ class SequenceClassifier(nn.Module):
         *,
         cached: tuple[int, Tensor] | None = None,
     ) -> Tensor:
-        """Logits in fp32.
+        """Computes the logits of a batch.
 
         Parameters
         ----------
         batch : PackedBatch
         dropout : DropoutState, optional
-            Given in training only.
+            In training only.
         dtype : torch.dtype
-            Of the rows between the embedding and the logits, and of the matmuls. Parameters stay in fp32.
+            Dtype of the hidden states and the matmuls. Parameters stay in fp32.
         cached : (int, tensor), optional
-            A stage and the rows before it, from which the computation starts.
+            A stage and its input, from which the computation starts.
 
         Returns
         -------
-        tensor, shape [texts, classes]
+        fp32 tensor, shape [texts, classes]
         """
         batch = self.read(batch)
         start, x = (0, None) if cached is None else cached
         pooled = self.advance(x, batch, start, self.depth, dropout, dtype) if x is None or start < self.depth else x
-        context = self._behind_pooling(Context(batch, self.spec.causal, dropout, dtype))
+        context = self._after_pooling(Context(batch, self.spec.causal, dropout, dtype))
         if context.rates.head > 0.0:
             pooled = ops.dropout(pooled, context.rates.head, context.key(self.config.n_layers, HEAD))
         return self.head(pooled, context).float()
 
-    def _behind_pooling(self, context: Context) -> Context:
-        """One row per text, for dropout masks at position 0."""
+    def _after_pooling(self, context: Context) -> Context:
+        """The context with one row per text, whose dropout masks are those of position 0."""
         batch = context.batch
         return replace(context, batch=batch.one_row_each(torch.zeros_like(batch.lengths)))

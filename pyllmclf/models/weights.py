@@ -1,4 +1,4 @@
-"""Weights: reading safetensors in Hugging Face's layouts, drawing random ones, and names for writing."""
+"""Weights: reads and names tensors in Hugging Face's layouts, and draws random ones."""
 
 from __future__ import annotations
 
@@ -24,22 +24,28 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 
 
 def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a model folder, sharded or not, whose names begin with ``prefix``.
+    """Yields name and tensor from the safetensors files of a model folder; pickled weights are never opened.
+
+    Parameters
+    ----------
+    folder : Path
+    prefix : str
+        Only tensors whose names begin with it are read.
 
     Raises
     ------
     ModelError
-        If there is no safetensors file, or it is damaged. Pickled weights are never opened.
+        If there is no safetensors file, or one is damaged.
     """
     for name in weight_files(folder):
-        with _opened(folder / name) as file:
+        with _open_safetensors(folder / name) as file:
             for key in file.keys():  # noqa: SIM118 - not a dict
                 if key.startswith(prefix):
                     yield key, file.get_tensor(key)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _open_safetensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -50,48 +56,48 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Names of a model folder's safetensors files: one, or those that an index names.
+    """Names of the safetensors files of a model folder: one file, or the shards that an index names.
 
     Raises
     ------
     ModelError
-        If there is none.
+        If there is no such file.
     """
     if (folder / WEIGHTS_FILE).is_file():
         return [WEIGHTS_FILE]
     if (folder / WEIGHTS_INDEX).is_file():
         return shard_names(folder / WEIGHTS_INDEX)
     pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
-    also = f" ({pickled[0]} is a pickle file, which is never opened; convert it)" if pickled else ""
-    raise ModelError(f"{folder}: there is no {WEIGHTS_FILE}{also}.")
+    hint = f" ({pickled[0]} is a pickle file, which is never opened; convert it)" if pickled else ""
+    raise ModelError(f"{folder}: there is no {WEIGHTS_FILE}{hint}.")
 
 
 def check_size(config: ModelConfig, folder: Path | None) -> None:
-    """Looks at what a configuration asks for, before it gets memory.
+    """Checks the size of a model before memory is allocated for it.
 
     Parameters
     ----------
     config : ModelConfig
     folder : Path or None
-        With the weights, if they are read from one; of them the headers are read.
+        Folder with the weights, if they are to be loaded; only the headers of its files are read.
 
     Raises
     ------
     ModelError
-        If the weights are fewer than the configuration means.
+        If the files hold fewer weights than the configuration needs.
     ResourceError
-        If the parameters in fp32 are more than the machine's memory.
+        If the parameters in fp32 exceed the machine's memory.
     """
     least = architecture_of(config).least_parameters(config)
     if folder is not None:
-        there = 0
+        count = 0
         for name in weight_files(folder):
-            with _opened(folder / name) as file:
-                there += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
-        if there < least:
+            with _open_safetensors(folder / name) as file:
+                count += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        if count < least:
             raise ModelError(
-                f"{folder}: parameters are missing; the configuration means at least {least:,}, the weights hold "
-                f"{there:,}."
+                f"{folder}: parameters are missing; the configuration needs at least {least:,}, the weights hold "
+                f"{count:,}."
             )
     if 4 * least > (physical := physical_memory()):
         raise ResourceError(
@@ -100,12 +106,12 @@ def check_size(config: ModelConfig, folder: Path | None) -> None:
 
 
 def shard_names(index: Path) -> list[str]:
-    """Files that a weight index names.
+    """Names of the files in a weight index (``model.safetensors.index.json``), sorted.
 
     Raises
     ------
     ModelError
-        If it is malformed or names a file outside its folder.
+        If the index is malformed or names a file outside its folder.
     """
     try:
         names = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -119,19 +125,19 @@ def shard_names(index: Path) -> list[str]:
 
 
 def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[str]:
-    """Fills the model from a Hugging Face folder.
+    """Loads the weights of a Hugging Face folder into a model.
 
     Parameters
     ----------
     model : SequenceClassifier
     folder : Path
     head : bool
-        Whether the classification head is read too; otherwise it is left as it is, and one in the file is ignored.
+        Whether the head is loaded; otherwise it is unchanged, and one in the file is ignored.
 
     Returns
     -------
     set of str
-        Parameters that were left as they are: the classifier's, where they are not read or not there.
+        Names of the parameters that are unchanged: those of the classifier that are not loaded or not in the file.
 
     Raises
     ------
@@ -139,11 +145,11 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
         If tensors are missing, unknown, or of another shape.
     """
     architecture = architecture_of(model.config)
-    wanted = dict(model.named_parameters())
-    # A classifier's own layer before the head is taken over where there is one, as BERT's pooler is.
-    needed = {
+    parameters = dict(model.named_parameters())
+    # A prediction_head is loaded if the file has one, but not required.
+    required = {
         name
-        for name in wanted
+        for name in parameters
         if head or (name.startswith("backbone.") and architecture.of_backbone(name.removeprefix("backbone.")))
     }
     loaded, unknown = set(), []
@@ -152,7 +158,7 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
             name = architecture.parameter_name(key)
             if name.startswith("head.") and not head:
                 continue
-            parameter = wanted.get(name)
+            parameter = parameters.get(name)
             if parameter is None:
                 if not architecture.unneeded.fullmatch(key.removeprefix(architecture.prefix)):
                     unknown.append(key)
@@ -161,63 +167,71 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
                 value = value.mT if value.dim() == 2 else value
             if value.shape != parameter.shape:
                 raise ModelError(
-                    f"{folder}: {key} has the shape {tuple(value.shape)} where the configuration "
-                    f"means {tuple(parameter.shape)}."
+                    f"{folder}: {key} has the shape {tuple(value.shape)}; the configuration needs "
+                    f"{tuple(parameter.shape)}."
                 )
             if not value.is_floating_point():
                 raise ModelError(f"{folder}: {key} has the dtype {value.dtype}, not a floating-point one.")
             parameter.copy_(value)
             loaded.add(name)
-    missing = sorted(architecture.file_name(name) for name in needed - loaded)
+    missing = sorted(architecture.file_name(name) for name in required - loaded)
     if missing:
         raise ModelError(f"{folder}: {len(missing)} tensors are missing, {missing[0]!r} among them.")
     if unknown:
         raise ModelError(f"{folder}: {len(unknown)} tensors are unknown, {sorted(unknown)[0]!r} among them.")
-    return {name for name in wanted if name not in loaded}
+    return {name for name in parameters if name not in loaded}
 
 
 def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: list[str]) -> bool:
-    """Takes the head of a model folder over if it was trained on the same classes, in whatever order.
+    """Loads the head of a model folder if it was trained on the same classes, in any order.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+    folder : Path
+    classes : list of str
+        Names of the model's classes, in order.
 
     Returns
     -------
     bool
-        Whether it was. Otherwise the model is left as it is.
+        Whether the head is loaded; otherwise the model is unchanged.
     """
     labels = model.config.raw.get("id2label")
-    found = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else []
-    names = [name if isinstance(name, str) else None for name in found]
+    values = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else []
+    names = [value if isinstance(value, str) else None for value in values]
     if (order := order_of(classes, names)) is None:
         return False
     prefix = f"{architecture_of(model.config).head}."
-    saved = {key.removeprefix(prefix): value for key, value in read_safetensors(folder, prefix)}
-    wanted = dict(model.head.named_parameters())
-    if saved.keys() != wanted.keys() or any(saved[name].shape != p.shape for name, p in wanted.items()):
+    tensors = {key.removeprefix(prefix): value for key, value in read_safetensors(folder, prefix)}
+    parameters = dict(model.head.named_parameters())
+    if tensors.keys() != parameters.keys() or any(tensors[name].shape != p.shape for name, p in parameters.items()):
         return False
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(saved[name][order])
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name][order])
     return True
 
 
 def head_size(config: ModelConfig, folder: Path) -> int:
-    """Outputs of the head in a model folder; 0 if there is none."""
+    """Number of outputs of the head in a model folder; 0 without a head."""
     name = f"{architecture_of(config).head}.weight"
     return next((len(value) for key, value in read_safetensors(folder, name) if key == name), 0)
 
 
 def order_of(classes: list[str], names: Sequence[str | None]) -> list[int] | None:
-    """Where each class stands among the names of a head's; ``None`` if these are other classes."""
+    """Index of each class among a head's class names; ``None`` if the two are not the same classes."""
     if len(names) != len(classes) or set(names) != set(classes):
         return None
     return [names.index(name) for name in classes]
 
 
 def init_weights(model: SequenceClassifier, generator: torch.Generator) -> None:
-    """Random weights as the papers' code draws them.
+    """Draws random weights as the papers' code does, in place.
 
-    Normal with the configuration's standard deviation (0.02), biases zero, norms one; projections into the residual
-    stream of GPT-2 and ModernBERT are scaled by 1 / sqrt(2 n_layers) (Radford et al. 2019, section 2.3).
+    Weights are normal with the configuration's ``initializer_range`` as standard deviation, biases are 0 and norms 1.
+    Projections into the residual stream of GPT-2 and ModernBERT are scaled by 1 / sqrt(2 n_layers), where 2 n_layers
+    is the number of residual layers (Radford et al. 2019, section 2.3).
     """
     scaled = architecture_of(model.config).residual_projections
     for name, module in model.backbone.named_modules():
@@ -225,18 +239,18 @@ def init_weights(model: SequenceClassifier, generator: torch.Generator) -> None:
     init_head(model, generator, {name for name, _ in model.head.named_parameters(prefix="head")})
 
 
-def init_head(model: SequenceClassifier, generator: torch.Generator, left: set[str]) -> None:
-    """Fresh layers of the classifier, as :func:`init_weights` draws them.
+def init_head(model: SequenceClassifier, generator: torch.Generator, uninitialized: set[str]) -> None:
+    """Draws the layers that no file held, as :func:`init_weights` does, in place.
 
     Parameters
     ----------
     model : SequenceClassifier
     generator : torch.Generator
-    left : set of str
-        Parameters that have no values yet; a layer is drawn if one of its own is among them.
+    uninitialized : set of str
+        Names of the parameters without values; a layer is drawn if one of its parameters is among them.
     """
     for name, module in model.named_modules():
-        if any(f"{name}.{own}" in left for own, _ in module.named_parameters(recurse=False)):
+        if any(f"{name}.{leaf}" in uninitialized for leaf, _ in module.named_parameters(recurse=False)):
             _init_module(model, module, generator, scaled=False)
 
 
@@ -254,9 +268,7 @@ def _init_module(model: SequenceClassifier, module: nn.Module, generator: torch.
 
 
 def backbone_state(model: SequenceClassifier) -> dict[str, Tensor]:
-    """The pretrained model's own tensors (no LoRA, nothing of the classifier) under Hugging Face's names, in its
-    layout.
-    """
+    """The pretrained model's tensors, without LoRA and classifier, on the CPU, in Hugging Face's names and layout."""
     architecture = architecture_of(model.config)
     state = {}
     for name, parameter in model.backbone.named_parameters():
@@ -270,7 +282,7 @@ def backbone_state(model: SequenceClassifier) -> dict[str, Tensor]:
 
 
 def head_parameters(model: SequenceClassifier) -> dict[str, nn.Parameter]:
-    """The classifier's parameters under Hugging Face's names."""
+    """The parameters of head and ``prediction_head`` under Hugging Face's names."""
     architecture = architecture_of(model.config)
     return {
         architecture.file_name(name): parameter
@@ -280,5 +292,5 @@ def head_parameters(model: SequenceClassifier) -> dict[str, nn.Parameter]:
 
 
 def head_state(model: SequenceClassifier) -> dict[str, Tensor]:
-    """The classifier's tensors under Hugging Face's names."""
+    """The tensors of :func:`head_parameters`, on the CPU."""
     return {name: p.detach().cpu().contiguous() for name, p in head_parameters(model).items()}

@@ -7,7 +7,7 @@ from .dropout import dropout
 from .embedding import embedding, embedding_layer_norm
 from .gelu import gelu
 from .gelu_linear import gelu_linear
-from .gradients import forget_gradients, keep_gradients
+from .gradients import drop_gradient_buffers, use_gradient_buffers
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_linear import lora_linear
@@ -24,14 +24,13 @@ __all__ = [
     "attention_packed",
     "avoids_keys",
     "cross_entropy",
+    "drop_gradient_buffers",
     "dropout",
     "embedding",
     "embedding_layer_norm",
     "first_rows",
-    "forget_gradients",
     "gelu",
     "gelu_linear",
-    "keep_gradients",
     "last_positions",
     "last_rows",
     "layer_norm",
@@ -42,4 +41,5 @@ __all__ = [
     "query_key_value",
     "rotary",
     "use_backend",
+    "use_gradient_buffers",
 ]

@@ -1,20 +1,20 @@
-"""Attention over packed texts, with a switchable causal mask."""
+"""Attention over packed texts, with a switch for the causal mask."""
 
 from __future__ import annotations
 
+from dataclasses import KW_ONLY, dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from .backends import native_cpu, reference
+from .backends import native_cpu, reference, torch_attention
 from .backends import triton as triton_backend
 from .backends.triton import readable
-from .dispatch import implementation
+from .dispatch import Choice, choices, implementation
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from ..kernels.tiles import PooledSchedule, Schedule
 
     Shape: TypeAlias = native_cpu.AttentionShape | Launch
+
+choices(
+    "attention",
+    cpu=Choice("native", "variable length, any rows, window and dropout in one kernel", other="torch", triton=True),
+    cuda=Choice(
+        "triton",
+        "variable length, any rows, window and dropout in one kernel; torch's has 16-bit dtypes only, and no dropout",
+        other="torch",
+        native="no",
+        triton=True,
+    ),
+)
 
 
 def attention(
@@ -41,49 +53,50 @@ def attention(
     dropout_key: DropoutKey | None = None,
     schedule: Schedule | PooledSchedule | None = None,
 ) -> Tensor:
-    """softmax(scale q kᵀ + mask) v, each text within itself.
+    """Computes softmax(scale q kᵀ + mask) v within each text (Vaswani et al. 2017).
 
     Parameters
     ----------
     q : tensor, shape [rows_q, heads, head_dim]
     k, v : tensor, shape [rows_k, heads, head_dim]
     cu_seqlens_q, cu_seqlens_k : int32 tensor, shape [texts + 1]
-        Where each text begins in ``q``, and in ``k`` and ``v``.
+        First row of each text in ``q``, and in ``k`` and ``v``; then the number of rows.
     max_seqlen_q, max_seqlen_k : int
-        Longest text in rows.
+        Rows of the longest text.
     causal : bool
-        Whether a query sees no key behind its own position.
+        Whether a query sees no key after its own position.
     query_positions : int tensor, shape [rows_q], optional
-        Position of each query in its text. Without it, queries are all rows of their text in order.
+        Position of each query in its text. By default the queries are all rows of their text, in order.
     scale : float, optional
         Default 1 / sqrt(head_dim).
     window : (int, int), optional
-        How many keys to the left and to the right of its own position a query sees.
+        Number of keys before and after its own position that a query sees.
     dropout_p : float
-        Share of the probabilities that is dropped.
+        Probability of dropping an attention probability.
     dropout_key : DropoutKey, optional
-        Needed where ``dropout_p`` is not 0.
+        Required if ``dropout_p`` is not 0.
     schedule : Schedule or PooledSchedule, optional
-        The order of work of the batch, for Triton; see :class:`pyllmclf.kernels.tiles.Schedule`.
+        Tiles of the batch, for Triton; see :mod:`pyllmclf.ops.schedule`.
 
     Returns
     -------
     tensor, shape [rows_q, heads, head_dim]
+        In the dtype of ``q``.
 
     Raises
     ------
     UsageError
-        If shapes don't fit each other, the window is negative, dropout is asked for without a key, or the chosen
-        backend can't compute this.
+        If shapes don't fit each other, the window is negative, dropout has no key, or the chosen backend can't compute
+        this.
     ValueError, IndexError
-        If ``cu_seqlens`` or positions don't describe texts (not checked on a GPU, which would have to wait).
+        If ``cu_seqlens`` or positions don't describe texts. Not checked on a GPU, since the host would have to wait.
     """
     if q.dim() != 3 or k.shape != v.shape or q.shape[1:] != k.shape[1:]:
         raise UsageError(f"attention: shapes {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)} don't fit.")
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise UsageError("attention: cu_seqlens_q and cu_seqlens_k count different numbers of texts.")
     if query_positions is None:
-        # The same object in the usual case: comparing the contents would wait for a GPU.
+        # Usually one object: comparing the contents would make the host wait for a GPU.
         same_rows = cu_seqlens_q is cu_seqlens_k or torch.equal(cu_seqlens_q, cu_seqlens_k)
         if not (same_rows and q.shape[0] == k.shape[0] and max_seqlen_q == max_seqlen_k):
             raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
@@ -93,42 +106,26 @@ def attention(
     _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens_q, len(q), len(k))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    call = AttentionCall(
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        causal=causal,
+        scale=scale,
+        query_positions=query_positions,
+        window=window,
+        dropout_p=dropout_p,
+        dropout_key=dropout_key,
+        schedule=schedule,
+    )
     chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2]))
     if chosen == "native":
-        shape = native_cpu.AttentionShape(
-            cu_seqlens_q,
-            cu_seqlens_k,
-            rows_q=q.shape[0],
-            rows_k=k.shape[0],
-            heads=q.shape[1],
-            head_dim=q.shape[2],
-            scale=scale,
-            causal=causal,
-            query_positions=query_positions,
-            window=window,
-            dropout_p=dropout_p,
-            dropout_key=dropout_key,
-        )
-        return AttentionFunction.apply(q, k, v, shape, native_cpu)
+        return AttentionFunction.apply(q, k, v, call.native_shape(len(k), *q.shape), native_cpu)
     if chosen == "triton":
-        from ..kernels import attention as kernels
-
-        launch = kernels.Launch(
-            q,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            max_seqlen_q,
-            max_seqlen_k,
-            causal=causal,
-            scale=scale,
-            query_positions=None if query_positions is None else query_positions.to(torch.int32).contiguous(),
-            window=window,
-            dropout=triton_backend.attention_dropout(dropout_p, dropout_key),
-            schedule=schedule,
-        )
-        return AttentionFunction.apply(q, k, v, launch, kernels)
+        return AttentionFunction.apply(q, k, v, *call.triton_launch(q))
     if chosen == "torch" and query_positions is None and window is None and dropout_p == 0.0:
-        return _attention_torch(q, k, v, cu_seqlens_q, causal, scale)
+        return torch_attention.attention(q, k, v, cu_seqlens_q, max_seqlen_q, causal=causal, scale=scale)
     with torch.autocast(q.device.type, enabled=False):  # the reference computes half precision in fp32
         return reference.attention(
             q,
@@ -158,14 +155,16 @@ def attention_packed(
     dropout_key: DropoutKey | None = None,
     schedule: Schedule | None = None,
 ) -> Tensor:
-    """:func:`attention` of all rows on a fused projection; its gradient is written into one tensor.
+    """Computes :func:`attention` of all rows of a fused projection, whose gradient is one tensor.
 
     Parameters
     ----------
     qkv : tensor, shape [total, 3 * heads * head_dim]
-        Queries, keys and values side by side.
+        Each row holds its query, key and value.
     cu_seqlens : int32 tensor, shape [texts + 1]
+        First row of each text, then the number of rows.
     max_seqlen : int
+        Rows of the longest text.
     heads : int
     causal, scale, window, dropout_p, dropout_key, schedule
         As for :func:`attention`.
@@ -173,6 +172,7 @@ def attention_packed(
     Returns
     -------
     tensor, shape [total, heads * head_dim]
+        In the dtype of ``qkv``.
 
     Raises
     ------
@@ -185,40 +185,25 @@ def attention_packed(
     _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens, len(qkv), len(qkv))
     head_dim = qkv.shape[1] // (3 * heads)
-    chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     scale = head_dim**-0.5 if scale is None else scale
+    call = AttentionCall(
+        cu_seqlens,
+        cu_seqlens,
+        max_seqlen,
+        max_seqlen,
+        causal=causal,
+        scale=scale,
+        window=window,
+        dropout_p=dropout_p,
+        dropout_key=dropout_key,
+        schedule=schedule,
+    )
+    chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     if chosen == "native":
-        shape = native_cpu.AttentionShape(
-            cu_seqlens,
-            cu_seqlens,
-            rows_q=len(qkv),
-            rows_k=len(qkv),
-            heads=heads,
-            head_dim=head_dim,
-            scale=scale,
-            causal=causal,
-            window=window,
-            dropout_p=dropout_p,
-            dropout_key=dropout_key,
-        )
-        return PackedAttentionFunction.apply(qkv, shape, native_cpu)
+        return PackedAttentionFunction.apply(qkv, call.native_shape(len(qkv), len(qkv), heads, head_dim), native_cpu)
     q, k, v = _split(qkv, heads)
     if chosen == "triton":
-        from ..kernels import attention as kernels
-
-        launch = kernels.Launch(
-            q,
-            cu_seqlens,
-            cu_seqlens,
-            max_seqlen,
-            max_seqlen,
-            causal=causal,
-            scale=scale,
-            window=window,
-            dropout=triton_backend.attention_dropout(dropout_p, dropout_key),
-            schedule=schedule,
-        )
-        return PackedAttentionFunction.apply(qkv, launch, kernels)
+        return PackedAttentionFunction.apply(qkv, *call.triton_launch(q))
     out = attention(
         q,
         k,
@@ -236,8 +221,63 @@ def attention_packed(
     return out.flatten(1)
 
 
+@dataclass(frozen=True)
+class AttentionCall:
+    """All arguments of :func:`attention` but q, k and v, which each backend takes in another form."""
+
+    cu_seqlens_q: Tensor
+    cu_seqlens_k: Tensor
+    max_seqlen_q: int
+    max_seqlen_k: int
+    _: KW_ONLY
+    causal: bool
+    scale: float
+    query_positions: Tensor | None = None
+    window: tuple[int, int] | None = None
+    dropout_p: float = 0.0
+    dropout_key: DropoutKey | None = None
+    schedule: Schedule | PooledSchedule | None = None
+
+    def native_shape(self, rows_k: int, rows_q: int, heads: int, head_dim: int) -> native_cpu.AttentionShape:
+        """Arguments of the native core's kernels, for the sizes of k and q."""
+        return native_cpu.AttentionShape(
+            self.cu_seqlens_q,
+            self.cu_seqlens_k,
+            rows_q=rows_q,
+            rows_k=rows_k,
+            heads=heads,
+            head_dim=head_dim,
+            scale=self.scale,
+            causal=self.causal,
+            query_positions=self.query_positions,
+            window=self.window,
+            dropout_p=self.dropout_p,
+            dropout_key=self.dropout_key,
+        )
+
+    def triton_launch(self, q: Tensor) -> tuple[Launch, ModuleType]:
+        """Arguments of the Triton kernels for q [rows_q, heads, head_dim], and their module."""
+        from ..kernels import attention as kernels
+
+        positions = self.query_positions
+        launch = kernels.Launch(
+            q,
+            self.cu_seqlens_q,
+            self.cu_seqlens_k,
+            self.max_seqlen_q,
+            self.max_seqlen_k,
+            causal=self.causal,
+            scale=self.scale,
+            query_positions=None if positions is None else positions.to(torch.int32).contiguous(),
+            window=self.window,
+            dropout=triton_backend.attention_dropout(self.dropout_p, self.dropout_key),
+            schedule=self.schedule,
+        )
+        return launch, kernels
+
+
 def _obstacles(head_dim: int) -> dict[str, str | None] | None:
-    """By backend, what it can't compute."""
+    """Why a backend can't compute this head_dim, by backend; ``None`` if each can."""
     if head_dim <= triton_backend.MAX_HEAD_DIM:
         return None
     limits = {"native": native_cpu.MAX_HEAD_DIM, "triton": triton_backend.MAX_HEAD_DIM}
@@ -293,7 +333,7 @@ class AttentionFunction(torch.autograd.Function):
 
 
 class PackedAttentionFunction(torch.autograd.Function):
-    """The same on a fused projection: neither the parts nor their gradients are copied."""
+    """As :class:`AttentionFunction`, on views of a fused projection and of its gradient."""
 
     @staticmethod
     def forward(ctx, qkv: Tensor, shape: Shape, kernels: ModuleType) -> Tensor:
@@ -313,11 +353,3 @@ class PackedAttentionFunction(torch.autograd.Function):
         dout = readable(dout).unflatten(1, (heads, -1))
         ctx.kernels.attention_backward(ctx.shape, inputs, dout, _split(dqkv, heads))
         return dqkv, None, None
-
-
-def _attention_torch(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, causal: bool, scale: float) -> Tensor:
-    sizes = cu_seqlens.diff().tolist() or [0]
-    # [1, heads, rows, head_dim] views of each text
-    texts = zip(*(t.transpose(0, 1).unsqueeze(0).split(sizes, dim=2) for t in (q, k, v)), strict=True)
-    out = [F.scaled_dot_product_attention(qi, ki, vi, is_causal=causal, scale=scale) for qi, ki, vi in texts]
-    return torch.cat(out, dim=2).squeeze(0).transpose(0, 1)

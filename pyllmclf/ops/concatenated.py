@@ -1,4 +1,4 @@
-"""Frozen weights with room beside them, so that a low-rank product and theirs are one product of width depth + rank."""
+"""Copies of frozen weights with `rank` spare rows, so that base and LoRA products run as one matmul."""
 
 from __future__ import annotations
 
@@ -8,62 +8,63 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-# Copies by the tensor whose memory the weight is (part of), gone with it; of each part and rank one, with the state of
-# the weight that it was made in.
-_Part = tuple[int, tuple[int, ...], tuple[int, ...], int]
+# A view of a weight (storage offset, shape, strides) and the rank.
+_View = tuple[int, tuple[int, ...], tuple[int, ...], int]
+# The weight's count of writes, address and device; a copy is stale once they differ.
 _State = tuple[int, int, torch.device]
-_kept: MutableMapping[Tensor, dict[_Part, tuple[_State, Tensor]]] = WeakIdKeyDictionary()
+# By the tensor that owns the weight's memory; its entry goes with it.
+_copies: MutableMapping[Tensor, dict[_View, tuple[_State, Tensor]]] = WeakIdKeyDictionary()
 
 
-def with_room(weight: Tensor, rank: int) -> Tensor:
-    """A copy of a frozen weight below rows that its caller fills.
+def with_spare_rows(weight: Tensor, rank: int) -> Tensor:
+    """A copy of a frozen weight below ``rank`` uninitialised rows, which the caller fills.
 
-    Made once, and kept until the weight is written to (other than by ``.data``, which torch does not count) or trained.
+    The copy is cached until the weight is trained or written to (other than by ``.data``, which torch does not count).
 
     Parameters
     ----------
     weight : tensor, shape [depth, columns]
-        One of the axes is contiguous: a layer's weight [out, in], turned or not.
+        One of the axes is contiguous: a layer's weight [out, in], transposed or not.
     rank : int
 
     Returns
     -------
     tensor, shape [rank + depth, columns]
-        In the order of the weight's axes in memory.
+        Same dtype, device and memory order of the axes as the weight.
     """
     owner = weight if weight._base is None else weight._base
-    part = int(weight.storage_offset()), tuple(weight.shape), tuple(weight.stride()), rank
+    view = int(weight.storage_offset()), tuple(weight.shape), tuple(weight.stride()), rank
     state = owner._version, owner.data_ptr(), owner.device
-    parts = _kept.setdefault(owner, {})
-    found = parts.get(part)
-    if found is None or found[0] != state:
+    copies = _copies.setdefault(owner, {})
+    entry = copies.get(view)
+    if entry is None or entry[0] != state:
         depth, columns = weight.shape
-        # Not an inference tensor, which later training could not use.
+        # Training can't use an inference tensor.
         with torch.inference_mode(False), torch.no_grad():
             if weight.stride(0) == 1:
-                room = weight.new_empty(columns, rank + depth).t()
+                copy = weight.new_empty(columns, rank + depth).t()
             else:
-                room = weight.new_empty(rank + depth, columns)
-            room[rank:] = weight
-        found = parts[part] = state, room
-    return found[1]
+                copy = weight.new_empty(rank + depth, columns)
+            copy[rank:] = weight
+        entry = copies[view] = state, copy
+    return entry[1]
 
 
-def forget_room(weight: Tensor) -> None:
-    """Lets go of a weight's copies."""
-    _kept.pop(weight if weight._base is None else weight._base, None)
+def drop_copies(weight: Tensor) -> None:
+    """Drops all cached copies of a weight."""
+    _copies.pop(weight if weight._base is None else weight._base, None)
 
 
 def concatenated_product(
     x: Tensor, weight: Tensor, bias: Tensor | None, thin: Tensor, factor: Tensor, scale: float
 ) -> Tensor:
-    """scale thin factor + x weight + bias as [thin | x] [scale factor; weight] + bias.
+    """Computes scale thin factor + x weight + bias as [thin | x] [scale factor; weight] + bias.
 
     Parameters
     ----------
     x : tensor, shape [rows, depth]
     weight : tensor, shape [depth, columns]
-        Frozen.
+        Frozen; see :func:`with_spare_rows`.
     bias : tensor, shape [columns], optional
     thin : tensor, shape [rows, rank]
     factor : tensor, shape [rank, columns]
@@ -72,9 +73,10 @@ def concatenated_product(
     Returns
     -------
     tensor, shape [rows, columns]
+        Of the inputs' common dtype.
     """
     rank = len(factor)
-    stacked = with_room(weight, rank)
+    stacked = with_spare_rows(weight, rank)
     torch.mul(factor, scale, out=stacked[:rank])
     both = torch.cat([thin, x], dim=1)
     return both @ stacked if bias is None else torch.addmm(bias, both, stacked)

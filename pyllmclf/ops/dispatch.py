@@ -56,66 +56,16 @@ class Choice:
         return self.other if self.implementation == "triton" and not triton_backend.installed() else self.implementation
 
 
-_UNMEASURED = "torch's own kernels; the native one is checked and timed by bench/gpu.sh"
-_FEW_ROWS = "one row per text: nothing to gain"
+UNMEASURED = "torch's own kernels; the native one is checked and timed by bench/gpu.sh"
 
-TABLE: dict[str, dict[str, Choice]] = {
-    "attention": {
-        "cpu": Choice(
-            "native", "variable length, any rows, window and dropout in one kernel", other="torch", triton=True
-        ),
-        "cuda": Choice(
-            "triton",
-            "variable length in one kernel; torch calls one per text, and waits for their lengths",
-            other="torch",
-            native="no",
-            triton=True,
-        ),
-    },
-    "cross_entropy": {
-        "cpu": Choice("reference", _FEW_ROWS, native="needless"),
-        "cuda": Choice("reference", _UNMEASURED),
-    },
-    "dropout": {
-        "cpu": Choice("native", "vectorised generator", triton=True),
-        "cuda": Choice("triton", "the generator in one kernel", native="no", triton=True),
-    },
-    "embedding": {
-        "cpu": Choice("native", "one pass; its gradient touches the rows of the batch alone"),
-        "cuda": Choice("reference", _UNMEASURED),
-    },
-    "gelu": {
-        "cpu": Choice("native", "with the bias and its gradient in one pass"),
-        "cuda": Choice("reference", _UNMEASURED),
-    },
-    "layer_norm": {
-        "cpu": Choice(
-            "native", "one pass with the residual: on par with torch for short batches, up to 1.4 x for long"
-        ),
-        "cuda": Choice("reference", _UNMEASURED),
-    },
-    "linear": {
-        "cpu": Choice("native", "torch's matmuls; gradients are written into kept memory"),
-        "cuda": Choice("reference", "torch's matmuls", native="needless"),
-    },
-    "lora_linear": {
-        "cpu": Choice("native", "torch's matmuls, added up in place", triton=True),
-        "cuda": Choice(
-            "triton",
-            "torch's matmuls, added up in place; fused where that was measured to be faster",
-            native="needless",
-            triton=True,
-        ),
-    },
-    "pooled_attention": {
-        "cpu": Choice("native", "no keys and values of rows that ask nothing"),
-        "cuda": Choice("reference", "keys and values of all rows, and attention's kernel", native="needless"),
-    },
-    "pool": {
-        "cpu": Choice("reference", _FEW_ROWS, native="needless"),
-        "cuda": Choice("reference", _FEW_ROWS, native="needless"),
-    },
-}
+# By op, then by device type ("cpu", "cuda"). Each op's module enters its row by choices().
+TABLE: dict[str, dict[str, Choice]] = {}
+
+
+def choices(op: str, *, cpu: Choice, cuda: Choice) -> None:
+    """Enters an op into :data:`TABLE`."""
+    TABLE[op] = {"cpu": cpu, "cuda": cuda}
+
 
 # Empty outside of use_backend: then the environment is asked each time.
 _active: ContextVar[str] = ContextVar("pyllmclf_backend", default="")

@@ -10,8 +10,14 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from .backends import native_cpu, reference
 from .backends import triton as triton_backend
-from .dispatch import implementation
+from .dispatch import Choice, choices, implementation
 from .philox import DropoutKey, check_rate
+
+choices(
+    "dropout",
+    cpu=Choice("native", "vectorised generator", triton=True),
+    cuda=Choice("triton", "the generator in one kernel", native="no", triton=True),
+)
 
 
 def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Sum of the token, position and type embeddings."""
+"""Sum of token, position and type embeddings."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from . import dispatch
 from .backends import reference
-from .gradients import kept_gradient
+from .dispatch import UNMEASURED, Choice, choices
+from .gradients import gradient_buffer
 from .layer_norm import layer_norm
+
+choices(
+    "embedding",
+    cpu=Choice("native", "one pass; its gradient touches the rows of the batch alone"),
+    cuda=Choice("reference", UNMEASURED),
+)
 
 
 def embedding(
@@ -20,7 +27,7 @@ def embedding(
     position_weight: Tensor,
     type_weight: Tensor | None = None,
 ) -> Tensor:
-    """Embeds packed tokens.
+    """Sums the embeddings of packed tokens.
 
     Parameters
     ----------
@@ -28,18 +35,19 @@ def embedding(
     token_weight : tensor, shape [vocab_size, width]
     position_weight : tensor, shape [n_positions, width]
     type_weight : tensor, shape [types, width], optional
-        A classifier reads one segment, so that every token has type 0.
+        A classifier reads one segment, so every token has type 0.
 
     Returns
     -------
     tensor, shape [total, width]
+        In the dtype of the tables.
 
     Raises
     ------
     UsageError
         If shapes or devices don't fit each other, or the chosen backend can't compute this.
     IndexError
-        If an id or a position lies outside of its table (on a GPU, an assertion of the device).
+        If an id or a position lies outside its table. On a GPU a device-side assertion fails instead.
     """
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, tables)
@@ -58,7 +66,7 @@ def embedding_layer_norm(
     norm_bias: Tensor,
     eps: float,
 ) -> Tensor:
-    """:func:`embedding` and then :func:`layer_norm`, as BERT begins.
+    """Applies :func:`layer_norm` to the result of :func:`embedding`, as BERT's first layer does.
 
     Parameters
     ----------
@@ -70,13 +78,14 @@ def embedding_layer_norm(
     Returns
     -------
     tensor, shape [total, width]
+        In the dtype of the tables.
 
     Raises
     ------
     UsageError
         If shapes or devices don't fit each other, or the chosen backend can't compute this.
     IndexError
-        If an id or a position lies outside of its table (on a GPU, an assertion of the device).
+        If an id or a position lies outside its table. On a GPU a device-side assertion fails instead.
     """
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, tables)
@@ -87,21 +96,21 @@ def embedding_layer_norm(
     return layer_norm(reference.embedding(input_ids, positions, *tables), norm_weight, norm_bias, eps)
 
 
-def _check(input_ids: Tensor, positions: Tensor, tables: tuple[Tensor | None, ...]) -> None:
+def _check(input_ids: Tensor, positions: Tensor, weights: tuple[Tensor | None, ...]) -> None:
     if input_ids.dim() != 1 or positions.shape != input_ids.shape:
         shapes = f"{tuple(input_ids.shape)} and {tuple(positions.shape)}"
         raise UsageError(f"embedding: ids and positions of shapes {shapes} don't fit.")
-    given = [t for t in tables if t is not None]
-    if any(t.dim() != 2 or t.shape[1] != given[0].shape[1] for t in given):
-        raise UsageError(f"embedding: tables of shapes {[tuple(t.shape) for t in given]} don't fit.")
-    if any(t.device != given[0].device for t in (input_ids, positions, *given)):
+    tables = [t for t in weights if t is not None]
+    if any(t.dim() != 2 or t.shape[1] != tables[0].shape[1] for t in tables):
+        raise UsageError(f"embedding: tables of shapes {[tuple(t.shape) for t in tables]} don't fit.")
+    if any(t.device != tables[0].device for t in (input_ids, positions, *tables)):
         raise UsageError("embedding: ids, positions and tables must be on one device.")
 
 
 class EmbeddingFunction(torch.autograd.Function):
-    """Saves the indices, and for a norm its statistics; the backward pass gathers the sum again.
+    """Saves the indices, and a norm's statistics; the backward pass recomputes the sum.
 
-    A table's gradient is dense; where its memory is kept, only the batch's rows are written.
+    A table's gradient is dense; with a gradient buffer, only the batch's rows are written.
     """
 
     @staticmethod
@@ -117,7 +126,7 @@ class EmbeddingFunction(torch.autograd.Function):
         eps: float = 0.0,
     ) -> Tensor:
         input_ids, positions = (t.to(torch.int32).contiguous() for t in (input_ids, positions))
-        ctx.kept = [None if t is None else kept_gradient(t) for t in (token, position, types)]
+        ctx.buffers = [None if t is None else gradient_buffer(t) for t in (token, position, types)]
         tables = token.contiguous(), position.contiguous(), None if types is None else types.contiguous()
         norm = None
         if norm_weight is not None and norm_bias is not None:
@@ -144,8 +153,8 @@ class EmbeddingFunction(torch.autograd.Function):
         for i, index in enumerate((input_ids, positions, None)):
             if not needs_tables[i]:
                 continue
-            if ctx.kept[i] is not None:
-                ctx.kept[i].add_rows(ds, index)
+            if ctx.buffers[i] is not None:
+                ctx.buffers[i].add_rows(ds, index)
                 continue
             gradient = torch.zeros_like(tables[i])
             kernels.embedding_backward(ds, index, gradient)

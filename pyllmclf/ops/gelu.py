@@ -9,6 +9,13 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from . import dispatch
 from .backends import reference
+from .dispatch import UNMEASURED, Choice, choices
+
+choices(
+    "gelu",
+    cpu=Choice("native", "with the bias and its gradient in one pass"),
+    cuda=Choice("reference", UNMEASURED),
+)
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:

@@ -1,4 +1,4 @@
-"""GELU and the linear layer behind it."""
+"""GELU followed by a linear layer, as one op that saves less for the backward pass."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch.autograd.function import once_differentiable
 from . import dispatch
 from .backends import native_cpu
 from .gelu import check_bias, check_formula, gelu
-from .gradients import kept_gradient
+from .gradients import gradient_buffer
 from .linear import check_shapes, input_gradient, linear, product, weight_gradient
 
 
 def gelu_linear(
     x: Tensor, bias: Tensor | None, weight: Tensor, out_bias: Tensor | None, approximate: str = "tanh"
 ) -> Tensor:
-    """GELU(x + b) Wᵀ + c; the GELU is computed again for the weight's gradient rather than kept until then.
+    """Computes GELU(x + b) Wᵀ + c; the backward pass recomputes the GELU instead of saving it.
 
     Parameters
     ----------
@@ -30,6 +30,7 @@ def gelu_linear(
     Returns
     -------
     tensor, shape [rows, out]
+        In the dtype of ``x``, or that of autocast.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def gelu_linear(
 
 
 class GeluLinearFunction(torch.autograd.Function):
-    """Saves x alone: the widest tensor of a block once instead of twice."""
+    """Saves only x: the widest tensor of a block once instead of twice."""
 
     @staticmethod
     def forward(
@@ -53,7 +54,7 @@ class GeluLinearFunction(torch.autograd.Function):
     ) -> Tensor:
         x, bias = x.contiguous(), None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, bias, weight)
-        ctx.approximate, ctx.kept = approximate, kept_gradient(weight)
+        ctx.approximate, ctx.buffer = approximate, gradient_buffer(weight)
         return product(native_cpu.gelu_forward(x, bias, approximate), weight, out_bias)
 
     @staticmethod
@@ -63,16 +64,16 @@ class GeluLinearFunction(torch.autograd.Function):
         needs_x, needs_bias, needs_weight, needs_out_bias, _ = ctx.needs_input_grad
         dx = dbias = dweight = dhidden = None
         dout_bias = dy.sum(0) if needs_out_bias else None
-        at_once = needs_weight and ctx.kept is not None and ctx.kept.steps_at_once(dy)
-        if at_once:
+        fused = needs_weight and ctx.buffer is not None and ctx.buffer.takes_fused_step(dy)
+        if fused:
             hidden = native_cpu.gelu_forward(x, bias, ctx.approximate)
-            dhidden = ctx.kept.step_at_once(dy, hidden, input_needed=needs_x or needs_bias)
+            dhidden = ctx.buffer.fused_step(dy, hidden, input_needed=needs_x or needs_bias)
         elif needs_x or needs_bias:
             dhidden = input_gradient(dy, weight)
         if dhidden is not None:
             dx, dbias = native_cpu.gelu_backward(
                 dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True
             )
-        if needs_weight and not at_once:  # last: whoever consumes it may change the weight
-            dweight = weight_gradient(ctx.kept, dy, native_cpu.gelu_forward(x, bias, ctx.approximate))
+        if needs_weight and not fused:  # last: the consumer may change the weight
+            dweight = weight_gradient(ctx.buffer, dy, native_cpu.gelu_forward(x, bias, ctx.approximate))
         return dx, dbias, dweight, dout_bias, None

@@ -1,10 +1,10 @@
-"""Memory for gradients that is kept from step to step, or shared.
+"""Gradient buffers: memory that gradients are written into every step.
 
-torch makes a new tensor for each gradient in each step. Fresh memory costs a page fault every 4 KiB, and the token
-embedding's dense gradient, nearly all of it zeros, is cleared in full. A parameter whose gradient is kept has its
-gradient written into the same memory each time: a matmul's result directly, an embedding's by clearing the rows of the
-step before and adding those of this one. Where the optimizer takes its step as soon as a gradient is complete, all
-matrices share that memory, and an embedding's gradient is made some rows at a time.
+torch allocates a tensor for each gradient in each step. Fresh memory costs a page fault every 4 KiB, and the token
+embedding's dense gradient, nearly all zeros, is cleared in full. A parameter with a buffer has its gradient written
+into the same memory each time: a matmul's result directly, an embedding's by clearing the rows of the previous step and
+adding those of this one. Where the optimizer takes its step as soon as a gradient is complete, all matrices share one
+buffer, and an embedding's gradient is computed some rows at a time.
 """
 
 from __future__ import annotations
@@ -17,34 +17,44 @@ from torch import Tensor, nn
 
 from .backends import native_cpu
 
-# Called with a parameter and its whole gradient in parts: (rows, gradient of these rows). May change the parameter.
+# Takes a parameter and its whole gradient in slices: (rows, gradient of these rows). May change the parameter.
 Consumer = Callable[[nn.Parameter, Iterable[tuple[slice, Tensor]]], None]
-# Called with a weight [out, in], its gradient as products dyᵀ x of parts of the outputs, and whether dy W is needed (of
-# one product alone), which it returns. Changes the weight.
+# Takes a weight [out, in], its gradient as products dyᵀ x, each for some of the outputs, and whether to return dy W (of
+# a single product). Changes the weight.
 LinearStep = Callable[[nn.Parameter, Sequence[tuple[Tensor, Tensor]], bool], Tensor | None]
 
-# Rows of an embedding whose gradient is made at a time: for the widest models 6 MB.
+# Rows of an embedding's gradient that are computed at a time: 6 MB for the widest models.
 PART_ROWS = 1024
 
 
-class SharedMemory:
-    """Memory for the one matrix whose gradient is being made; as large as the largest so far."""
+class SharedBuffer:
+    """Memory for one matrix at a time, as large as the largest matrix so far."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.float32)
 
     def like(self, matrix: Tensor) -> Tensor:
-        """An uninitialised matrix of the same shape; the one before is overwritten."""
+        """Returns an uninitialised fp32 matrix of the same shape, in the memory of the previous one."""
         if self._memory.numel() < matrix.numel():
             self._memory = torch.empty(matrix.numel(), dtype=torch.float32)
         return self._memory[: matrix.numel()].view(matrix.shape)
 
 
-class KeptGradient:
-    """Adds to ``parameter.grad``, whose memory it owns; with a consumer, hands the gradient over instead.
+class GradientBuffer:
+    """Adds to ``parameter.grad``, whose memory it owns, or passes the gradient to a consumer.
 
     ``parameter.grad`` is ``None`` before the first contribution of a step, as after
-    ``optimizer.zero_grad(set_to_none=True)``. With a consumer there is one contribution in a step.
+    ``optimizer.zero_grad(set_to_none=True)``. With a consumer, a step has one contribution.
+
+    Parameters
+    ----------
+    parameter : fp32 parameter on the CPU, shape [rows, columns]
+    consumer : callable, optional
+        Takes the complete gradient; ``parameter.grad`` then stays ``None``.
+    linear_step : callable, optional
+        Takes the consumer's place for products of few rows; see ``LinearStep``.
+    shared : SharedBuffer, optional
+        Memory for the gradient that the consumer reads.
     """
 
     def __init__(
@@ -52,22 +62,22 @@ class KeptGradient:
         parameter: nn.Parameter,
         consumer: Consumer | None = None,
         linear_step: LinearStep | None = None,
-        shared: SharedMemory | None = None,
+        shared: SharedBuffer | None = None,
     ) -> None:
         self._parameter, self._consumer, self._linear_step = parameter, consumer, linear_step
-        self._shared = shared or SharedMemory()
+        self._shared = shared or SharedBuffer()
         self._memory: Tensor | None = None
-        # Of an embedding: rows that may hold something else than 0, and torch's count of writes to the memory after
-        # they were last cleared. Another count means that others have written to it, too.
+        # For an embedding: rows that may be nonzero, and torch's count of writes to the memory when they were last
+        # cleared. A higher count means that other code has written to the memory, too.
         self._written: Tensor | None = None
         self._version = -1
 
-    def steps_at_once(self, dy: Tensor) -> bool:
-        """Whether :meth:`step_at_once` is the way for so few rows."""
+    def takes_fused_step(self, dy: Tensor) -> bool:
+        """Whether dy [rows, out] has so few rows that :meth:`fused_step` is faster."""
         return self._linear_step is not None and 0 < len(dy) <= native_cpu.FEW_ROWS
 
-    def step_at_once(self, dy: Tensor, x: Tensor, *, input_needed: bool) -> Tensor | None:
-        """dy W if it is needed, and then the step of W with the gradient dyᵀ x."""
+    def fused_step(self, dy: Tensor, x: Tensor, *, input_needed: bool) -> Tensor | None:
+        """Returns dy W [rows, in] if needed, then takes the optimizer's step of W with the gradient dyᵀ x."""
         assert self._linear_step is not None
         return self._linear_step(self._parameter, [(dy, x)], input_needed)
 
@@ -76,9 +86,9 @@ class KeptGradient:
         self.add_matmuls((dy, x))
 
     def add_matmuls(self, *products: tuple[Tensor, Tensor]) -> None:
-        """Adds the products dyᵀ x of parts of the outputs, one behind the other."""
+        """Adds products dyᵀ x, whose rows are concatenated to those of the parameter."""
         parameter = self._parameter
-        if self._linear_step is not None and all(map(self.steps_at_once, (dy for dy, _ in products))):
+        if self._linear_step is not None and all(map(self.takes_fused_step, (dy for dy, _ in products))):
             self._linear_step(parameter, products, False)
             return
         if self._consumer is not None:
@@ -87,7 +97,7 @@ class KeptGradient:
             self._consumer(parameter, [(slice(None), gradient)])
             return
         if parameter.grad is not None:
-            for part, (dy, x) in zip(_parts(products, parameter.grad), products, strict=True):
+            for part, (dy, x) in zip(_split_rows(products, parameter.grad), products, strict=True):
                 part.addmm_(dy.t(), x)
             return
         if self._memory is None:
@@ -96,15 +106,15 @@ class KeptGradient:
         parameter.grad = self._memory
 
     def add_rows(self, dy: Tensor, index: Tensor | None) -> None:
-        """Adds the rows of dy [rows, width] to the rows that ``index`` names; without it, to the first row."""
+        """Adds the rows of dy [rows, width] to the rows ``index`` [rows], or to row 0 without an index."""
         parameter = self._parameter
         if self._consumer is not None:
-            self._consumer(parameter, self._parts(dy, index))
+            self._consumer(parameter, self._slices(dy, index))
             return
         rows = torch.zeros(1, dtype=torch.int64) if index is None else index.long()
         if parameter.grad is None:
             parameter.grad = self._cleared()
-        elif parameter.grad is not self._memory:  # somebody else's
+        elif parameter.grad is not self._memory:  # set by other code
             parameter.grad.index_add_(0, rows.expand(len(dy)), dy)
             return
         assert self._written is not None
@@ -112,7 +122,7 @@ class KeptGradient:
         native_cpu.embedding_backward(dy, index, parameter.grad)
 
     def _cleared(self) -> Tensor:
-        """The memory, all zeros."""
+        """Returns the memory, all zeros."""
         if self._memory is None or self._written is None:
             self._memory = torch.zeros(self._parameter.shape)
             self._written = torch.zeros(len(self._memory), dtype=torch.bool)
@@ -124,8 +134,8 @@ class KeptGradient:
         self._version = self._memory._version
         return self._memory
 
-    def _parts(self, dy: Tensor, index: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
-        """The dense gradient, PART_ROWS rows at a time; rows of one index are added in their order."""
+    def _slices(self, dy: Tensor, index: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+        """Yields the dense gradient, PART_ROWS rows at a time; rows of one index are added in their order."""
         count, width = self._parameter.shape
         if index is None:
             index = torch.zeros(len(dy), dtype=torch.int32)
@@ -144,48 +154,48 @@ class KeptGradient:
             memory.index_fill_(0, rows.long(), 0.0)
 
 
-def _parts(products: Sequence[tuple[Tensor, Tensor]], matrix: Tensor) -> tuple[Tensor, ...]:
-    """The rows of the matrix that each product takes."""
+def _split_rows(products: Sequence[tuple[Tensor, Tensor]], matrix: Tensor) -> tuple[Tensor, ...]:
+    """Splits the rows of a matrix by the products dyᵀ x that fill them."""
     return matrix.split([dy.shape[1] for dy, _ in products])
 
 
 def _write(products: Sequence[tuple[Tensor, Tensor]], out: Tensor) -> None:
-    for part, (dy, x) in zip(_parts(products, out), products, strict=True):
+    for part, (dy, x) in zip(_split_rows(products, out), products, strict=True):
         torch.mm(dy.t(), x, out=part)
 
 
-def keep_gradients(
+def use_gradient_buffers(
     parameters: Iterable[nn.Parameter], consumer: Consumer | None = None, linear_step: LinearStep | None = None
 ) -> None:
-    """Gives each trained fp32 matrix on the CPU memory for its gradient.
+    """Attaches a gradient buffer to each trained fp32 matrix on the CPU.
 
-    From then on, ops of this package write the gradients of these parameters to ``.grad`` themselves, and
-    ``torch.autograd.grad`` does not see them; a training loop calls this, a user of single ops does not.
+    The ops of this package then write the gradients of these parameters to ``.grad`` themselves, and
+    ``torch.autograd.grad`` does not see them. Training loops call this; users of single ops do not.
 
     Parameters
     ----------
     parameters : iterable of parameters
     consumer : callable, optional
-        Takes (parameter, parts) as soon as a matrix's gradient is complete, where ``parts`` yields (slice of rows,
-        gradient of these rows); then ``.grad`` stays ``None``, and a matrix must be used once in a forward pass.
+        Takes (parameter, slices) as soon as a matrix's gradient is complete; ``slices`` yields (rows, gradient of these
+        rows). ``.grad`` then stays ``None``, and a forward pass may use a matrix only once.
     linear_step : callable, optional
-        Takes the place of the consumer for a contiguous weight whose gradient is a product of few rows: (weight,
-        products, whether the input's gradient is needed); see ``LinearStep``.
+        Takes the consumer's place for a contiguous weight whose gradient is a product of few rows: (weight, products,
+        whether the input's gradient is needed); see ``LinearStep``.
     """
-    shared = SharedMemory()
+    shared = SharedBuffer()
     for parameter in parameters:
         if parameter.requires_grad and parameter.dim() == 2 and native_cpu.serves(parameter):
-            at_once = linear_step if parameter.is_contiguous() else None
-            parameter.kept_gradient = KeptGradient(parameter, consumer, at_once, shared)  # type: ignore[attr-defined]
+            fused = linear_step if parameter.is_contiguous() else None
+            parameter.gradient_buffer = GradientBuffer(parameter, consumer, fused, shared)  # type: ignore[attr-defined]
 
 
-def forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Undoes :func:`keep_gradients`; autograd handles the gradients of these parameters again."""
+def drop_gradient_buffers(parameters: Iterable[nn.Parameter]) -> None:
+    """Detaches the buffers of :func:`use_gradient_buffers`; autograd handles these gradients again."""
     for parameter in parameters:
-        if kept_gradient(parameter) is not None:
-            del parameter.kept_gradient  # type: ignore[attr-defined]
+        if gradient_buffer(parameter) is not None:
+            del parameter.gradient_buffer  # type: ignore[attr-defined]
 
 
-def kept_gradient(parameter: Tensor) -> KeptGradient | None:
-    """What :func:`keep_gradients` gave this parameter."""
-    return getattr(parameter, "kept_gradient", None)
+def gradient_buffer(parameter: Tensor) -> GradientBuffer | None:
+    """The parameter's buffer, or ``None``."""
+    return getattr(parameter, "gradient_buffer", None)

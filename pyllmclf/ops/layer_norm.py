@@ -11,6 +11,13 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from . import dispatch
 from .backends import reference
+from .dispatch import UNMEASURED, Choice, choices
+
+choices(
+    "layer_norm",
+    cpu=Choice("native", "one pass with the residual: on par with torch for short batches, up to 1.4 x for long"),
+    cuda=Choice("reference", UNMEASURED),
+)
 
 
 @overload

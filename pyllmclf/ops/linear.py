@@ -1,6 +1,4 @@
-"""The linear layer. Its matmuls stay torch's, but for a few rows; which of torch's two libraries computes them is
-measured.
-"""
+"""Linear layer. torch computes the matmuls, by the faster of its two libraries; the native core those of few rows."""
 
 from __future__ import annotations
 
@@ -12,17 +10,23 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from .backends import native_cpu, reference
-from .dispatch import implementation
-from .gradients import KeptGradient, kept_gradient
+from .dispatch import Choice, choices, implementation
+from .gradients import GradientBuffer, gradient_buffer
 
-# Below this many rows, inputs or outputs, oneDNN's preparation of a call costs more than its kernel gains. Of a weight
-# with ONEDNN_WIDE inputs and outputs, it gains at a single row already: such a product waits for the weight.
+choices(
+    "linear",
+    cpu=Choice("native", "torch's matmuls; gradients are written into buffers"),
+    cuda=Choice("reference", "torch's matmuls", native="needless"),
+)
+
+# Below this many rows, inputs or outputs, oneDNN's set-up of a call costs more than its kernel gains. With a weight of
+# ONEDNN_WIDE inputs and outputs it gains even for a single row, where memory bandwidth is the limit.
 ONEDNN_MIN_SIZE = 64
 ONEDNN_WIDE = 512
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b.
+    """Computes x Wᵀ + b.
 
     Parameters
     ----------
@@ -33,6 +37,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns
     -------
     tensor, shape [rows, out]
+        In the dtype of ``x``, or that of autocast.
 
     Raises
     ------
@@ -55,7 +60,7 @@ def check_shapes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Non
 
 @cache
 def _onednn_is_faster() -> bool:
-    """With AVX-512, oneDNN's matmuls beat MKL's by a sixth to a third; with AVX2 they don't."""
+    """Whether oneDNN's matmuls beat MKL's: by a sixth to a third with AVX-512, not with AVX2."""
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
@@ -72,7 +77,7 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b without autograd."""
+    """Computes x Wᵀ + b without autograd; shapes as for :func:`linear`."""
     if 0 < len(x) <= native_cpu.FEW_ROWS and weight.is_contiguous() and native_cpu.serves(x, weight, bias):
         return native_cpu.linear_forward(x, weight, bias)
     if _use_onednn(x, weight):
@@ -81,25 +86,25 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    """dY W without autograd."""
+    """Computes dY W without autograd, shape [rows, in]."""
     return product(dy, weight.t(), None) if _use_onednn(dy, weight) else dy @ weight
 
 
-def weight_gradient(kept: KeptGradient | None, dy: Tensor, x: Tensor) -> Tensor | None:
-    """dYᵀ X, or ``None`` where it goes into kept memory."""
-    if kept is None:
+def weight_gradient(buffer: GradientBuffer | None, dy: Tensor, x: Tensor) -> Tensor | None:
+    """Returns dYᵀ X, shape [out, in], or writes it into the buffer and returns ``None``."""
+    if buffer is None:
         return dy.t() @ x
-    kept.add_matmul(dy, x)
+    buffer.add_matmul(dy, x)
     return None
 
 
 class LinearFunction(torch.autograd.Function):
-    """Saves x. Computes no gradient that nobody reads; the weight's goes into its kept memory if there is one."""
+    """Saves x. Computes only the gradients that are needed; the weight's goes into its buffer if it has one."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        ctx.kept = kept_gradient(weight)
+        ctx.buffer = gradient_buffer(weight)
         return product(x, weight, bias)
 
     @staticmethod
@@ -108,8 +113,8 @@ class LinearFunction(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         dbias = dy.sum(0) if needs_bias else None
-        if needs_weight and ctx.kept is not None and ctx.kept.steps_at_once(dy):
-            return ctx.kept.step_at_once(dy, x, input_needed=needs_x), None, dbias
-        # The weight's gradient last: whoever consumes it may change the weight.
+        if needs_weight and ctx.buffer is not None and ctx.buffer.takes_fused_step(dy):
+            return ctx.buffer.fused_step(dy, x, input_needed=needs_x), None, dbias
+        # The weight's gradient comes last: its consumer may change the weight.
         dx = input_gradient(dy, weight) if needs_x else None
-        return dx, weight_gradient(ctx.kept, dy, x) if needs_weight else None, dbias
+        return dx, weight_gradient(ctx.buffer, dy, x) if needs_weight else None, dbias

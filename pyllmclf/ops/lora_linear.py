@@ -15,13 +15,24 @@ from ..errors import UsageError
 from .backends import native_cpu, reference
 from .backends import triton as triton_backend
 from .backends.triton import readable
-from .concatenated import concatenated_product, forget_room
-from .dispatch import active_backend, implementation
+from .concatenated import concatenated_product, drop_copies
+from .dispatch import Choice, active_backend, choices, implementation
 from .linear import check_shapes, input_gradient, product
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
     from ..kernels.philox import Dropout
+
+choices(
+    "lora_linear",
+    cpu=Choice("native", "torch's matmuls, added up in place", triton=True),
+    cuda=Choice(
+        "triton",
+        "torch's matmuls, added up in place; fused where that was measured to be faster",
+        native="needless",
+        triton=True,
+    ),
+)
 
 
 def lora_linear(
@@ -113,7 +124,7 @@ def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: 
     # Asked for by name, the kernels run; otherwise where they were measured to be faster.
     forward, input_gradient, thin = triton_backend.lora_ways(x, weight, rank, asked=active_backend() == "triton")
     if weight.requires_grad:
-        forget_room(weight)  # the fused optimizer's writes are not counted
+        drop_copies(weight)  # the fused optimizer's writes are not counted
     can_concatenate = not weight.requires_grad and not weight.is_inference() and rank % ALIGNED == 0
     if forward == "concatenated" and not can_concatenate:
         forward = "in place"

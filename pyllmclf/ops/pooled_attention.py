@@ -1,9 +1,9 @@
-"""Attention of one query per text, without keys and values of the other rows.
+"""Attention of one query per text that computes no keys and values.
 
-A key is a linear function of its row, and meets one query alone: q · (Wk x + bk) = (Wkᵀ q) · x + q · bk, where the last
-term is the same for every key of the query and drops out of the softmax. Values are averaged by one set of
-probabilities: sum p (Wv x + bv) = Wv (sum p x) + bv sum p. So the matrices meet one row per text and head instead of
-every row, and in the backward pass likewise; the rows themselves meet two thin products.
+A key is a linear function of its row and meets a single query: q · (Wk x + bk) = (Wkᵀ q) · x + q · bk. The last term is
+the same for every key of the query and drops out of the softmax. One set of probabilities averages the values:
+sum p (Wv x + bv) = Wv (sum p x) + bv sum p. The weights thus multiply one row per text and head instead of every row,
+in the backward pass too; the rows enter two thin products only.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from .attention import attention
-from .dispatch import implementation
-from .gradients import kept_gradient
+from .dispatch import Choice, choices, implementation
+from .gradients import gradient_buffer
 from .linear import input_gradient, linear, product
 from .philox import DropoutKey, attention_mask
 from .query_key_value import query_key_value
@@ -28,10 +28,22 @@ from .query_key_value import query_key_value
 if TYPE_CHECKING:
     from ..kernels.tiles import PooledSchedule
 
+choices(
+    "pooled_attention",
+    cpu=Choice("native", "one query per text: no keys and values are computed"),
+    cuda=Choice("reference", "keys and values of all rows, and attention's kernel", native="needless"),
+)
+
 
 def avoids_keys(x: Tensor, texts: int, heads: int) -> bool:
-    """Whether :func:`pooled_attention` of so many texts computes no keys and values: then it needs whole weights."""
-    # Of texts that are shorter than there are heads, keys and values are the smaller ones.
+    """Whether :func:`pooled_attention` of a batch computes no keys and values, for which it needs full weights.
+
+    Parameters
+    ----------
+    x : tensor, shape [total, width]
+    texts, heads : int
+    """
+    # In texts with fewer rows than heads, the keys and values are smaller than Wkᵀ q and sum p x.
     return implementation("pooled_attention", x) == "native" and len(x) >= heads * texts
 
 
@@ -51,31 +63,34 @@ def pooled_attention(
     dropout_key: DropoutKey | None = None,
     schedule: PooledSchedule | None = None,
 ) -> Tensor:
-    """Self-attention of one row of each text, from the rows that queries, keys and values are made of.
+    """Computes self-attention of one query row per text, from the rows before their projection.
 
     Parameters
     ----------
     x : tensor, shape [total, width]
     rows : int64 tensor, shape [texts]
-        The row of each text that asks.
+        Index of each text's query row in ``x``.
     weights : one tensor of shape [3 * width, width], or three of shape [width, width]
         Of queries, keys and values.
     biases : as many tensors of shape [3 * width] or [width], or None
     cu_seqlens : int32 tensor, shape [texts + 1]
+        First row of each text, and the end of the last.
     max_seqlen : int
+        Rows of the longest text.
     positions : int32 tensor, shape [texts]
-        Of the rows that ask, in their texts.
+        Position of each query row in its text.
     heads, causal, scale, dropout_p, dropout_key, schedule
         As for :func:`pyllmclf.ops.attention`.
 
     Returns
     -------
     tensor, shape [texts, width]
+        In the dtype of ``x``.
 
     Raises
     ------
     UsageError
-        If shapes don't fit each other, dropout is asked for without a key, or the chosen backend can't compute this.
+        If shapes don't fit each other, dropout has no key, or the chosen backend can't compute this.
     """
     width = x.shape[1] if x.dim() == 2 else -1
     outputs = 3 * width // max(1, len(weights))
@@ -88,8 +103,8 @@ def pooled_attention(
         raise UsageError("pooled_attention: dropout needs a dropout_key.")
     chosen = implementation("pooled_attention", x, *weights, *biases)
     if chosen == "native" and avoids_keys(x, len(rows), heads):
-        asked = Asked(rows, cu_seqlens, positions, heads, causal, scale, dropout_p, dropout_key)
-        return PooledAttentionFunction.apply(x, asked, len(weights), *weights, *biases)
+        queries = Queries(rows, cu_seqlens, positions, heads, causal, scale, dropout_p, dropout_key)
+        return PooledAttentionFunction.apply(x, queries, len(weights), *weights, *biases)
     if len(weights) == 1:
         q, kv = query_key_value(x, rows, weights[0], biases[0])
         k, v = kv.chunk(2, dim=1)
@@ -116,8 +131,8 @@ def pooled_attention(
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is no tensor of the computation; see :func:`pooled_attention`."""
+class Queries:
+    """Which rows are queries, and which keys they see; attributes as the arguments of :func:`pooled_attention`."""
 
     rows: Tensor
     cu_seqlens: Tensor
@@ -128,111 +143,109 @@ class Asked:
     dropout_p: float
     dropout_key: DropoutKey | None
 
-    def seen(self) -> list[tuple[int, int]]:
-        """First and last row, exclusive, of the keys of each text that its query sees."""
+    def key_ranges(self) -> list[tuple[int, int]]:
+        """First row of the keys that each text's query sees, and the row after the last."""
         begins = self.cu_seqlens.tolist()
         if self.causal:
             return [(b, b + at + 1) for b, at in zip(begins[:-1], self.positions.tolist(), strict=True)]
         return list(pairwise(begins))
 
-    def factors(self, text: int, keys: int) -> Tensor | None:
-        """What dropout multiplies the probabilities of a text with, shape [keys, heads]."""
+    def dropout_factors(self, text: int, keys: int) -> Tensor | None:
+        """Dropout's factors of a text's probabilities, shape [keys, heads]: 0 or 1 / (1 - p)."""
         if self.dropout_p == 0.0:
             return None
         assert self.dropout_key is not None
-        at = self.positions[text : text + 1]
-        kept = attention_mask(self.dropout_key, text, at, self.heads, keys, self.dropout_p)
-        return kept[:, 0].t() / (1.0 - self.dropout_p)
+        position = self.positions[text : text + 1]
+        mask = attention_mask(self.dropout_key, text, position, self.heads, keys, self.dropout_p)
+        return mask[:, 0].t() / (1.0 - self.dropout_p)
 
 
 class PooledAttentionFunction(torch.autograd.Function):
-    """Saves x, the queries, and of each text and head the query in the space of the rows, the probabilities, and their
-    mean of the rows.
-    """
+    """Saves x, q, and for each text and head Wkᵀ q, the probabilities p, sum p and sum p x."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, asked: Asked, count: int, *given) -> Tensor:
-        """``given``: ``count`` weights, then as many biases."""
-        heads, texts, width = asked.heads, len(asked.rows), x.shape[1]
-        bq, wq, wk, wv, bv = _parts(given[:count], given[count:])
-        q = product(x.index_select(0, asked.rows), wq, bq)
-        keyed = torch.bmm(_by_head(q, heads), wk.view(heads, -1, width)).mul_(asked.scale)  # [heads, texts, width]
+    def forward(ctx, x: Tensor, queries: Queries, count: int, *parameters) -> Tensor:
+        """``parameters`` are ``count`` weights, then as many biases."""
+        heads, texts, width = queries.heads, len(queries.rows), x.shape[1]
+        bq, wq, wk, wv, bv = _split_parameters(parameters[:count], parameters[count:])
+        q = product(x.index_select(0, queries.rows), wq, bq)
+        keyed = torch.bmm(_by_head(q, heads), wk.view(heads, -1, width)).mul_(queries.scale)  # [heads, texts, width]
         means = x.new_empty(heads, texts, width)
         sums = x.new_ones(texts, heads)
-        seen = asked.seen()
+        key_ranges = queries.key_ranges()
         probabilities = []
-        for i, (begin, end) in enumerate(seen):
+        for i, (begin, end) in enumerate(key_ranges):
             rows = x[begin:end]
             p = (rows @ keyed[:, i].t()).softmax(dim=0)
             probabilities.append(p)
-            if (factors := asked.factors(i, end - begin)) is not None:
+            if (factors := queries.dropout_factors(i, end - begin)) is not None:
                 p = p * factors
                 sums[i] = p.sum(0)
             means[:, i] = p.t() @ rows
         out = torch.bmm(means, wv.view(heads, -1, width).mT)
         if bv is not None:
             out += bv.view(heads, 1, -1) * sums.t().unsqueeze(2)
-        ctx.save_for_backward(x, q, keyed, means, sums, *given)
-        ctx.asked, ctx.count, ctx.seen, ctx.probabilities = asked, count, seen, probabilities
-        ctx.kept = [kept_gradient(w) for w in given[:count]]
+        ctx.save_for_backward(x, q, keyed, means, sums, *parameters)
+        ctx.queries, ctx.count, ctx.key_ranges, ctx.probabilities = queries, count, key_ranges, probabilities
+        ctx.buffers = [gradient_buffer(w) for w in parameters[:count]]
         return out.transpose(0, 1).reshape(texts, width)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout: Tensor):
-        x, q, keyed, means, sums, *given = ctx.saved_tensors
-        asked, count = ctx.asked, ctx.count
-        heads, width = asked.heads, x.shape[1]
-        _, wq, wk, wv, bv = _parts(given[:count], given[count:])
+        x, q, keyed, means, sums, *parameters = ctx.saved_tensors
+        queries, count = ctx.queries, ctx.count
+        heads, width = queries.heads, x.shape[1]
+        _, wq, wk, wv, bv = _split_parameters(parameters[:count], parameters[count:])
         needs_x, _, _, *needs = ctx.needs_input_grad
         dout_by_head = _by_head(dout, heads)
         dmeans = torch.bmm(dout_by_head, wv.view(heads, -1, width))
         dsums = None if bv is None else (dout_by_head * bv.view(heads, 1, -1)).sum(2).t()
         dkeyed = torch.empty_like(keyed)
         dx = torch.zeros_like(x) if needs_x else None
-        for i, (begin, end) in enumerate(ctx.seen):
+        for i, (begin, end) in enumerate(ctx.key_ranges):
             rows, p = x[begin:end], ctx.probabilities[i]
             dp = rows @ dmeans[:, i].t()
             dropped = p
-            if (factors := asked.factors(i, end - begin)) is not None:
+            if (factors := queries.dropout_factors(i, end - begin)) is not None:
                 dropped = p * factors
                 dp = (dp if dsums is None else dp + dsums[i]) * factors
             dscores = p * (dp - (p * dp).sum(0))
             dkeyed[:, i] = dscores.t() @ rows
             if dx is not None:
                 torch.mm(dscores, keyed[:, i], out=dx[begin:end]).addmm_(dropped, dmeans[:, i])
-        dkeyed.mul_(asked.scale)
+        dkeyed.mul_(queries.scale)
         dq = torch.bmm(dkeyed, wk.view(heads, -1, width).mT).transpose(0, 1).reshape(q.shape)
         if dx is not None:
-            dx.index_add_(0, asked.rows, input_gradient(dq, wq))
-        # The bias of the keys has no effect, and no gradient.
+            dx.index_add_(0, queries.rows, input_gradient(dq, wq))
+        # The keys' bias has no effect on the result; its gradient is 0.
         dbiases: list[Tensor | None] = [None] * count
         if any(needs[count:]):
             dbv = (dout.unflatten(1, (heads, -1)) * sums.unsqueeze(2)).sum(0).flatten()
-            parts = [dq.sum(0), dq.new_zeros(width), dbv]
-            dbiases = [*parts] if count == 3 else [torch.cat(parts)]
+            of_qkv = [dq.sum(0), dq.new_zeros(width), dbv]
+            dbiases = [*of_qkv] if count == 3 else [torch.cat(of_qkv)]
             dbiases = [d if need else None for d, need in zip(dbiases, needs[count:], strict=True)]
-        # The weights' gradients last: whoever consumes them may change the weights.
+        # The weights' gradients come last: their consumer may change the weights.
         products = [
-            [(dq, x.index_select(0, asked.rows))],
+            [(dq, x.index_select(0, queries.rows))],
             list(zip(_by_head(q, heads), dkeyed, strict=True)),
             list(zip(dout_by_head, means, strict=True)),
         ]
         if count == 1:
-            products = [[pair for part in products for pair in part]]
+            products = [[pair for pairs in products for pair in pairs]]
         dweights: list[Tensor | None] = [None] * count
         for i, pairs in enumerate(products):
-            if needs[i] and ctx.kept[i] is not None:
-                ctx.kept[i].add_matmuls(*pairs)
+            if needs[i] and ctx.buffers[i] is not None:
+                ctx.buffers[i].add_matmuls(*pairs)
             elif needs[i]:
                 dweights[i] = torch.cat([dy.t() @ inputs for dy, inputs in pairs])
         return dx, None, None, *dweights, *dbiases
 
 
-def _parts(
+def _split_parameters(
     weights: Sequence[Tensor], biases: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor | None]:
-    """(bias of the queries, weights of queries, keys and values, bias of the values)."""
+    """Returns (bias of the queries, weights of queries, keys and values, bias of the values)."""
     if len(weights) == 3:
         wq, wk, wv = weights
         return biases[0], wq, wk, wv, biases[2]
@@ -242,5 +255,5 @@ def _parts(
 
 
 def _by_head(x: Tensor, heads: int) -> Tensor:
-    """[texts, width] as [heads, texts, head_dim]."""
+    """Views [texts, width] as [heads, texts, head_dim]."""
     return x.unflatten(1, (heads, -1)).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""A fused projection where few rows are queries: one row per text in the last block."""
+"""Fused projection to keys and values of all rows and queries of some, as the last block needs them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from .backends import reference
 from .dispatch import implementation
-from .gradients import kept_gradient
+from .gradients import gradient_buffer
 from .linear import check_shapes, input_gradient, product
 
 
 def query_key_value(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Queries of some rows, keys and values of all: x[rows] Wqᵀ + bq, and x [Wk; Wv]ᵀ + [bk; bv].
+    """Computes queries of some rows, x[rows] Wqᵀ + bq, and keys and values of all, x [Wk; Wv]ᵀ + [bk; bv].
 
     Parameters
     ----------
     x : tensor, shape [total, in]
     rows : int64 tensor, shape [queries]
-        No row twice.
+        Distinct.
     weight : tensor, shape [3 * width, in]
-        Of queries, keys and values, one behind the other.
+        Rows of Wq, then of Wk, then of Wv.
     bias : tensor, shape [3 * width], optional
 
     Returns
     -------
     q : tensor, shape [queries, width]
     kv : tensor, shape [total, 2 * width]
+        Keys, then values. Both results have the dtype of ``x``, or that of autocast.
 
     Raises
     ------
@@ -44,12 +45,12 @@ def query_key_value(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None
 
 
 class QueryKeyValueFunction(torch.autograd.Function):
-    """Saves x. The weight's gradient is one matrix, in its kept memory if there is one."""
+    """Saves x. The weight's gradient is one matrix, in its buffer if it has one."""
 
     @staticmethod
     def forward(ctx, x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(x if ctx.needs_input_grad[2] else None, rows, weight)
-        ctx.kept = kept_gradient(weight)
+        ctx.buffer = gradient_buffer(weight)
         width = len(weight) // 3
         bias_q, bias_kv = (None, None) if bias is None else (bias[:width], bias[width:])
         return product(x.index_select(0, rows), weight[:width], bias_q), product(x, weight[width:], bias_kv)
@@ -64,10 +65,10 @@ class QueryKeyValueFunction(torch.autograd.Function):
         if needs_x:
             dx = input_gradient(dkv, weight[width:]).index_add_(0, rows, input_gradient(dq, weight[:width]))
         dbias = torch.cat([dq.sum(0), dkv.sum(0)]) if needs_bias else None
-        if needs_weight:  # last: whoever consumes it may change the weight
+        if needs_weight:  # last: the consumer may change the weight
             products = (dq, x.index_select(0, rows)), (dkv, x)
-            if ctx.kept is not None:
-                ctx.kept.add_matmuls(*products)
+            if ctx.buffer is not None:
+                ctx.buffer.add_matmuls(*products)
             else:
                 dweight = torch.cat([dy.t() @ inputs for dy, inputs in products])
         return dx, None, dweight, dbias

@@ -1,14 +1,13 @@
 """Cache of the frozen layers' activations, one entry per distinct text.
 
-Below the lowest trained parameter a text's rows are the same in every epoch. They are computed before the first epoch,
-in batches of many texts of similar length; training and evaluation start from there.
+Below the lowest trained parameter a text's activations are the same in every epoch. They are computed before the first
+epoch, in large batches of texts of similar length; training and evaluation start from them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,115 +26,40 @@ from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from ..ops.backends import triton as triton_backend
 from ..settings import Settings
-from .activation_storage import Place, choose_place, in_file, in_kept_file, in_memory, kept_file
-
-
-def frozen_stages(model: SequenceClassifier) -> int:
-    """How many stages of the model stand below its lowest trained parameter."""
-    for stage, modules in enumerate(model.backbone.stages):
-        if any(p.requires_grad for module in modules for p in module.parameters()):
-            return stage
-    return model.depth
-
-
-def changes_each_epoch(rates: DropoutRates) -> bool:
-    """Whether dropout gives frozen layers other rows in each epoch."""
-    return max(rates.embedding, rates.attention, rates.hidden) > 0.0
-
-
-def why_not(model: SequenceClassifier, rates: DropoutRates, epochs: int) -> str | None:
-    """Why nothing is kept of a model's frozen layers, for a message; ``None`` if something is."""
-    stages = frozen_stages(model)
-    if stages == 0:
-        return "the embeddings are trained"
-    if stages == 1:
-        return "no block is frozen"
-    if changes_each_epoch(rates):
-        return "dropout gives frozen layers other rows in each epoch"
-    return "a single epoch reads each text once" if epochs == 1 else None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which texts are kept, in which order.
-
-    Attributes
-    ----------
-    batches : list of int64 arrays
-        Texts that are computed together, in the order in which their rows are stored.
-    starts : int64 array, shape [texts]
-        First kept row of each text; -1: not kept. Texts that are the same have the same rows.
-    rows, distinct_rows : int
-        Rows that are kept, and that all distinct texts have.
-    """
-
-    batches: list[np.ndarray]
-    starts: np.ndarray
-    rows: int
-    distinct_rows: int
-
-    @classmethod
-    def make(
-        cls,
-        first: np.ndarray,
-        counts: np.ndarray,
-        lengths: np.ndarray,
-        most_rows: int,
-        batches: Callable[[np.ndarray], list[np.ndarray]],
-    ) -> Plan:
-        """Keeps the longest texts, as far as ``most_rows`` goes.
-
-        Parameters
-        ----------
-        first : int64 array, shape [texts]
-            The first text that is the same as each.
-        counts : int64 array, shape [texts]
-            Rows that are kept of each.
-        lengths : int64 array, shape [texts]
-            Rows that each has.
-        most_rows : int
-        batches : callable
-            Takes the texts that are kept; returns those that are computed together.
-        """
-        distinct = np.flatnonzero(first == np.arange(len(first)))
-        rest = distinct[np.argsort(-lengths[distinct], kind="stable")]
-        chosen = [rest[:0]]
-        left = most_rows
-        while len(rest := rest[counts[rest] <= left]):
-            fitting = int((np.cumsum(counts[rest]) <= left).sum())
-            chosen.append(rest[:fitting])
-            left -= int(counts[rest[:fitting]].sum())
-            rest = rest[fitting:]
-        kept = np.concatenate(chosen)
-        together = batches(kept)
-        stored = np.concatenate(together) if together else kept
-        ends = np.cumsum(counts[stored])
-        of_first = np.full(len(first), -1, dtype=np.int64)
-        of_first[stored] = ends - counts[stored]
-        rows = int(ends[-1]) if len(ends) else 0
-        return cls(together, of_first[first], rows, int(counts[distinct].sum()))
+from .activation_plan import Plan, frozen_stages, why_not
+from .activation_storage import Place, choose_place, in_memory, in_shared_file, in_temporary_file, shared_folder
 
 
 class ActivationCache:
-    """The rows before the lowest trained stage, of the texts of some packers.
+    """Input activations of the lowest trained stage, for the texts of some packers.
 
     Parameters
     ----------
     model : SequenceClassifier
-        With ``requires_grad`` set; its frozen parameters must not change from now on.
+        With ``requires_grad`` set; its frozen parameters must not change any more.
     packers : sequence of Packer
-        Identical texts of all of them are computed once.
-    cache : {"auto", "device", "memory", "disk"}
-    budget : int, optional
-        Bytes at most. Texts that don't fit are computed again each time.
-    folder : Path, optional
-        With ``"disk"``: where the file is kept for later runs; otherwise it goes with the process.
+        Texts that are identical, in one packer or several, share an entry.
     compute : Compute
-        Rows are kept in its dtype.
+        The cache stores rows of width ``model.config.width`` in its dtype.
+    cache : {"auto", "device", "memory", "disk"}
+        Where the rows are stored.
+    budget : int, optional
+        Most bytes of the cache. Texts that don't fit are recomputed at each lookup.
+    folder : Path, optional
+        With ``"disk"``, the folder in which a file is kept for later runs; by default the file ends with the process.
     group : ProcessGroup, optional
-        Those that compute the rows together; each keeps all.
+        Processes that share the computation; each has all rows.
     progress : bool
-        Whether a progress bar is drawn on standard error (if that is a terminal).
+        Whether standard error shows a progress bar (if it is a terminal).
+
+    Attributes
+    ----------
+    stage : int
+        The lowest trained stage.
+    plan : Plan
+    place : Place
+    reused : bool
+        Whether :meth:`fill` has read the rows of an earlier run.
     """
 
     def __init__(
@@ -155,7 +79,6 @@ class ActivationCache:
         self.compute, self.device, self.dtype, self.folder = compute, compute.device, compute.dtype, folder
         device, dtype = compute.device, compute.dtype
         self.stage = frozen_stages(model)
-        # All texts, one part behind the other.
         store = TokenStore.concatenate([packer.store for packer in packers])
         self._all = Packer(store, packers[0].tokenizer, packers[0].layout)
         self._offsets = np.cumsum([0] + [len(packer) for packer in packers])
@@ -164,133 +87,143 @@ class ActivationCache:
         first = store.first_equal_texts(packers[0].layout.max_length)
         distinct_rows = int(self._counts[first == np.arange(len(first))].sum())
         self.row_bytes = model.config.width * torch.empty((), dtype=dtype).element_size()
-        together = partial(inference_batches, model, self._all, budget=TOKEN_BUDGET[device.type])
-        plan = partial(Plan.make, first, self._counts, lengths, batches=together)
+        make_batches = partial(inference_batches, model, self._all, budget=TOKEN_BUDGET[device.type])
+        plan = partial(Plan.make, first, self._counts, lengths, make_batches=make_batches)
         self._rows: Tensor | None = None
-        self._made_key: tuple[object, dict[str, object]] | None = None
-        self.found = False
+        # The key, and the state of the weights and the plan that it was computed from.
+        self._key_of_state: tuple[object, dict[str, object]] | None = None
+        self.reused = False
         self.plan = plan(distinct_rows)
         need = self.row_bytes * distinct_rows
         self.place = Place("disk", need)
-        if self.group.any(not (cache in ("auto", "disk") and self.is_kept())):
-            # Of each trained parameter: gradient and two moments, in fp32.
+        if self.group.any(not (cache in ("auto", "disk") and self.is_stored())):
+            # 12 bytes per trained parameter: gradient and AdamW's two moments, in fp32.
             reserved = 12 * sum(p.numel() for p in model.parameters() if p.requires_grad)
             place = choose_place(cache, budget, need, device, folder, reserved, self.group.local_world_size)
-            # All processes have the same plan.
+            # All processes need the same plan.
             self.place = Place(self.group.broadcast_object(place.kind), self.group.all_reduce_min(place.bytes))
             self.plan = plan(self.place.bytes // self.row_bytes)
 
-    def is_kept(self) -> bool:
-        """Whether an earlier run has left these rows in the folder."""
-        return self.folder is not None and kept_file(self.folder, self._key).is_dir()
+    def is_stored(self) -> bool:
+        """Whether an earlier run has stored these rows in the folder."""
+        return self.folder is not None and shared_folder(self.folder, self._key).is_dir()
 
     def __str__(self) -> str:
-        kept, distinct = self.plan.rows, self.plan.distinct_rows
-        if not kept:
-            return f"frozen layers: {distinct:,} rows don't fit the budget and are computed each time; none is kept"
+        stored, distinct = self.plan.rows, self.plan.distinct_rows
+        if not stored:
+            return f"frozen layers: {distinct:,} rows don't fit the budget and are recomputed each time; none is cached"
         names = {"device": "on the device", "memory": "in memory", "disk": "on disk"}
-        size = f"{kept * self.row_bytes / 1e6:,.0f} MB"
-        line = f"frozen layers are computed once; {kept:,} rows are kept {names[self.place.kind]} ({size})"
-        if kept < distinct:
-            line += f"; {distinct - kept:,} rows don't fit the budget and are computed each time"
+        size = f"{stored * self.row_bytes / 1e6:,.0f} MB"
+        line = f"frozen layers are computed once; {stored:,} rows are cached {names[self.place.kind]} ({size})"
+        if stored < distinct:
+            line += f"; {distinct - stored:,} rows don't fit the budget and are recomputed each time"
         return line
 
     @property
-    def keeps_all(self) -> bool:
+    def holds_all(self) -> bool:
+        """Whether every text is cached."""
         return self.plan.rows == self.plan.distinct_rows
 
     @property
     def filled(self) -> bool:
+        """Whether :meth:`fill` has been called."""
         return self._rows is not None
 
-    @torch.inference_mode(False)  # of inference tensors autograd could save none
+    @torch.inference_mode(False)  # autograd can't save inference tensors
     def fill(self) -> None:
-        """Computes all rows that are kept, or finds them in the folder.
+        """Computes and stores the rows of the plan, or reads those of an earlier run from the folder.
 
         Raises
         ------
         ResourceError
-            If they can't be stored.
+            If there is no memory for them, or they can't be written.
         """
         shape = self.plan.rows, self.model.config.width
         if not self.plan.rows:
             self._rows = torch.empty(shape, dtype=self.dtype)
         elif self.place.kind != "disk":
-            where = self.device if self.place.kind == "device" else torch.device("cpu")
-            self._rows = in_memory(shape, self.dtype, where, self._blocks)
+            device = self.device if self.place.kind == "device" else torch.device("cpu")
+            self._rows = in_memory(shape, self.dtype, device, self._blocks)
         elif self.folder is None:
-            self._rows = in_file(shape, self.dtype, self._blocks)
+            self._rows = in_temporary_file(shape, self.dtype, self._blocks)
         else:
-            self._rows, self.found = in_kept_file(self.folder, self._key, shape, self.dtype, self._blocks)
+            self._rows, self.reused = in_shared_file(self.folder, self._key, shape, self.dtype, self._blocks)
 
     def lookup(self, packer: Packer, ids: np.ndarray) -> tuple[int, Tensor] | None:
-        """What :class:`SequenceClassifier` goes on from for a batch; ``None`` for another packer's texts.
+        """Looks up the activations of a batch, as :meth:`SequenceClassifier.forward` takes them for ``cached``.
 
         Parameters
         ----------
         packer : Packer
-        ids : ndarray of int64
-            The texts of the batch, in its order.
+        ids : ndarray of int64, shape [texts]
+            Texts of the batch, in its order.
+
+        Returns
+        -------
+        (stage, rows) or None
+            Rows on the device, shape [total, width], or [texts, width] where the stage reads one row per text; ``None``
+            for a packer whose texts are not cached.
         """
-        part = next((i for i, known in enumerate(self.packers) if known is packer), None)
-        if part is None:
+        number = next((i for i, cached in enumerate(self.packers) if cached is packer), None)
+        if number is None:
             return None
         if self._rows is None:
             self.fill()
         assert self._rows is not None
-        texts = ids + self._offsets[part]
+        texts = ids + self._offsets[number]
         starts, counts = self.plan.starts[texts], self._counts[texts]
-        kept = starts >= 0
-        if kept.all():
+        stored = starts >= 0
+        if stored.all():
             return self.stage, self._gather(starts, counts)
-        computed = self._compute(texts[~kept])
+        computed = self._compute(texts[~stored])
         rows = computed.new_empty(int(counts.sum()), computed.shape[1])
-        of_kept = np.repeat(kept, counts)
-        rows.index_copy_(0, self._index(np.flatnonzero(of_kept)), self._gather(starts[kept], counts[kept]))
-        rows.index_copy_(0, self._index(np.flatnonzero(~of_kept)), computed)
+        row_is_stored = np.repeat(stored, counts)
+        rows.index_copy_(0, self._index(np.flatnonzero(row_is_stored)), self._gather(starts[stored], counts[stored]))
+        rows.index_copy_(0, self._index(np.flatnonzero(~row_is_stored)), computed)
         return self.stage, rows
 
     def _gather(self, starts: np.ndarray, counts: np.ndarray) -> Tensor:
-        """Kept rows of texts, one behind the other, on the device."""
+        """Stored rows of texts, concatenated, on the device."""
         assert self._rows is not None
-        before = np.cumsum(counts) - counts
-        index = np.arange(counts.sum()) + np.repeat(starts - before, counts)
+        offsets = np.cumsum(counts) - counts
+        index = np.arange(counts.sum()) + np.repeat(starts - offsets, counts)
         if self._rows.is_cuda:
             return self._rows.index_select(0, self._index(index))
-        return self._moved(self._rows.index_select(0, torch.from_numpy(index)))
+        return self._to_device(self._rows.index_select(0, torch.from_numpy(index)))
 
     def _index(self, index: np.ndarray) -> Tensor:
-        return self._moved(torch.from_numpy(index))
+        return self._to_device(torch.from_numpy(index))
 
-    def _moved(self, x: Tensor) -> Tensor:
-        """On the device, without waiting for it."""
+    def _to_device(self, x: Tensor) -> Tensor:
+        """Copies a tensor to the device; the host doesn't wait for a GPU."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
 
     def _blocks(self) -> Iterator[Tensor]:
-        """The rows that are kept, in their order."""
+        """Yields the rows of each batch of the plan, in the order in which they are stored."""
         from tqdm import tqdm
 
-        hidden = None if self.progress else True
-        with tqdm(total=self.plan.rows, unit="row", disable=hidden, dynamic_ncols=True, leave=False) as bar:
+        disable = None if self.progress else True  # None: on a terminal only
+        with tqdm(total=self.plan.rows, unit="row", disable=disable, dynamic_ncols=True, leave=False) as bar:
             for rows in self._shared_blocks():
                 yield rows
                 bar.update(len(rows))
 
     def _shared_blocks(self) -> Iterator[Tensor]:
-        """Each process computes every so many of the batches, and sends their rows to the others."""
+        """Each process computes every ``world_size``-th batch, and broadcasts its rows."""
         batches, group = self.plan.batches, self.group
-        if group.world_size == 1 or (self.place.kind == "disk" and self.folder is not None):  # which one makes for all
+        # A shared file is written by one process, while the others wait for its lock.
+        if group.world_size == 1 or (self.place.kind == "disk" and self.folder is not None):
             yield from map(self._compute, batches)
             return
         for begin in range(0, len(batches), group.world_size):
-            some = batches[begin : begin + group.world_size]
-            own = self._compute(some[group.rank]) if group.rank < len(some) else None
-            for rank, texts in enumerate(some):
+            turn = batches[begin : begin + group.world_size]
+            computed = self._compute(turn[group.rank]) if group.rank < len(turn) else None
+            for rank, texts in enumerate(turn):
                 shape = int(self._counts[texts].sum()), self.model.config.width
-                sent = own if rank == group.rank else None
-                yield group.broadcast(
-                    torch.empty(shape, dtype=self.dtype, device=self.device) if sent is None else sent, rank
-                )
+                rows = computed if rank == group.rank else None
+                if rows is None:
+                    rows = torch.empty(shape, dtype=self.dtype, device=self.device)
+                yield group.broadcast(rows, rank)
 
     @torch.no_grad()
     def _compute(self, texts: np.ndarray) -> Tensor:
@@ -300,12 +233,12 @@ class ActivationCache:
 
     @property
     def _key(self) -> dict[str, object]:
-        """What the rows are a function of, and of which machine's arithmetic; made anew where weights have changed."""
+        """Identity of the rows: weights, texts and numerics; computed anew after the weights or the plan change."""
         modules = (module for stage in self.model.backbone.stages[: self.stage] for module in stage)
         state = self.plan.rows, [(p.data_ptr(), p._version) for module in modules for p in module.parameters()]
-        if self._made_key is None or self._made_key[0] != state:
-            self._made_key = state, self._make_key()
-        return self._made_key[1]
+        if self._key_of_state is None or self._key_of_state[0] != state:
+            self._key_of_state = state, self._make_key()
+        return self._key_of_state[1]
 
     def _make_key(self) -> dict[str, object]:
         digest = hashlib.sha256()
@@ -319,7 +252,7 @@ class ActivationCache:
             digest.update(batch.input_ids.numpy().data)
             digest.update(batch.cu_seqlens.numpy().data)
             digest.update(batch.lengths.numpy().data)
-        described: dict[str, object] = {
+        fields: dict[str, object] = {
             "model": str(self.model.config),
             "head": str(self.model.spec),
             "stage": self.stage,
@@ -328,8 +261,8 @@ class ActivationCache:
             "code": code_sha256(),
             "triton": version("triton") if triton_backend.installed() else None,
         } | self.compute.numerics()
-        digest.update(repr(sorted(described.items())).encode())
-        return described | {"sha256": digest.hexdigest()}
+        digest.update(repr(sorted(fields.items())).encode())
+        return fields | {"sha256": digest.hexdigest()}
 
 
 def make_cache(
@@ -340,14 +273,14 @@ def make_cache(
     compute: Compute,
     group: ProcessGroup,
 ) -> tuple[ActivationCache | None, str | None]:
-    """The cache of a training, and why there is none.
+    """Makes the activation cache of a training, where it saves time and changes no result.
 
     Parameters
     ----------
     model : SequenceClassifier
         With ``requires_grad`` set.
     packers : sequence of Packer
-        Of the texts that are read in every epoch.
+        Packers of the texts that every epoch reads.
     rates : DropoutRates
     settings : Settings
     compute : Compute
@@ -357,13 +290,18 @@ def make_cache(
     -------
     cache : ActivationCache or None
     obstacle : str or None
-        For a message: why nothing is cached, where that was not asked for.
+        Why there is no cache, for a message; ``None`` with ``cache="off"``.
+
+    Raises
+    ------
+    ResourceError
+        If another process has ended or can't be reached.
     """
     if settings.cache == "off":
         return None, None
     folder = None if settings.cache_dir is None else Path(settings.cache_dir)
     obstacle = why_not(model, rates, settings.epochs)
-    # A single epoch reads each text once; but rows that an earlier run has stored are read sooner than computed.
+    # A single epoch reads each text once, but rows that an earlier run has stored are read faster than recomputed.
     only_if_stored = settings.epochs == 1 and folder is not None and settings.cache in ("auto", "disk")
     if obstacle is not None and not (only_if_stored and why_not(model, rates, 2) is None):
         return None, obstacle
@@ -377,4 +315,4 @@ def make_cache(
         group=group,
         progress=settings.progress,
     )
-    return (None if only_if_stored and group.any(not cache.is_kept()) else cache), obstacle
+    return (None if only_if_stored and group.any(not cache.is_stored()) else cache), obstacle

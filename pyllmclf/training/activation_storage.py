@@ -1,4 +1,4 @@
-"""Where the rows of a frozen prefix are kept: on the device, in memory or in a memory-mapped file."""
+"""Storage of an activation cache: device memory, main memory, or a memory-mapped file, chosen by free space."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..data.json_text import parse_json
 from ..errors import ModelError, ResourceError
 from ..memory import available_memory
 
-# Of what is free, this share is taken without asking.
+# Share of the free space that a cache takes without a budget.
 SHARE = 0.5
 ROWS_FILE, KEY_FILE = "rows.bin", "prefix.json"
 
@@ -31,7 +31,14 @@ Blocks = Callable[[], Iterator[Tensor]]
 
 @dataclass(frozen=True)
 class Place:
-    """A kind of storage, and how many bytes of it may be used."""
+    """Where a cache is stored.
+
+    Attributes
+    ----------
+    kind : {"device", "memory", "disk"}
+    bytes : int
+        Most bytes that the cache may take there.
+    """
 
     kind: str
     bytes: int
@@ -44,41 +51,48 @@ def choose_place(
     device: torch.device,
     folder: Path | None,
     reserved: int = 0,
-    sharers: int = 1,
+    local_world_size: int = 1,
 ) -> Place:
-    """The fastest place that holds ``need`` bytes, or the one that holds most of them.
+    """Chooses the fastest storage that holds ``need`` bytes, or the one that holds most of them.
 
     Parameters
     ----------
     cache : {"auto", "device", "memory", "disk"}
     budget : int, optional
-        Bytes at most; half of what is free by default.
+        Most bytes; half of what is free by default.
+    need : int
+        Bytes of all rows.
+    device : torch.device
+    folder : Path, optional
+        Folder of a file that later runs share; by default the file is temporary.
     reserved : int
         Bytes of the device's memory that training will need.
-    sharers : int
-        ProcessGroup on this machine that choose likewise; the device of each is a GPU of its own.
+    local_world_size : int
+        Processes on this machine; they share its memory and its disk, while each has a GPU of its own.
     """
     if cache != "auto":
         kind = "memory" if cache == "device" and device.type == "cpu" else cache
-        return Place(kind, _share_of_free(kind, device, folder, reserved, sharers) if budget is None else budget)
+        return Place(
+            kind, _share_of_free(kind, device, folder, reserved, local_world_size) if budget is None else budget
+        )
     places = []
     for kind in ("device", "memory", "disk") if device.type == "cuda" else ("memory", "disk"):
-        allowed = _share_of_free(kind, device, folder, reserved, sharers)
-        places.append(Place(kind, allowed if budget is None else min(allowed, budget)))
+        share = _share_of_free(kind, device, folder, reserved, local_world_size)
+        places.append(Place(kind, share if budget is None else min(share, budget)))
     return next((place for place in places if place.bytes >= need), max(places, key=lambda place: place.bytes))
 
 
-def _share_of_free(kind: str, device: torch.device, folder: Path | None, reserved: int, sharers: int) -> int:
+def _share_of_free(kind: str, device: torch.device, folder: Path | None, reserved: int, local_world_size: int) -> int:
     if kind == "device":
         free = torch.cuda.mem_get_info(device)[0] - reserved
     elif kind == "memory":
-        free = available_memory() // sharers - (reserved if device.type == "cpu" else 0)
+        free = available_memory() // local_world_size - (reserved if device.type == "cpu" else 0)
     else:
-        free = shutil.disk_usage(_existing(folder or _default_folder())).free
-        if folder is not None:  # older files of rows make room for new ones
-            free += sum(map(_bytes_of, folder.glob("prefix-*")))
+        free = shutil.disk_usage(_existing_parent(folder or _default_folder())).free
+        if folder is not None:  # older caches are evicted for new ones
+            free += sum(map(_folder_bytes, folder.glob("prefix-*")))
         else:
-            free //= sharers
+            free //= local_world_size
     return int(max(0, free) * SHARE)
 
 
@@ -86,8 +100,8 @@ def _default_folder() -> Path:
     return cache_dir() / "frozen_prefix"
 
 
-def _existing(path: Path) -> Path:
-    """The path, or its nearest parent that is there."""
+def _existing_parent(path: Path) -> Path:
+    """The path, or its nearest parent that exists."""
     path = path.resolve()
     while not path.exists():
         path = path.parent
@@ -95,7 +109,16 @@ def _existing(path: Path) -> Path:
 
 
 def in_memory(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, blocks: Blocks) -> Tensor:
-    """All rows in one tensor on a device.
+    """Stores all rows in one tensor on a device.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows and width.
+    dtype : torch.dtype
+    device : torch.device
+    blocks : callable
+        Returns the rows as an iterator over tensors of some rows each, in order.
 
     Raises
     ------
@@ -103,23 +126,27 @@ def in_memory(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, 
         If there is not enough memory.
     """
     try:
-        kept = torch.empty(shape, dtype=dtype, device=device)
+        rows = torch.empty(shape, dtype=dtype, device=device)
     except (RuntimeError, MemoryError) as error:
-        raise ResourceError(f"no memory for {shape[0]} rows of frozen layers ({error}); lower cache_budget.") from error
+        raise ResourceError(
+            f"no memory to cache {shape[0]} rows of frozen layers ({error}); lower cache_budget."
+        ) from error
     done = 0
     for block in blocks():
-        kept[done : done + len(block)] = block
+        rows[done : done + len(block)] = block
         done += len(block)
-    return kept
+    return rows
 
 
-def in_file(shape: tuple[int, int], dtype: torch.dtype, blocks: Blocks) -> Tensor:
-    """All rows in a file without a name, which is gone with the process.
+def in_temporary_file(shape: tuple[int, int], dtype: torch.dtype, blocks: Blocks) -> Tensor:
+    """Stores all rows in an unnamed file, mapped into memory; it ends with the process.
+
+    Parameters are as for :func:`in_memory`.
 
     Raises
     ------
     ResourceError
-        If it can't be written.
+        If the file can't be written.
     """
     folder = _default_folder()
     try:
@@ -129,27 +156,37 @@ def in_file(shape: tuple[int, int], dtype: torch.dtype, blocks: Blocks) -> Tenso
             file.flush()
             return _mapped(file, shape, dtype)
     except OSError as error:
-        raise ResourceError(f"the rows of frozen layers can't be written to {folder} ({error}).") from error
+        raise ResourceError(f"the activations of frozen layers can't be written to {folder} ({error}).") from error
 
 
-def in_kept_file(folder: Path, key: dict[str, object], shape: tuple[int, int], dtype: torch.dtype, blocks: Blocks):
-    """All rows in a file that later runs find: (rows, whether they were there already).
+def in_shared_file(
+    folder: Path, key: dict[str, object], shape: tuple[int, int], dtype: torch.dtype, blocks: Blocks
+) -> tuple[Tensor, bool]:
+    """Stores all rows in a file for later runs, or maps the file of an earlier one.
 
     Parameters
     ----------
     folder : Path
     key : dict
-        What the rows are a function of; a file of another key, or one that is damaged, is made anew.
+        Identity of the rows, with a ``"sha256"``; a damaged file, or one with another key, is replaced.
+    shape, dtype, blocks
+        As for :func:`in_memory`.
+
+    Returns
+    -------
+    rows : tensor
+    reused : bool
+        Whether an intact file was there.
 
     Raises
     ------
     ResourceError
-        If it can't be written.
+        If the file can't be written.
     """
-    target = kept_file(folder, key)
+    target = shared_folder(folder, key)
 
     def make() -> dict[str, Writer]:
-        _make_room(folder, shape[0] * shape[1] * dtype.itemsize)
+        _evict(folder, shape[0] * shape[1] * dtype.itemsize)
         return {ROWS_FILE: write, KEY_FILE: text_writer(json.dumps(key, indent=2, sort_keys=True))}
 
     def write(path: Path) -> None:
@@ -159,7 +196,7 @@ def in_kept_file(folder: Path, key: dict[str, object], shape: tuple[int, int], d
     mapped: list[Tensor] = []
 
     def is_intact(target: Path) -> bool:
-        """Mapped while it is there for certain: afterwards another run may remove it, and the rows stay."""
+        """Checks and maps the file while its lock is held; another run may evict it later, and the mapping stays."""
         rows = target / ROWS_FILE
         if not _is_intact(target, key) or rows.stat().st_size != shape[0] * shape[1] * dtype.itemsize:
             return False
@@ -167,14 +204,14 @@ def in_kept_file(folder: Path, key: dict[str, object], shape: tuple[int, int], d
             mapped.append(_mapped(file, shape, dtype))
         return True
 
-    found = find_or_make(target, is_intact, make)
+    reused = find_or_make(target, is_intact, make)
     if not mapped and not find_or_make(target, is_intact, make):
-        raise ResourceError(f"{target}: what was written there can't be read again.")
-    return mapped[0], found
+        raise ResourceError(f"{target}: the activations written there can't be read again; check the disk.")
+    return mapped[0], reused
 
 
-def kept_file(folder: Path, key: dict[str, object]) -> Path:
-    """Where the rows of a key are, if they are."""
+def shared_folder(folder: Path, key: dict[str, object]) -> Path:
+    """Folder of the rows with a key, whether it exists or not."""
     return folder / f"prefix-{str(key['sha256'])[:16]}"
 
 
@@ -188,15 +225,15 @@ def _is_intact(target: Path, key: dict[str, object]) -> bool:
         return False
 
 
-def _bytes_of(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     total = 0
     with contextlib.suppress(OSError):  # another run removes it
         total = sum(path.stat().st_size for path in folder.iterdir())
     return total
 
 
-def _make_room(folder: Path, need: int) -> None:
-    """Removes files of rows, the longest unused first, until all of them fit their share of the disk."""
+def _evict(folder: Path, need: int) -> None:
+    """Removes the least recently used caches until all, with ``need`` more bytes, fit their share of the disk."""
 
     def last_used(path: Path) -> float:
         try:
@@ -204,11 +241,11 @@ def _make_room(folder: Path, need: int) -> None:
         except OSError:
             return 0.0
 
-    kept = sorted(folder.glob("prefix-*"), key=last_used)
-    sizes = {path: _bytes_of(path) for path in kept}
-    room = int((shutil.disk_usage(folder).free + sum(sizes.values())) * SHARE)
-    for path in kept:
-        if sum(sizes.values()) + need <= room:
+    stored = sorted(folder.glob("prefix-*"), key=last_used)
+    sizes = {path: _folder_bytes(path) for path in stored}
+    allowed = int((shutil.disk_usage(folder).free + sum(sizes.values())) * SHARE)
+    for path in stored:
+        if sum(sizes.values()) + need <= allowed:
             break
         if remove(path, path):
             del sizes[path]
@@ -220,6 +257,6 @@ def _write(file: BinaryIO, blocks: Blocks) -> None:
 
 
 def _mapped(file: BinaryIO, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    # Copied on write, so that torch may take it for writable memory; nobody writes.
+    # torch wants writable memory: mode c copies pages on write, and nothing writes.
     mapped = np.memmap(file, dtype=np.uint8, mode="c") if shape[0] else np.empty(0, np.uint8)
     return torch.from_numpy(mapped).view(dtype).view(shape)

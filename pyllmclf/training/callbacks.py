@@ -1,10 +1,11 @@
-"""What is told of a training while it runs: the user's own callbacks, and logs of its figures."""
+"""Callbacks and metric loggers that observe a training run."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,18 +20,18 @@ LOGS = words(Log)
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one optimizer step gave.
+    """Metrics of one optimizer step.
 
     Attributes
     ----------
     step, epoch : int
-        Counted from 1.
+        Numbers of the step and of its epoch, counted from 1.
     loss, accuracy : float
-        Means over the step's texts, before the step; of the loss that is minimised.
+        Means over the step's texts, with the weights before the step; the loss is the minimised one.
     learning_rate : float
-        Of the head.
+        Learning rate of the head.
     texts, tokens : int
-        Real tokens, without padding.
+        Number of texts, and of their real tokens, without padding.
     """
 
     step: int
@@ -43,34 +44,77 @@ class StepRecord:
 
 
 class Callback:
-    """Base of what is told of a training; its methods do nothing.
+    """Base class of callbacks; its methods do nothing.
 
-    On a GPU a step is told of when its figures have arrived, while the next one runs.
+    On a GPU :meth:`on_step` is called when the step's metrics have arrived, while the next step runs.
     """
 
     def on_resume(self, step: int) -> None:
-        """Before :meth:`on_train_begin` of a run that goes on after ``step``: later steps will be told of again."""
+        """Called before :meth:`on_train_begin` where a run resumes after ``step``; later steps are repeated."""
 
     def on_train_begin(self, total_steps: int) -> None:
-        """Before the first step."""
+        """Called before the first step."""
 
     def on_step(self, record: StepRecord) -> bool | None:
-        """After each step; ``True`` ends the training at the end of this epoch."""
+        """Called after each step; returning ``True`` stops the training at the end of the epoch."""
 
     def on_epoch(self, record: Any) -> bool | None:
-        """After each epoch and its validation, with its :class:`EpochRecord`; ``True`` ends the training."""
+        """Called after each epoch and its validation, with its :class:`EpochRecord`; ``True`` stops the training."""
 
     def on_train_end(self) -> None:
-        """After the last epoch, or an error."""
+        """Called after the last epoch, or an error."""
+
+
+class CallbackList(list[Callback]):
+    """The callbacks of a training, called in their order."""
+
+    def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
+        super().__init__(callbacks)
+        self._begun: list[Callback] = []
+
+    def begin(self, step: int, total_steps: int) -> None:
+        """Calls :meth:`Callback.on_resume`, if ``step`` is not 0, and :meth:`Callback.on_train_begin`."""
+        self._begun = []
+        for callback in self:
+            if step:
+                callback.on_resume(step)
+            callback.on_train_begin(total_steps)
+            self._begun.append(callback)
+
+    def on_step(self, record: StepRecord) -> bool:
+        """Calls :meth:`Callback.on_step`; returns whether a callback stops the training."""
+        stops = [callback.on_step(record) for callback in self]  # all are called
+        return any(stop is True for stop in stops)
+
+    def on_epoch(self, record: Any) -> bool:
+        """Calls :meth:`Callback.on_epoch`; returns whether a callback stops the training."""
+        stops = [callback.on_epoch(record) for callback in self]
+        return any(stop is True for stop in stops)
+
+    def end(self) -> list[Exception]:
+        """Calls :meth:`Callback.on_train_end` of each callback that has begun, and returns their errors."""
+        errors: list[Exception] = []
+        for callback in self._begun:
+            try:
+                callback.on_train_end()
+            except Exception as error:
+                errors.append(error)
+        return errors
+
+
+def warn_of_errors(errors: Sequence[Exception]) -> None:
+    """Warns of errors of :meth:`Callback.on_train_end` that no exception reports."""
+    for error in errors:
+        warnings.warn(f"a callback failed at the end of the training: {error!r}", RuntimeWarning, stacklevel=3)
 
 
 class CsvLog(Callback):
-    """``steps.csv`` and ``epochs.csv`` in a folder, written line by line.
+    """Writes ``steps.csv`` and ``epochs.csv`` to a folder, line by line.
 
     Raises
     ------
     ResourceError
-        If they can't be written.
+        If a file can't be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -78,18 +122,19 @@ class CsvLog(Callback):
         self._begun: set[str] = set()
 
     def on_resume(self, step: int) -> None:
-        """Drops the lines of later steps, and a last one that was cut."""
+        """Drops the lines of later steps, and an incomplete last line."""
         for name in ("steps.csv", "epochs.csv"):
             path = self.folder / name
             try:
                 with path.open(encoding="utf-8", newline="") as file:
                     header, *rows = csv.reader(file)
-            except (OSError, ValueError, csv.Error):  # not there, or empty: it is begun anew
+            except (OSError, ValueError, csv.Error):  # missing or empty: a new file is begun
                 continue
-            at = header.index("step") if "step" in header else 0
-            kept = [row for row in rows if len(row) == len(header) and row[at].isdecimal() and int(row[at]) <= step]
+            column = header.index("step") if "step" in header else 0
+            complete = [row for row in rows if len(row) == len(header) and row[column].isdecimal()]
+            earlier = [row for row in complete if int(row[column]) <= step]
             content = io.StringIO()
-            csv.writer(content, lineterminator="\n").writerows([header, *kept])
+            csv.writer(content, lineterminator="\n").writerows([header, *earlier])
             write_text(path, content.getvalue())
             self._begun.add(name)
 
@@ -113,7 +158,7 @@ class CsvLog(Callback):
 
 
 class TensorBoardLog(Callback):
-    """Event files of TensorBoard in a folder.
+    """Writes event files of TensorBoard to a folder.
 
     Raises
     ------
@@ -125,15 +170,15 @@ class TensorBoardLog(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise UsageError("logs: TensorBoard's needs its package: pip install 'pyllmclf[tensorboard]'.") from error
-        self._make = partial(SummaryWriter, str(folder))
+            raise UsageError("logs='tensorboard' needs a package: pip install 'pyllmclf[tensorboard]'.") from error
+        self._make_writer = partial(SummaryWriter, str(folder))
         self._writer: Any = None
 
     def on_resume(self, step: int) -> None:
-        self._make = partial(self._make, purge_step=step + 1)
+        self._make_writer = partial(self._make_writer, purge_step=step + 1)
 
     def on_train_begin(self, total_steps: int) -> None:
-        self._writer = self._make()
+        self._writer = self._make_writer()
 
     def on_step(self, record: StepRecord) -> None:
         for name in ("loss", "accuracy", "learning_rate"):
@@ -150,25 +195,31 @@ class TensorBoardLog(Callback):
 
 
 def resolve_callbacks(callbacks: Any, logs: Any, output_dir: Path | None) -> list[Callback]:
-    """The callbacks that a user gives, and the logs that are asked for, which go to ``output_dir/logs``.
+    """Resolves the arguments ``callbacks`` and ``logs`` to callbacks; loggers write to ``output_dir/logs``.
+
+    Parameters
+    ----------
+    callbacks : Callback, sequence of Callback, or None
+    logs : str, sequence of str, or None
+    output_dir : Path or None
 
     Raises
     ------
     UsageError
-        If one is no :class:`Callback`, a log is unknown, or there is no folder for it.
+        If an object is no :class:`Callback`, a log is unknown, or logs have no folder.
     """
     if callbacks is not None and not isinstance(callbacks, (Callback, Sequence)):
         raise UsageError(f"callbacks: {callbacks!r} is no pyllmclf.Callback, or sequence of them.")
-    given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
-    if wrong := [callback for callback in given if not isinstance(callback, Callback)]:
+    observers = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or ())
+    if wrong := [callback for callback in observers if not isinstance(callback, Callback)]:
         raise UsageError(f"callbacks: {wrong[0]!r} is no pyllmclf.Callback.")
     names: Sequence[str] = (logs,) if isinstance(logs, str) else tuple(logs or ())
     for name in names:
         if name not in LOGS:
             raise UsageError(f"logs: {name!r} is unknown; there are {', '.join(LOGS)}.")
     if not names:
-        return given
+        return observers
     if output_dir is None:
         raise UsageError("logs need a folder: give output_dir.")
-    makers = {"csv": CsvLog, "tensorboard": TensorBoardLog}
-    return given + [makers[name](output_dir / "logs") for name in dict.fromkeys(names)]
+    loggers = {"csv": CsvLog, "tensorboard": TensorBoardLog}
+    return observers + [loggers[name](output_dir / "logs") for name in dict.fromkeys(names)]

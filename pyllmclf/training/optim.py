@@ -1,4 +1,4 @@
-"""Optimizer and learning-rate schedule."""
+"""AdamW, its step within the backward pass, and learning-rate schedules."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ from ..settings import Settings
 
 
 def make_optimizer(model: SequenceClassifier, settings: Settings, *, capturable: bool = False) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019) over the trained parameters, weight decay on all of them.
+    """Makes AdamW (Loshchilov and Hutter 2019) over the trained parameters, with weight decay on all of them.
 
-    The head, and what stands between it and the last block, have the learning rate; with ``layerwise_lr_decay`` each
-    block below has that of the block above it times the decay (Howard and Ruder 2018), the embeddings the least. A
-    group's ``lr_share`` is its part of the learning rate.
+    The head and the layers between it and the last block have ``learning_rate``. With ``layerwise_lr_decay`` each block
+    has the rate of the block above it times the decay (Howard and Ruder 2018), and the embeddings have the least. The
+    factor of a parameter group is its ``lr_share``.
 
-    ``capturable``: whether its steps may be recorded in a CUDA graph.
+    Parameters
+    ----------
+    model : SequenceClassifier
+        On its device, with ``requires_grad`` set.
+    settings : Settings
+    capturable : bool
+        Whether steps may be recorded in a CUDA graph.
     """
     decay, top = settings.layerwise_lr_decay, model.depth - 1
     stages: list[tuple[float, list[nn.Module]]] = [
@@ -48,7 +54,7 @@ def make_optimizer(model: SequenceClassifier, settings: Settings, *, capturable:
 
 
 def moments(optimizer: torch.optim.AdamW, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
-    """A parameter's state; where it has none yet, what torch's fused AdamW begins with."""
+    """AdamW's state of a parameter: ``step``, ``exp_avg`` and ``exp_avg_sq``, initialised as torch's AdamW does."""
     state = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
@@ -58,31 +64,32 @@ def moments(optimizer: torch.optim.AdamW, parameter: nn.Parameter) -> dict[str, 
 
 
 class StepInBackward:
-    """Takes AdamW's step for each parameter in a backward pass, as soon as its gradient is complete.
+    """Takes each parameter's AdamW step within the backward pass, as soon as its gradient is complete.
 
-    ``with steps: loss.backward()``; a backward pass outside of the block is refused.
+    Used as ``with steps: loss.backward()``; a backward pass outside of the block raises RuntimeError.
 
-    The same as ``optimizer.step()`` afterwards, on the same state, without memory for the gradients: each is used
-    while it is in the caches, and gone then. The same bits, but for weights whose gradient is a product of few rows:
-    these are read once for the backward pass and the step (``csrc/cpu/linear.cpp``). Not for clipping by the norm of
-    all gradients, accumulation over several backward passes, or loss scaling, which need all gradients together.
+    The result is that of ``optimizer.step()`` afterwards, on the same state, but no memory holds the gradients: each is
+    used while it is in the processor's caches, and freed. The bits are the same except for weights whose gradient is a
+    product of few rows, which are read once for both the backward pass and the step (``csrc/cpu/linear.cpp``). Clipping
+    by the norm of all gradients, accumulation over several backward passes and loss scaling need all gradients
+    together, and can't be used with it.
 
     Parameters
     ----------
     optimizer : AdamW
-        Made by :func:`make_optimizer`. Its own ``step()`` finds no gradients from now on.
+        Made by :func:`make_optimizer`. Its ``step()`` sees no gradients until :meth:`close`.
     """
 
     def __init__(self, optimizer: torch.optim.AdamW) -> None:
         self._optimizer = optimizer
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         self._done: set[nn.Parameter] | None = None  # None: outside of the block
-        # Made now, all in one place: made in the first backward pass, they would lie between its activations, and the
-        # allocator could not use that memory well afterwards (3 % of the peak).
+        # State is allocated now, in one place: allocated in the first backward pass, it would lie between activations
+        # and fragment their memory (3 % of the peak).
         for parameter in self._groups:
             self._state(parameter)
-        # Matrices whose gradient the ops write themselves come through the consumer, all else through autograd.
-        ops.keep_gradients(self._groups, self._update, self._linear_step)
+        # The ops hand gradients of matrices to `_update` and `_linear_step`; autograd's hooks receive the others.
+        ops.use_gradient_buffers(self._groups, self._update, self._linear_step)
         self._hooks = [p.register_post_accumulate_grad_hook(self._from_autograd) for p in self._groups]
 
     def __enter__(self) -> None:
@@ -92,25 +99,25 @@ class StepInBackward:
         self._done = None
 
     def close(self) -> None:
-        """Lets go of the parameters: gradients are left in ``.grad`` again."""
+        """Releases the parameters: backward passes leave gradients in ``.grad`` again."""
         for hook in self._hooks:
             hook.remove()
-        ops.forget_gradients(self._groups)
+        ops.drop_gradient_buffers(self._groups)
 
     def _from_autograd(self, parameter: nn.Parameter) -> None:
         gradient, parameter.grad = parameter.grad, None
-        if gradient is not None:  # None: an op has handed it over itself
+        if gradient is not None:  # None: an op has handed it to _update
             self._update(parameter, [(slice(None), gradient)])
 
     def _state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         return moments(self._optimizer, parameter)
 
     def _begin(self, parameter: nn.Parameter) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """(group, state) of a parameter that takes its step now."""
+        """Counts the step of a parameter; returns its (group, state)."""
         if self._done is None:
-            raise RuntimeError("a backward pass outside of the training step, in which these parameters change")
+            raise RuntimeError("a backward pass outside of the training step would change these parameters")
         if parameter in self._done:
-            raise RuntimeError("a parameter got two gradients in one backward pass; it must be used once")
+            raise RuntimeError("a parameter has two gradients in one backward pass; the model must use it only once")
         self._done.add(parameter)
         state = self._state(parameter)
         state["step"] += 1
@@ -120,20 +127,25 @@ class StepInBackward:
     def _linear_step(
         self, weight: nn.Parameter, products: Sequence[tuple[torch.Tensor, torch.Tensor]], input_needed: bool
     ) -> torch.Tensor | None:
+        """Computes the input's gradient, or ``None``, and steps a weight of one or several concatenated layers.
+
+        ``products`` are (dY, X) of each layer; dYᵀ X is the gradient of its rows of the weight.
+        """
         group, state = self._begin(weight)
         settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
         step, begin, dx = state["step"].item(), 0, None
         for dy, x in products:
             rows = slice(begin, begin + dy.shape[1])
-            of_rows = weight[rows], state["exp_avg"][rows], state["exp_avg_sq"][rows]
-            dx = native.linear_adamw(dy, x, *of_rows, input_needed=input_needed, step=step, **settings)
+            updated = weight[rows], state["exp_avg"][rows], state["exp_avg_sq"][rows]
+            dx = native.linear_adamw(dy, x, *updated, input_needed=input_needed, step=step, **settings)
             begin = rows.stop
         return dx
 
     @torch.no_grad()
-    def _update(self, parameter: nn.Parameter, parts: Iterable[tuple[slice, torch.Tensor]]) -> None:
+    def _update(self, parameter: nn.Parameter, gradients: Iterable[tuple[slice, torch.Tensor]]) -> None:
+        """Steps a parameter, from the gradients of disjoint slices of its rows."""
         group, state = self._begin(parameter)
-        for rows, gradient in parts:
+        for rows, gradient in gradients:
             torch._fused_adamw_(
                 [parameter[rows]],
                 [gradient],
@@ -154,7 +166,10 @@ class StepInBackward:
 def make_scheduler(
     optimizer: torch.optim.Optimizer, settings: Settings, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up over ``warmup_ratio`` of the steps, then constant, or linear or half a cosine to zero."""
+    """Makes the schedule of the learning rates, over ``total_steps`` optimizer steps.
+
+    They warm up linearly over ``warmup_ratio`` of the steps, then stay or fall to 0 linearly or as half a cosine.
+    """
     warmup = math.ceil(settings.warmup_ratio * total_steps)
 
     def factor(step: int) -> float:
@@ -171,7 +186,7 @@ def make_scheduler(
 
 
 def restore_schedule(scheduler: torch.optim.lr_scheduler.LambdaLR, step: int) -> None:
-    """Puts the learning rates where they are after so many steps."""
+    """Sets the learning rates of the schedule after ``step`` steps."""
     scheduler.last_epoch = step
     rates = [base * factor(step) for base, factor in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):

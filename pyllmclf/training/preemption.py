@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT ask a training to save and end, instead of ending it."""
+"""Preemption: SIGTERM and SIGINT make a training save a checkpoint and end."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Preemption:
-    """Notes the signals that arrive in its block; elsewhere they do what they did before.
+    """Handles SIGTERM and SIGINT within its block; the handlers of before are restored at its end.
 
-    A second SIGINT interrupts as ever. Signals reach the main thread alone: a training in another one is not preempted.
+    A second SIGINT raises KeyboardInterrupt. Signals reach only the main thread: a training in another thread is not
+    preempted.
 
     Parameters
     ----------
     enabled : bool
-        Whether anything is done at all; there must be a place to save to.
+        Whether signals are handled at all; a training without an output folder has nowhere to save.
     alone : bool
-        Whether no other process waits for what this one does. Otherwise nothing is ended at once.
+        Whether the training has a single process. With several, :meth:`at_once` defers signals: the others wait for
+        this one in collectives.
+
+    Attributes
+    ----------
+    requested : bool
+        Whether a signal has arrived.
     """
 
     def __init__(self, enabled: bool = True, *, alone: bool = True) -> None:
@@ -36,17 +43,23 @@ class Preemption:
 
     def __enter__(self) -> Preemption:
         if self._enabled:
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
-            # None: it was not set by Python.
+            # None: a handler that Python has not set.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextmanager
     def at_once(self, message: str = "preempted.") -> Iterator[None]:
-        """Work that can be begun again: here a signal raises :class:`PreemptedError` instead of being noted alone."""
+        """Lets a signal raise :class:`PreemptedError` at once, in work that a resumed run repeats.
+
+        Raises
+        ------
+        PreemptedError
+            If a signal arrives within the block, or arrived before it.
+        """
         self._at_once, self._message = self._alone, message
         try:
             if self._at_once and self.requested:
@@ -55,10 +68,10 @@ class Preemption:
         finally:
             self._at_once = False
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested = True
         if self._at_once:
-            self._at_once = False  # once: what handles it is not interrupted
+            self._at_once = False  # only once: the handling of the error must not be interrupted
             raise PreemptedError(self._message)

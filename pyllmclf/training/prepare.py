@@ -33,7 +33,8 @@ from ..models.sequence_classifier import HeadSpec
 from ..progress import say, warn
 from ..settings import Settings, recorded_settings, with_recorded
 from ..torch_state import own_torch_state
-from .activation_cache import ActivationCache, changes_each_epoch, make_cache
+from .activation_cache import ActivationCache, make_cache
+from .activation_plan import changes_each_epoch
 from .callbacks import Callback, resolve_callbacks
 from .objective import MultiLabelObjective, Objective, resolve_class_weights
 from .preemption import Preemption
@@ -330,7 +331,7 @@ def _announce_cache(
     cache: ActivationCache | None, obstacle: str | None, asked: str, rates: DropoutRates, progress: bool
 ) -> None:
     if cache is not None:
-        (say if cache.keeps_all else warn)(str(cache), progress)
+        (say if cache.holds_all else warn)(str(cache), progress)
     elif obstacle is not None and asked not in ("auto", "off"):
         warn(f"nothing is kept of frozen layers: {obstacle}", progress)
     elif obstacle is not None and changes_each_epoch(rates):

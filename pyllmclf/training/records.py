@@ -1,4 +1,4 @@
-"""Figures of steps and epochs."""
+"""Metrics of steps and epochs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from ..errors import NonFiniteError
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What one epoch gave.
+    """Metrics of one epoch.
 
     Attributes
     ----------
     epoch, step : int
-        Epochs and optimizer steps done.
+        Number of finished epochs, and of finished optimizer steps.
     train_loss, train_accuracy : float
-        Means over the epoch's texts, each seen before its own step; of the loss that is minimised.
+        Means over the epoch's texts, each computed before the step that trains on it; the loss is the minimised one.
     validation_loss, validation_accuracy : float or None
+        Metrics on the validation texts after the epoch, where there are such texts.
     learning_rate : float
-        Of the epoch's last step.
+        Learning rate of the head in the epoch's last step.
     seconds : float
-        Training alone, without validation.
+        Time of the training steps, without validation.
     tokens_per_second : float
-        Real tokens, without padding.
+        Rate of real tokens, without padding.
     """
 
     epoch: int
@@ -42,38 +43,41 @@ class EpochRecord:
 
     @property
     def score(self) -> tuple[float, float] | None:
-        """What the best epoch has most of: validation accuracy, then the lower loss."""
+        """Validation accuracy and negated validation loss: the best epoch has the greatest score."""
         if self.validation_accuracy is None or self.validation_loss is None:
             return None
         return self.validation_accuracy, -self.validation_loss
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """The figures by name."""
+        """The metrics by name."""
         return asdict(self)
 
 
-def not_finite(step: int, what: str, ids: np.ndarray) -> NonFiniteError:
-    """The error of a step that numbers which are not finite came from; ``ids`` are its texts."""
-    shown = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
-    return NonFiniteError(f"step {step}: {what} (texts {shown}); lower the learning rate or look at these texts.", step)
+def not_finite(step: int, problem: str, ids: np.ndarray) -> NonFiniteError:
+    """Makes the error for a step with the texts ``ids`` whose result is not finite."""
+    texts = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
+    return NonFiniteError(
+        f"step {step}: {problem} (texts {texts}); lower the learning rate or look at these texts.", step
+    )
 
 
 @dataclass(frozen=True)
 class QueuedStep:
-    """A step that the device may still be working on.
+    """A step that the device may still be computing.
 
     Attributes
     ----------
     step : int
-        Counted from 1.
-    ids : ndarray of int64
+        Number of the step, counted from 1.
+    ids : ndarray of int64, shape [texts]
         Texts of the step, of all processes.
     total : float
-        Sum of their weights; their number where classes have none.
+        Sum of the texts' weights; their number where classes have no weights.
     learning_rate : float
-    stats : fp32 tensor, shape [3 or 4]
-        Over all processes: sum of the losses, texts that were classified rightly, how many processes are asked to end
-        and, with clipping, the norm of the gradient.
+        Learning rate of the head.
+    stats : fp32 tensor, shape [3] or [4]
+        Sums over all processes: loss, correctly classified texts, preempted processes; and with clipping the norm of
+        the gradient.
     """
 
     step: int
@@ -83,7 +87,7 @@ class QueuedStep:
     stats: torch.Tensor
 
     def result(self) -> tuple[float, int]:
-        """(mean loss, texts that were classified rightly), when the device is done.
+        """Waits for the device; returns (mean loss, number of correctly classified texts).
 
         Raises
         ------
@@ -99,22 +103,25 @@ class QueuedStep:
         return mean_loss, int(correct)
 
     @property
-    def is_last(self) -> bool:
-        """Whether a process was asked to end before this step."""
+    def preempted(self) -> bool:
+        """Whether a process was preempted before this step."""
         return bool(self.stats[2] > 0)
 
 
 @dataclass
 class EpochSums:
-    """What the steps of an epoch so far gave.
+    """Sums over the finished steps of an epoch.
 
     Attributes
     ----------
     loss, total : float
-        Sum of the texts' losses, and of their weights.
+        Sum of the texts' weighted losses, and of their weights.
     correct, texts, tokens : int
-    seconds, learning_rate : float
-        The learning rate is that of the last step.
+        Correctly classified texts, all texts, and their real tokens.
+    seconds : float
+        Time of the steps.
+    learning_rate : float
+        Learning rate of the last step.
     """
 
     loss: float = 0.0
@@ -126,7 +133,7 @@ class EpochSums:
     learning_rate: float = 0.0
 
     def record(self, epoch: int, step: int) -> EpochRecord:
-        """The figures of the epoch, before validation."""
+        """Makes the record of the epoch, before validation."""
         return EpochRecord(
             epoch=epoch,
             step=step,

@@ -117,7 +117,7 @@ class StepTrainer:
         elif self.device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
             self._in_backward = StepInBackward(self.optimizer)
         else:
-            ops.keep_gradients(model.parameters())
+            ops.use_gradient_buffers(model.parameters())
         self._fixed_shapes = self.make_fixed_shapes() if records else None
 
     def make_fixed_shapes(self) -> FixedShapes:
@@ -365,7 +365,7 @@ class StepTrainer:
         if self._in_backward is not None:
             self._in_backward.close()
             self._in_backward = None
-        ops.forget_gradients(self.model.parameters())
+        ops.drop_gradient_buffers(self.model.parameters())
 
     def check_parameters(self, step: int | None = None) -> None:
         """Looks at what a step made of the parameters, the last one by default, where no later loss has told.

@@ -1,4 +1,4 @@
-"""How processes share a model: each has all of it, or a part."""
+"""Choice between DistributedDataParallel and FSDP2."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..distributed import ProcessGroup
 from ..memory import available_memory
 from ..models.sequence_classifier import SequenceClassifier
 
-# Of the free memory, what a training's state may take; the rest is for rows.
+# Largest share of the free memory for gradients, moments and parameter copies; the rest is for activations.
 STATE_SHARE = 0.75
 
 
 def choose_strategy(strategy: str, model: SequenceClassifier, group: ProcessGroup, compute: Compute) -> str:
-    """``"ddp"`` or ``"fsdp"``; for ``"auto"`` the latter where one process has no memory for all of the state.
+    """Resolves the strategy: ``"auto"`` is ``"fsdp"`` where a process has no memory for the whole training state.
 
     Parameters
     ----------
@@ -23,6 +23,10 @@ def choose_strategy(strategy: str, model: SequenceClassifier, group: ProcessGrou
         On its device, with ``requires_grad`` set.
     group : ProcessGroup
     compute : Compute
+
+    Returns
+    -------
+    {"ddp", "fsdp"}
     """
     if group.world_size == 1:
         return "ddp"
@@ -30,9 +34,9 @@ def choose_strategy(strategy: str, model: SequenceClassifier, group: ProcessGrou
         return strategy
     if not all(parameter.requires_grad for parameter in model.parameters()):
         return "ddp"
-    # Gradient and both of AdamW's moments in fp32, and a copy in the dtype of the computation.
-    each = 12 + (0 if compute.dtype == torch.float32 else compute.dtype.itemsize)
-    need = each * sum(parameter.numel() for parameter in model.parameters())
-    own_device = compute.device.type == "cuda"
-    free = torch.cuda.mem_get_info(compute.device)[0] if own_device else available_memory() // group.local_world_size
+    # Gradient and AdamW's two moments in fp32, and a copy in the dtype of the computation.
+    bytes_per_parameter = 12 + (0 if compute.dtype == torch.float32 else compute.dtype.itemsize)
+    need = bytes_per_parameter * sum(parameter.numel() for parameter in model.parameters())
+    on_gpu = compute.device.type == "cuda"
+    free = torch.cuda.mem_get_info(compute.device)[0] if on_gpu else available_memory() // group.local_world_size
     return "fsdp" if group.any(need > STATE_SHARE * free) else "ddp"

@@ -1,37 +1,38 @@
-"""Which parameters are trained."""
+"""Selection of the trained parameters."""
 
 from __future__ import annotations
 
 import torch
 
+from ..argument_checks import LAST_BLOCKS
 from ..errors import UsageError
 from ..lora_config import LoRAConfig
 from ..models.lora import add_lora
 from ..models.sequence_classifier import SequenceClassifier
-from ..settings import LAST_BLOCKS, check_argument
+from ..settings import check_argument
 
 
 def set_trainable(
     model: SequenceClassifier, trainable: str, lora: LoRAConfig | None, generator: torch.Generator
 ) -> None:
-    """Sets ``requires_grad`` of every parameter, and adds the low-rank layers.
+    """Sets ``requires_grad`` of every parameter, and adds low-rank layers for ``"lora"``.
 
     Parameters
     ----------
     model : SequenceClassifier
     trainable : str
-        ``"head"``: the classifier alone (RoBERTa, DistilBERT and ModernBERT: with its dense layer). ``"last_block"``,
-        ``"last_N_blocks"``: the last blocks with what follows them (GPT-2: final norm and head; BERT:
-        pooler and head). ``"all"``. ``"lora"``: low-rank additions and the classifier.
+        ``"head"``: only the head (RoBERTa, DistilBERT and ModernBERT: with its dense layer). ``"last_block"``,
+        ``"last_N_blocks"``: the last blocks with all layers after them (GPT-2: final norm and head; BERT: pooler and
+        head). ``"all"``: every parameter. ``"lora"``: low-rank layers and the head.
     lora : LoRAConfig or None
-        Needed for ``"lora"``.
+        Settings for ``"lora"``.
     generator : torch.Generator
-        Draws the low-rank layers' A.
+        Draws the initial A of the low-rank layers.
 
     Raises
     ------
     UsageError
-        For an unknown value, or more blocks than there are.
+        If the value is unknown, or the model has fewer blocks.
     """
     check_argument("trainable", trainable)
     model.requires_grad_(trainable == "all")

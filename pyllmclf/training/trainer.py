@@ -246,7 +246,7 @@ class Trainer(StepTrainer):
 
         for queued, alone in self._queued_ahead(pauses):
             step_loss, step_correct = self.result_of(queued)
-            self._preempted |= self.group.world_size > 1 and queued.is_last
+            self._preempted |= self.group.world_size > 1 and queued.preempted
             ids = queued.ids
             step_tokens = int(self.packer.real_lengths[ids].sum())
             sums.loss += step_loss * queued.total

@@ -185,8 +185,8 @@ constexpr std::int64_t kMaxHeadDim = 256;
 // registration in Python (csrc/bindings_cpu.cpp). In a SIMD build an op that needs scratch memory returns bool, false
 // where allocation fails; the public function throws std::bad_alloc then.
 //
-// A new CPU op touches four files: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt finds it), a
-// wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp, and its signature in pyllmclf/_C.pyi.
+// A new CPU op changes three files of the core: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt finds
+// it), and a wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp. pyllmclf/_C.pyi covers all names.
 #define PYLLMCLF_CPU_OPS(OP)                       \
   OP(void, layer_norm_forward, LayerNormForward)   \
   OP(bool, layer_norm_backward, LayerNormBackward) \

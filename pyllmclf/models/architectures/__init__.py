@@ -1,1 +1,1 @@
-"""One module for each architecture, found by :mod:`pyllmclf.models.architectures.registry`."""
+"""The architectures, one module each, which :mod:`pyllmclf.models.architectures.registry` finds."""

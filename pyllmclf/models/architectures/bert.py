@@ -18,11 +18,15 @@ from ...data.tokenizers import WORDPIECE
 from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from ..architecture import Architecture, Preset
+from ..attention import pooled_self_attention, self_attention
 from ..config import ModelConfig, activation, check_count
-from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
+from ..context import Context, PooledRows
+from ..layers import Embedding, LayerNorm, Linear
 
 
 class BertEmbeddings(nn.Module):
+    """norm(word + position + type embedding); every token has type 0."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.word_embeddings = Embedding(config.vocab_size, config.width)
@@ -32,6 +36,7 @@ class BertEmbeddings(nn.Module):
         self.offset = config.position_offset
 
     def forward(self, context: Context) -> Tensor:
+        """Embeddings of the batch's tokens, shape [total, width], after dropout."""
         positions = context.batch.positions
         x = ops.embedding_layer_norm(
             context.batch.input_ids,
@@ -47,6 +52,8 @@ class BertEmbeddings(nn.Module):
 
 
 class BertSelfAttention(nn.Module):
+    """Multi-head attention with separate projections for queries, keys and values."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.query = Linear(config.width, config.width, layer=layer, site=LORA)
@@ -55,16 +62,17 @@ class BertSelfAttention(nn.Module):
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        how: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
+        """Attention of all rows, shape [total, width], or of the pooled rows, shape [texts, width]."""
+        options: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
         layers = self.query, self.key, self.value
         if pooled is not None:
-            return pooled_self_attention(x, layers, context, pooled, **how)
+            return pooled_self_attention(x, layers, context, pooled, **options)
         q, k, v = (linear(x, context) for linear in layers)
-        return self_attention((q, k, v), context, **how)
+        return self_attention((q, k, v), context, **options)
 
 
 class BertOutput(nn.Module):
-    """norm(residual + drop(dense(x))); the caller has computed dense(x)."""
+    """norm(residual + drop(dense(x))), where the caller computes dense(x)."""
 
     def __init__(self, config: ModelConfig, inputs: int, layer: int, lora_site: int, dropout_site: int) -> None:
         super().__init__()
@@ -73,17 +81,21 @@ class BertOutput(nn.Module):
         self.layer, self.dropout_site = layer, dropout_site
 
     def forward(self, projected: Tensor, residual: Tensor, context: Context) -> Tensor:
+        """norm(residual + drop(projected)), all of shape [rows, width]."""
         out = context.drop(projected, context.rates.hidden, self.layer, self.dropout_site)
         return self.LayerNorm.add(out, residual)[0]
 
 
 class BertAttention(nn.Module):
+    """norm(x + drop(dense(attention(x))))."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.self = BertSelfAttention(config, layer)
         self.output = BertOutput(config, config.width, layer, LORA + 3, ATTENTION_OUTPUT)
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        """The output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         attended = self.self(x, context, pooled)
         if pooled is not None:
             x, context = pooled(x), pooled.context
@@ -91,17 +103,20 @@ class BertAttention(nn.Module):
 
 
 class BertIntermediate(nn.Module):
-    """dense(x) without its bias, which the GELU adds."""
+    """dense(x) without its bias, which GELU adds."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.dense = Linear(config.width, config.inner_width, layer=layer, site=LORA + 4)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """The output, shape [rows, inner_width], of x [rows, width]."""
         return self.dense(x, context, add_bias=False)
 
 
 class BertLayer(nn.Module):
+    """One transformer block: attention, then the MLP."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention = BertAttention(config, layer)
@@ -110,7 +125,7 @@ class BertLayer(nn.Module):
         self.gelu = config.gelu
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        """All rows, or the pooled ones of them."""
+        """The block's output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         x = self.attention(x, context, pooled)
         context = context if pooled is None else pooled.context
         inner, bias = self.intermediate(x, context), self.intermediate.dense.bias
@@ -118,25 +133,28 @@ class BertLayer(nn.Module):
 
 
 class BertEncoder(nn.Module):
+    """The list of layers, under Hugging Face's name."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(BertLayer(config, layer) for layer in range(config.n_layers))
 
 
 class BertPooler(nn.Module):
-    """tanh(dense(x)) of the pooled rows."""
+    """tanh(dense(x)) on the pooled rows."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        # The layer number behind the last block gives its dropout mask a stream of its own.
+        # A layer number after the last block's gives the dropout mask a stream of its own.
         self.dense = Linear(config.width, config.width, layer=config.n_layers, site=LORA)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """The output, shape [texts, width], of x [texts, width]."""
         return self.dense(x, context).tanh()
 
 
 class Bert(nn.Module):
-    """Embeddings, layers, pooler; :meth:`embed`, :attr:`blocks`, :meth:`finish`, :meth:`pooled` in that order."""
+    """Embeddings, layers and pooler; implements :class:`pyllmclf.models.architecture.Backbone`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -149,32 +167,40 @@ class Bert(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
         return self.encoder.layer
 
     @property
     def behind_blocks(self) -> list[nn.Module]:
-        """What has parameters between the last layer and the head."""
+        """Modules with parameters between the last layer and the head."""
         return [self.pooler]
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """What has parameters in the embedding, in each layer, and behind them."""
+        """Modules with parameters: those of the embedding, of each layer, and after the layers."""
         return [[self.embeddings], *([layer] for layer in self.encoder.layer), self.behind_blocks]
 
     def embed(self, context: Context) -> Tensor:
-        """Rows before the first layer, shape [total, width]."""
+        """Hidden states before the first layer, shape [total, width]."""
         return self.embeddings(context)
 
     def finish(self, x: Tensor) -> Tensor:
-        """What follows the last layer for each row: nothing, the norm is inside the layer."""
+        """x itself: the last norm is inside the last layer."""
         return x
 
     def pooled(self, x: Tensor, context: Context) -> Tensor:
-        """What follows pooling, shape [texts, width]."""
+        """The pooler's output, shape [texts, width], of the pooled rows x [texts, width]."""
         return self.pooler(x, context)
 
 
 def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    """Reads BERT's ``config.json``; see :attr:`Architecture.read_config`.
+
+    Raises
+    ------
+    ModelError
+        For relative positions, decoders and cross-attention.
+    """
     if raw.get("position_embedding_type", "absolute") != "absolute":
         raise ModelError(f"{origin}: BERT with {raw['position_embedding_type']} positions is not supported.")
     if raw.get("is_decoder") or raw.get("add_cross_attention"):
@@ -204,6 +230,7 @@ def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
 
 
 def sizes(width: int, layers: int, heads: int, vocab_size: int) -> dict[str, Any]:
+    """Content of a ``config.json`` of BERT."""
     return {
         "model_type": "bert",
         "vocab_size": vocab_size,
@@ -225,7 +252,7 @@ def _hub(name: str, width: int, layers: int, heads: int, vocab_size: int) -> Pre
     return Preset(sizes(width, layers, heads, vocab_size), f"google-bert/{name}")
 
 
-# Names of norms in the first published files.
+# The first published files have TensorFlow's names of the norms' parameters.
 GAMMA_AND_BETA = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
     (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"),

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019) on packed rows: BERT's layers under other names, without types and pooler.
+"""DistilBERT (Sanh et al. 2019) on packed rows: BERT's layers under other names, without token types and pooler.
 
 One layer, with x of shape [total, width]:
 
@@ -17,11 +17,15 @@ from ... import ops
 from ...data.tokenizers import WORDPIECE
 from ...ops.philox import EMBEDDING, LORA, MLP_OUTPUT
 from ..architecture import Architecture, Preset
+from ..attention import pooled_self_attention, self_attention
 from ..config import ModelConfig, activation
-from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
+from ..context import Context, PooledRows
+from ..layers import Embedding, LayerNorm, Linear
 
 
 class DistilBertEmbeddings(nn.Module):
+    """norm(word + position embedding)."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.word_embeddings = Embedding(config.vocab_size, config.width)
@@ -29,6 +33,7 @@ class DistilBertEmbeddings(nn.Module):
         self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
 
     def forward(self, context: Context) -> Tensor:
+        """Embeddings of the batch's tokens, shape [total, width], after dropout."""
         x = ops.embedding_layer_norm(
             context.batch.input_ids,
             context.batch.positions,
@@ -43,6 +48,8 @@ class DistilBertEmbeddings(nn.Module):
 
 
 class DistilBertAttention(nn.Module):
+    """out_lin(attention(x))."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.q_lin = Linear(config.width, config.width, layer=layer, site=LORA)
@@ -52,15 +59,18 @@ class DistilBertAttention(nn.Module):
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        how: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
+        """The output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
+        options: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
         layers = self.q_lin, self.k_lin, self.v_lin
         if pooled is not None:
-            return self.out_lin(pooled_self_attention(x, layers, context, pooled, **how), pooled.context)
+            return self.out_lin(pooled_self_attention(x, layers, context, pooled, **options), pooled.context)
         q, k, v = (linear(x, context) for linear in layers)
-        return self.out_lin(self_attention((q, k, v), context, **how), context)
+        return self.out_lin(self_attention((q, k, v), context, **options), context)
 
 
 class DistilBertFFN(nn.Module):
+    """drop(lin2(gelu(lin1(x))))."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.lin1 = Linear(config.width, config.inner_width, layer=layer, site=LORA + 4)
@@ -68,12 +78,15 @@ class DistilBertFFN(nn.Module):
         self.gelu, self.layer = config.gelu, layer
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """The output, shape [rows, width], of x [rows, width]."""
         inner = self.lin1(x, context, add_bias=False)
         out = self.lin2.after_gelu(inner, self.lin1.bias, self.gelu, context)
         return context.drop(out, context.rates.hidden, self.layer, MLP_OUTPUT)
 
 
 class DistilBertLayer(nn.Module):
+    """One transformer block: attention, then the MLP."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attention = DistilBertAttention(config, layer)
@@ -82,7 +95,7 @@ class DistilBertLayer(nn.Module):
         self.output_layer_norm = LayerNorm(config.width, config.layer_norm_eps)
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        """All rows, or the pooled ones of them."""
+        """The block's output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         attended = self.attention(x, context, pooled)
         if pooled is not None:
             x, context = pooled(x), pooled.context
@@ -91,13 +104,18 @@ class DistilBertLayer(nn.Module):
 
 
 class DistilBertTransformer(nn.Module):
+    """The list of layers, under Hugging Face's name."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(DistilBertLayer(config, layer) for layer in range(config.n_layers))
 
 
 class DistilBert(nn.Module):
-    """Embeddings and layers; the dense layer before the head belongs to the classifier."""
+    """Embeddings and layers; implements :class:`pyllmclf.models.architecture.Backbone`.
+
+    The dense layer before the head belongs to the classifier.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -107,32 +125,34 @@ class DistilBert(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
         return self.transformer.layer
 
     @property
     def behind_blocks(self) -> list[nn.Module]:
-        """What has parameters between the last layer and the head."""
+        """Modules with parameters between the last layer and the head."""
         return [self.prediction_head]
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """What has parameters in the embedding, in each layer, and behind them."""
+        """Modules with parameters: those of the embedding, of each layer, and after the layers."""
         return [[self.embeddings], *([layer] for layer in self.blocks), self.behind_blocks]
 
     def embed(self, context: Context) -> Tensor:
-        """Rows before the first layer, shape [total, width]."""
+        """Hidden states before the first layer, shape [total, width]."""
         return self.embeddings(context)
 
     def finish(self, x: Tensor) -> Tensor:
-        """What follows the last layer for each row: nothing, the norm is inside the layer."""
+        """x itself: the last norm is inside the last layer."""
         return x
 
     def pooled(self, x: Tensor, context: Context) -> Tensor:
-        """What follows pooling, shape [texts, width]."""
+        """relu(prediction_head(x)), shape [texts, width], of the pooled rows x [texts, width]."""
         return self.prediction_head(x, context).relu()
 
 
 def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    """Reads DistilBERT's ``config.json``; see :attr:`Architecture.read_config`."""
     hidden = raw.get("dropout", 0.1)
     return ModelConfig(
         model_type="distilbert",
@@ -144,7 +164,7 @@ def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
         inner_width=raw["hidden_dim"],
         type_vocab_size=0,
         gelu=activation(raw.get("activation", "gelu"), origin),
-        layer_norm_eps=1e-12,  # as the architecture has it; its configuration doesn't say
+        layer_norm_eps=1e-12,  # a constant of the architecture, absent from its configurations
         initializer_range=raw.get("initializer_range", 0.02),
         embedding_dropout=hidden,
         attention_dropout=raw.get("attention_dropout", 0.1),

@@ -18,11 +18,15 @@ from ...data.tokenizers import GPT2_BYTE_PAIRS, TiktokenTokenizer, sample_tokeni
 from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from ..architecture import Architecture, Preset
+from ..attention import pooled_self_attention, self_attention
 from ..config import ModelConfig, activation
-from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, pooled_self_attention, self_attention
+from ..context import Context, PooledRows
+from ..layers import Embedding, LayerNorm, Linear
 
 
 class GPT2Attention(nn.Module):
+    """drop(c_proj(attention(c_attn(x)))), where c_attn gives queries, keys and values."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.c_attn = Linear(config.width, 3 * config.width, layer=layer, site=LORA)
@@ -33,16 +37,19 @@ class GPT2Attention(nn.Module):
             self.scale /= layer + 1
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        how: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
+        """The output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
+        options: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
         if pooled is None:
-            out = self_attention(self.c_attn(x, context), context, **how)
+            out = self_attention(self.c_attn(x, context), context, **options)
         else:
-            out = pooled_self_attention(x, [self.c_attn], context, pooled, **how)
+            out = pooled_self_attention(x, [self.c_attn], context, pooled, **options)
             context = pooled.context
         return context.drop(self.c_proj(out, context), context.rates.hidden, self.layer, ATTENTION_OUTPUT)
 
 
 class GPT2MLP(nn.Module):
+    """drop(c_proj(gelu(c_fc(x))))."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.c_fc = Linear(config.width, config.inner_width, layer=layer, site=LORA + 2)
@@ -50,12 +57,15 @@ class GPT2MLP(nn.Module):
         self.gelu, self.layer = config.gelu, layer
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        hidden = self.c_fc(x, context, add_bias=False)
-        out = self.c_proj.after_gelu(hidden, self.c_fc.bias, self.gelu, context)
+        """The output, shape [rows, width], of x [rows, width]."""
+        inner = self.c_fc(x, context, add_bias=False)
+        out = self.c_proj.after_gelu(inner, self.c_fc.bias, self.gelu, context)
         return context.drop(out, context.rates.hidden, self.layer, MLP_OUTPUT)
 
 
 class GPT2Block(nn.Module):
+    """One transformer block: attention, then the MLP, each with a norm before it."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(config.width, config.layer_norm_eps)
@@ -64,7 +74,7 @@ class GPT2Block(nn.Module):
         self.mlp = GPT2MLP(config, layer)
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        """All rows, or the pooled ones of them."""
+        """The block's output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         attended = self.attn(self.ln_1(x), context, pooled)
         if pooled is not None:
             x, context = pooled(x), pooled.context
@@ -73,7 +83,7 @@ class GPT2Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """Embeddings, blocks, final norm; :meth:`embed`, :attr:`blocks`, :meth:`finish` in that order."""
+    """Embeddings, blocks and final norm; implements :class:`pyllmclf.models.architecture.Backbone`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -84,34 +94,42 @@ class GPT2(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
         return self.h
 
     @property
     def behind_blocks(self) -> list[nn.Module]:
-        """What has parameters between the last block and the head."""
+        """Modules with parameters between the last block and the head."""
         return [self.ln_f]
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """What has parameters in the embedding, in each block, and behind them."""
+        """Modules with parameters: those of the embedding, of each block, and after the blocks."""
         return [[self.wte, self.wpe], *([block] for block in self.h), self.behind_blocks]
 
     def embed(self, context: Context) -> Tensor:
-        """Rows before the first block, shape [total, width]."""
+        """Hidden states before the first block, shape [total, width]."""
         batch = context.batch
         x = ops.embedding(batch.input_ids, batch.positions, self.wte.weight, self.wpe.weight)
         return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
 
     def finish(self, x: Tensor) -> Tensor:
-        """What follows the last block for each row."""
+        """The final norm, shape [rows, width], of x [rows, width]."""
         return self.ln_f(x)
 
     def pooled(self, x: Tensor, context: Context) -> Tensor:
-        """What follows pooling, shape [texts, width]."""
+        """x itself: nothing comes between pooling and the head."""
         return x
 
 
 def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    """Reads GPT-2's ``config.json``; see :attr:`Architecture.read_config`.
+
+    Raises
+    ------
+    ModelError
+        For cross-attention.
+    """
     if raw.get("add_cross_attention"):
         raise ModelError(f"{origin}: GPT-2 with cross-attention is not supported.")
     residual = raw.get("resid_pdrop", 0.1)
@@ -130,7 +148,7 @@ def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
         embedding_dropout=raw.get("embd_pdrop", 0.1),
         attention_dropout=raw.get("attn_pdrop", 0.1),
         hidden_dropout=residual,
-        head_dropout=0.0,  # as GPT2ForSequenceClassification
+        head_dropout=0.0,  # GPT2ForSequenceClassification has none
         scale_attention=raw.get("scale_attn_weights", True),
         scale_attention_by_layer=raw.get("scale_attn_by_inverse_layer_idx", False),
         raw=raw,

@@ -6,7 +6,7 @@ One layer, with x of shape [total, width]; the first has no attn_norm:
     a, b = halves of Wi(mlp_norm(x))
     x = x + Wo(gelu(a) * b)
 
-Two of three layers see a window around each token alone.
+In two of three layers a token attends only to a window around it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from ... import ops
 from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from ..architecture import Architecture, Preset
+from ..attention import self_attention
 from ..config import ModelConfig, activation, check_flag, is_number
-from ..layers import Context, Embedding, LayerNorm, Linear, PooledRows, in_dtype, self_attention
+from ..context import Context, PooledRows
+from ..layers import Embedding, LayerNorm, Linear, in_dtype
 from ..pooling import POOLINGS
 
-# Its configuration names each layer's kind of attention.
+# Bounds the lists with an entry per layer, which a configuration's reader makes before weights are checked.
 MOST_LAYERS = 10_000
 
 
@@ -38,11 +40,12 @@ class ModernBertOptions:
     Attributes
     ----------
     windows : tuple of (int or None), one for each layer
-        Keys on either side of its own that a query sees; ``None``: all.
+        Number of keys on either side of its own position that a query sees; ``None`` is all.
     rope_theta : tuple of float, one for each layer
-        Base of the rotary angles.
+        Base of the rotary angles (Su et al. 2021).
     norm_bias, attention_bias, mlp_bias, classifier_bias : bool
     classifier_gelu : {"tanh", "none"}
+        Formula of GELU in the classifier's layer.
     """
 
     windows: tuple[int | None, ...]
@@ -64,7 +67,7 @@ def _norm(config: ModelConfig) -> LayerNorm:
 
 
 class ModernBertEmbeddings(nn.Module):
-    """Tokens alone: positions are the attention's."""
+    """norm(token embedding); positions enter in attention."""
 
     no_positions: Tensor
 
@@ -72,10 +75,11 @@ class ModernBertEmbeddings(nn.Module):
         super().__init__()
         self.tok_embeddings = Embedding(config.vocab_size, config.width)
         self.norm = _norm(config)
-        # The op adds a row for each position: here the same row of zeros.
+        # The op adds a row per position, here always the same row of zeros.
         self.register_buffer("no_positions", torch.zeros(1, config.width), persistent=False)
 
     def forward(self, context: Context) -> Tensor:
+        """Embeddings of the batch's tokens, shape [total, width], after dropout."""
         ids = context.batch.input_ids
         x = ops.embedding_layer_norm(
             ids,
@@ -91,6 +95,8 @@ class ModernBertEmbeddings(nn.Module):
 
 
 class ModernBertAttention(nn.Module):
+    """drop(Wo(attention(rotary(Wqkv(x))))), in a window or on the whole text."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         options = _options(config)
@@ -100,11 +106,12 @@ class ModernBertAttention(nn.Module):
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
         side = options.windows[layer]
         self.window = None if side is None else (side, side)
-        self.turned: dict[str, Any] = {"head_dim": config.head_dim, "theta": options.rope_theta[layer]}
+        self.rotary_options: dict[str, Any] = {"head_dim": config.head_dim, "theta": options.rope_theta[layer]}
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
+        """The output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         positions = context.batch.positions
-        how: dict[str, Any] = {
+        options: dict[str, Any] = {
             "heads": self.heads,
             "scale": self.scale,
             "layer": self.layer,
@@ -113,18 +120,20 @@ class ModernBertAttention(nn.Module):
         if pooled is None:
             if context.shared is not None:
                 positions = context.shared.computed(positions)
-            qkv = ops.rotary(self.Wqkv(x, context), positions, heads=2 * self.heads, **self.turned)
-            out = self_attention(qkv, context, **how)
+            qkv = ops.rotary(self.Wqkv(x, context), positions, heads=2 * self.heads, **self.rotary_options)
+            out = self_attention(qkv, context, **options)
         else:
             q, kv = self.Wqkv.query_key_value(x, context, pooled)
-            q = ops.rotary(q, pooled.context.batch.positions, heads=self.heads, **self.turned)
-            k, v = ops.rotary(kv, positions, heads=self.heads, **self.turned).chunk(2, dim=1)
-            out = self_attention((q, k, v), context, pooled=pooled, **how)
+            q = ops.rotary(q, pooled.context.batch.positions, heads=self.heads, **self.rotary_options)
+            k, v = ops.rotary(kv, positions, heads=self.heads, **self.rotary_options).chunk(2, dim=1)
+            out = self_attention((q, k, v), context, pooled=pooled, **options)
             context = pooled.context
         return context.drop(self.Wo(out, context), context.rates.attention, self.layer, ATTENTION_OUTPUT)
 
 
 class ModernBertMLP(nn.Module):
+    """Wo(drop(gelu(a) * b)), where a and b are the halves of Wi(x) (GeGLU, Shazeer 2020)."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         bias = _options(config).mlp_bias
@@ -133,12 +142,15 @@ class ModernBertMLP(nn.Module):
         self.gelu, self.layer = config.gelu, layer
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        activated, gate = self.Wi(x, context).chunk(2, dim=1)
-        inner = ops.gelu(activated, None, self.gelu) * gate
+        """The output, shape [rows, width], of x [rows, width]."""
+        a, b = self.Wi(x, context).chunk(2, dim=1)
+        inner = ops.gelu(a, None, self.gelu) * b
         return self.Wo(context.drop(inner, context.rates.hidden, self.layer, MLP_OUTPUT), context)
 
 
 class ModernBertLayer(nn.Module):
+    """One transformer block: attention, then the MLP, each after a norm; the first block's attention has none."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.attn_norm = _norm(config) if layer > 0 else nn.Identity()
@@ -147,7 +159,7 @@ class ModernBertLayer(nn.Module):
         self.mlp = ModernBertMLP(config, layer)
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
-        """All rows, or the pooled ones of them."""
+        """The block's output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         attended = self.attn(self.attn_norm(x), context, pooled)
         if pooled is not None:
             x, context = pooled(x), pooled.context
@@ -156,7 +168,7 @@ class ModernBertLayer(nn.Module):
 
 
 class ModernBertPredictionHead(nn.Module):
-    """norm(gelu(dense(x))) of the pooled rows; belongs to the classifier."""
+    """norm(gelu(dense(x))) on the pooled rows; belongs to the classifier."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -166,12 +178,13 @@ class ModernBertPredictionHead(nn.Module):
         self.gelu = options.classifier_gelu
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
+        """The output, shape [texts, width], of x [texts, width]."""
         dense = self.dense(x, context, add_bias=False)
         return self.norm(ops.gelu(dense, in_dtype(self.dense.bias, x.dtype), self.gelu))
 
 
 class ModernBert(nn.Module):
-    """Embeddings, layers, final norm; :meth:`embed`, :attr:`blocks`, :meth:`finish`, :meth:`pooled` in that order."""
+    """Embeddings, layers and final norm; implements :class:`pyllmclf.models.architecture.Backbone`."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -182,32 +195,40 @@ class ModernBert(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
+        """The transformer blocks."""
         return self.layers
 
     @property
     def behind_blocks(self) -> list[nn.Module]:
-        """What has parameters between the last layer and the head."""
+        """Modules with parameters between the last layer and the head."""
         return [self.final_norm, self.prediction_head]
 
     @property
     def stages(self) -> list[list[nn.Module]]:
-        """What has parameters in the embedding, in each layer, and behind them."""
+        """Modules with parameters: those of the embedding, of each layer, and after the layers."""
         return [[self.embeddings], *([layer] for layer in self.layers), self.behind_blocks]
 
     def embed(self, context: Context) -> Tensor:
-        """Rows before the first layer, shape [total, width]."""
+        """Hidden states before the first layer, shape [total, width]."""
         return self.embeddings(context)
 
     def finish(self, x: Tensor) -> Tensor:
-        """What follows the last layer for each row."""
+        """The final norm, shape [rows, width], of x [rows, width]."""
         return self.final_norm(x)
 
     def pooled(self, x: Tensor, context: Context) -> Tensor:
-        """What follows pooling, shape [texts, width]."""
+        """The prediction head's output, shape [texts, width], of the pooled rows x [texts, width]."""
         return self.prediction_head(x, context)
 
 
 def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
+    """Reads ModernBERT's ``config.json``, of transformers 4 or 5; see :attr:`Architecture.read_config`.
+
+    Raises
+    ------
+    ModelError
+        For scaled rotary positions, an unknown pooling, and malformed values of :class:`ModernBertOptions`.
+    """
     pooling = raw.get("classifier_pooling", "cls")
     poolings = {each.huggingface: each.name for each in POOLINGS.values() if each.huggingface is not None}
     if not isinstance(pooling, str) or pooling not in poolings:
@@ -249,16 +270,20 @@ def _read_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
         ("full_attention", "global_rope_theta", 160000.0),
         ("sliding_attention", "local_rope_theta", 10000.0),
     ):
-        # transformers 5 writes rope_parameters, its predecessors a number for each kind.
+        # transformers 5 writes rope_parameters; version 4 writes a number for each kind of attention.
         parameters = (raw.get("rope_parameters") or {}).get(kind) or {}
         if parameters.get("rope_type", "default") != "default" or raw.get("rope_scaling"):
             raise ModelError(f"{origin}: ModernBERT with scaled rotary positions is not supported.")
         theta[kind] = parameters.get("rope_theta", raw.get(old_name, default))
         if not is_number(theta[kind]) or not theta[kind] > 0:
-            raise ModelError(f"{origin}: the base of {kind}'s rotary positions is {shortened(theta[kind])}.")
+            raise ModelError(
+                f"{origin}: the base of {kind}'s rotary positions is {shortened(theta[kind])}, not a positive number."
+            )
     if len(kinds) != layers or not set(kinds) <= set(theta):
-        raise ModelError(f"{origin}: layer_types doesn't say of each layer whether it is full or sliding attention.")
-    window = raw.get("local_attention", 128)
+        raise ModelError(
+            f"{origin}: layer_types must name full_attention or sliding_attention for each of {layers} layers."
+        )
+    window = raw.get("local_attention", 128)  # tokens in all, both sides together
     if type(window) is not int or window < 2:
         raise ModelError(f"{origin}: local_attention is {shortened(window)}, not a number of tokens.")
     flags = {name: raw.get(name, False) for name in ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")}

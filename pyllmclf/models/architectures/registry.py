@@ -1,4 +1,4 @@
-"""Finds the architectures: every module beside this one that holds an ``ARCHITECTURE``."""
+"""Registry of the architectures: every module of this package that defines ``ARCHITECTURE``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..config import ModelConfig, check_config
 
 @cache
 def architectures() -> dict[str, Architecture]:
-    """All architectures, by the name that configurations have for them."""
+    """All architectures, by their ``model_type``."""
     package = importlib.import_module(__package__)
-    found: dict[str, Architecture] = {}
+    by_model_type: dict[str, Architecture] = {}
     for module in pkgutil.iter_modules(package.__path__, f"{__package__}."):
         architecture = getattr(importlib.import_module(module.name), "ARCHITECTURE", None)
         if isinstance(architecture, Architecture):
-            found[architecture.model_type] = architecture
-    return found
+            by_model_type[architecture.model_type] = architecture
+    return by_model_type
 
 
 def register(architecture: Architecture) -> None:
-    """Adds an architecture from outside of the package.
+    """Adds an architecture that is defined outside of this package.
 
     Raises
     ------
     ValueError
-        If there is one of that name, or one of its presets has a name that is taken.
+        If its ``model_type`` or the name of one of its presets is registered already.
     """
     if architecture.model_type in architectures() or architecture.presets.keys() & presets().keys():
         raise ValueError(f"the architecture {architecture.model_type!r}, or one of its presets, is registered already.")
@@ -57,13 +57,17 @@ def model_config(raw: dict[str, Any], origin: str) -> ModelConfig:
     origin : str
         Its path, for messages.
 
+    Returns
+    -------
+    ModelConfig
+
     Raises
     ------
     ModelError
-        For another architecture, or a variant whose arithmetic differs.
+        If the architecture or a variant is not supported, or a value is missing or malformed.
     """
     model_type = raw.get("model_type")
-    if model_type == "pyllmclf":  # a classifier that transformers has no class for
+    if model_type == "pyllmclf":  # a classifier that no class of transformers can express
         model_type = raw.get("pyllmclf_base_model_type")
     architecture = architectures().get(model_type if isinstance(model_type, str) else "")
     if architecture is None:

@@ -1,0 +1,192 @@
+"""Tokenizers of Hugging Face's ``tokenizers`` library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import DataError, ModelError, PyllmclfError
+from .files import GPT2_END_OF_TEXT, tokenizer_files
+
+if TYPE_CHECKING:
+    import tokenizers
+
+# Configuration keys and texts of the special tokens of BERT and of RoBERTa.
+SPECIAL_TOKENS = (
+    {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]", "mask_token": "[MASK]"},
+    {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    },
+)
+# Texts that serve as padding token where the configuration names none, the first that the vocabulary holds.
+PAD_TOKENS = ("[PAD]", "<pad>", GPT2_END_OF_TEXT)
+
+
+class LibraryTokenizer:
+    """A tokenizer that the ``tokenizers`` library reads; implements :class:`pyllmclf.data.tokenizers.Tokenizer`.
+
+    Parameters
+    ----------
+    tokenizer : tokenizers.Tokenizer
+        Its truncation and padding are switched off.
+    config : dict
+        Content of ``tokenizer_config.json``; ``pad_token`` is read.
+    origin : str
+        Path of the tokenizer, for error messages.
+
+    Attributes
+    ----------
+    pad_token : str
+        Text of the padding token.
+
+    Raises
+    ------
+    ModelError
+        If the vocabulary is empty, has no padding token, or can't encode the letter 'a'.
+    """
+
+    kind = "tokenizers"
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, config: dict[str, Any], origin: str) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        self._tokenizer = tokenizer
+        vocab = tokenizer.get_vocab(with_added_tokens=True)
+        if not vocab:
+            raise ModelError(f"{origin}: the tokenizer's vocabulary is empty.")
+        self.vocab_size = max(vocab.values()) + 1
+        special = next((tokens for tokens in SPECIAL_TOKENS if tokens["cls_token"] in vocab), {})
+        self._special = {key: token for key, token in special.items() if token in vocab}
+        pad = _token_text(config.get("pad_token")) or next((token for token in PAD_TOKENS if token in vocab), None)
+        if pad is None or pad not in vocab:
+            raise ModelError(f"{origin}: the tokenizer has no padding token; name one in tokenizer_config.json.")
+        self.pad_token = pad
+        self.pad_token_id = vocab[pad]
+        probe = tokenizer.encode("a")
+        content = [i for i, is_special in enumerate(probe.special_tokens_mask) if not is_special]
+        if not content:
+            raise ModelError(f"{origin}: the tokenizer can't encode the letter 'a'.")
+        self.prefix = probe.ids[: content[0]]
+        self.suffix = probe.ids[content[-1] + 1 :]
+
+    @classmethod
+    def from_file(cls, path: str | Path, config: dict[str, Any] | None = None) -> LibraryTokenizer:
+        """Reads a ``tokenizer.json``; ``config`` is the content of ``tokenizer_config.json``.
+
+        Raises
+        ------
+        ModelError
+            If the file can't be read, or the tokenizer is unusable.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"), config, str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"{path}: can't be read ({error}).") from error
+
+    @classmethod
+    def from_json(cls, content: str, config: dict[str, Any] | None = None, origin: str = "") -> LibraryTokenizer:
+        """Reads the content of a ``tokenizer.json``; arguments as for the class.
+
+        Raises
+        ------
+        ModelError
+            If the library can't read the content, or the tokenizer is unusable.
+        """
+        import tokenizers
+
+        with _library_errors(f"{origin}: not a tokenizer that the tokenizers library reads"):
+            return cls(tokenizers.Tokenizer.from_str(content), config or {}, origin)
+
+    @classmethod
+    def from_wordpiece_vocab(cls, path: str | Path, config: dict[str, Any] | None = None) -> LibraryTokenizer:
+        """BERT's WordPiece tokenizer from a ``vocab.txt``.
+
+        Parameters
+        ----------
+        path : str or Path
+        config : dict, optional
+            Content of ``tokenizer_config.json``: ``do_lower_case`` (default true), ``strip_accents`` (default as
+            ``do_lower_case``) and ``tokenize_chinese_chars`` (default true) are read.
+
+        Raises
+        ------
+        ModelError
+            If the file can't be read or lacks one of BERT's special tokens.
+        """
+        import tokenizers
+        from tokenizers import BertWordPieceTokenizer
+
+        config = config or {}
+        with _library_errors(f"{path}: not a WordPiece vocabulary"):
+            vocab = tokenizers.models.WordPiece.read_file(str(path))
+        for token in ("[UNK]", "[SEP]", "[CLS]", "[PAD]"):
+            if token not in vocab:
+                raise ModelError(f"{path}: the vocabulary lacks {token}.")
+        with _library_errors(f"{path}: the tokenizers library can't make a WordPiece tokenizer of the vocabulary"):
+            wordpiece = BertWordPieceTokenizer(
+                vocab=vocab,
+                lowercase=config.get("do_lower_case", True),
+                strip_accents=config.get("strip_accents"),
+                handle_chinese_chars=config.get("tokenize_chinese_chars", True),
+            )
+            return cls(tokenizers.Tokenizer.from_str(wordpiece.to_str()), config, str(path))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text; without special tokens, a text without tokens becomes one padding token.
+
+        Raises
+        ------
+        DataError
+            If a text holds a lone surrogate.
+        ModelError
+            If the library fails.
+        """
+        with _library_errors("the tokenizer can't encode a text"):
+            try:
+                encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+            except (UnicodeEncodeError, TypeError) as error:
+                raise DataError(f"a text is not valid Unicode: it holds a lone surrogate ({error}).") from error
+        empty = [] if self.prefix or self.suffix else [self.pad_token_id]
+        return [encoding.ids or empty for encoding in encodings]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The library's version, and a hash of ``tokenizer.json``."""
+        return f"tokenizers {version('tokenizers')} {hashlib.sha256(self.to_json().encode()).hexdigest()}"
+
+    def to_json(self) -> str:
+        """Content of a ``tokenizer.json``."""
+        return self._tokenizer.to_str()
+
+    def files(self, max_length: int, truncation_side: str = "right") -> dict[str, str]:
+        """Files that ``transformers.AutoTokenizer`` opens, name to content."""
+        return tokenizer_files(self.to_json(), self.pad_token, max_length, truncation_side, self._special)
+
+
+@contextmanager
+def _library_errors(message: str) -> Iterator[None]:
+    """Turns what the tokenizers library raises, bare Exception or its own panic, into :class:`ModelError`."""
+    try:
+        yield
+    except PyllmclfError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"{message} ({error}).") from error
+
+
+def _token_text(token: Any) -> str | None:
+    """Text of a token in a configuration, where it is a string or an object with ``content``."""
+    return token.get("content") if isinstance(token, dict) else token

@@ -1,0 +1,124 @@
+"""Makes a tokenizer from the files of a model folder or a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ModelError
+from ..json_text import parse_json
+from .files import GPT2_END_OF_TEXT
+from .gpt2 import TiktokenTokenizer
+from .library import LibraryTokenizer
+from .protocol import Tokenizer, Vocabulary
+
+if TYPE_CHECKING:
+    from tokenizers.implementations import ByteLevelBPETokenizer
+
+SAMPLE_TOKENIZER = Path(__file__).parent.parent / "sample" / "tokenizer.json"
+BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
+
+
+def load_tokenizer(folder: Path, vocabulary: Vocabulary | None = None) -> Tokenizer:
+    """The tokenizer of a Hugging Face model folder.
+
+    Parameters
+    ----------
+    folder : Path
+    vocabulary : Vocabulary, optional
+        Vocabulary format that the architecture may have in place of a ``tokenizer.json``.
+
+    Raises
+    ------
+    ModelError
+        If the folder has neither, or its tokenizer files are damaged.
+    """
+    config: dict[str, Any] = {}
+    if (path := folder / "tokenizer_config.json").is_file():
+        try:
+            config = parse_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: not valid JSON ({error}).") from error
+        if not isinstance(config, dict):
+            raise ModelError(f"{path}: not a JSON object.")
+    if (path := folder / "tokenizer.json").is_file():
+        return LibraryTokenizer.from_file(path, config)
+    if vocabulary is not None and all((folder / name).is_file() for name in vocabulary.files):
+        return vocabulary.read(folder, config)
+    required = "tokenizer.json"
+    if vocabulary is not None:
+        first, *others = vocabulary.files
+        required += f", or {first} with {' and '.join(others)}," if others else f" or {first}"
+    raise ModelError(f"{folder}: there is no tokenizer; {required} is needed.")
+
+
+def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: str) -> Tokenizer:
+    """The tokenizer of a checkpoint.
+
+    Parameters
+    ----------
+    kind : {"tiktoken", "tokenizers"}
+    content : str
+        Content of ``tokenizer.json``.
+    config : dict
+        ``pad_token`` and its value; for ``"tokenizers"`` only.
+    origin : str
+        Path of ``tokenizer.json``, for error messages.
+
+    Raises
+    ------
+    ModelError
+        If the kind is unknown or the content is damaged.
+    """
+    if kind == "tiktoken":
+        return TiktokenTokenizer.from_json(content, origin)
+    if kind == "tokenizers":
+        return LibraryTokenizer.from_json(content, config, origin)
+    raise ModelError(f"{origin}: the tokenizer kind {kind!r} is unknown.")
+
+
+def sample_tokenizer() -> LibraryTokenizer:
+    """The tokenizer that the package ships, for tests and the demo."""
+    return LibraryTokenizer.from_file(SAMPLE_TOKENIZER)
+
+
+def _byte_pairs(folder: Path) -> ByteLevelBPETokenizer:
+    """Byte-pair encoding from ``vocab.json`` and ``merges.txt``, without special tokens."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    vocab, merges = (folder / name for name in BYTE_PAIR_FILES)
+    try:
+        return ByteLevelBPETokenizer.from_file(str(vocab), str(merges))
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"{vocab}, {merges.name}: not a byte-pair vocabulary ({error}).") from error
+
+
+def _gpt2_byte_pairs(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
+    from tokenizers import AddedToken
+
+    tokenizer = _byte_pairs(folder)
+    tokenizer.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
+    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder))
+
+
+def _roberta_byte_pairs(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
+    from tokenizers import processors
+
+    tokenizer = _byte_pairs(folder)
+    ids = tokenizer.get_vocab()
+    if not {"<s>", "</s>", "<pad>", "<unk>"} <= ids.keys():
+        raise ModelError(f"{folder / BYTE_PAIR_FILES[0]}: the vocabulary lacks one of <s>, </s>, <pad> and <unk>.")
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>", "<mask>"])
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
+    )
+    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder))
+
+
+def _wordpiece(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
+    return LibraryTokenizer.from_wordpiece_vocab(folder / "vocab.txt", config)
+
+
+WORDPIECE = Vocabulary(("vocab.txt",), _wordpiece)
+GPT2_BYTE_PAIRS = Vocabulary(BYTE_PAIR_FILES, _gpt2_byte_pairs)
+ROBERTA_BYTE_PAIRS = Vocabulary(BYTE_PAIR_FILES, _roberta_byte_pairs)

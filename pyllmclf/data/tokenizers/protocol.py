@@ -1,0 +1,86 @@
+"""The interface of a tokenizer, and the record of an older vocabulary format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Tokenizer(Protocol):
+    """The methods and values that the engine needs of a tokenizer.
+
+    Attributes
+    ----------
+    kind : str
+        ``"tiktoken"`` or ``"tokenizers"``.
+    vocab_size : int
+        One more than the largest token id.
+    pad_token_id : int
+        Used by the padded mode and written into configurations.
+    prefix, suffix : list of int
+        Special tokens before and after a text; the packer adds them.
+    fingerprint : str
+        Differs between tokenizers that may encode a text differently: a hash of vocabulary and rules, and the version
+        of the library.
+    """
+
+    kind: str
+    vocab_size: int
+    pad_token_id: int
+    prefix: list[int]
+    suffix: list[int]
+
+    @property
+    def fingerprint(self) -> str:
+        """Library, its version, and a hash of vocabulary and rules."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens; names of special tokens inside a text are plain text.
+
+        Raises
+        ------
+        DataError
+            If a text is not valid Unicode.
+        """
+
+    def to_json(self) -> str:
+        """Content of a ``tokenizer.json``."""
+
+    def files(self, max_length: int, truncation_side: str = "right") -> dict[str, str]:
+        """Files that ``transformers.AutoTokenizer`` opens.
+
+        Parameters
+        ----------
+        max_length : int
+            Number of tokens that transformers truncates a text to.
+        truncation_side : {"right", "left"}
+            Side of a longer text that loses tokens.
+
+        Returns
+        -------
+        dict of str to str
+            File name to content.
+        """
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A vocabulary format that predates ``tokenizer.json``.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Names of the files, all of which are required.
+    read : callable
+        Takes the folder and the content of ``tokenizer_config.json``; returns a :class:`Tokenizer`.
+    """
+
+    files: tuple[str, ...]
+    read: Callable[[Path, dict[str, Any]], Tokenizer]
+
+
+def special_count(tokenizer: Tokenizer) -> int:
+    """Number of special tokens that the packer adds to a text."""
+    return len(tokenizer.prefix) + len(tokenizer.suffix)

@@ -1,0 +1,134 @@
+"""The state of one forward pass: the batch, the attention mask, dropout, and the rows that pooling reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..data.packing import PackedBatch, SharedRows
+from ..ops.philox import DropoutKey
+from .pooling import Pooling
+
+
+@dataclass(frozen=True)
+class DropoutRates:
+    """Dropout probability at each site in training, in [0, 1); ``lora`` is that of the input of low-rank products."""
+
+    embedding: float = 0.0
+    attention: float = 0.0
+    hidden: float = 0.0
+    head: float = 0.0
+    lora: float = 0.0
+
+    @property
+    def any(self) -> bool:
+        """Whether a rate is not 0."""
+        return any((self.embedding, self.attention, self.hidden, self.head, self.lora))
+
+
+@dataclass(frozen=True)
+class DropoutState:
+    """Dropout of one training step.
+
+    Attributes
+    ----------
+    rates : DropoutRates
+    seed, step : int
+        The key of the masks' generator; see :mod:`pyllmclf.ops.philox`.
+    """
+
+    rates: DropoutRates
+    seed: int
+    step: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """One forward pass.
+
+    Attributes
+    ----------
+    batch : PackedBatch
+    causal : bool
+        Whether attention has a causal mask.
+    dropout : DropoutState, optional
+        Set in training only.
+    dtype : torch.dtype
+        Dtype of the hidden states.
+    shared : SharedRows, optional
+        The distinct rows of the batch. Where it is set, blocks take and return these rows alone.
+    attention : callable, optional
+        Replaces :func:`pyllmclf.ops.attention`. Takes q, k and v, each [rows, heads, head_dim], and the keywords
+        ``causal``, ``scale`` and ``window``; returns [rows, heads * head_dim].
+    """
+
+    batch: PackedBatch
+    causal: bool
+    dropout: DropoutState | None = None
+    dtype: torch.dtype = torch.float32
+    shared: SharedRows | None = None
+    attention: Callable[..., Tensor] | None = None
+
+    @property
+    def rates(self) -> DropoutRates:
+        """The dropout rates of this pass, all 0 outside of training."""
+        return self.dropout.rates if self.dropout is not None else DropoutRates()
+
+    @cached_property
+    def row_example_ids(self) -> Tensor:
+        """Example id of each row, int64, shape [total]."""
+        sizes = self.batch.cu_seqlens.diff().long()
+        return self.batch.example_ids.repeat_interleave(sizes, output_size=len(self.batch.positions))
+
+    def key(self, layer: int, site: int) -> DropoutKey:
+        """Key of the dropout mask at a site (:mod:`pyllmclf.ops.philox`) of a layer; in training only."""
+        assert self.dropout is not None
+        return DropoutKey(
+            seed=self.dropout.seed,
+            step=self.dropout.step,
+            layer=layer,
+            site=site,
+            example_ids=self.batch.example_ids,
+            row_example_ids=self.row_example_ids,
+            row_positions=self.batch.positions,
+        )
+
+    def drop(self, x: Tensor, p: float, layer: int, site: int) -> Tensor:
+        """Dropout with probability ``p`` of x [total, channels], with the mask of a site of a layer."""
+        return x if p == 0.0 else ops.dropout(x, p, self.key(layer, site))
+
+
+@dataclass(frozen=True)
+class PooledRows:
+    """The one row per text that pooling reads: after its keys and values, the last block computes these rows only.
+
+    Attributes
+    ----------
+    index : int64 tensor, shape [texts]
+        Index of each text's row in the batch.
+    context : Context
+        Context of these rows alone, at their positions in the texts: they get the dropout masks that they have among
+        all rows.
+    """
+
+    index: Tensor
+    context: Context
+
+    @classmethod
+    def of(cls, context: Context, pooling: Pooling) -> PooledRows | None:
+        """The rows that a pooling reads of a batch; ``None`` where it reads all of them."""
+        batch = context.batch
+        if pooling.rows is None:
+            return None
+        index = pooling.rows(batch.cu_seqlens, batch.lengths)
+        positions = batch.positions.index_select(0, index)
+        return cls(index, replace(context, batch=batch.one_row_each(positions)))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """These rows, shape [texts, width], of x [total, width]."""
+        return x.index_select(0, self.index)

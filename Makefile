@@ -1,7 +1,7 @@
 PYTHON ?= python3
 CLANG_FORMAT_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 
-.PHONY: install develop test sanitize faults fuzz aot lint format bench sbom audit dist clean
+.PHONY: install develop test test-all sanitize faults fuzz aot lint format bench sbom audit dist clean
 
 install:
 	$(PYTHON) -m pip install -c constraints.txt .
@@ -11,6 +11,10 @@ develop:
 
 test:
 	pytest
+
+# With the tests that take long and guard little.
+test-all:
+	pytest -m ""
 
 sanitize:
 	tests/native/sanitize.sh

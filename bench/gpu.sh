@@ -23,7 +23,7 @@ known=" "
 beside=()  # most of the time goes into compiling kernels, which pytest-xdist does many at a time
 if "$python" -c "import xdist" 2>/dev/null; then
   cores=$(nproc)
-  beside=(-n $((cores < 16 ? cores : 16)))  # each has some of the GPU's memory
+  beside=(-n $((cores < 16 ? cores : 16)) --dist load)  # each has some of the GPU's memory
 fi
 
 part() { # name, command...: runs a part, keeps its output, goes on after a failure

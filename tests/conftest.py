@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
+import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+# Before any import of torch or numpy, here and in child processes: threads that share tiny matmuls wait for each other
+# after every operation. Tests of thread counts set their own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before any import of huggingface_hub: no test may reach a network, or read the user's own caches.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="pyllmclf-test-hf-")
@@ -20,13 +27,54 @@ from cases import CPU_BACKENDS, poisoned_memory
 
 from pyllmclf import ops
 
+if TYPE_CHECKING:
+    from models import Folders
+
 # Tests that a shell starts in the background would ignore it, and so would the processes that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# A file system in memory, whose writes wait for no disk; and where tests that need a disk find one.
+MEMORY, DISK = Path("/dev/shm"), Path("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())
+IN_MEMORY = "pyllmclf-tests-"
+_numbers = itertools.count()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Temporary folders, child processes' too, lie in memory if 1 GiB is free there and no ``--basetemp`` is named."""
+    config.add_cleanup(lambda: shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True))
+    if hasattr(config, "workerinput") or config.option.basetemp is not None:
+        return
+    if not (MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 1 << 30):
+        return
+    for folder in MEMORY.glob(f"{IN_MEMORY}*"):  # of runs that were killed
+        if folder.stat().st_mtime < time.time() - 86400:
+            shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=IN_MEMORY, dir=MEMORY))
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    config.option.basetemp = str(folder / "pytest")
+    (folder / "tmp").mkdir()
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """pytest's; on a disk with ``@pytest.mark.real_disk``."""
+    if "real_disk" not in request.keywords:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="pyllmclf-test-", dir=DISK) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Not mktemp, which reads the whole folder for the next number.
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(_numbers))
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("PYLLMCLF_CACHE_DIR", str(folder))
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
@@ -61,13 +109,14 @@ def minilm() -> Path:
     return Path(spec.submodule_search_locations[0]) / "model"
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads that share tiny matmuls spend their time waiting for each other on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folders]:
+    """``model_folder(family, name="plain", n_classes=3)``: the folder of a small random model, made once; read-only."""
+    from models import Folders  # not above: it imports transformers
+
+    folders = Folders(tmp_path_factory.mktemp("models"))
+    yield folders
+    folders.check()
 
 
 @pytest.fixture
@@ -75,20 +124,28 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-# What was said about bad input: case, exit code, sentence.
-SAID: list[tuple[str, int, str]] = []
+# Rows of the table of bad input: case, exit code, sentence.
+BAD_INPUT: list[tuple[str, int, str]] = []
 
 
 @pytest.fixture
-def said() -> Callable[[str, int, str], None]:
-    """Takes what a command said of a case of bad input; ``pytest -v`` prints all of it at the end."""
-    return lambda case, code, sentence: SAID.append((case, code, sentence))
+def said(request: pytest.FixtureRequest) -> Callable[[str, int, str], None]:
+    """Records a command's answer to a case of bad input; ``pytest -v`` prints all of them at the end.
+
+    The rows travel in the test's report, which reaches the process that prints from every worker.
+    """
+    return lambda case, code, sentence: request.node.user_properties.append(("bad_input", [case, code, sentence]))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        BAD_INPUT.extend(tuple(row) for name, row in report.user_properties if name == "bad_input")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if SAID and terminalreporter.verbosity > 0:
+    if BAD_INPUT and terminalreporter.verbosity > 0:
         terminalreporter.section("bad input: case, exit code, sentence")
-        for case, code, sentence in SAID:
+        for case, code, sentence in BAD_INPUT:
             terminalreporter.write_line(f"{case:<44} {code:>3}  {sentence}")
 
 

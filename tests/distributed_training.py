@@ -21,7 +21,6 @@ import pyllmclf
 from pyllmclf.sharding import local_tensor
 from pyllmclf.training.trainer import Trainer
 
-torch.set_num_threads(1)
 given = json.loads(Path(sys.argv[1]).read_text())
 rank = int(os.environ.get("RANK", "0"))
 kill = given.get("kill")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 
 import pytest
 import torch
 import triton_ops
 from cases import ATTENTION, AttentionCase, offsets
 from formulas import attention_formula
-from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer
+from models import LABELS, TEXTS, Folders, make_trainer
+from pairwise import pairwise
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyllmclf import UsageError, finetune, ops
@@ -24,9 +25,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scheduled", [True, False])
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Two layers of two heads: the interpreter takes its time.
+SMALL = {"gpt2": "long", "bert": "two_layers"}
+# Every two of case, schedule and dtype by default, all three with ``-m slow``; a GPU computes all of them.
+PAIRS = pairwise({"case": CASES, "scheduled": [True, False], "dtype": DTYPES})
+PRODUCT = [
+    pytest.param(*values, marks=() if values in PAIRS else pytest.mark.slow)
+    for values in itertools.product(CASES, (True, False), DTYPES)
+]
+
+
+@pytest.mark.parametrize(("case", "scheduled", "dtype"), PRODUCT, ids=str)
 def test_attention(case: AttentionCase, scheduled: bool, dtype: torch.dtype) -> None:
     triton_ops.check_attention(case, dtype, "cpu", scheduled=scheduled)
 
@@ -70,10 +79,10 @@ def test_lora_linear(shape: tuple[int, int, int, int], bias: bool, dtype: torch.
 
 
 @pytest.mark.parametrize("trainable", ["all", "lora"])
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
-def test_training(make, trainable: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_training(model_folder: Folders, family: str, trainable: str) -> None:
     """A whole training is that on the reference ops."""
-    folder = make(tmp_path)
+    folder = model_folder(family, SMALL[family])
     arguments = {"trainable": trainable, "epochs": 1, "batch_size": 4, "dropout": 0.1, "device": "cpu"}
     found, expected = (
         finetune(folder, (TEXTS, LABELS), backend=backend, progress=False, **arguments).history[0].train_loss
@@ -99,23 +108,23 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("make", "trainable", "changes"),
+    ("family", "trainable", "changes"),
     [
-        (gpt2_folder, "all", {}),
-        (gpt2_folder, "all", {"pooling": "mean"}),
-        (gpt2_folder, "lora", {}),
-        (gpt2_folder, "last_block", {}),
-        (gpt2_folder, "head", {}),
-        (bert_folder, "all", {}),
+        ("gpt2", "all", {}),
+        ("gpt2", "all", {"pooling": "mean"}),
+        ("gpt2", "lora", {}),
+        ("gpt2", "last_block", {}),
+        ("gpt2", "head", {}),
+        ("bert", "all", {}),
     ],
-    ids=lambda value: getattr(value, "__name__", str(value)),
+    ids=str,
 )
-def test_fixed_steps(tmp_path: Path, make, trainable: str, changes: dict[str, str]) -> None:
+def test_fixed_steps(model_folder: Folders, family: str, trainable: str, changes: dict[str, str]) -> None:
     """On the tables of a shape a training has the losses that it has otherwise, and a step waits for nothing."""
     losses = []
     for fixed in (False, True):
         given = {"batch_size": 3, "epochs": 1, "max_grad_norm": 1.0, "backend": "triton"}
-        trainer = make_trainer(make(tmp_path), TEXTS, LABELS, trainable, **given | changes)
+        trainer = make_trainer(model_folder(family, SMALL[family]), TEXTS, LABELS, trainable, **given | changes)
         trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
         if trainer._fixed_shapes is not None:
             trainer._fixed_shapes._records = False  # that needs a GPU
@@ -133,11 +142,11 @@ def test_fixed_steps(tmp_path: Path, make, trainable: str, changes: dict[str, st
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
 
 
-def test_fixed_steps_of_long_texts(tmp_path: Path) -> None:
+def test_fixed_steps_of_long_texts(model_folder: Folders) -> None:
     """Of more than one tile, beside short ones."""
     losses = []
     for fixed in (False, True):
-        folder = gpt2_folder(tmp_path, "long")
+        folder = model_folder("gpt2", "long")
         given = {"batch_size": 3, "epochs": 1, "backend": "triton"}
         trainer = make_trainer(folder, ["a" * 150, "b" * 7, "c" * 65, "d" * 64], [0, 1, 2, 0], "all", **given)
         trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None

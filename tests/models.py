@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ BERT_CONFIGS = {
         "hidden_act": "gelu_new",
     },
     "one_head": {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+    "two_layers": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
 }
 ROBERTA_CONFIGS = {
     "plain": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64},
@@ -102,6 +104,13 @@ MODERNBERT_CONFIGS = {
             "full_attention": {"rope_type": "default", "rope_theta": 500.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 20.0},
         },
+    },
+    "two_layers": {  # the second one local
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 10,
+        "local_attention": 4,
     },
 }
 TEXTS = ["a", "hello world", "the quick brown fox jumps over the lazy dog", "x y z", "b" * 30, "fun, isn't it?"]
@@ -226,9 +235,43 @@ FAMILIES = {
 }
 
 
-def make_folder(path: Path, family: str, name: str = "plain") -> Path:
+def make_folder(path: Path, family: str, name: str = "plain", n_classes: int = 3) -> Path:
     """A classifier of an architecture."""
-    return FAMILIES[family][0](path, name)
+    return FAMILIES[family][0](path, name, n_classes)
+
+
+class Folders:
+    """Model folders, each made once and shared by all tests of a process: they are read and never changed."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._made: dict[Path, dict[str, tuple[int, int]]] = {}
+
+    def __call__(self, family: str, name: str = "plain", n_classes: int = 3) -> Path:
+        """The folder of a classifier, as :func:`make_folder` makes it."""
+        path = self._root / f"{family}-{name}-{n_classes}"
+        if path not in self._made:
+            make_folder(path, family, name, n_classes)
+            self._made[path] = self._state(path)
+        self._check(path)
+        return path
+
+    def copy(self, to: Path, family: str, name: str = "plain", n_classes: int = 3) -> Path:
+        """A copy for a test that changes it."""
+        return Path(shutil.copytree(self(family, name, n_classes), to, dirs_exist_ok=True))
+
+    def check(self) -> None:
+        """Fails if a folder is not as it was made."""
+        for path in self._made:
+            self._check(path)
+
+    def _check(self, path: Path) -> None:
+        assert self._state(path) == self._made[path], f"a test has changed {path}; take a copy"
+
+    @staticmethod
+    def _state(path: Path) -> dict[str, tuple[int, int]]:
+        stats = {file.name: file.stat() for file in path.iterdir()}
+        return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def packer_of(tokenizer: LibraryTokenizer, max_length: int, texts: list[str] = TEXTS) -> Packer:

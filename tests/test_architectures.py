@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import LABELS, TEXTS, make_folder, make_trainer
+from models import LABELS, TEXTS, Folders, make_trainer
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -57,8 +57,8 @@ def their_logits(model: torch.nn.Module, folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", NEW)
-def test_tokens_are_those_of_transformers(tmp_path: Path, family: str) -> None:
-    folder = make_folder(tmp_path, family)
+def test_tokens_are_those_of_transformers(model_folder: Folders, family: str) -> None:
+    folder = model_folder(family)
     tokenizer = find_model(folder, "pretrained").tokenizer
     found = [[*tokenizer.prefix, *ids, *tokenizer.suffix] for ids in tokenizer.encode_batch(TEXTS)]
     assert found == AutoTokenizer.from_pretrained(folder)(TEXTS)["input_ids"]
@@ -66,9 +66,9 @@ def test_tokens_are_those_of_transformers(tmp_path: Path, family: str) -> None:
 
 @pytest.mark.parametrize("trainable", ["head", "last_block", "all", "lora"])
 @pytest.mark.parametrize("family", NEW)
-def test_what_is_trained(tmp_path: Path, family: str, trainable: str) -> None:
+def test_what_is_trained(model_folder: Folders, family: str, trainable: str) -> None:
     """The dense layer before the head belongs to the classifier: it is trained even where nothing else is."""
-    trainer = make_trainer(make_folder(tmp_path, family), TEXTS, LABELS, trainable)
+    trainer = make_trainer(model_folder(family), TEXTS, LABELS, trainable)
     before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
     for _ in range(2):  # LoRA's A has no gradient before B is other than zero
         trainer.train_step([np.arange(6)])
@@ -87,16 +87,16 @@ def test_what_is_trained(tmp_path: Path, family: str, trainable: str) -> None:
 @pytest.mark.parametrize("pooling", ["first", "mean"])
 @pytest.mark.parametrize("trainable", ["head", "last_block"])
 @pytest.mark.parametrize("family", NEW)
-def test_kept_prefix_changes_nothing(tmp_path: Path, family: str, trainable: str, pooling: str) -> None:
-    folder = make_folder(tmp_path, family)
+def test_kept_prefix_changes_nothing(model_folder: Folders, family: str, trainable: str, pooling: str) -> None:
+    folder = model_folder(family)
     kept, off = (finetune(folder, trainable=trainable, pooling=pooling, cache=cache) for cache in ("memory", "off"))
     assert np.allclose([r.train_loss for r in kept.history], [r.train_loss for r in off.history], rtol=0, atol=1e-6)
     assert relative_error(kept.classifier.logits(TEXTS), off.classifier.logits(TEXTS)) < 1e-4
 
 
 @pytest.mark.parametrize("family", NEW)
-def test_checkpoint_opens_here_and_in_transformers(tmp_path: Path, family: str) -> None:
-    classifier = finetune(make_folder(tmp_path / "base", family), trainable="last_block").classifier
+def test_checkpoint_opens_here_and_in_transformers(model_folder: Folders, tmp_path: Path, family: str) -> None:
+    classifier = finetune(model_folder(family), trainable="last_block").classifier
     expected = classifier.logits(TEXTS)
     classifier.save(tmp_path / "saved")
     np.testing.assert_array_equal(pyllmclf.load(tmp_path / "saved").logits(TEXTS), expected)
@@ -106,9 +106,9 @@ def test_checkpoint_opens_here_and_in_transformers(tmp_path: Path, family: str) 
 
 
 @pytest.mark.parametrize("family", NEW)
-def test_adapter_opens_here_and_in_peft(tmp_path: Path, family: str) -> None:
+def test_adapter_opens_here_and_in_peft(model_folder: Folders, tmp_path: Path, family: str) -> None:
     lora = {"rank": 2, "dropout": 0.1}
-    classifier = finetune(make_folder(tmp_path / "base", family), trainable="lora", lora=lora).classifier
+    classifier = finetune(model_folder(family), trainable="lora", lora=lora).classifier
     expected = classifier.logits(TEXTS)
     classifier.save(tmp_path / "saved")
     np.testing.assert_array_equal(pyllmclf.load(tmp_path / "saved").logits(TEXTS), expected)
@@ -122,9 +122,9 @@ def test_adapter_opens_here_and_in_peft(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_modernbert_says_which_row_is_read(tmp_path: Path, pooling: str) -> None:
+def test_modernbert_says_which_row_is_read(model_folder: Folders, tmp_path: Path, pooling: str) -> None:
     """Its configuration can say that the mean is read, and then that is what transformers does."""
-    classifier = finetune(make_folder(tmp_path / "base", "modernbert"), pooling=pooling).classifier
+    classifier = finetune(model_folder("modernbert"), pooling=pooling).classifier
     classifier.save(tmp_path / "saved")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
     assert model.config.classifier_pooling == {"first": "cls", "mean": "mean"}[pooling]
@@ -134,8 +134,8 @@ def test_modernbert_says_which_row_is_read(tmp_path: Path, pooling: str) -> None
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert"])
-def test_what_transformers_cannot_express(tmp_path: Path, family: str) -> None:
-    classifier = finetune(make_folder(tmp_path / "base", family), pooling="mean", epochs=1).classifier
+def test_what_transformers_cannot_express(model_folder: Folders, tmp_path: Path, family: str) -> None:
+    classifier = finetune(model_folder(family), pooling="mean", epochs=1).classifier
     with pytest.raises(UsageError, match="pooling='mean'"):
         classifier.export(tmp_path / "export")
     classifier.save(tmp_path / "saved")
@@ -146,11 +146,11 @@ def test_what_transformers_cannot_express(tmp_path: Path, family: str) -> None:
 
 @pytest.mark.parametrize("cls", [AutoModel, AutoModelForMaskedLM])
 @pytest.mark.parametrize("family", NEW)
-def test_pretrained_model_gets_a_fresh_head(tmp_path: Path, family: str, cls: type) -> None:
+def test_pretrained_model_gets_a_fresh_head(model_folder: Folders, tmp_path: Path, family: str, cls: type) -> None:
     """Heads of other tasks are left out; of ModernBERT's, transformers takes the dense layer and the norm, and so do
     we.
     """
-    folder = make_folder(tmp_path / "base", family)
+    folder = model_folder.copy(tmp_path, family)
     torch.manual_seed(5)
     pretrained = cls.from_config(AutoConfig.from_pretrained(folder))
     pretrained.save_pretrained(folder)
@@ -184,8 +184,10 @@ def drop_word(tensors: dict[str, torch.Tensor]) -> None:
     ids=["missing", "unknown"],
 )
 @pytest.mark.parametrize("family", NEW)
-def test_weights_that_do_not_fit(tmp_path: Path, family: str, damage: Callable, word: str) -> None:
-    folder = make_folder(tmp_path, family)
+def test_weights_that_do_not_fit(
+    model_folder: Folders, tmp_path: Path, family: str, damage: Callable, word: str
+) -> None:
+    folder = model_folder.copy(tmp_path, family)
     tensors = load_file(folder / "model.safetensors")
     damage(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -207,17 +209,19 @@ def test_weights_that_do_not_fit(tmp_path: Path, family: str, damage: Callable, 
         ("distilbert", {"activation": "relu"}, "relu"),
     ],
 )
-def test_configuration_that_is_not_understood(tmp_path: Path, family: str, changes: dict[str, Any], word: str) -> None:
-    folder = make_folder(tmp_path, family)
+def test_configuration_that_is_not_understood(
+    model_folder: Folders, tmp_path: Path, family: str, changes: dict[str, Any], word: str
+) -> None:
+    folder = model_folder.copy(tmp_path, family)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(ModelError, match=word):
         find_model(folder, "pretrained")
 
 
-def test_older_modernbert_configuration(tmp_path: Path) -> None:
+def test_older_modernbert_configuration(model_folder: Folders, tmp_path: Path) -> None:
     """As the hub's: numbers for both kinds of layers instead of lists."""
-    folder = make_folder(tmp_path, "modernbert")
+    folder = model_folder.copy(tmp_path, "modernbert")
     new = find_model(folder, "pretrained").config
     config = json.loads((folder / "config.json").read_text())
     for name in ("layer_types", "rope_parameters"):
@@ -227,8 +231,8 @@ def test_older_modernbert_configuration(tmp_path: Path) -> None:
     assert find_model(folder, "pretrained").config == new
 
 
-def test_roberta_vocabulary_that_lacks_a_special_token(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path, "roberta")
+def test_roberta_vocabulary_that_lacks_a_special_token(model_folder: Folders, tmp_path: Path) -> None:
+    folder = model_folder.copy(tmp_path, "roberta")
     vocab = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     vocab["other"] = vocab.pop("<pad>")
     (folder / "vocab.json").write_text(json.dumps(vocab), encoding="utf-8")

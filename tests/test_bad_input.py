@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import bert_folder, gpt2_folder, make_folder
+from models import Folders
 from safetensors.torch import load_file, save_file
 
 import pyllmclf
@@ -33,8 +33,6 @@ from pyllmclf.data import atomic_folder
 from pyllmclf.data.readers import read_file, read_object
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training.trainer import Trainer
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 NANO = ("finetune", "--model", "gpt2-nano", "--weights", "random", "--no-progress", "--epochs", "2")
 ROWS = [(f"The parcel {i} is late.", "delivery") for i in range(8)] + [
@@ -198,8 +196,8 @@ def test_hostile_header(
     refused(found, 4, r"model\.safetensors: damaged or unreadable")
 
 
-def test_pickled_weights(shell: Shell, table: Path, tmp_path: Path) -> None:
-    folder = gpt2_folder(tmp_path / "model")
+def test_pickled_weights(model_folder: Folders, shell: Shell, table: Path, tmp_path: Path) -> None:
+    folder = model_folder.copy(tmp_path / "model", "gpt2")
     (folder / "model.safetensors").unlink()
 
     class Trap:
@@ -212,8 +210,8 @@ def test_pickled_weights(shell: Shell, table: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "opened").exists()
 
 
-def test_tokenizer_that_does_not_fit(shell: Shell, table: Path, tmp_path: Path) -> None:
-    folder = bert_folder(tmp_path / "model")
+def test_tokenizer_that_does_not_fit(model_folder: Folders, shell: Shell, table: Path, tmp_path: Path) -> None:
+    folder = model_folder.copy(tmp_path / "model", "bert")
     with (folder / "vocab.txt").open("a") as file:
         file.writelines(f"more{i}\n" for i in range(500))
     (folder / "tokenizer.json").unlink(missing_ok=True)
@@ -254,9 +252,9 @@ def test_tensors_that_are_not_the_model_s(
 )
 @pytest.mark.parametrize("command", ["finetune", "predict"])
 def test_hostile_configuration(
-    shell: Shell, table: Path, tmp_path: Path, command: str, case: str, changes: dict[str, Any]
+    model_folder: Folders, shell: Shell, table: Path, tmp_path: Path, command: str, case: str, changes: dict[str, Any]
 ) -> None:
-    folder = make_folder(tmp_path / "model", "modernbert")
+    folder = model_folder.copy(tmp_path / "model", "modernbert")
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     arguments = (
@@ -265,8 +263,8 @@ def test_hostile_configuration(
     refused(shell(f"{case}, {command}", *arguments), 4, r"config\.json: ")
 
 
-def test_model_of_many_layers_gets_no_memory(shell: Shell, table: Path, tmp_path: Path) -> None:
-    folder = gpt2_folder(tmp_path / "model")
+def test_model_of_many_layers_gets_no_memory(model_folder: Folders, shell: Shell, table: Path, tmp_path: Path) -> None:
+    folder = model_folder.copy(tmp_path / "model", "gpt2")
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"n_layer": 40_000}))
     begun = peak(lambda: shell("40,000 layers of GPT-2", "predict", folder, table))
@@ -279,10 +277,10 @@ def test_model_of_many_layers_gets_no_memory(shell: Shell, table: Path, tmp_path
 
 
 @pytest.mark.parametrize("what", ["loss", "step"])
-def test_not_finite(shell: Shell, table: Path, tmp_path: Path, what: str) -> None:
+def test_not_finite(model_folder: Folders, shell: Shell, table: Path, tmp_path: Path, what: str) -> None:
     """A model that overflows by itself, and a learning rate that lets it: the last finite checkpoint stays."""
     if what == "loss":
-        folder = gpt2_folder(tmp_path / "model")
+        folder = model_folder.copy(tmp_path / "model", "gpt2")
         path = folder / "model.safetensors"
         tensors = load_file(path)
         tensors["transformer.ln_f.weight"].fill_(3e38)

@@ -25,8 +25,6 @@ from pyllmclf.classifier import checkpoint
 from pyllmclf.data.atomic_folder import text_writer, write_folder
 from pyllmclf.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 # Of lengths that differ, so that a padded batch has padding.
 TEXTS = [
     "The parcel is late.",

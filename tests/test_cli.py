@@ -26,8 +26,6 @@ import pyllmclf.api
 from pyllmclf.api import finetune
 from pyllmclf.cli.main import app, eval_app, run
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 CLASSES = ["account", "billing", "delivery", "product"]
 NANO = ("--model", "gpt2-nano", "--weights", "random", "--no-progress")
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import make_folder
+from models import Folders
 from test_resume import NANO, TEXTS, VALIDATION, VARIANTS, untimed
 
 import pyllmclf
@@ -64,7 +64,7 @@ def train_all(
     if processes > 1:
         command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--max-restarts={restarts}"]
         command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYLLMCLF_DISTRIBUTED_TIMEOUT": "60"}
+    environment = os.environ | {"PYLLMCLF_DISTRIBUTED_TIMEOUT": "60"}
     done = subprocess.run(
         [*command, str(SCRIPT), str(folder / "arguments.json")],
         env=environment,
@@ -89,12 +89,12 @@ def train(
 
 
 @pytest.fixture(scope="module")
-def sharded_cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def sharded_cases(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """With folders for checkpoints, and for the models that have no name."""
     path = tmp_path_factory.mktemp("sharded")
     cases = {}
     for case, arguments in SHARDED.items():
-        model = {"model": str(make_folder(path / case, case))} if case in FAMILIES else {}
+        model = {"model": str(model_folder(case))} if case in FAMILIES else {}
         cases[case] = arguments | model | {"output_dir": str(path / f"{case}-run"), "save_every_steps": 3}
     return cases
 
@@ -192,8 +192,8 @@ class TwoHere(ProcessGroup):
     ],
 )
 def test_strategy_is_chosen_by_memory(
+    model_folder: Folders,
     monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
     asked: str,
     trainable: str,
     dtype: torch.dtype,
@@ -201,7 +201,7 @@ def test_strategy_is_chosen_by_memory(
     chosen: str,
 ) -> None:
     """12 bytes for each parameter, of three quarters of what is free: 16."""
-    model = pyllmclf.load(make_folder(tmp_path / "model", "gpt2"), device="cpu").state.model
+    model = pyllmclf.load(model_folder("gpt2"), device="cpu").state.model
     set_trainable(model, trainable, None, torch.Generator())
     parameters = sum(parameter.numel() for parameter in model.parameters())
     monkeypatch.setattr("pyllmclf.training.strategy.available_memory", lambda: int(2 * free * parameters))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from models import make_folder
+from models import Folders
 
 from pyllmclf.cli.main import app, run
 
@@ -36,16 +36,15 @@ def test_documentation_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def folders(tmp_path: Path) -> dict[str, str]:
+def folders(model_folder: Folders) -> dict[str, str]:
     """Small models that the examples' compare and search would take minutes on otherwise."""
-    return {family: str(make_folder(tmp_path / family, family)) for family in ("bert", "gpt2")}
+    return {family: str(model_folder(family)) for family in ("bert", "gpt2")}
 
 
 def example(name: str, *arguments: str, cwd: Path) -> str:
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, *arguments],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

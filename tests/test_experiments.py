@@ -13,7 +13,7 @@ import numpy as np
 import plain_pytorch
 import pytest
 import torch
-from models import gpt2_folder, make_trainer
+from models import Folders, make_trainer
 
 import pyllmclf.api
 from pyllmclf import UsageError
@@ -119,10 +119,10 @@ def test_placed() -> None:
 
 
 @pytest.mark.parametrize("name", ["1", "3", "4", "5", "16", "19"])
-def test_padded_rows_are_the_published_computation(tmp_path: Path, name: str) -> None:
+def test_padded_rows_are_the_published_computation(model_folder: Folders, name: str) -> None:
     """Twenty steps: the losses of plain PyTorch, padded to the longest text, reading what the row reads."""
     row = next(row for row in published_rows("sms_spam") if row.name == name)
-    trainer = make_trainer(gpt2_folder(tmp_path, n_classes=2), TEXTS, LABELS, **row.settings)
+    trainer = make_trainer(model_folder("gpt2", n_classes=2), TEXTS, LABELS, **row.settings)
     config = trainer.model.config
     plain = plain_pytorch.PlainGPT2Classifier(
         plain_pytorch.PlainConfig(config.vocab_size, config.n_positions, config.width, config.n_layers, config.n_heads),
@@ -186,9 +186,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_the_command(csv_file: Path, tmp_path: Path, cli: Callable[..., Any], counted: list[dict[str, Any]]) -> None:
+def test_the_command(
+    model_folder: Folders, csv_file: Path, tmp_path: Path, cli: Callable[..., Any], counted: list[dict[str, Any]]
+) -> None:
     """On a model and data of one's own; a second call runs nothing again."""
-    model = gpt2_folder(tmp_path / "model", n_classes=2)
+    model = model_folder("gpt2", n_classes=2)
     out = tmp_path / "out"
     command = [
         "experiments", "--rows", "1,2,9,18,bow", "--model", str(model), "--data", str(csv_file), "--seeds", "2",
@@ -233,8 +235,10 @@ def test_the_command(csv_file: Path, tmp_path: Path, cli: Callable[..., Any], co
     assert len(counted) == 4
 
 
-def test_a_row_that_the_model_has_no_blocks_for_is_skipped(csv_file: Path, tmp_path: Path) -> None:
-    model = gpt2_folder(tmp_path / "model", "unscaled", n_classes=2)  # one block
+def test_a_row_that_the_model_has_no_blocks_for_is_skipped(
+    model_folder: Folders, csv_file: Path, tmp_path: Path
+) -> None:
+    model = model_folder("gpt2", "unscaled", n_classes=2)  # one block
     rows = [placed(row, str(model), None) for row in choose_rows("sms_spam", "4")]
     options = {"device": "cpu", "dtype": "auto", "backend": "auto", "progress": False}
     said: list[str] = []

@@ -22,7 +22,7 @@ def run(script: str, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | folder | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | folder,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     summary = done.stdout.strip().splitlines()[-1]

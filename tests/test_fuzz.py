@@ -33,7 +33,6 @@ def mutations(found: list[bytes], count: int) -> Iterator[bytes]:
         yield bytes(content)
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("target", TARGETS)
 def test_target(target: str) -> None:
     found = inputs(target)

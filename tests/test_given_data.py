@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import torch
-from models import TEXTS, gpt2_folder
+from models import TEXTS, Folders
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 import pyllmclf
@@ -20,8 +20,6 @@ from pyllmclf import DataError, ModelError, UsageError
 from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.sources import read_data
 from pyllmclf.training.objective import resolve_class_weights
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 NANO: dict[str, Any] = {"model": "gpt2-nano", "weights": "random", "epochs": 1, "batch_size": 4, "progress": False}
 LABELS = [("a", "b", "c")[i % 3] for i in range(len(TEXTS))]
@@ -151,9 +149,9 @@ def saved_classifier(folder: Path, base: Path, **changes: Any) -> Any:
     return model
 
 
-def test_default_names_of_two_classes(tmp_path: Path) -> None:
+def test_default_names_of_two_classes(model_folder: Folders, tmp_path: Path) -> None:
     """transformers leaves them out of the configuration."""
-    base = gpt2_folder(tmp_path / "base", n_classes=2)
+    base = model_folder.copy(tmp_path / "base", "gpt2", n_classes=2)
     config = json.loads((base / "config.json").read_text())
     for name in ("id2label", "label2id", "num_labels"):
         config.pop(name, None)
@@ -163,9 +161,9 @@ def test_default_names_of_two_classes(tmp_path: Path) -> None:
     assert classifier.logits(FOUR).shape == (4, 2)
 
 
-def test_a_head_whose_classes_stand_in_another_order(tmp_path: Path) -> None:
+def test_a_head_whose_classes_stand_in_another_order(model_folder: Folders, tmp_path: Path) -> None:
     """It is kept: the same text gets the same logit for a class."""
-    base = gpt2_folder(tmp_path / "base")
+    base = model_folder("gpt2")
     names = ["c", "a", "b"]
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
     saved_classifier(tmp_path / "theirs", base, num_labels=3, **labels)
@@ -178,8 +176,8 @@ def test_a_head_whose_classes_stand_in_another_order(tmp_path: Path) -> None:
     np.testing.assert_allclose(after.logits(TEXTS), expected, rtol=0, atol=1e-5)
 
 
-def test_an_adapters_head_whose_classes_stand_in_another_order(tmp_path: Path) -> None:
-    base = gpt2_folder(tmp_path / "base")
+def test_an_adapters_head_whose_classes_stand_in_another_order(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder.copy(tmp_path / "base", "gpt2")
     config = json.loads((base / "config.json").read_text())
     names = ["c", "a", "b"]
     config |= {"id2label": {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
@@ -257,8 +255,8 @@ def test_class_weights_by_name() -> None:
     assert resolve_class_weights(given, numbered, np.array([0, 1, 0, 1])).tolist() == [1.0, 2.0]
 
 
-def test_names_of_classes_that_are_none(tmp_path: Path) -> None:
-    base = gpt2_folder(tmp_path / "base")
+def test_names_of_classes_that_are_none(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder.copy(tmp_path / "base", "gpt2")
     config = json.loads((base / "config.json").read_text()) | {"id2label": {"0": ["a"], "1": "b", "2": "c"}}
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="two classes or more"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import ATTENTION, AttentionCase, offsets, relative_error
-from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer
+from models import LABELS, TEXTS, Folders, make_trainer
 
 from pyllmclf import _C, UsageError, finetune, load, ops
 from pyllmclf.ops.backends import triton as triton_backend
@@ -163,7 +163,7 @@ def test_triton_gives_the_same_bits_again(generator: torch.Generator) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 @pytest.mark.parametrize(
     ("trainable", "changes"),
     [
@@ -178,8 +178,8 @@ def test_triton_gives_the_same_bits_again(generator: torch.Generator) -> None:
     ],
     ids=str,
 )
-def test_a_step_does_not_wait_for_the_device(tmp_path: Path, make, trainable: str, changes: dict) -> None:
-    trainer = make_trainer(make(tmp_path), TEXTS, LABELS, trainable, device="cuda", dtype="bfloat16", **changes)
+def test_a_step_does_not_wait_for_the_device(model_folder: Folders, family: str, trainable: str, changes: dict) -> None:
+    trainer = make_trainer(model_folder(family), TEXTS, LABELS, trainable, device="cuda", dtype="bfloat16", **changes)
     ids = [np.arange(4)]
     trainer.queue_step(ids)  # kernels are compiled and loaded here
     torch.cuda.set_sync_debug_mode("error")
@@ -189,10 +189,10 @@ def test_a_step_does_not_wait_for_the_device(tmp_path: Path, make, trainable: st
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 @pytest.mark.parametrize("trainable", ["all", "lora", "last_block"])
-def test_training_equals_the_cpu(tmp_path: Path, make, trainable: str) -> None:
-    folder = make(tmp_path)
+def test_training_equals_the_cpu(model_folder: Folders, tmp_path: Path, family: str, trainable: str) -> None:
+    folder = model_folder(family)
     arguments = {"trainable": trainable, "epochs": 4, "batch_size": 3, "progress": False, "dropout": 0.1}
     on_cpu = finetune(folder, (TEXTS, LABELS), device="cpu", **arguments)
     on_gpu = finetune(folder, (TEXTS, LABELS), device="cuda", dtype="float32", **arguments)
@@ -210,11 +210,11 @@ def test_training_equals_the_cpu(tmp_path: Path, make, trainable: str) -> None:
     assert relative_error(found, torch.from_numpy(again)) < 1e-4
 
 
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 @pytest.mark.parametrize("trainable", ["head", "last_block"])
-def test_kept_rows_change_nothing(tmp_path: Path, make, trainable: str) -> None:
+def test_kept_rows_change_nothing(model_folder: Folders, family: str, trainable: str) -> None:
     """Wherever they lie, and where some are computed each time."""
-    folder = make(tmp_path)
+    folder = model_folder(family)
     arguments = {"trainable": trainable, "epochs": 3, "batch_size": 3, "progress": False, "device": "cuda"}
 
     def losses(**changes) -> list[float]:
@@ -228,10 +228,12 @@ def test_kept_rows_change_nothing(tmp_path: Path, make, trainable: str) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 @pytest.mark.parametrize("trainable", ["head", "last_block", "all", "lora"])
 @pytest.mark.parametrize("tables", [True, False])
-def test_replayed_steps_change_nothing(tmp_path: Path, make, trainable: str, tables: bool, monkeypatch) -> None:
+def test_replayed_steps_change_nothing(
+    model_folder: Folders, family: str, trainable: str, tables: bool, monkeypatch
+) -> None:
     """Against launching each kernel, over 20 steps with clipping and a schedule; and they are replayed, with tables of
     tiles and without.
     """
@@ -244,7 +246,7 @@ def test_replayed_steps_change_nothing(tmp_path: Path, make, trainable: str, tab
     for dtype in ("float32", "bfloat16"):
         for graphs in (False, True):
             trainer = make_trainer(
-                make(tmp_path), TEXTS, LABELS, trainable, dtype=dtype, cuda_graphs=graphs, **arguments
+                model_folder(family), TEXTS, LABELS, trainable, dtype=dtype, cuda_graphs=graphs, **arguments
             )
             if trainer.cache is not None:
                 trainer.cache.fill()

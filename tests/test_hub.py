@@ -31,8 +31,6 @@ from pyllmclf.models.architectures.registry import architecture_of, model_config
 from pyllmclf.models.hub import find_model
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 Tensors = dict[str, torch.Tensor]
 
 TEXTS = ["The parcel is late.", "I was charged twice for one invoice, and nobody answers!", "Log in", "a"]

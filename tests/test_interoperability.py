@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,14 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from models import FAMILIES, TEXTS, make_folder
+from models import FAMILIES, TEXTS, Folders
 from peft import IA3Config, LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pyllmclf
 from pyllmclf import ModelError, UsageError
-from pyllmclf.cli.main import eval_app, run
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+from pyllmclf.cli.main import app, eval_app, run
 
 # Classes as transformers names them by itself.
 CLASSES = ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_1", "LABEL_0", "LABEL_2"]
@@ -46,8 +44,8 @@ def their_logits(model: torch.nn.Module, tokenizer_folder: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_classifier_of_transformers(tmp_path: Path, family: str) -> None:
-    folder = make_folder(tmp_path / "theirs", family)
+def test_classifier_of_transformers(model_folder: Folders, tmp_path: Path, family: str) -> None:
+    folder = model_folder(family)
     expected = their_logits(AutoModelForSequenceClassification.from_pretrained(folder), folder)
     classifier = pyllmclf.load(folder)
     assert classifier.classes_ == ["LABEL_0", "LABEL_1", "LABEL_2"]
@@ -59,9 +57,11 @@ def test_classifier_of_transformers(tmp_path: Path, family: str) -> None:
     np.testing.assert_array_equal(pyllmclf.load(tmp_path / "ours").logits(TEXTS), classifier.logits(TEXTS))
 
 
-def test_classifiers_of_others_are_measured_by_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_classifiers_of_others_are_measured_by_the_command(
+    model_folder: Folders, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """One of transformers, an adapter of PEFT and one of this library, compared on the same texts."""
-    folder = make_folder(tmp_path / "theirs", "bert")
+    folder = model_folder("bert")
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_CLS, r=2)).save_pretrained(tmp_path / "adapter")
     pyllmclf.load(folder).save(tmp_path / "ours")
@@ -77,8 +77,8 @@ def test_classifiers_of_others_are_measured_by_the_command(tmp_path: Path, capfd
     assert "model.safetensors, SHA-256" in page.read_text()
 
 
-def test_tokenizer_says_what_is_read_of_longer_texts(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path, "bert")
+def test_tokenizer_says_what_is_read_of_longer_texts(model_folder: Folders, tmp_path: Path) -> None:
+    folder = model_folder.copy(tmp_path, "bert")
     (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 12, "truncation_side": "left"}))
     layout = pyllmclf.load(folder).state.layout
     assert (layout.max_length, layout.long_texts) == (12, "tail")
@@ -96,8 +96,10 @@ def test_tokenizer_says_what_is_read_of_longer_texts(tmp_path: Path) -> None:
         ({"id2label": {"0": "a", "1": "b"}}, "shape"),
     ],
 )
-def test_classifiers_that_are_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    folder = make_folder(tmp_path, "bert")
+def test_classifiers_that_are_refused(
+    model_folder: Folders, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    folder = model_folder.copy(tmp_path, "bert")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | changes))
     with pytest.raises(ModelError, match=said):
@@ -105,8 +107,8 @@ def test_classifiers_that_are_refused(tmp_path: Path, changes: dict[str, Any], s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_missing_head_is_never_made_up(tmp_path: Path, family: str) -> None:
-    folder = make_folder(tmp_path, family)
+def test_a_missing_head_is_never_made_up(model_folder: Folders, tmp_path: Path, family: str) -> None:
+    folder = model_folder.copy(tmp_path, family)
     tensors = load_file(folder / "model.safetensors")
     backbone = {n: t for n, t in tensors.items() if not n.startswith(("score.", "classifier.", "pre_classifier"))}
     assert len(backbone) < len(tensors)
@@ -146,8 +148,8 @@ def peft_adapter(folder: Path, base: Path, family: str, **changes: Any) -> PeftM
 
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_adapter_of_peft(tmp_path: Path, family: str, rslora: bool) -> None:
-    base = make_folder(tmp_path / "base", family)
+def test_adapter_of_peft(model_folder: Folders, tmp_path: Path, family: str, rslora: bool) -> None:
+    base = model_folder(family)
     expected = their_logits(peft_adapter(tmp_path / "theirs", base, family, use_rslora=rslora), base)
     classifier = pyllmclf.load(tmp_path / "theirs")
     assert close(classifier.logits(TEXTS), expected)
@@ -166,8 +168,8 @@ def test_adapter_of_peft(tmp_path: Path, family: str, rslora: bool) -> None:
     assert close(their_logits(opened, tmp_path / "ours"), trained.logits(TEXTS))
 
 
-def test_adapter_on_other_classes_gets_a_fresh_head(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "base", "gpt2")
+def test_adapter_on_other_classes_gets_a_fresh_head(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder("gpt2")
     peft_adapter(tmp_path / "theirs", base, "gpt2")
     theirs = pyllmclf.load(tmp_path / "theirs").state.model
     labels = ["yes" if c == "LABEL_0" else "no" for c in CLASSES]
@@ -177,8 +179,8 @@ def test_adapter_on_other_classes_gets_a_fresh_head(tmp_path: Path) -> None:
         torch.testing.assert_close(parameter, dict(theirs.backbone.named_parameters())[name], rtol=0, atol=1e-9)
 
 
-def test_our_adapter_is_trained_on(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "base", "bert")
+def test_our_adapter_is_trained_on(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder("bert")
     first = pyllmclf.finetune(base, (TEXTS, CLASSES), trainable="lora", lora={"rank": 2}, **SHORT).classifier
     first.save(tmp_path / "first")
     onward = pyllmclf.finetune(tmp_path / "first", (TEXTS, CLASSES), trainable="lora", **STILL).classifier
@@ -238,16 +240,18 @@ def without(part: str) -> Callable[[Path], None]:
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "damaged or unreadable"),
     ],
 )
-def test_adapters_that_are_refused(tmp_path: Path, edit: Callable[[Path], Any], said: str) -> None:
-    base = make_folder(tmp_path / "base", "gpt2")
+def test_adapters_that_are_refused(
+    model_folder: Folders, tmp_path: Path, edit: Callable[[Path], Any], said: str
+) -> None:
+    base = model_folder("gpt2")
     peft_adapter(tmp_path / "theirs", base, "gpt2")
     edit(tmp_path / "theirs")
     with pytest.raises(ModelError, match=said):
         pyllmclf.load(tmp_path / "theirs")
 
 
-def test_another_kind_of_adapter(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "base", "gpt2")
+def test_another_kind_of_adapter(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder("gpt2")
     config = IA3Config(task_type=TaskType.SEQ_CLS, target_modules=["c_attn"], feedforward_modules=[])
     get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), config).save_pretrained(tmp_path / "ia3")
     with pytest.raises(ModelError, match="'IA3'"):
@@ -261,56 +265,74 @@ def graph_inputs(folder: Path, texts: list[str]) -> dict[str, Any]:
     return AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="np")
 
 
-VARIANTS = [
-    *((family, {}) for family in FAMILIES),
-    ("gpt2", {"causal": False, "pooling": "mean"}),
-    ("gpt2", {"pooling": "first", "head_bias": True}),
-    ("bert", {"causal": True, "pooling": "last"}),
-    ("modernbert", {"causal": True, "pooling": "mean"}),
-    ("bert", {"trainable": "lora", "lora": {"rank": 2}}),
-]
+# An export takes seconds: there is one of each architecture, and one of each other pooling, mask and kind of weights,
+# of smaller models. Name: family, configuration, arguments of the training.
+GRAPHS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    **{family: (family, "plain", {}) for family in FAMILIES},
+    "first, head bias": ("gpt2", "unscaled", {"pooling": "first", "head_bias": True}),
+    "mean, not causal": ("gpt2", "unscaled", {"causal": False, "pooling": "mean"}),
+    "causal ModernBERT, mean": ("modernbert", "two_layers", {"causal": True, "pooling": "mean"}),
+    "causal BERT, last, LoRA": ("bert", "one_head", {"causal": True, "pooling": "last", "trainable": "lora"}),
+}
 
 
-@pytest.mark.parametrize(("family", "changes"), VARIANTS, ids=str)
-def test_onnx(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
+class Graph:
+    """A trained classifier, its export to ONNX, and its logits before that."""
+
+    def __init__(self, base: Path, folder: Path, changes: dict[str, Any]) -> None:
+        self.folder = folder
+        lora = {"lora": {"rank": 2}} if changes.get("trainable") == "lora" else {}
+        self.classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), **SHORT | changes | lora).classifier
+        self.logits_before = self.classifier.logits(TEXTS)
+        self.classifier.export(folder, format="onnx")
+
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """By ONNX Runtime, from the tokenizer beside the graph."""
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(self.folder / "model.onnx", providers=["CPUExecutionProvider"])
+        batch = graph_inputs(self.folder, texts)
+        (found,) = session.run(["logits"], {n: batch[n].astype(np.int64) for n in ("input_ids", "attention_mask")})
+        return found
+
+
+@pytest.fixture(scope="module")
+def graph(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Graph]:
+    """The graph of that name, exported once."""
+
+    @functools.cache
+    def made(name: str) -> Graph:
+        family, config, changes = GRAPHS[name]
+        return Graph(model_folder(family, config), tmp_path_factory.mktemp("exported") / "graph", changes)
+
+    return made
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_onnx(graph: Callable[[str], Graph], name: str) -> None:
     """Batches of other sizes and lengths than the graph was made with."""
-    import onnxruntime
-
-    base = make_folder(tmp_path / "base", family)
-    classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), **SHORT | changes).classifier
-    before = classifier.logits(TEXTS)
-    classifier.export(tmp_path / "graph", format="onnx")
-    names = {path.name for path in (tmp_path / "graph").iterdir()}
-    assert names == {"config.json", "manifest.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
-    session = onnxruntime.InferenceSession(tmp_path / "graph/model.onnx", providers=["CPUExecutionProvider"])
+    made = graph(name)
+    files = {path.name for path in made.folder.iterdir()}
+    assert files == {"config.json", "manifest.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
     for texts in (TEXTS, TEXTS[2:3], TEXTS[:1]):
-        batch = graph_inputs(tmp_path / "graph", texts)
-        given = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
-        (found,) = session.run(["logits"], given)
-        assert close(found, classifier.logits(texts))
-    np.testing.assert_array_equal(classifier.logits(TEXTS), before)
+        assert close(made.logits(texts), made.classifier.logits(texts))
+    np.testing.assert_array_equal(made.classifier.logits(TEXTS), made.logits_before)
 
 
-@pytest.mark.parametrize("pooling", ["last", "first", "mean"])
-def test_graph_of_an_empty_text(tmp_path: Path, pooling: str) -> None:
+@pytest.mark.parametrize(
+    ("pooling", "name"), [("last", "gpt2"), ("first", "first, head bias"), ("mean", "mean, not causal")]
+)
+def test_graph_of_an_empty_text(graph: Callable[[str], Graph], pooling: str, name: str) -> None:
     """GPT-2 reads it as the end-of-text token, which is what pads; its tokenizer gives nothing."""
-    import onnxruntime
-
-    base = make_folder(tmp_path / "base", "gpt2")
-    classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), pooling=pooling, **SHORT).classifier
-    classifier.export(tmp_path / "graph", format="onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "graph/model.onnx", providers=["CPUExecutionProvider"])
+    made = graph(name)
+    assert GRAPHS[name][2].get("pooling", "last") == pooling
     texts = ["", TEXTS[0]]
-    batch = graph_inputs(tmp_path / "graph", texts)
-    assert batch["attention_mask"][0].sum() == 0
-    given = {name: batch[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
-    (found,) = session.run(["logits"], given)
-    assert close(found, classifier.logits(texts))
+    assert graph_inputs(made.folder, texts)["attention_mask"][0].sum() == 0
+    assert close(made.logits(texts), made.classifier.logits(texts))
 
 
-def test_torch_export(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "base", "gpt2")
-    classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), **SHORT).classifier
+def test_torch_export(graph: Callable[[str], Graph], tmp_path: Path) -> None:
+    classifier = graph("gpt2").classifier
     classifier.export(tmp_path / "graph", format="torch")
     module = torch.export.load(tmp_path / "graph/model.pt2").module()
     for texts in (TEXTS, TEXTS[:3]):
@@ -322,8 +344,8 @@ def test_torch_export(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes", [{"pooling": "last_position"}, {"padding": "context"}, {"long_texts": "windows"}], ids=str
 )
-def test_what_a_graph_cannot_express(tmp_path: Path, changes: dict[str, Any]) -> None:
-    base = make_folder(tmp_path / "base", "gpt2")
+def test_what_a_graph_cannot_express(model_folder: Folders, tmp_path: Path, changes: dict[str, Any]) -> None:
+    base = model_folder("gpt2")
     classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), **SHORT | changes).classifier
     with pytest.raises(UsageError, match="a graph"):
         classifier.export(tmp_path / "graph", format="onnx")
@@ -333,8 +355,8 @@ def test_what_a_graph_cannot_express(tmp_path: Path, changes: dict[str, Any]) ->
 # --- the model card ---------------------------------------------------------------------------------------------------
 
 
-def test_model_card(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "base", "bert")
+def test_model_card(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder("bert")
     result = pyllmclf.finetune(
         base, (TEXTS, CLASSES), validation=(TEXTS, CLASSES), test=(TEXTS[:4], CLASSES[:4]), calibrate=True, **SHORT
     )
@@ -345,15 +367,16 @@ def test_model_card(tmp_path: Path) -> None:
     for part in ("validation", "test"):
         for figure, shown in (("accuracy", "accuracy"), ("macro_f1", "f1"), ("log_loss", "log_loss")):
             assert found[part, shown] == pytest.approx(result.metrics[part][figure], abs=1e-6)
-    assert "`LABEL_1`" in card.text and "temperature" in card.text and str(tmp_path) not in card.content
+    assert "`LABEL_1`" in card.text and "temperature" in card.text
+    assert not any(str(path) in card.content for path in (tmp_path, base))
     loaded = pyllmclf.load(tmp_path / "saved")
     assert loaded.state.metrics == result.classifier.state.metrics
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again/README.md").read_text() == (tmp_path / "saved/README.md").read_text()
 
 
-def test_model_card_of_a_checkpoint_of_a_run(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "base", "gpt2")
+def test_model_card_of_a_checkpoint_of_a_run(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder("gpt2")
     arguments: dict[str, Any] = SHORT | {"causal": False, "output_dir": tmp_path / "run"}
     labels = ["a | b" if c == "LABEL_0" else "`c`\nd" for c in CLASSES]
     pyllmclf.finetune(base, (TEXTS, labels), validation=(TEXTS, labels), **arguments)
@@ -363,8 +386,8 @@ def test_model_card_of_a_checkpoint_of_a_run(tmp_path: Path) -> None:
     assert "`a \\| b`" in card.text and "`'c' d`" in card.text
 
 
-def test_card_of_an_adapter_of_the_hub_names_its_base(tmp_path: Path) -> None:
-    base = make_folder(tmp_path / "base", "gpt2")
+def test_card_of_an_adapter_of_the_hub_names_its_base(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder("gpt2")
     classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), trainable="lora", **SHORT).classifier
     classifier.state.hub_id, classifier.state.revision = "someone/gpt2", "f" * 40
     classifier.export(tmp_path / "adapter", format="peft")
@@ -372,14 +395,13 @@ def test_card_of_an_adapter_of_the_hub_names_its_base(tmp_path: Path) -> None:
     assert card.data.base_model == "someone/gpt2" and card.data.library_name == "peft"
 
 
-def test_export_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pyllmclf.cli.main import app, run
-
-    base = make_folder(tmp_path / "base", "bert")
+def test_export_from_the_command_line(
+    model_folder: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = model_folder("bert", "one_head")
     assert run(app, "pyllmclf", ["export", str(base), str(tmp_path / "onnx"), "--format", "onnx", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["format"] == "onnx"
     assert (tmp_path / "onnx/model.onnx").is_file()
     assert run(app, "pyllmclf", ["export", str(base), str(tmp_path / "peft"), "--format", "peft"]) == 2
     assert "not trained with LoRA" in capsys.readouterr().err
     assert run(app, "pyllmclf", ["export", str(base), str(tmp_path / "x"), "--format", "gguf"]) == 2
-    shutil.rmtree(tmp_path / "onnx")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import gpt2_folder, make_trainer
+from models import Folders, make_trainer
 
 from pyllmclf import DataError, UsageError, finetune
 from pyllmclf.data import token_store
@@ -120,8 +120,8 @@ def test_a_state_that_there_is_not(changes: dict[str, int]) -> None:
     assert list(loader) == []
 
 
-def test_the_trainer_says_where_it_stands(tmp_path: Path) -> None:
-    trainer = make_trainer(gpt2_folder(tmp_path), ["a", "b", "c", "d", "e"], [0, 1, 0, 1, 0], "head", batch_size=2)
+def test_the_trainer_says_where_it_stands(model_folder: Folders) -> None:
+    trainer = make_trainer(model_folder("gpt2"), ["a", "b", "c", "d", "e"], [0, 1, 0, 1, 0], "head", batch_size=2)
     seen = []
     for _, alone in trainer._queued_ahead(lambda step: step == 2):
         seen.append((trainer.loader.position, alone))
@@ -263,8 +263,8 @@ def test_what_an_empty_text_becomes_is_part_of_the_key(tmp_path: Path) -> None:
     assert [store[0].tolist() for store in stores] == [[97], [98]]
 
 
-def test_finetune_keeps_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = gpt2_folder(tmp_path, n_classes=2)
+def test_finetune_keeps_tokens(model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = model_folder("gpt2", n_classes=2)
     arguments: dict[str, Any] = {"epochs": 1, "progress": False, "cache_dir": tmp_path / "kept", "batch_tokens": 9}
     data = (["one", "two", "three"], [0, 1, 0])
     first = finetune(folder, data, test=data, **arguments)

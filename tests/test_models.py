@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CPU_BACKENDS, relative_error
-from models import FAMILIES, LABELS, TEXTS, gpt2_folder, make_folder, packer_of, padded
+from models import FAMILIES, LABELS, TEXTS, Folders, packer_of, padded
 from transformers import AutoModelForSequenceClassification
 
 from pyllmclf import UsageError, ops
@@ -42,8 +42,8 @@ def their_gradient(theirs: torch.nn.Module, model: SequenceClassifier, name: str
 
 @pytest.mark.parametrize(("family", "name"), CASES)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
-def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
-    folder = make_folder(tmp_path, family, name)
+def test_parity(model_folder: Folders, family: str, name: str, backend: str) -> None:
+    folder = model_folder(family, name)
     theirs = AutoModelForSequenceClassification.from_pretrained(folder)
     # transformers' classification models drop nothing here: every rate of the configuration is 0.
     theirs.train()
@@ -83,8 +83,8 @@ def test_parity(tmp_path: Path, family: str, name: str, backend: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("pooling", ["last", "first", "mean", "last_position"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_logits_do_not_depend_on_the_batch(tmp_path: Path, family: str, pooling: str, causal: bool) -> None:
-    model, tokenizer = our_model(make_folder(tmp_path, family, "plain"), pooling=pooling, causal=causal)
+def test_logits_do_not_depend_on_the_batch(model_folder: Folders, family: str, pooling: str, causal: bool) -> None:
+    model, tokenizer = our_model(model_folder(family), pooling=pooling, causal=causal)
     packer = packer_of(tokenizer, 40)
     with torch.no_grad():
         together = model(packer.batch(range(len(packer))))
@@ -95,8 +95,8 @@ def test_logits_do_not_depend_on_the_batch(tmp_path: Path, family: str, pooling:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_causal_switch_and_pooling_change_the_result(tmp_path: Path, family: str) -> None:
-    folder = make_folder(tmp_path, family, "plain")
+def test_causal_switch_and_pooling_change_the_result(model_folder: Folders, family: str) -> None:
+    folder = model_folder(family)
     logits = {}
     for pooling in ("first", "last", "mean"):
         for causal in (True, False):
@@ -110,8 +110,8 @@ def test_causal_switch_and_pooling_change_the_result(tmp_path: Path, family: str
             assert relative_error(one, other) > 1e-4
 
 
-def test_causal_first_token_sees_itself_only(tmp_path: Path) -> None:
-    model, tokenizer = our_model(gpt2_folder(tmp_path), pooling="first")
+def test_causal_first_token_sees_itself_only(model_folder: Folders) -> None:
+    model, tokenizer = our_model(model_folder("gpt2"), pooling="first")
     packer = packer_of(tokenizer, 40, ["hello there", "h"])
     with torch.no_grad():
         logits = model(packer.batch([0, 1]))
@@ -163,8 +163,8 @@ def test_random_weights_follow_gpt2() -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
-def test_merged_lora_gives_the_same_logits(tmp_path: Path, generator: torch.Generator) -> None:
-    model, tokenizer = our_model(gpt2_folder(tmp_path))
+def test_merged_lora_gives_the_same_logits(model_folder: Folders, generator: torch.Generator) -> None:
+    model, tokenizer = our_model(model_folder("gpt2"))
     packer = packer_of(tokenizer, 40)
     batch = packer.batch([0, 1, 2])
     with torch.no_grad():
@@ -190,8 +190,8 @@ def test_merged_lora_gives_the_same_logits(tmp_path: Path, generator: torch.Gene
         ("bert", LoRAConfig(layers=(1,)), 6),
     ],
 )
-def test_lora_targets(tmp_path: Path, family: str, lora: LoRAConfig, expected: int) -> None:
-    model, _ = our_model(make_folder(tmp_path, family, "plain"))
+def test_lora_targets(model_folder: Folders, family: str, lora: LoRAConfig, expected: int) -> None:
+    model, _ = our_model(model_folder(family))
     assert len(lora_targets(model, lora)) == expected
 
 
@@ -208,8 +208,8 @@ def test_lora_targets(tmp_path: Path, family: str, lora: LoRAConfig, expected: i
         ({"colour": 1}, "colour"),
     ],
 )
-def test_lora_refuses(tmp_path: Path, arguments: dict, message: str) -> None:
-    model, _ = our_model(gpt2_folder(tmp_path))
+def test_lora_refuses(model_folder: Folders, arguments: dict, message: str) -> None:
+    model, _ = our_model(model_folder("gpt2"))
     with pytest.raises(UsageError, match=message):
         lora_targets(model, LoRAConfig.coerce(arguments))
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from models import TEXTS, bert_folder, gpt2_folder, make_trainer
+from models import TEXTS, Folders, make_trainer
 from sklearn import metrics
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -25,8 +25,6 @@ from pyllmclf.data.labels import MultiLabelEncoder
 from pyllmclf.data.readers import read_file, read_object
 from pyllmclf.evaluation.multi_label import binary_cross_entropy, evaluate_multi_label
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 LABELS: list[list[str]] = [["short"], ["short", "two words"], ["long", "animal"], [], ["long"], ["question"]]
 CLASSES = ["animal", "long", "question", "short", "two words"]
 INDICATOR = np.array([[name in own for name in CLASSES] for own in LABELS], dtype=np.float32)
@@ -34,13 +32,13 @@ SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 3, "learning_rate": 1e-2, "p
 
 
 @pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return gpt2_folder(tmp_path_factory.mktemp("gpt2"))
+def gpt2(model_folder: Folders) -> Path:
+    return model_folder("gpt2")
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return bert_folder(tmp_path_factory.mktemp("bert"))
+def bert(model_folder: Folders) -> Path:
+    return model_folder("bert")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,7 +17,17 @@ from pyllmclf import ops
 from pyllmclf.ops.backends import native_cpu as native
 
 
-def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def native_results(count: int, generator: torch.Generator) -> list[Tensor]:
     """Outputs and gradients of every native op on this number of threads."""
     lengths = (600, 1, 33, 90)
     cu, rows = offsets(lengths), sum(lengths)
@@ -28,24 +39,19 @@ def native_results(threads: int, generator: torch.Generator) -> list[Tensor]:
     ids = torch.randint(0, 50, (rows,), generator=generator)
     positions = torch.cat([torch.arange(n) for n in lengths])
     key = ops.DropoutKey(1, 2, 3, 1, torch.arange(4), torch.arange(4).repeat_interleave(cu.diff()), positions)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with ops.use_backend("native"):
-            outputs = [
-                ops.attention_packed(qkv, cu, 600, heads=2, causal=True, dropout_p=0.1, dropout_key=key),
-                *ops.layer_norm(x, weight, bias, 1e-5, x),
-                ops.gelu(x, bias, "tanh"),
-                ops.gelu(x, bias, "none"),
-                ops.embedding(ids, positions, *tables),
-                ops.embedding_layer_norm(ids, positions, *tables, weight, bias, 1e-5),
-                ops.dropout(x, 0.1, key),
-            ]
-            factors = [torch.randn(t.shape, generator=generator) for t in outputs]
-            # Not summed into one loss: torch's sum over threads is another order.
-            torch.autograd.backward(outputs, factors)
-    finally:
-        torch.set_num_threads(before)
+    with threads(count), ops.use_backend("native"):
+        outputs = [
+            ops.attention_packed(qkv, cu, 600, heads=2, causal=True, dropout_p=0.1, dropout_key=key),
+            *ops.layer_norm(x, weight, bias, 1e-5, x),
+            ops.gelu(x, bias, "tanh"),
+            ops.gelu(x, bias, "none"),
+            ops.embedding(ids, positions, *tables),
+            ops.embedding_layer_norm(ids, positions, *tables, weight, bias, 1e-5),
+            ops.dropout(x, 0.1, key),
+        ]
+        factors = [torch.randn(t.shape, generator=generator) for t in outputs]
+        # Not summed into one loss: torch's sum over threads is another order.
+        torch.autograd.backward(outputs, factors)
     return [t.detach() for t in outputs] + [t.grad for t in (*inputs, *tables) if t.grad is not None]
 
 
@@ -160,9 +166,15 @@ def test_native_gradcheck(generator: torch.Generator) -> None:
         )
 
 
+@pytest.mark.parametrize("count", [1, 2], ids=lambda count: f"{count} threads")
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 2, 768), (24, 203, 37), (5, 768, 256)], ids=str)
-def test_few_rows(shape: tuple[int, int, int], generator: torch.Generator) -> None:
+def test_few_rows(shape: tuple[int, int, int], count: int, generator: torch.Generator) -> None:
     """Against float64, and the step against torch's own AdamW; parts of wider rows, as attention's heads are."""
+    with threads(count):
+        check_few_rows(shape, generator)
+
+
+def check_few_rows(shape: tuple[int, int, int], generator: torch.Generator) -> None:
     rows, outputs, inputs = shape
     dy, x = (torch.randn(rows, n + 3, generator=generator)[:, 1 : n + 1] for n in (outputs, inputs))
     weight = torch.nn.Parameter(torch.randn(outputs, inputs, generator=generator))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cases import relative_error
-from models import LABELS, TEXTS, gpt2_folder, make_trainer
+from models import LABELS, TEXTS, Folders, make_trainer
 from sklearn.utils.class_weight import compute_class_weight
 
 from pyllmclf import UsageError, finetune, load
@@ -37,9 +37,9 @@ def test_the_loss_is_torch_s(smoothing: float, weights: list[float] | None, gene
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_is_one_on_the_weighted_mean(tmp_path: Path, accumulate: int) -> None:
+def test_a_step_is_one_on_the_weighted_mean(model_folder: Folders, accumulate: int) -> None:
     """Over all micro-batches, whatever their sizes."""
-    folder = gpt2_folder(tmp_path)
+    folder = model_folder("gpt2")
     weights = [0.5, 1.0, 3.0]
     arguments = {"class_weights": weights, "label_smoothing": 0.1, "max_grad_norm": 1e9}
     trainer = make_trainer(folder, TEXTS, LABELS, "all", **arguments)
@@ -89,12 +89,12 @@ def test_weights_that_are_refused(given: Any) -> None:
     {"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"label_smoothing": "much"}, {"label_smoothing": True},
     {"early_stopping": 0}, {"early_stopping": 1.5}, {"early_stopping": True}, {"early_stopping": 1},
 ], ids=str)  # fmt: skip
-def test_arguments_that_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_arguments_that_are_refused(model_folder: Folders, changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(changes))):
-        finetune(gpt2_folder(tmp_path), (TEXTS, LABELS), progress=False, **changes)
+        finetune(model_folder("gpt2"), (TEXTS, LABELS), progress=False, **changes)
 
 
-def test_early_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_early_stopping(model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends after two epochs without a better one; the classifier, and its figures, are the best epoch's."""
     scores = iter([0.5, 0.7, 0.6, 0.7, 0.9])  # the fifth is not seen
     losses = iter([1.0, 0.8, 0.7, 0.9, 0.1])
@@ -111,7 +111,7 @@ def test_early_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(Trainer, "fit", scored)
     result = finetune(
-        gpt2_folder(tmp_path / "model"),
+        model_folder("gpt2"),
         (TEXTS, LABELS),
         validation=(TEXTS, LABELS),
         early_stopping=2,
@@ -131,10 +131,10 @@ def test_early_stopping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert result.timing["steps"] == 4
 
 
-def test_without_stopping_the_last_epoch_s_weights_are_returned_if_they_are_best(tmp_path: Path) -> None:
+def test_without_stopping_the_last_epoch_s_weights_are_returned_if_they_are_best(model_folder: Folders) -> None:
     """Patience that never ends: all epochs, and the best one's weights."""
     arguments: dict[str, Any] = {"validation": (TEXTS, LABELS), "epochs": 3, "progress": False, "learning_rate": 1e-3}
-    folder = gpt2_folder(tmp_path)
+    folder = model_folder("gpt2")
     result = finetune(folder, (TEXTS, LABELS), early_stopping=9, **arguments)
     assert len(result.history) == 3
     best = max(result.history, key=lambda record: record.score or (0.0, 0.0))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cases import CPU_BACKENDS, relative_error
-from models import LABELS, TEXTS, bert_folder, gpt2_folder, make_trainer, modernbert_folder, roberta_folder
+from models import LABELS, TEXTS, Folders, make_trainer
+from pairwise import pairwise
 from torch import Tensor
 
 from pyllmclf import ops
@@ -39,30 +38,30 @@ def from_all_rows(model: SequenceClassifier, batch: PackedBatch, dropout: Dropou
     return model.head(pooled, context)
 
 
-@pytest.mark.parametrize("padding", ["none", 40])
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize(
-    ("trainable", "rates"),
-    # Low-rank layers without dropout are another path: they meet the weights instead of the rows.
-    [("last_block", RATES), ("all", RATES), ("lora", RATES), ("lora", replace(RATES, lora=0.0))],
-    ids=["last_block", "all", "lora", "lora without dropout"],
-)
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder, roberta_folder, modernbert_folder])
-@pytest.mark.parametrize("backend", CPU_BACKENDS)
+# Low-rank layers without dropout are another path: they meet the weights instead of the rows.
+TRAINED = {
+    "last_block": ("last_block", RATES),
+    "all": ("all", RATES),
+    "lora": ("lora", RATES),
+    "lora without dropout": ("lora", replace(RATES, lora=0.0)),
+}
+FACTORS = {
+    "backend": CPU_BACKENDS,
+    "family": ["gpt2", "bert", "roberta", "modernbert"],
+    "trained": list(TRAINED),
+    "pooling": list(POOLINGS),
+    "causal": [True, False],
+    "padding": ["none", 40],
+}
+
+
+@pytest.mark.parametrize(tuple(FACTORS), pairwise(FACTORS, times=3))
 def test_logits_and_gradients(
-    tmp_path: Path,
-    backend: str,
-    make: Callable,
-    trainable: str,
-    rates: DropoutRates,
-    pooling: str,
-    causal: bool,
-    padding: Any,
+    model_folder: Folders, backend: str, family: str, trained: str, pooling: str, causal: bool, padding: Any
 ) -> None:
-    trainer = make_trainer(
-        make(tmp_path), TEXTS, LABELS, trainable, pooling=pooling, causal=causal, padding=padding, max_grad_norm=1.0
-    )
+    trainable, rates = TRAINED[trained]
+    settings = {"pooling": pooling, "causal": causal, "padding": padding, "max_grad_norm": 1.0}
+    trainer = make_trainer(model_folder(family), TEXTS, LABELS, trainable, **settings)
     model = trainer.model
     ops.drop_gradient_buffers(model.parameters())
     if trainable == "lora":
@@ -71,13 +70,13 @@ def test_logits_and_gradients(
                 if name.endswith("lora_b"):
                     parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.2)
     batch = trainer.packer.batch(range(len(TEXTS)))
-    trained = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     found = []
     for logits_of in (model, lambda batch, dropout: from_all_rows(model, batch, dropout)):
         with ops.use_backend(backend):
             logits = logits_of(batch, DropoutState(rates, seed=3, step=2))
             factor = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
-            found.append([logits, *torch.autograd.grad(logits, trained, factor)])
+            found.append([logits, *torch.autograd.grad(logits, parameters, factor)])
     scale = max(float(g.abs().max()) for g in found[1][1:])
     for mine, expected in zip(*found, strict=True):
         # A key bias, for one, has no true gradient.
@@ -90,12 +89,12 @@ def test_logits_and_gradients(
 @pytest.mark.parametrize(("pooling", "causal", "rows"), [
     ("last", True, "all"), ("first", False, "all"), ("mean", True, "all"), ("first", True, "one"),
 ])  # fmt: skip
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_rows_that_are_computed(
-    tmp_path: Path, make: Callable, pooling: str, causal: bool, rows: str, monkeypatch: pytest.MonkeyPatch
+    model_folder: Folders, family: str, pooling: str, causal: bool, rows: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Counted at the matmuls: of the last block one row per text, and with "first" and a causal mask of every block."""
-    model = make_trainer(make(tmp_path), TEXTS, LABELS, "all", pooling=pooling, causal=causal).model
+    model = make_trainer(model_folder(family), TEXTS, LABELS, "all", pooling=pooling, causal=causal).model
     counted: list[int] = []
     gelu_linear = ops.gelu_linear
 
@@ -104,7 +103,7 @@ def test_rows_that_are_computed(
         return gelu_linear(x, *rest)
 
     monkeypatch.setattr(ops, "gelu_linear", counting)
-    batch = make_trainer(make(tmp_path), TEXTS, LABELS, "all", pooling=pooling).packer.batch(range(len(TEXTS)))
+    batch = make_trainer(model_folder(family), TEXTS, LABELS, "all", pooling=pooling).packer.batch(range(len(TEXTS)))
     for mode in (torch.enable_grad, torch.inference_mode):
         counted.clear()
         with mode():
@@ -117,11 +116,11 @@ def test_rows_that_are_computed(
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder, modernbert_folder])
-def test_stages(tmp_path: Path, make: Callable, pooling: str) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "bert", "modernbert"])
+def test_stages(model_folder: Folders, family: str, pooling: str) -> None:
     """A forward pass that begins at any stage gives the same bits."""
-    model = make_trainer(make(tmp_path), TEXTS, LABELS, "all", pooling=pooling).model.requires_grad_(False)
-    batch = make_trainer(make(tmp_path), TEXTS, LABELS, "all", pooling=pooling).packer.batch(range(len(TEXTS)))
+    model = make_trainer(model_folder(family), TEXTS, LABELS, "all", pooling=pooling).model.requires_grad_(False)
+    batch = make_trainer(model_folder(family), TEXTS, LABELS, "all", pooling=pooling).packer.batch(range(len(TEXTS)))
     expected = model(batch)
     for stage in range(model.depth + 1):
         rows = model.advance(None, model.read(batch), 0, stage) if stage else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import gpt2_folder
+from models import Folders
 from scipy.stats import binom
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
@@ -165,9 +165,9 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def checkpoints(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("report")
-    model = gpt2_folder(folder / "model", n_classes=2)
+    model = model_folder("gpt2", n_classes=2)
     found = []
     for epochs in (2, 1):
         out = folder / f"out-{epochs}"

@@ -21,8 +21,6 @@ from pyllmclf.data.token_store import TokenStore
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training.run_folder import RunFolder
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXTS = [
     f"{word} number {i} of {i % 7} {'and some more of it ' * (i % 4)}" for i in range(11) for word in ("parcel", "bill")
 ]

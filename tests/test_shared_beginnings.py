@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ import torch
 from cases import CPU_BACKENDS, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
-from models import bert_folder, gpt2_folder, make_trainer
+from models import Folders, make_trainer
 from torch import Tensor
 
 from pyllmclf import _C, ops
@@ -87,13 +85,13 @@ def test_share_beginnings_checks_its_arguments(cu_seqlens: list[int]) -> None:
 @pytest.mark.parametrize("padding", ["none", 40])
 @pytest.mark.parametrize("pooling", ["last", "last_position", "mean"])
 @pytest.mark.parametrize("trainable", ["all", "lora"])
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_logits_and_gradients(
-    tmp_path: Path, backend: str, make: Callable, trainable: str, pooling: str, padding: Any
+    model_folder: Folders, backend: str, family: str, trainable: str, pooling: str, padding: Any
 ) -> None:
     trainer = make_trainer(
-        make(tmp_path), TEXTS, LABELS, trainable, pooling=pooling, causal=True, padding=padding, max_grad_norm=1.0
+        model_folder(family), TEXTS, LABELS, trainable, pooling=pooling, causal=True, padding=padding, max_grad_norm=1.0
     )
     model = trainer.model
     ops.drop_gradient_buffers(model.parameters())
@@ -123,10 +121,10 @@ def test_logits_and_gradients(
 
 
 @pytest.mark.parametrize(("pooling", "causal"), [("last", False), ("mean", False), ("first", True)])
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
-def test_models_that_share_nothing(tmp_path: Path, make: Callable, pooling: str, causal: bool) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_models_that_share_nothing(model_folder: Folders, family: str, pooling: str, causal: bool) -> None:
     """Rows that see what follows them, or of which one per text is read; a batch that shares is read all the same."""
-    trainer = make_trainer(make(tmp_path), TEXTS, LABELS, "all", pooling=pooling, causal=causal)
+    trainer = make_trainer(model_folder(family), TEXTS, LABELS, "all", pooling=pooling, causal=causal)
     model = trainer.model
     order = np.arange(len(TEXTS))
     assert inference_batch(model, trainer.packer, order, torch.device("cpu")).shared is None
@@ -137,26 +135,26 @@ def test_models_that_share_nothing(tmp_path: Path, make: Callable, pooling: str,
     assert in_batches == sorted(in_batches)
 
 
-def test_dropped_rows_are_not_shared(tmp_path: Path) -> None:
+def test_dropped_rows_are_not_shared(model_folder: Folders) -> None:
     """Each text has masks of its own."""
-    trainer = make_trainer(gpt2_folder(tmp_path), TEXTS, LABELS, "all")
+    trainer = make_trainer(model_folder("gpt2"), TEXTS, LABELS, "all")
     batch = trainer.packer.batch(trainer.packer.store.sorted_texts(np.arange(len(TEXTS)), 100))
     dropout = DropoutState(DropoutRates(hidden=0.5), seed=1, step=1)
     with torch.no_grad():
         assert torch.equal(trainer.model(batch.share_prefixes(), dropout), trainer.model(batch, dropout))
 
 
-def test_little_is_not_shared(tmp_path: Path) -> None:
-    trainer = make_trainer(gpt2_folder(tmp_path), ["a" + "b" * 60, "a" + "c" * 60], [0, 1], "all")
+def test_little_is_not_shared(model_folder: Folders) -> None:
+    trainer = make_trainer(model_folder("gpt2"), ["a" + "b" * 60, "a" + "c" * 60], [0, 1], "all")
     assert trainer.packer.batch([0, 1]).share_prefixes().shared is None
 
 
-@pytest.mark.parametrize("make", [gpt2_folder, bert_folder])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_predictions_compute_each_beginning_once(
-    tmp_path: Path, make: Callable, monkeypatch: pytest.MonkeyPatch
+    model_folder: Folders, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the texts' order, whatever order they are computed in; rows are counted at the matmuls."""
-    trainer = make_trainer(make(tmp_path), TEXTS, LABELS, "all", causal=True, pooling="last")
+    trainer = make_trainer(model_folder(family), TEXTS, LABELS, "all", causal=True, pooling="last")
     model, packer = trainer.model, trainer.packer
     alone = torch.cat([model(packer.batch([i])) for i in range(len(TEXTS))]).detach()
     counted: list[int] = []

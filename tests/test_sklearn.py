@@ -26,8 +26,6 @@ from pyllmclf.sklearn import LLMClassifier
 TEXTS = [f"{'win cash' if i % 2 else 'see you'} {i % 5}" for i in range(24)]
 LABELS = ["spam" if i % 2 else "ham" for i in range(24)]
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import LABELS, TEXTS, gpt2_folder
+from models import LABELS, TEXTS, Folders
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -48,8 +48,10 @@ def train(folder: Path, out: Path | None = None, **changes) -> list[float]:
     ids=["autocast", "no_grad", "inference_mode", "float64", "float16", "meta"],
 )
 @pytest.mark.parametrize("trainable", ["all", "last_block", "lora"])
-def test_the_callers_state(tmp_path: Path, trainable: str, state: Callable[[], AbstractContextManager]) -> None:
-    folder = gpt2_folder(tmp_path / "model")
+def test_the_callers_state(
+    model_folder: Folders, tmp_path: Path, trainable: str, state: Callable[[], AbstractContextManager]
+) -> None:
+    folder = model_folder("gpt2")
     expected = train(folder, tmp_path / "plain", trainable=trainable)
     logits = pyllmclf.load(tmp_path / "plain").logits(TEXTS)
     with state():
@@ -61,8 +63,8 @@ def test_the_callers_state(tmp_path: Path, trainable: str, state: Callable[[], A
         assert before == (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_default_device().type)
 
 
-def test_rows_kept_under_autocast_are_those_kept_without(tmp_path: Path) -> None:
-    folder = gpt2_folder(tmp_path / "model")
+def test_rows_kept_under_autocast_are_those_kept_without(model_folder: Folders, tmp_path: Path) -> None:
+    folder = model_folder("gpt2")
     given = {"trainable": "head", "cache": "disk", "cache_dir": tmp_path / "cache"}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         first = train(folder, **given)

@@ -23,8 +23,6 @@ from pyllmclf.data.token_store import TokenStore
 from pyllmclf.evaluation.metrics import cross_entropy
 from pyllmclf.training.callbacks import StepRecord
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 TEXTS = [f"{a} {b * (n + 1)}" for n, a in enumerate(("red", "blue", "green", "an ox")) for b in ("cat ", "dog", "x")]
 LABELS = [int("cat" in text) for text in TEXTS]
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "progress": False}

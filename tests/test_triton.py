@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,15 +32,17 @@ from pyllmclf.kernels import configs  # noqa: E402
 TRITON, NUMPY = (tuple(map(int, version(name).split(".")[:2])) for name in ("triton", "numpy"))
 
 
-def passed_in(file: str, **environment: str) -> int:
+def passed_in(file: str, *options: str, **environment: str) -> int:
     """How many tests of a file pass, in a process of its own; none may fail or be skipped."""
+    # Not the outer run's: its options, and its worker's name.
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", HERE / file, "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-x", HERE / file, "-p", "no:cacheprovider", *options],
         capture_output=True,
         text=True,
         check=False,
         cwd=HERE,  # not the repository's root, whose source tree has no extension
-        env={**os.environ, **environment},
+        env=outer | environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed = re.search(r"(\d+) passed", done.stdout)
@@ -46,10 +50,21 @@ def passed_in(file: str, **environment: str) -> int:
     return int(passed[1])
 
 
-@pytest.mark.skipif(TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of triton 3.6 needs numpy before 2.4")
+needs_the_interpreter = pytest.mark.skipif(
+    TRITON < (3, 7) and NUMPY >= (2, 4), reason="the interpreter of triton 3.6 needs numpy before 2.4"
+)
+
+
+@needs_the_interpreter
 def test_triton_kernels_in_the_interpreter() -> None:
     """The interpreter is chosen when triton is imported."""
     assert passed_in("interpreted_kernels.py", TRITON_INTERPRET="1") > 60
+
+
+@needs_the_interpreter
+@pytest.mark.slow
+def test_more_of_the_triton_kernels_in_the_interpreter() -> None:
+    assert passed_in("interpreted_kernels.py", "-m", "slow", TRITON_INTERPRET="1") > 20
 
 
 def test_triton_kernels_as_they_are_launched() -> None:
@@ -57,10 +72,24 @@ def test_triton_kernels_as_they_are_launched() -> None:
     assert passed_in("launched_kernels.py") == 3
 
 
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest) -> Iterator[Callable[[aot.Variant], aot.Resources]]:
+    """Compiles the selected tests' variants, two at a time where xdist does not already run tests beside each other."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        yield aot.compile_variant
+        return
+    items = [item for item in request.session.items if getattr(item, "originalname", "") == "test_triton_aot"]
+    variants = [item.callspec.params["variant"] for item in items]  # type: ignore[attr-defined]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = {str(variant): pool.submit(aot.compile_variant, variant) for variant in variants}
+        yield lambda variant: found[str(variant)].result()
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("variant", aot.selected(), ids=str)
-def test_triton_aot(variant: aot.Variant) -> None:
-    """No stack, no spills, matrix instructions, and shared memory that there is."""
-    assert not aot.complaints(variant, aot.compile_variant(variant))
+def test_triton_aot(variant: aot.Variant, compiled: Callable[[aot.Variant], aot.Resources]) -> None:
+    """No stack, no spills, matrix instructions, and no more shared memory than there is."""
+    assert not aot.complaints(variant, compiled(variant))
 
 
 def test_triton_aot_selection_is_small() -> None:

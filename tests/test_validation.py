@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from models import gpt2_folder
+from models import Folders
 
 from pyllmclf.cli.main import app, run
 from pyllmclf.data.named import load_named
@@ -87,10 +87,10 @@ def test_options_that_are_of_no_use_are_refused(cli: Callable[..., Any], option:
     assert cli("validate", "sample", "--encoding-errors", "bogus").code == 2
 
 
-def test_lengths(cli: Callable[..., Any], tmp_path: Path) -> None:
+def test_lengths(model_folder: Folders, cli: Callable[..., Any], tmp_path: Path) -> None:
     """Against the model's positions, by its tokenizer."""
     data = written(tmp_path / "train.csv", [("a" * 100, "x"), ("b", "y")])
-    model = gpt2_folder(tmp_path / "model", n_classes=2)  # bytes, 64 positions
+    model = model_folder("gpt2", n_classes=2)  # bytes, 64 positions
     found = cli("validate", data, "--model", str(model))
     assert "longest 64; 1 texts lose their end at 64" in found.out
     lengths = json.loads(cli("validate", data, "--model", str(model), "--json").out)["parts"]["train"]["lengths"]

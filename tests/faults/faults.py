@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ PRELOADED = "PYLLMCLF_FAULTS_PRELOADED"
 KILL_BEFORE, KILL_WITHIN = -1, -2
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS}
 REFUSED, BROKEN = 5, 70
+LIMIT = 600.0  # seconds after which a child that nothing kills is taken to hang
 TEXTS = [f"{word} number {i} of {i % 7} {'and more ' * (i % 4)}" for i in range(11) for word in ("parcel", "bill")]
 LABELS = ["delivery", "billing"] * 11
 NANO: dict[str, Any] = {
@@ -89,8 +91,9 @@ class Attempt:
             os.close(readable)
             _run_child(work, under, nth, how, writable)
         os.close(writable)
-        if after:
-            time.sleep(after)
+        # Readable at the child's end, and not before: it writes its answer last.
+        ended, _, _ = select.select([readable], [], [], after or LIMIT)
+        if not ended:
             os.kill(child, signal.SIGKILL)
         with os.fdopen(readable) as pipe:
             said = pipe.read()
@@ -98,6 +101,8 @@ class Attempt:
         self.seconds = time.perf_counter() - begun
         self.killed = os.WIFSIGNALED(status)
         self.code = -1 if self.killed else os.WEXITSTATUS(status)
+        if not ended and not after:
+            self.killed, self.code, said = False, BROKEN, json.dumps({"message": f"did not end in {LIMIT:.0f} s"})
         found = json.loads(said) if said else {}
         self.result, self.calls = found.get("result"), found.get("calls", 0)
         self.message = found.get("message", "")

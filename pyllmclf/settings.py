@@ -147,11 +147,11 @@ class Settings:
     )  # fmt: skip
     layerwise_lr_decay: float = argument(
         1.0, "Factor of the learning rate from each block to the one below it.", group=TRAINING,
-        check=all_of(valid.number, satisfies(lambda v: 0.0 < v <= 1.0, "lie above 0, and at 1 at most")),
+        check=all_of(valid.number, satisfies(lambda v: 0.0 < v <= 1.0, "be above 0 and at most 1")),
     )  # fmt: skip
     warmup_ratio: float = argument(
         0.0, "Share of the steps over which the learning rate rises.", group=TRAINING,
-        check=all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "lie between 0 and 1")),
+        check=all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "be between 0 and 1")),
     )  # fmt: skip
     scheduler: Scheduler = argument(
         "constant", "constant, linear or cosine.", group=TRAINING, check=one_of(words(Scheduler)), on_card=True

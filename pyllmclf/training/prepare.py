@@ -101,8 +101,8 @@ def prepare(settings: Settings) -> Iterator[Run]:
             settings, callbacks = replace(settings, progress=False), []
         elif output_dir is not None:
             folder = stack.enter_context(RunFolder(output_dir, resume=settings.resume, keep_last=settings.keep_last))
-        alone = group.world_size == 1
-        preemption = stack.enter_context(Preemption(enabled=output_dir is not None, alone=alone))
+        single_process = group.world_size == 1
+        preemption = stack.enter_context(Preemption(enabled=output_dir is not None, single_process=single_process))
         with preemption.at_once(PREEMPTED):
             recorded = _recorded(folder, group)
             settings = with_recorded(settings, recorded.get("settings", {}))

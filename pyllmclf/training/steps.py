@@ -86,9 +86,8 @@ class StepTrainer:
         # Texts of the last three steps, by step; errors name them.
         self._recent_texts: dict[int, np.ndarray] = {}
         one_label = packer.labels is None or packer.labels.dim() == 1
-        alone = self.group.world_size == 1
-        records = settings.cuda_graphs and self.device.type == "cuda" and self.dtype != torch.float16
-        records = records and not self.rates.any and one_label and alone
+        recordable = self.device.type == "cuda" and self.dtype != torch.float16 and not self.rates.any
+        records = settings.cuda_graphs and recordable and one_label and self.group.world_size == 1
         # The module whose forward pass trains. The optimizer is made of the parameters after wrapping.
         self._wrapped = wrap_model(model, strategy, self.group, compute)
         self.gradient_step = GradientStep(

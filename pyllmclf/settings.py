@@ -39,6 +39,7 @@ from .choices import (
     Scheduler,
     Strategy,
     Weights,
+    listed,
     words,
 )
 from .errors import UsageError
@@ -104,7 +105,7 @@ class Settings:
         None, "Low-rank adaptation, with trainable lora.", group=MODEL, option=False
     )
     pooling: Pooling | None = argument(
-        None, "last, last_position, first or mean.", group=MODEL, check=optional(one_of(words(Pooling))), resolved=True
+        None, f"{listed(Pooling)}.", group=MODEL, check=optional(one_of(words(Pooling))), resolved=True
     )
     causal: bool | None = argument(
         None, "Causal mask; default: the architecture's own.", group=MODEL, check=valid.bool_or_none, resolved=True

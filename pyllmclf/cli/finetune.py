@@ -14,7 +14,7 @@ from ..arguments import declared_of
 from ..lora_config import LoRAConfig
 from ..settings import Settings
 from .config import from_file
-from .options import Debug, Json, option, option_type, print_json
+from .options import HINTS, Debug, Json, option, option_type, print_json
 from .tables import print_evaluation, print_seeds
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ LORA = "lora_"
 
 def _parameters() -> list[inspect.Parameter]:
     """Parameters of the command: settings, low-rank adaptation, and options of the command itself."""
-    declared = [*_options(Settings), *_options(LoRAConfig, LORA), *COMMAND.items()]
+    declared = [*_options(Settings, HINTS), *_options(LoRAConfig, get_type_hints(LoRAConfig), LORA), *COMMAND.items()]
     required = {"train"}
     parameters = []
     for name, (annotation, default) in declared:
@@ -63,24 +63,26 @@ def _parameters() -> list[inspect.Parameter]:
     return sorted(parameters, key=lambda parameter: parameter.name not in required)
 
 
-def _options(cls: type, prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:
+def _options(cls: type, hints: dict[str, Any], prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:
     """(name, (annotation, default)) of each field of a dataclass that has an option."""
-    hints = get_type_hints(cls)
     # Options of low-rank adaptation default to None, so that an adapter's settings apply.
     return [
         (
             prefix + each.name,
-            (option(each, hints[each.name], optional=bool(prefix)), None if prefix else _default(each)),
+            (
+                option(each, hints[each.name], optional=bool(prefix)),
+                None if prefix else _default(each, hints[each.name]),
+            ),
         )
-        for each in fields(cls)
+        for each, hint in ((each, hints[each.name]) for each in fields(cls))
         if declared_of(each).option
     ]
 
 
-def _default(each: Field[Any]) -> Any:
+def _default(each: Field[Any], hint: Any) -> Any:
     """Default of a field's option, as text where the option takes text."""
     assert each.default is not MISSING
-    is_text = option_type(each, get_type_hints(Settings)[each.name]) is str
+    is_text = option_type(each, hint) is str
     return str(each.default) if is_text and each.default is not None else each.default
 
 
@@ -129,7 +131,7 @@ def finetune(**options: Any) -> None:
 # Typer reads the options from the signature and the annotations.
 _command: Any = finetune
 _command.__signature__ = inspect.Signature(_parameters())
-_command.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
+_command.__annotations__ = {name: each.annotation for name, each in _command.__signature__.parameters.items()}
 
 
 def _print(result: FinetuneResult) -> None:

@@ -51,13 +51,14 @@ def option(each: Field[Any], hint: Any, *, optional: bool = False) -> Any:
     return Annotated[annotation, typer.Option(*names, help=declared.help, rich_help_panel=declared.group)]
 
 
-_HINTS = get_type_hints(Settings)
+# Resolved once: for all fields it takes some milliseconds.
+HINTS = get_type_hints(Settings)
 _FIELDS = {each.name: each for each in fields(Settings)}
 
 
 def _settings_option(name: str) -> Any:
     """Makes the option of a setting without a heading, for commands with few options."""
-    annotation, info = get_args(option(_FIELDS[name], _HINTS[name]))
+    annotation, info = get_args(option(_FIELDS[name], HINTS[name]))
     info.rich_help_panel = None
     return Annotated[annotation, info]
 

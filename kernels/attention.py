@@ -1,12 +1,12 @@
-"""Attention over packed texts, forward and backward: softmax(scale q kᵀ + mask) v of each text within itself.
+"""Attention over packed texts, forward and backward: softmax(scale q kᵀ + mask) v within each text.
 
 Forward: online softmax over blocks of keys (Milakov and Gimelshein 2018; Dao 2023). Backward: probabilities are
-computed again from the saved log2-sum-exp L:  P = 2^(S - L), dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)),
-dQ = scale dS K, dK = scale dSᵀ Q.  With dropout, P is masked and scaled before it meets V, and dP likewise.
+recomputed from the saved log2-sum-exp L:  P = 2^(S - L), dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)),
+dQ = scale dS K, dK = scale dSᵀ Q.  Dropout masks and scales P before the product with V, and dP likewise.
 
-A program owns a tile of queries (forward, dQ) or of keys (dK and dV) of one text and one head, and walks over the other
-side; so no sum needs atomics, and results are the same bits each time. Only blocks on the diagonal or at a text's end
-are masked. dK and dV are computed from Sᵀ = K Qᵀ, so that no probability is transposed.
+A program owns a tile of queries (forward, dQ) or of keys (dK and dV) of one text and one head, and loops over the other
+side. So no sum needs atomics, and results have the same bits in every run. Only blocks on the diagonal or at a text's
+end are masked. dK and dV use Sᵀ = K Qᵀ, so that no probabilities are transposed.
 """
 
 from functools import cache
@@ -25,17 +25,17 @@ LOG2_E = 1.4426950408889634
 
 @cache
 def processors(device: torch.device) -> int:
-    """Programs that run at once, at least; the interpreter runs one after the other."""
+    """Lower bound on the programs that run at once: the multiprocessors; 0 in the interpreter, which runs one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
 
 
 def depth_of(head_dim: int) -> int:
-    """Columns of a tile: a power of two, and as many as a matrix instruction takes."""
+    """Columns of a tile: the next power of two, at least the 16 that a matrix instruction takes."""
     return max(16, triton.next_power_of_2(head_dim))
 
 
 class Launch:
-    """What the kernels of one attention call have in common.
+    """Arguments that the forward and backward kernels of one attention call share.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class Launch:
     window : (int, int), optional
     dropout : Dropout, optional
     schedule : Schedule or PooledSchedule, optional
-        The tiles of the batch in their order; without it, each text takes as many tiles as the longest.
+        Tiles of the batch, in order. Without it, every text takes as many tiles as the longest.
     """
 
     def __init__(
@@ -76,13 +76,13 @@ class Launch:
         self.device = q.device
 
     def tiles(self, side: str) -> list[Tiles]:
-        """The launches of a kernel that owns tiles of queries (side "q") or of keys ("k")."""
+        """Launches of a kernel whose programs own tiles of queries (side "q") or of keys ("k")."""
         long = 64 if self.bits == 32 else 128
         longest = self.longest[0 if side == "q" else 1]
         rows = tile_rows(longest, long)
         blocks = triton.cdiv(longest, rows)
         count = (len(self.offsets[0]) - 1) * blocks
-        # Where all run at once, their order doesn't matter, and another launch takes longer than larger tiles.
+        # If all programs run at once, their order doesn't matter, and a second launch costs more than larger tiles.
         if self.schedule is None or count * self.heads <= processors(self.device):
             return [Tiles(rows, count, blocks, None)]
         return self.schedule.tiles(side, long, causal=self.causal and self.positions is None)
@@ -118,6 +118,7 @@ class Launch:
                 )
 
     def constants(self, config: AttentionConfig, tiled: bool) -> dict[str, int | bool]:
+        """Compile-time arguments of a kernel; ``tiled``: whether its tiles come from a table."""
         return {
             "HEAD_DIM": self.head_dim,
             "DEPTH": depth_of(self.head_dim),
@@ -134,20 +135,21 @@ class Launch:
 def attention_forward(
     launch: Launch, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention and what its backward pass needs.
+    """Computes attention and the log-sum-exp that its backward pass needs.
 
     Parameters
     ----------
     launch : Launch
     q : tensor, shape [rows_q, heads, head_dim]
-        fp32, bf16 or fp16; the last axis is contiguous, rows and heads may have any stride.
+        fp32, bf16 or fp16. The last axis is contiguous; rows and heads may have any stride.
     k, v : tensor, shape [rows_k, heads, head_dim]
+        As ``q``.
 
     Returns
     -------
     out : tensor, shape [rows_q, heads, head_dim], contiguous
     log_sum_exp : fp32 tensor, shape [heads, rows_q]
-        To base 2.
+        In base 2.
     """
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     log_sum_exp = torch.empty(q.shape[1], q.shape[0], dtype=torch.float32, device=q.device)
@@ -168,17 +170,17 @@ def attention_backward(
     dout: torch.Tensor,
     gradients: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> None:
-    """Writes dq, dk and dv, which may be parts of one tensor.
+    """Writes dq, dk and dv, which may be views of one tensor.
 
     Parameters
     ----------
     launch : Launch
     inputs : (q, k, v, out, log_sum_exp)
-        As :func:`attention_forward` took and returned them.
+        Arguments and results of :func:`attention_forward`.
     dout : tensor, shape [rows_q, heads, head_dim]
         The last axis is contiguous.
     gradients : (dq, dk, dv)
-        Of the shapes of q, k and v; the last axis is contiguous.
+        Outputs, of the shapes and dtypes of q, k and v; the last axis is contiguous.
     """
     dq, dk, dv = gradients
     delta = backward_dq(launch, inputs, dout, dq)
@@ -208,7 +210,7 @@ def backward_dkdv(
     dk: torch.Tensor,
     dv: torch.Tensor,
 ) -> None:
-    """Writes dk and dv; ``delta`` is what :func:`backward_dq` returned."""
+    """Writes dk and dv; ``delta`` is the result of :func:`backward_dq`."""
     q, k, v, _, log_sum_exp = inputs
     launch.run(
         _attention_backward_dkdv_kernel,

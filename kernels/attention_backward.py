@@ -1,4 +1,4 @@
-"""The backward kernels of attention; the arithmetic stands in ``attention.py``."""
+"""Backward kernels of attention; ``attention.py`` has the formulas."""
 
 import triton
 import triton.language as tl
@@ -40,6 +40,7 @@ def _dq_blocks(
     DROPOUT: tl.constexpr,
     MASKED: tl.constexpr,
 ):
+    """Adds dS K of blocks of keys to dQ."""
     for key in range(first_key, last_key, BLOCK_N):
         keys = key + tl.arange(0, BLOCK_N)
         k_tile = load_rows(k, begin_k, k_row, keys, count_k, HEAD_DIM, DEPTH, MASKED)
@@ -182,7 +183,10 @@ def _dkdv_blocks(
     CAUSAL_MASK: tl.constexpr,
     WINDOW: tl.constexpr,
 ):
-    """Queries behind the text's end are rows of zeros and add nothing; keys behind it are rows that nobody stores."""
+    """Adds dSᵀ Q and Pᵀ dO of blocks of queries to dK and dV.
+
+    Queries past the text's end are rows of zeros, which add nothing; keys past it are computed but not stored.
+    """
     keys = first_key + tl.arange(0, BLOCK_N)
     for query in range(first_query, last_query, BLOCK_M):
         rows = query + tl.arange(0, BLOCK_M)
@@ -263,6 +267,7 @@ def _attention_backward_dkdv_kernel(
     TILED: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
+    """Writes dK and dV."""
     index = tl.program_id(0)
     head = index % heads
     text, first = owned_tile(tiles, index // heads, blocks, TILED, BLOCK_N)
@@ -283,7 +288,7 @@ def _attention_backward_dkdv_kernel(
     of_text = head.to(tl.int64) * rows_q + begin_q
     dk_tile = tl.zeros((BLOCK_N, DEPTH), tl.float32)
     dv_tile = tl.zeros((BLOCK_N, DEPTH), tl.float32)
-    # Queries before `diagonal` see none of these keys, those from `below` to `last` all of them.
+    # Queries before `diagonal` see none of these keys; queries from `below` to `last` see all.
     diagonal = 0
     below = 0
     last = count_q

@@ -1,16 +1,16 @@
-"""What attention's kernels have in common: tiles, rows, and which keys a query sees."""
+"""Shared parts of attention's kernels: tiles, loads and stores of rows, and masks."""
 
 import triton
 import triton.language as tl
 
-# Numbers that differ from launch to launch, for which nothing is compiled anew.
+# Arguments that differ between launches and must not trigger a compilation.
 WORDS = ["seed", "step", "stream", "threshold"]
 COUNTS = ["rows_q", "heads", "blocks", "window_left", "window_right"]
 
 
 @triton.jit
 def owned_tile(tiles, index, blocks, TILED: tl.constexpr, BLOCK: tl.constexpr):
-    """(text, first row in it) of a tile."""
+    """Returns (text, first row within it) of a tile."""
     if TILED:
         text = tl.load(tiles + 2 * index)
         first = tl.load(tiles + 2 * index + 1)
@@ -24,7 +24,7 @@ def owned_tile(tiles, index, blocks, TILED: tl.constexpr, BLOCK: tl.constexpr):
 def load_rows(
     pointer, first, row_stride, rows, count, HEAD_DIM: tl.constexpr, DEPTH: tl.constexpr, MASKED: tl.constexpr
 ):
-    """A tile [len(rows), DEPTH] of one head; rows from ``count`` on and columns from HEAD_DIM on are zero."""
+    """Loads a tile [len(rows), DEPTH] of one head; rows >= ``count`` and columns >= HEAD_DIM are zero."""
     columns = tl.arange(0, DEPTH)
     at = pointer + (first + rows)[:, None] * row_stride + columns[None, :]
     if MASKED:
@@ -36,7 +36,7 @@ def load_rows(
 
 @triton.jit
 def store_rows(pointer, first, row_stride, rows, count, x, HEAD_DIM: tl.constexpr, DEPTH: tl.constexpr):
-    """Stores a tile of one head, but for rows from ``count`` on and columns from HEAD_DIM on."""
+    """Stores a tile of one head, except rows >= ``count`` and columns >= HEAD_DIM."""
     columns = tl.arange(0, DEPTH)
     at = pointer + (first + rows)[:, None] * row_stride + columns[None, :]
     tl.store(at, x.to(pointer.dtype.element_ty), mask=(rows < count)[:, None] & (columns < HEAD_DIM)[None, :])
@@ -57,12 +57,12 @@ def seen_keys(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """(position of each query, first block of keys, where blocks begin that need a mask, end of the keys)."""
+    """Returns (position of each query, first key, first key of the blocks that need a mask, end of the keys)."""
     rows = first + tl.arange(0, BLOCK_M)
     if SUBSET:
         valid = rows < count_q
         at = tl.load(positions + begin_q + rows, mask=valid, other=0)
-        # Less than the largest int32, for one is added below.
+        # Below the largest int32, since 1 is added later.
         lowest = tl.min(tl.where(valid, at, 2**31 - 2), 0)
         highest = tl.max(tl.where(valid, at, 0), 0)
     else:
@@ -85,7 +85,7 @@ def seen_keys(
 
 @triton.jit
 def seen_mask(at, keys, count_k, window_left, window_right, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
-    """Which keys each query sees, [queries, keys]."""
+    """Returns which keys each query sees, int1 [queries, keys]."""
     seen = (keys < count_k)[None, :]
     if CAUSAL:
         seen = seen & (keys[None, :] <= at[:, None])

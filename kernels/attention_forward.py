@@ -1,4 +1,4 @@
-"""The forward kernel of attention; the arithmetic stands in ``attention.py``."""
+"""Forward kernel of attention; ``attention.py`` has the formulas."""
 
 import triton
 import triton.language as tl
@@ -39,6 +39,7 @@ def _forward_blocks(
     DROPOUT: tl.constexpr,
     MASKED: tl.constexpr,
 ):
+    """Adds blocks of keys to the online softmax; returns its unnormalised output, maximum and sum of each query."""
     for key in range(first_key, last_key, BLOCK_N):
         keys = key + tl.arange(0, BLOCK_N)
         k_tile = load_rows(k, begin_k, k_row, keys, count_k, HEAD_DIM, DEPTH, MASKED)
@@ -47,7 +48,7 @@ def _forward_blocks(
             seen = seen_mask(at, keys, count_k, window_left, window_right, CAUSAL, WINDOW)
             scores = tl.where(seen, scores, float("-inf"))
         new_largest = tl.maximum(largest, tl.max(scores, 1))
-        # Without a window it is finite: the first block holds key 0, which every query sees.
+        # Finite without a window: the first block holds key 0, which every query sees.
         base = new_largest
         if WINDOW:
             base = tl.where(new_largest == float("-inf"), 0.0, new_largest)
@@ -103,6 +104,7 @@ def _attention_forward_kernel(
     TILED: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
+    """Writes out, and log_sum_exp in base 2."""
     index = tl.program_id(0)
     head = index % heads
     text, first = owned_tile(tiles, index // heads, blocks, TILED, BLOCK_M)
@@ -135,7 +137,7 @@ def _attention_forward_kernel(
         whole, end, window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale,
         HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, True,
     )  # fmt: skip
-    total = tl.where(total > 0.0, total, 1.0)  # of a text without keys: its output is 0
+    total = tl.where(total > 0.0, total, 1.0)  # in a text without keys, the output is 0
     store_rows(out + head * out_head, begin_q, out_row, rows, count_q, accumulated / total[:, None], HEAD_DIM, DEPTH)
     saved = log_sum_exp + head.to(tl.int64) * rows_q + begin_q + rows
     tl.store(saved, largest + tl.log2(total), mask=rows < count_q)

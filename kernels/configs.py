@@ -1,7 +1,7 @@
-"""Block sizes of the Triton kernels: pinned for each kernel, dtype and architecture, so that no user waits for tuning.
+"""Block sizes of the Triton kernels, fixed per kernel, dtype and architecture, so that no user waits for autotuning.
 
-``bench/tune.py`` times the candidates on the GPU at hand and prints these tables anew; ``bench/lora_rules.py`` does so
-with the rules at the end.
+``bench/tune.py`` times the candidates on a GPU and prints new tables; ``bench/lora_rules.py`` does so for the rules at
+the end of this file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Rows of queries and of keys in a block; warps of a program; blocks that are loaded ahead."""
+    """Queries and keys per block, warps per program, and stages of the software pipeline."""
 
     block_m: int
     block_n: int
@@ -24,7 +24,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class ProductConfig:
-    """Rows, columns and depth of a block of a matrix product; warps of a program; blocks that are loaded ahead."""
+    """Rows, columns and depth of a matmul's block, warps per program, and stages of the software pipeline."""
 
     rows: int
     columns: int
@@ -33,8 +33,8 @@ class ProductConfig:
     num_stages: int
 
 
-# (kernel, bits of an element, columns of a tile at most, rows of the owned tile). The owned tile is of queries in
-# "forward" and "dq", of keys in "dkdv".
+# (kernel, bits per element, upper bound on a tile's columns, rows of the owned tile). A program of "forward" and "dq"
+# owns a tile of queries, one of "dkdv" a tile of keys.
 AttentionKey = tuple[str, int, int, int]
 # fmt: off
 _AMPERE: dict[AttentionKey, AttentionConfig] = {
@@ -96,7 +96,7 @@ _BLACKWELL = _HOPPER | {
     ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 8, 1),
     ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 1),
 }
-# Instead of these with dropout, a window, or queries that are some of the rows: masks and positions take registers.
+# Overrides with dropout, a window or a subset of rows as queries, whose masks and positions take registers.
 _AMPERE_MASKED: dict[AttentionKey, AttentionConfig] = {
     ("forward", 16, 64, 32): AttentionConfig(32, 32, 2, 1),
     ("forward", 16, 64, 128): AttentionConfig(128, 16, 8, 3),
@@ -122,7 +122,7 @@ _BLACKWELL_MASKED: dict[AttentionKey, AttentionConfig] = {
     ("forward", 16, 128, 64): AttentionConfig(64, 64, 8, 1),
     ("dq", 16, 64, 16): AttentionConfig(16, 16, 2, 1),
 }
-# (kernel, bits of an element, whether there are few rows). Ranks are taken in blocks and don't matter here.
+# (kernel, bits per element, whether rows are few). The kernels process ranks in blocks, so the rank doesn't matter.
 LoRAKey = tuple[str, int, bool]
 _LORA: dict[LoRAKey, ProductConfig] = {
     ("product", 16, True): ProductConfig(32, 64, 64, 4, 3),
@@ -135,11 +135,11 @@ _LORA: dict[LoRAKey, ProductConfig] = {
     ("thin", 32, False): ProductConfig(32, 128, 0, 8, 1),
 }
 # fmt: on
-# Up to this many rows, tiles are small: there are few programs.
+# Up to this many rows, tiles are small, since there are few programs.
 FEW_ROWS = 1024
 
-# Compute capability from which an architecture's tables hold.
-# Not tuned yet on any of them: the blocks are those that compile without spills and fit the shared memory.
+# Tables by the lowest compute capability that they hold for. They are not tuned yet: these blocks compile without
+# spills and fit the shared memory.
 ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
     (8, 0): _AMPERE,
     (9, 0): _HOPPER,
@@ -155,18 +155,18 @@ LORA: dict[tuple[int, int], dict[LoRAKey, ProductConfig]] = {
     (9, 0): dict(_LORA),
     (10, 0): dict(_LORA),
 }
-# GeForce cards with Blackwell chips have Ampere's shared memory and matrix instructions.
+# Blackwell GeForce cards have Ampere's shared memory and matrix instructions.
 _GEFORCE_BLACKWELL = 12
 
 
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
-    # The interpreter runs on the CPU; there the newest tables are as good as any.
+    """Compute capability of a GPU; for the interpreter on the CPU, the newest that has tables."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else max(ATTENTION)
 
 
 def table(tables: dict, at: tuple[int, int]):
-    """The table of a capability: the newest that is not above it; for older GPUs the oldest."""
+    """The table of the highest capability up to ``at``, or of the lowest for older GPUs and GeForce Blackwell."""
     known = [c for c in tables if c <= at]
     return tables[max(known) if known and at[0] < _GEFORCE_BLACKWELL else min(tables)]
 
@@ -174,27 +174,37 @@ def table(tables: dict, at: tuple[int, int]):
 def attention_config(
     kernel: str, bits: int, depth: int, rows: int, at: tuple[int, int], *, masked: bool
 ) -> AttentionConfig:
-    """Of "forward", "dq" or "dkdv" for tiles of ``depth`` columns of which ``rows`` are owned, at a capability.
+    """Configuration of kernel "forward", "dq" or "dkdv".
 
-    ``masked``: whether there is dropout or a window, or queries are some of the rows.
+    Parameters
+    ----------
+    kernel : str
+    bits : int
+        Bits per element, 16 or 32.
+    depth, rows : int
+        Columns of a tile, and rows of the tile that a program owns.
+    at : (int, int)
+        Compute capability.
+    masked : bool
+        Whether the call has dropout, a window or a subset of rows as queries.
     """
     return table(MASKED if masked else ATTENTION, at)[kernel, bits, 64 if depth <= 64 else 128, rows]
 
 
 def lora_config(kernel: str, bits: int, rows: int, device: torch.device) -> ProductConfig:
-    """Of "product" or "thin" for so many rows."""
+    """Configuration of kernel "product" or "thin" for ``bits`` per element and this number of rows."""
     return table(LORA, capability(device))[kernel, bits, rows <= FEW_ROWS]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Where one way to compute a product with a low-rank one was measured to be the fastest.
+    """Sizes for which one way to compute a LoRA product was measured to be the fastest.
 
     Attributes
     ----------
     way : {"fused", "concatenated", "in place"}
     least_rows, least_width, most_rank : int
-        Rows, smaller side of the weight, and rank, within which it is.
+        Bounds on the rows, the smaller side of the weight, and the rank.
     """
 
     way: str
@@ -203,16 +213,30 @@ class Rule:
     most_rank: int
 
 
-# By capability; then by product and bits of an element. "expanding" has more columns than the weight is deep,
-# "contracting" as many or fewer; "thin" are the two thin gradients. Nothing is measured yet: the library computes all.
+# By capability, then by product and bits per element. "expanding": the product has more columns than depth;
+# "contracting": as many or fewer; "thin": the two thin gradients. Nothing is measured yet: the library computes all.
 LORA_RULES: dict[tuple[int, int], dict[tuple[str, int], tuple[Rule, ...]]] = {(8, 0): {}, (9, 0): {}, (10, 0): {}}
 
 
 def lora_way(product: str, bits: int, rows: int, width: int, rank: int, device: torch.device) -> str:
-    """How "expanding", "contracting" or "thin" is computed fastest, by measurement.
+    """The fastest way, by measurement, to compute product "expanding", "contracting" or "thin".
 
-    "fused" by Triton; "concatenated" as one library product [S | x] [s B | W]ᵀ; "in place" as the library's product to
-    which the low-rank one is added. The first rule that holds decides.
+    The first rule that holds decides.
+
+    Parameters
+    ----------
+    product : str
+    bits : int
+        Bits per element, 16 or 32.
+    rows, width, rank : int
+        ``width`` is the smaller side of the weight.
+    device : torch.device
+
+    Returns
+    -------
+    {"fused", "concatenated", "in place"}
+        "fused": Triton. "concatenated": one library matmul [S | x] [s B | W]ᵀ. "in place": a library matmul, to which
+        the low-rank product is added.
     """
     for rule in table(LORA_RULES, capability(device)).get((product, bits), ()):
         if rows >= rule.least_rows and width >= rule.least_width and rank <= rule.most_rank:

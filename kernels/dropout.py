@@ -1,4 +1,4 @@
-"""Dropout of packed rows; the mask is computed again in the backward pass."""
+"""Dropout of packed rows. The backward pass is the same kernel on dY."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def _dropout_rows_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """Writes y = x * mask * keep_scale for a tile of rows and columns."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     first = tl.program_id(1) * COLUMNS
     column = first + tl.arange(0, COLUMNS)
@@ -44,18 +45,19 @@ def _dropout_rows_kernel(
 
 
 def dropout_rows(x: torch.Tensor, dropout: Dropout) -> torch.Tensor:
-    """x * mask / (1 - p).
+    """Computes x * mask / (1 - p).
 
     Parameters
     ----------
     x : tensor, shape [rows, columns]
         fp32, bf16 or fp16; the last axis is contiguous.
     dropout : Dropout
-        With positions.
+        Its positions are not None.
 
     Returns
     -------
     tensor, shape [rows, columns], contiguous
+        In the dtype of ``x``.
     """
     rows, columns = x.shape
     y = torch.empty(rows, columns, dtype=x.dtype, device=x.device)

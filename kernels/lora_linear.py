@@ -1,8 +1,9 @@
-"""A frozen matrix product that begins at a low-rank one, and the thin products of its backward pass.
+"""LoRA inside the matmul: a frozen weight's matmul plus a low-rank product, and the thin products of its backward pass.
 
 Forward, with S = drop(x) Aᵀ from the library:  y = s S Bᵀ + x Wᵀ + b; the accumulator starts at s S Bᵀ.
 Backward, with dS = s dY B:  dX = drop(dS A) + dY W, by the same kernel; dA = dSᵀ drop(x) by the library. One pass over
-dY gives dB = s dYᵀ S and dS: a program sums over its share of rows and columns, and the shares are added in order.
+dY computes dB = s dYᵀ S and dS: each program sums over its share of rows and columns, and the shares are added in
+order.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from .philox import Dropout, keep
 
 _COUNTS = ["rows"]
 _WORDS = ["seed", "step", "stream", "threshold"]
-# Tiles of rows that go through the column tiles together, so that these stay in the L2 cache.
+# Tiles of rows that share the column tiles at one time, so that these stay in the L2 cache.
 _GROUP = 8
-# Columns of the thin matrices that a block takes; of a higher rank the product takes several, and the pass over dY
-# would read dY several times: the library's two products are as good then.
+# Columns of the thin matrices per block. For a higher rank, the matmul loops over blocks; the pass over dY would read
+# dY several times, and the library's two matmuls are as good.
 THIN_RANK = 64
 
 
@@ -59,7 +60,7 @@ def _lora_linear_product_kernel(
     BIAS: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
-    """y [rows, columns] = factor_scale drop(thin factor) + x weight + bias; thin [rows, rank], x [rows, depth]."""
+    """Writes y = factor_scale drop(thin factor) + x weight + bias; x [rows, depth], thin [rows, rank]."""
     index = tl.program_id(0)
     row_tiles = tl.cdiv(rows, ROWS)
     column_tiles = tl.cdiv(columns, COLUMNS)
@@ -69,18 +70,18 @@ def _lora_linear_product_kernel(
     row = (group * GROUP + within % group_rows) * ROWS + tl.arange(0, ROWS)
     first_column = within // group_rows * COLUMNS
     column = first_column + tl.arange(0, COLUMNS)
-    # Tiles at the edges read the first rows and columns again instead of those that there are not.
+    # Indices past the edges wrap around to valid rows and columns; the store masks their results.
     row_read = (row % rows).to(tl.int64)
     column_read = (column % columns).to(tl.int64)
 
     accumulated = tl.zeros((ROWS, COLUMNS), tl.float32)
     for first_rank in tl.range(0, rank, RANK, num_stages=1):
         rank_at = first_rank + tl.arange(0, RANK)
-        there = rank_at < rank
-        thin_tile = tl.load(thin + row_read[:, None] * thin_row + rank_at[None, :], mask=there[None, :], other=0.0)
+        valid = rank_at < rank
+        thin_tile = tl.load(thin + row_read[:, None] * thin_row + rank_at[None, :], mask=valid[None, :], other=0.0)
         factor_tile = tl.load(
             factor + rank_at[:, None] * factor_rank + column_read[None, :] * factor_column,
-            mask=there[:, None],
+            mask=valid[:, None],
             other=0.0,
         )
         accumulated = tl.dot(thin_tile, factor_tile, accumulated, input_precision="ieee")
@@ -132,7 +133,7 @@ def _lora_linear_thin_kernel(
     COLUMNS: tl.constexpr,
     RANK: tl.constexpr,
 ):
-    """Shares of scale dY B [column tiles, rows, RANK] and of scale dYᵀ thin [row shares, columns, RANK].
+    """Writes shares of scale dY B [column tiles, rows, RANK] and of scale dYᵀ thin [row shares, columns, RANK].
 
     dY is read once.
     """
@@ -174,25 +175,26 @@ def product_with_low_rank(
     scale: float,
     dropout: Dropout | None = None,
 ) -> torch.Tensor:
-    """scale drop(thin factor) + x weight + bias in one pass.
+    """Computes scale drop(thin factor) + x weight + bias in one pass.
 
     Parameters
     ----------
     x : tensor, shape [rows, depth]
-        fp32, bf16 or fp16, as the others; the last axis is contiguous.
+        fp32, bf16 or fp16, as all others; the last axis is contiguous.
     weight : tensor, shape [depth, columns]
-        Any strides: a layer's weight [out, in], turned or not.
+        Of any strides: a layer's weight [out, in], transposed or not.
     bias : tensor, shape [columns], optional
     thin : tensor, shape [rows, rank]
         The last axis is contiguous.
     factor : tensor, shape [rank, columns]
     scale : float
     dropout : Dropout, optional
-        Of each row's elements of ``thin factor``.
+        Dropout of ``thin factor``; its positions are not None.
 
     Returns
     -------
-    tensor, shape [rows, columns]
+    tensor, shape [rows, columns], contiguous
+        In the dtype of ``x``.
     """
     rows, depth = x.shape
     columns, rank = weight.shape[1], thin.shape[1]
@@ -240,23 +242,32 @@ def product_with_low_rank(
 
 
 def rank_block(rank: int) -> int:
-    """Columns of the thin matrices in a block: a power of two, and as many as a matrix instruction takes."""
+    """Columns of the thin matrices per block: a power of two, at least the 16 of a matrix instruction."""
     return min(THIN_RANK, max(16, triton.next_power_of_2(rank)))
 
 
 def thin_gradients(
     dy: torch.Tensor, thin: torch.Tensor, lora_b: torch.Tensor, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(scale dY B [rows, rank], scale dYᵀ thin [columns, rank]) in one pass over dY, both fp32.
+    """Computes scale dY B and scale dYᵀ thin in one pass over dY.
 
     Parameters
     ----------
     dy : tensor, shape [rows, columns]
         fp32, bf16 or fp16, as the others; the last axis of each is contiguous.
     thin : tensor, shape [rows, rank]
-        Rank THIN_RANK at most.
     lora_b : tensor, shape [columns, rank]
     scale : float
+
+    Returns
+    -------
+    dthin : fp32 tensor, shape [rows, rank]
+    db : fp32 tensor, shape [columns, rank]
+
+    Raises
+    ------
+    ValueError
+        If the rank is above THIN_RANK.
     """
     (rows, columns), rank = dy.shape, thin.shape[1]
     if rank > THIN_RANK:
@@ -264,9 +275,9 @@ def thin_gradients(
     config = lora_config("thin", 8 * dy.element_size(), rows, dy.device)
     block = rank_block(rank)
     column_tiles = triton.cdiv(columns, config.columns)
-    # About two programs for each multiprocessor of a large GPU, each with as many whole tiles of rows as that leaves.
-    wanted = max(1, 256 // column_tiles)
-    row_share = max(1, triton.cdiv(triton.cdiv(rows, config.rows), wanted)) * config.rows
+    # About two programs per multiprocessor of a large GPU; each takes whole tiles of rows.
+    target = max(1, 256 // column_tiles)
+    row_share = max(1, triton.cdiv(triton.cdiv(rows, config.rows), target)) * config.rows
     shares = triton.cdiv(rows, row_share)
     dthin = torch.empty(column_tiles, rows, block, dtype=torch.float32, device=dy.device)
     db = torch.empty(shares, columns, block, dtype=torch.float32, device=dy.device)

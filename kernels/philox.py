@@ -1,4 +1,4 @@
-"""Philox4x32-10 (Salmon et al. 2011) for dropout masks, as :func:`pyllmclf.ops.philox.philox` computes it."""
+"""Philox4x32-10 (Salmon et al. 2011) for dropout masks, with the same words as :func:`pyllmclf.ops.philox.philox`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def philox(c0, c1, c2, c3, k0, k1):
-    """Four uint32 words of each counter (c0, c1, c2, c3) under the key (k0, k1); uint32, broadcast to one shape."""
+    """Returns four uint32 words for each counter (c0, c1, c2, c3) under the key (k0, k1), all of one shape."""
     for _ in tl.static_range(10):
         high, low = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57
         c2, c3_next = tl.umulhi(c0, 0xD2511F53) ^ c3 ^ k1, c0 * 0xD2511F53
@@ -23,9 +23,9 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def keep(rows, example, stream, first, seed, step, threshold, COLUMNS: tl.constexpr):
-    """Whether elements are kept: int1 [len(rows), COLUMNS], of the columns from ``first``, a multiple of 4.
+    """Returns whether dropout keeps elements: int1 [len(rows), COLUMNS], from column ``first``, a multiple of 4.
 
-    ``rows`` are positions, ``example`` is one number or one for each row; all integers are 32-bit words.
+    ``rows`` are positions; ``example`` is one number, or one per row. All integers are 32-bit words.
     """
     k0, k1 = seed.to(tl.uint32), step.to(tl.uint32)
     block = (first // 4 + tl.arange(0, COLUMNS // 4)).to(tl.uint32)
@@ -38,25 +38,24 @@ def keep(rows, example, stream, first, seed, step, threshold, COLUMNS: tl.conste
         k0,
         k1,
     )
-    # The last axis of a join is the new one: words 0, 1, 2, 3 of a block lie side by side.
+    # A join adds the last axis, so words 0, 1, 2, 3 of a block are adjacent.
     words = tl.reshape(tl.join(tl.join(w0, w2), tl.join(w1, w3)), (rows.shape[0], COLUMNS))
     return words >= threshold.to(tl.uint32)
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """What a mask is a function of, as the kernels take it.
+    """Determines a dropout mask, in the form that the kernels take.
 
     Attributes
     ----------
     words : (int, int, int, int)
-        Seed, step, stream (layer and site) and threshold: an element is kept where its word is at least that.
+        Seed, step, stream (layer and site) and threshold. An element is kept if its word is at least the threshold.
     scale : float
         1 / (1 - p).
-    example_ids : int64 tensor, or None
-        Of each text (attention) or of each row (rows).
+    example_ids : int64 tensor, shape [texts] for attention, [rows] for rows; or None
     positions : int32 tensor, shape [rows], or None
-        Position of each row in its text; attention knows it.
+        Position of each row in its text; attention's kernels compute it.
     """
 
     words: tuple[int, int, int, int]
@@ -74,17 +73,17 @@ class Dropout:
         example_ids: torch.Tensor,
         positions: torch.Tensor | None = None,
     ) -> Dropout:
-        """The mask that drops a share ``p`` of the elements."""
+        """The mask that drops each element with probability ``p``."""
         words = (_word(seed), _word(step), _word(stream), _word(round(p * 2**32)))
         return cls(words, 1.0 / (1.0 - p), example_ids, positions)
 
     @classmethod
     def none(cls) -> Dropout:
-        """No dropout, for kernels that are compiled without."""
+        """Placeholder arguments for kernels that are compiled without dropout."""
         return cls((0, 0, 0, 0), 1.0, None)
 
 
 def _word(x: int) -> int:
-    """A 32-bit word as the int32 with the same bits: Triton gives every other integer another type."""
+    """Converts a 32-bit word to the int32 with the same bits; Triton infers another type for larger integers."""
     x &= 0xFFFFFFFF
     return x - (1 << 32) if x >= 1 << 31 else x

@@ -1,4 +1,4 @@
-"""Which tile of which text each program of an attention kernel takes; made on the host, once for a batch."""
+"""Tiles of the attention kernels: which rows of which text each program owns. The host makes them once per batch."""
 
 from __future__ import annotations
 
@@ -6,25 +6,26 @@ from dataclasses import dataclass
 
 import torch
 
-# Up to here a text is one tile of 16, 32 or 64 rows; longer texts are cut into tiles of the kernel's own size.
+# A text of up to this many rows is one tile of 16, 32 or 64 rows; a longer text is split into tiles of the kernel's
+# size.
 SHORT = 64
 SMALLEST = 16
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """One launch.
+    """Tiles of one launch.
 
     Attributes
     ----------
     rows : int
-        Rows of a tile.
+        Rows per tile.
     count : int
+        Number of tiles.
     blocks : int
-        Tiles of each text where there is no table.
+        Tiles per text, without a table.
     table : int32 tensor, shape [count, 2], or None
-        Text and first row in it of each tile, in the order in which they are begun. None: all tiles of the first text,
-        then those of the next.
+        Text and first row of each tile, in launch order. None: the tiles of the first text, then of the next.
     """
 
     rows: int
@@ -34,7 +35,7 @@ class Tiles:
 
 
 def tile_rows(longest: int, long: int) -> int:
-    """Rows of a tile for texts up to this length; ``long`` for those above SHORT."""
+    """Rows per tile for texts of up to ``longest`` rows: 16, 32 or 64, or ``long`` above SHORT."""
     rows = SMALLEST
     while rows < longest and rows < SHORT:
         rows *= 2
@@ -42,16 +43,17 @@ def tile_rows(longest: int, long: int) -> int:
 
 
 class Schedule:
-    """The tiles of a batch, those with the most work first, so that no long one is left for the end.
+    """Tiles of a batch, those with the most work first, so that no long one runs alone at the end.
 
-    Short and long texts get launches of their own where a batch has both: a short text does not fill a tile for long
-    ones, and a long text would take many tiles for short ones.
+    If a batch has short and long texts, each kind gets a launch: a short text does not fill a tile for long ones, and a
+    long text would take many tiles for short ones.
 
     Parameters
     ----------
     cu_seqlens_q, cu_seqlens_k : int tensor on the CPU, shape [texts + 1]
+        First row of each text's queries and keys, and the end of the last.
     device : torch.device
-        Where the kernels run.
+        Device that the kernels run on.
     """
 
     def __init__(self, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor, device: torch.device) -> None:
@@ -63,13 +65,13 @@ class Schedule:
         self._made: dict[tuple[str, int, bool], list[Tiles]] = {}
 
     def fits(self, texts: int, rows_q: int, rows_k: int, device: torch.device) -> bool:
-        """Whether a batch on a device has as many texts, queries and keys as the one this was made for."""
+        """Whether a batch on ``device`` has as many texts, queries and keys as the schedule's batch."""
         return (texts, rows_q, rows_k) == self._counts and device == self.device
 
     def tiles(self, side: str, long: int, *, causal: bool) -> list[Tiles]:
-        """The launches for tiles of queries (side "q") or of keys ("k"), with ``long`` rows for long texts.
+        """Launches for tiles of queries (side "q") or of keys ("k"), with ``long`` rows per tile for long texts.
 
-        Every layer asks for the same; the tables are made and moved at the first call.
+        The first call makes the tables and copies them to the device; later layers reuse them.
         """
         key = side, long, causal
         if key not in self._made:
@@ -77,7 +79,7 @@ class Schedule:
         return self._made[key]
 
     def pooled(self, *, causal: bool) -> PooledSchedule:
-        """For one query of each text on all its keys; ``causal`` as all queries ask."""
+        """Schedule of one query per text on all its keys; ``causal`` as in the batch's other blocks."""
         return PooledSchedule(self, self._counts, causal)
 
     def _make(self, side: str, long: int, causal: bool) -> list[Tiles]:
@@ -94,7 +96,7 @@ class Schedule:
         return [mask.nonzero().squeeze(1) for mask in (lengths > SHORT, (lengths <= SHORT) & (lengths > 0))]
 
     def _table(self, side: str, texts: torch.Tensor, rows: int, causal: bool) -> torch.Tensor:
-        """The tiles of some texts, int32, shape [tiles, 2]: text and first row."""
+        """Tiles of some texts, int32, shape [tiles, 2]: text and first row."""
         owned, other = self._lengths[side], self._lengths["k" if side == "q" else "q"]
         counts = (owned[texts] + rows - 1) // rows
         text = texts.repeat_interleave(counts)
@@ -111,16 +113,16 @@ class Schedule:
 
 
 class PooledSchedule:
-    """The tiles of one query for each text: those of the keys are all queries' own.
+    """Tiles of one query per text; the tiles of keys are those of the batch's schedule.
 
     Parameters
     ----------
     whole : Schedule
-        Of all queries.
+        Schedule of all queries.
     counts : (int, int, int)
         Its texts, queries and keys.
     causal : bool
-        As all queries ask.
+        As in the batch's other blocks, whose tables of keys are reused.
     """
 
     def __init__(self, whole: Schedule, counts: tuple[int, int, int], causal: bool) -> None:
@@ -133,35 +135,34 @@ class PooledSchedule:
         return (texts, rows_q, rows_k) == (self._texts, self._texts, self._keys) and device == self.device
 
     def tiles(self, side: str, long: int, *, causal: bool) -> list[Tiles]:
-        """As :meth:`Schedule.tiles`; a tile of keys has one query, whatever ``causal``."""
+        """As :meth:`Schedule.tiles`; ``causal`` is ignored, since every tile of keys meets one query."""
         if side == "q":
             return [Tiles(SMALLEST, self._texts, 1, None)] if self._texts else []
         return self._whole.tiles("k", long, causal=self._causal)
 
 
 class FixedSchedule(Schedule):
-    """The tiles of all batches of one shape, in tables that stay where they are, as CUDA graphs need them.
+    """Tiles of all batches of one shape, in tables at fixed addresses, as CUDA graphs need them.
 
-    A table has room for every such batch; entries that a batch doesn't need name a row behind a text's end, where
-    programs have nothing to do.
+    A table is large enough for every such batch. Unused entries name a row past a text's end, where programs return.
 
     Parameters
     ----------
     texts, rows, longest : int
-        Texts and rows of each batch, and at most the rows of a text.
+        Texts and rows of each batch, and an upper bound on the rows of a text.
     device : torch.device
     """
 
     _NOWHERE = 2**30
 
     def __init__(self, texts: int, rows: int, longest: int, device: torch.device) -> None:
-        nothing = torch.zeros(texts + 1, dtype=torch.int32)
-        super().__init__(nothing, nothing, device)
+        empty = torch.zeros(texts + 1, dtype=torch.int32)
+        super().__init__(empty, empty, device)
         self._counts = texts, rows, rows
         self._longest = longest
 
     def load(self, cu_seqlens: torch.Tensor) -> None:
-        """Takes the next batch: int tensor on the CPU, shape [texts + 1]."""
+        """Fills the tables for the next batch; ``cu_seqlens`` is an int tensor on the CPU, shape [texts + 1]."""
         lengths = cu_seqlens.diff().long()
         self._lengths = {"q": lengths, "k": lengths}
         for key, launches in self._made.items():
@@ -171,7 +172,7 @@ class FixedSchedule(Schedule):
         texts, rows, _ = self._counts
         sizes = [(SHORT, texts)]
         if self._longest > SHORT:
-            # Of each text the last tile need not be full.
+            # Each text's last tile may be partly empty.
             sizes.insert(0, (long, rows // long + min(texts, rows // (SHORT + 1))))
         launches = [
             Tiles(size, count, 0, torch.empty(count, 2, dtype=torch.int32, device=self.device)) for size, count in sizes
@@ -181,7 +182,7 @@ class FixedSchedule(Schedule):
 
     def _fill(self, key: tuple[str, int, bool], launches: list[Tiles]) -> None:
         side, _, causal = key
-        # The launch for short texts is the last: there need not be one for long texts, whose tiles may be as small.
+        # The launch for short texts comes last, or is the only one; tiles for long texts may have as few rows.
         for texts, tiles in zip(self._long_and_short(side)[-len(launches) :], launches, strict=True):
             assert tiles.table is not None
             table = self._table(side, texts, tiles.rows, causal)

@@ -41,9 +41,9 @@ def satisfies(test: Callable[[Any], bool], must: str) -> Check:
     return check
 
 
-def one_of(known: Iterable[str]) -> Check:
+def one_of(choices: Iterable[str]) -> Check:
     """Makes a check that accepts these words."""
-    words = tuple(known)
+    words = tuple(choices)
 
     def check(name: str, value: Any) -> None:
         if value not in words:

@@ -13,9 +13,6 @@ from typing import Any
 from .argument_checks import Check
 from .errors import UsageError
 
-# `absent` of the arguments that checkpoints of version 0.1 always record.
-RECORDED: Any = object()
-
 
 @dataclass(frozen=True)
 class Argument:
@@ -62,7 +59,7 @@ class Argument:
     recorded: bool = True
     resolved: bool = False
     on_card: bool = False
-    absent: Any = RECORDED
+    absent: Any = None
 
 
 def argument(default: Any, help: str, **declared: Any) -> Any:

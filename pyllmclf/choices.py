@@ -19,6 +19,12 @@ LoRAScaling = Literal["alpha/rank", "alpha"]
 ExportFormat = Literal["huggingface", "peft", "onnx", "torch"]
 
 
+def listed(choice: Any) -> str:
+    """The words of one of the types above, as a sentence lists them."""
+    *others, last = words(choice)
+    return f"{', '.join(others)} or {last}"
+
+
 def words(choice: Any) -> tuple[str, ...]:
     """Lists the values of a ``Literal`` type, in their order."""
     return get_args(choice)

@@ -22,7 +22,7 @@ from .errors import ResourceError, UsageError
 TIMEOUT = "PYLLMCLF_DISTRIBUTED_TIMEOUT"
 TIMEOUT_SECONDS = 600.0
 MAX_SECONDS = 1e9
-LOST = "another process has ended or can't be reached ({error}); begin the training again with resume=True (--resume)."
+LOST = "another process has ended or can't be reached ({error}); start the training again with resume=True (--resume)."
 
 _groups = itertools.count()
 # Destroyed groups. gloo's threads need the interpreter's lock to release their last tensors, and a group's destructor

@@ -39,6 +39,7 @@ from .choices import (
     Scheduler,
     Strategy,
     Weights,
+    listed,
     words,
 )
 from .errors import UsageError
@@ -104,7 +105,7 @@ class Settings:
         None, "Low-rank adaptation, with trainable lora.", group=MODEL, option=False
     )
     pooling: Pooling | None = argument(
-        None, "last, last_position, first or mean.", group=MODEL, check=optional(one_of(words(Pooling))), resolved=True
+        None, f"{listed(Pooling)}.", group=MODEL, check=optional(one_of(words(Pooling))), resolved=True
     )
     causal: bool | None = argument(
         None, "Causal mask; default: the architecture's own.", group=MODEL, check=valid.bool_or_none, resolved=True
@@ -147,11 +148,11 @@ class Settings:
     )  # fmt: skip
     layerwise_lr_decay: float = argument(
         1.0, "Factor of the learning rate from each block to the one below it.", group=TRAINING,
-        check=all_of(valid.number, satisfies(lambda v: 0.0 < v <= 1.0, "lie above 0, and at 1 at most")),
+        check=all_of(valid.number, satisfies(lambda v: 0.0 < v <= 1.0, "be above 0 and at most 1")),
     )  # fmt: skip
     warmup_ratio: float = argument(
         0.0, "Share of the steps over which the learning rate rises.", group=TRAINING,
-        check=all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "lie between 0 and 1")),
+        check=all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "be between 0 and 1")),
     )  # fmt: skip
     scheduler: Scheduler = argument(
         "constant", "constant, linear or cosine.", group=TRAINING, check=one_of(words(Scheduler)), on_card=True

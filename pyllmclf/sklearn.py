@@ -139,8 +139,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             check_classification_targets(labels)
             classes, indices = np.unique(labels, return_inverse=True)
             # Labels of types that a classifier can't save are replaced by their numbers, in the same order.
-            named = all(isinstance(c, (str, numbers.Real, np.bool_)) for c in classes)
-            train_labels = labels.tolist() if named else indices.tolist()
+            has_names = all(isinstance(c, (str, numbers.Real, np.bool_)) for c in classes)
+            train_labels = labels.tolist() if has_names else indices.tolist()
         else:
             raise DataError(f"y must have a label, or a row of 0 and 1, for each text, not the shape {labels.shape}.")
         arguments = {name: value for name, value in self.get_params(deep=False).items() if name not in _RENAMED}

@@ -23,7 +23,7 @@ from pyllmclf.data.readers import TextData
 from pyllmclf.experiments import runner
 from pyllmclf.experiments.bag_of_words import run_bag_of_words
 from pyllmclf.experiments.results import COLUMNS, markdown, summary, write_results
-from pyllmclf.experiments.runner import RowResult, Runner, placed, read_parts
+from pyllmclf.experiments.runner import RowResult, Runner, read_all_splits, replace_model
 from pyllmclf.experiments.table import choose_rows, published_rows, tables
 from pyllmclf.models.weights import backbone_state, head_state
 from pyllmclf.settings import Settings
@@ -103,16 +103,16 @@ def test_rows_that_there_are_not(wanted: str) -> None:
         choose_rows("sms_spam", wanted)
 
 
-def test_placed() -> None:
+def test_replace_model() -> None:
     rows = {row.name: row for row in published_rows("sms_spam")}
-    other = placed(rows["1"], "some/model", None)
+    other = replace_model(rows["1"], "some/model", None)
     assert not isinstance(other, str)
     assert (other.model, other.weights) == ("some/model", "pretrained")
-    drawn = placed(rows["6"], None, "random")
+    drawn = replace_model(rows["6"], None, "random")
     assert not isinstance(drawn, str)
     assert (drawn.model, drawn.weights) == ("gpt2-medium", "random")
-    assert "gpt2-xl" in str(placed(rows["9"], "some/model", None))
-    assert placed(rows["bow"], "some/model", "random") is rows["bow"]
+    assert "gpt2-xl" in str(replace_model(rows["9"], "some/model", None))
+    assert replace_model(rows["bow"], "some/model", "random") is rows["bow"]
 
 
 # --- row 1 exactly ----------------------------------------------------------------------------------------------------
@@ -159,10 +159,10 @@ def test_padded_rows_are_the_published_computation(model_folder: Folders, name: 
 
 
 def test_parts_of_a_file_are_split_off(csv_file: Path) -> None:
-    parts = read_parts(str(csv_file))
+    parts = read_all_splits(str(csv_file))
     assert {name: len(part) for name, part in parts.items()} == {"train": 28, "validation": 4, "test": 8}
     assert sorted(text for part in parts.values() for text in part.texts) == sorted(TEXTS)
-    sample = read_parts("sample")
+    sample = read_all_splits("sample")
     assert {name: len(part) for name, part in sample.items()} == {"train": 504, "validation": 72, "test": 144}
 
 
@@ -239,10 +239,10 @@ def test_a_row_that_the_model_has_no_blocks_for_is_skipped(
     model_folder: Folders, csv_file: Path, tmp_path: Path
 ) -> None:
     model = model_folder("gpt2", "unscaled", n_classes=2)  # one block
-    rows = [placed(row, str(model), None) for row in choose_rows("sms_spam", "4")]
+    rows = [replace_model(row, str(model), None) for row in choose_rows("sms_spam", "4")]
     options = {"device": "cpu", "dtype": "auto", "backend": "auto", "progress": False}
     said: list[str] = []
-    (results,) = Runner(tmp_path / "out", read_parts(str(csv_file)), options).run(rows, [1], said.append)  # type: ignore[arg-type]
+    (results,) = Runner(tmp_path / "out", read_all_splits(str(csv_file)), options).run(rows, [1], said.append)  # type: ignore[arg-type]
     assert results[0].skipped is not None
     assert "1 blocks" in results[0].skipped
     assert any("skipped" in line for line in said)
@@ -277,7 +277,7 @@ def test_errors(cli: Callable[..., Any], tmp_path: Path, options: list[str], cod
 
 def test_results_are_escaped_and_said(tmp_path: Path) -> None:
     row = published_rows("sms_spam")[0]
-    other = placed(row, "a|b\nc", "random")
+    other = replace_model(row, "a|b\nc", "random")
     assert not isinstance(other, str)
     result = RowResult(other, [], "no\nway | at all")
     table = markdown([result])
@@ -289,7 +289,7 @@ def test_results_are_escaped_and_said(tmp_path: Path) -> None:
 
 
 def test_label_encoder_of_parts_is_the_training_texts(csv_file: Path) -> None:
-    parts = read_parts(str(csv_file))
+    parts = read_all_splits(str(csv_file))
     assert LabelEncoder.fit(parts["train"]).classes == LabelEncoder.fit(parts["test"]).classes
 
 

@@ -18,9 +18,9 @@ from models import bert_folder, gpt2_folder, make_trainer
 from pyllmclf import NonFiniteError
 from pyllmclf.compute import Compute
 from pyllmclf.models.layers import DropoutRates
-from pyllmclf.training import cuda_graphs as fixed_shapes
+from pyllmclf.training import cuda_graphs
 from pyllmclf.training.activation_cache import ActivationCache
-from pyllmclf.training.cuda_graphs import ROW_STEP, FixedShapes, Shape, StaticBatch
+from pyllmclf.training.cuda_graphs import ROW_MULTIPLE, BatchShape, GraphedSteps, StaticBatch
 from pyllmclf.training.trainer import Trainer
 
 # One to 60 rows, some of the same length.
@@ -46,7 +46,7 @@ def trainer_of(folder: Path, trainable: str, **changes: Any) -> Trainer:
 
 def train(trainer: Trainer, *, fixed: bool) -> tuple[list[float], dict[str, torch.Tensor]]:
     """(losses of all steps, weights at the end)."""
-    trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
+    trainer._graphed_steps = trainer.make_graphed_steps() if fixed else None
     losses = [
         trainer.queue_step(step).result()[0]
         for epoch in range(trainer.settings.epochs)
@@ -60,19 +60,19 @@ def train(trainer: Trainer, *, fixed: bool) -> tuple[list[float], dict[str, torc
 
 @given(st.lists(st.integers(1, 700), min_size=1, max_size=9))
 def test_shape(rows: list[int]) -> None:
-    shape = Shape.of(np.array(rows))
+    shape = BatchShape.of(np.array(rows))
     assert shape.texts == len(rows)
-    assert shape.rows % ROW_STEP == 0
-    assert 1 <= shape.rows - sum(rows) <= ROW_STEP
+    assert shape.rows % ROW_MULTIPLE == 0
+    assert 1 <= shape.rows - sum(rows) <= ROW_MULTIPLE
     assert shape.longest >= max(*rows, shape.rows - sum(rows))
-    assert shape.longest == ROW_STEP or shape.longest < 2 * max(rows)
+    assert shape.longest == ROW_MULTIPLE or shape.longest < 2 * max(rows)
     assert shape.longest.bit_count() == 1
 
 
 def test_memory_holds_the_batch_and_a_text_that_fills_it_up(tmp_path: Path) -> None:
     packer = trainer_of(gpt2_folder(tmp_path), "all").packer
     first, second = packer.batch([3, 0, 7]), packer.batch([7, 3, 0])
-    shape = Shape.of(first.cu_seqlens.diff().numpy())
+    shape = BatchShape.of(first.cu_seqlens.diff().numpy())
     memory = StaticBatch(shape, CPU, torch.zeros(0, 5, dtype=torch.float16), one_row=False)
     where = [t.data_ptr() for t in vars(memory.batch).values() if isinstance(t, torch.Tensor)]
     assert all(pointer % 16 == 0 for pointer in where)
@@ -90,14 +90,14 @@ def test_memory_holds_the_batch_and_a_text_that_fills_it_up(tmp_path: Path) -> N
         assert held.labels is not None
         assert batch.labels is not None
         assert held.labels.tolist() == batch.labels.tolist()
-        assert memory.given is not None
-        assert torch.equal(memory.given[:total], rows)
-        assert not memory.given[total:].any()
+        assert memory.cached is not None
+        assert torch.equal(memory.cached[:total], rows)
+        assert not memory.cached[total:].any()
         fields = {name: getattr(held, name).dtype for name in ("input_ids", "positions", "cu_seqlens", "lengths")}
         assert fields == {name: getattr(batch, name).dtype for name in fields}
     assert where == [t.data_ptr() for t in vars(memory.batch).values() if isinstance(t, torch.Tensor)]
-    assert StaticBatch(shape, CPU, torch.zeros(3, 5), one_row=True).given.shape == (4, 5)  # type: ignore[union-attr]
-    assert StaticBatch(shape, CPU, None, one_row=False).given is None
+    assert StaticBatch(shape, CPU, torch.zeros(3, 5), one_row=True).cached.shape == (4, 5)  # type: ignore[union-attr]
+    assert StaticBatch(shape, CPU, None, one_row=False).cached is None
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -131,8 +131,8 @@ def test_the_same_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Losses within 1e-6 with a schedule, clipping, kept rows, and batches of every size."""
-    monkeypatch.setattr(fixed_shapes, "Recording", ReplayedLater)
-    monkeypatch.setattr(fixed_shapes, "MOST_GRAPHS", 64 if replayed else 0)
+    monkeypatch.setattr(cuda_graphs, "RecordedGraph", ReplayedLater)
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 64 if replayed else 0)
     monkeypatch.setattr(ReplayedLater, "made", 0)
     folder = make(tmp_path)
     expected, expected_weights = train(trainer_of(folder, trainable, **changes), fixed=False)
@@ -150,12 +150,12 @@ def test_the_same_training(
 
 
 def test_a_shape_is_recorded_at_its_second_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fixed_shapes, "Recording", ReplayedLater)
+    monkeypatch.setattr(cuda_graphs, "RecordedGraph", ReplayedLater)
     monkeypatch.setattr(ReplayedLater, "made", 0)
-    monkeypatch.setattr(fixed_shapes, "MOST_GRAPHS", 2)
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 2)
     trainer = trainer_of(gpt2_folder(tmp_path), "all")
-    steps = trainer.make_fixed_shapes()
-    trainer._fixed_shapes = steps
+    steps = trainer.make_graphed_steps()
+    trainer._graphed_steps = steps
     counts = []
     for ids in ([0, 1], [1, 0], [0, 1], [11], [12], [2, 3, 4], [3, 2, 4]):
         trainer.queue_step([np.array(ids)])
@@ -167,7 +167,7 @@ def test_what_can_t_be_recorded_is_run_and_said_once(tmp_path: Path, monkeypatch
     def fails(run: Callable[[], None]) -> None:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    monkeypatch.setattr(fixed_shapes, "Recording", fails)
+    monkeypatch.setattr(cuda_graphs, "RecordedGraph", fails)
     folder = gpt2_folder(tmp_path)
     expected, _ = train(trainer_of(folder, "all"), fixed=False)
     with pytest.warns(RuntimeWarning, match="can't be recorded .* not permitted") as said:
@@ -178,9 +178,9 @@ def test_what_can_t_be_recorded_is_run_and_said_once(tmp_path: Path, monkeypatch
 
 def test_a_step_that_is_not_finite_holds_back_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In replayed steps, too, and though nobody has looked at the result."""
-    monkeypatch.setattr(fixed_shapes, "Recording", ReplayedLater)
+    monkeypatch.setattr(cuda_graphs, "RecordedGraph", ReplayedLater)
     trainer = trainer_of(gpt2_folder(tmp_path), "all")
-    trainer._fixed_shapes = trainer.make_fixed_shapes()
+    trainer._graphed_steps = trainer.make_graphed_steps()
     for _ in range(2):
         trainer.queue_step([np.array([0, 1])])
     with torch.no_grad():
@@ -198,14 +198,14 @@ def test_a_step_that_is_not_finite_holds_back_the_next(tmp_path: Path, monkeypat
 
 
 def test_which_steps_are_taken(tmp_path: Path) -> None:
-    shapes = FixedShapes(768, CPU, lambda *_: torch.zeros(2), lambda: None)
-    most = int(fixed_shapes.LAUNCH_BOUND / 768**2)
-    assert shapes.takes(np.array([most - 1, 1]))
-    assert not shapes.takes(np.array([most, 1]))
-    assert not shapes.takes(np.array([], dtype=np.int64))
+    shapes = GraphedSteps(768, CPU, lambda *_: torch.zeros(2), lambda: None)
+    most = int(cuda_graphs.LAUNCH_BOUND / 768**2)
+    assert shapes.is_launch_bound(np.array([most - 1, 1]))
+    assert not shapes.is_launch_bound(np.array([most, 1]))
+    assert not shapes.is_launch_bound(np.array([], dtype=np.int64))
     # On CPUs none; a kernel is a call there.
     trainer = trainer_of(gpt2_folder(tmp_path), "all")
-    assert trainer._fixed_shapes is None
+    assert trainer._graphed_steps is None
     assert trainer.optimizer.param_groups[0]["capturable"] is False
 
 
@@ -222,7 +222,7 @@ class DisabledScaler:
 ], ids=str)  # fmt: skip
 def test_what_turns_graphs_off(tmp_path: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     made = trainer_of(gpt2_folder(tmp_path), "all")
-    monkeypatch.setattr(Trainer, "make_fixed_shapes", lambda _: "made")
+    monkeypatch.setattr(Trainer, "make_graphed_steps", lambda _: "made")
     # There is no such device here.
     monkeypatch.setattr(torch, "zeros", lambda *_, **__: None)
     monkeypatch.setattr(torch.amp, "GradScaler", DisabledScaler)
@@ -231,28 +231,28 @@ def test_what_turns_graphs_off(tmp_path: Path, changes: dict[str, Any], monkeypa
     settings = replace(made.settings, cuda_graphs=changes.get("cuda_graphs", True))
     compute = replace(gpu, dtype=changes.get("dtype", gpu.dtype))
     off = Trainer(made.model, made.packer, settings, compute, rates=changes.get("rates"))
-    assert (on._fixed_shapes, off._fixed_shapes) == ("made", None)
+    assert (on._graphed_steps, off._graphed_steps) == ("made", None)
 
 
-def test_no_memory_for_fixed_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_memory_for_graphed_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing holds theirs any more when the step is computed without them; the training is the same."""
     folder = gpt2_folder(tmp_path)
     expected, _ = train(trainer_of(folder, "all"), fixed=False)
     trainer = trainer_of(folder, "all")
-    trainer._fixed_shapes = trainer.make_fixed_shapes()
-    held = weakref.ref(trainer._fixed_shapes)
+    trainer._graphed_steps = trainer.make_graphed_steps()
+    held = weakref.ref(trainer._graphed_steps)
     alive = []
-    compute = Trainer._compute_in_memory
+    compute = Trainer._compute_with_retry
 
     def noticed(self: Trainer, *given: Any) -> torch.Tensor:
         alive.append(held() is not None)
         return compute(self, *given)
 
-    def full(self: FixedShapes, *_: Any) -> None:
+    def full(self: GraphedSteps, *_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(Trainer, "_compute_in_memory", noticed)
-    monkeypatch.setattr(FixedShapes, "_run", full)
+    monkeypatch.setattr(Trainer, "_compute_with_retry", noticed)
+    monkeypatch.setattr(GraphedSteps, "_run", full)
     steps = [step for epoch in range(trainer.settings.epochs) for step in trainer.epoch_steps(epoch)]
     with pytest.warns(RuntimeWarning, match="recorded as CUDA graphs"):
         losses = [trainer.queue_step(step).result()[0] for step in steps]

@@ -122,7 +122,7 @@ def test_over_the_budget(gpt2: Path, trainable: str, share: float, capsys: pytes
     budget = int(rows * share) * 32 * 4
     part = run(gpt2, trainable=trainable, cache="memory", cache_budget=budget, progress=True)
     assert np.allclose(losses(part), losses(everything), rtol=0, atol=1e-6)
-    assert capsys.readouterr().err.count("don't fit the budget and are computed each time") == 1
+    assert capsys.readouterr().err.count("don't fit the budget and are recomputed each time") == 1
 
 
 def test_each_distinct_text_is_computed_once(gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def stopped(model: Path, **changes: Any) -> Trainer:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"dropout": 0.1}, "dropout gives frozen layers other rows"),
+        ({"dropout": 0.1}, "dropout changes them in each epoch"),
         ({"cache": "memory", "trainable": "all"}, "the embeddings are trained"),
         ({"cache": "memory", "trainable": "lora"}, "no block is frozen"),
         ({"cache": "memory", "epochs": 1}, "a single epoch reads each text once"),
@@ -177,7 +177,7 @@ def test_nothing_is_kept(gpt2: Path, changes: dict[str, Any], why: str, capsys: 
     """Where it would change results or gain nothing; said where somebody would expect it."""
     assert stopped(gpt2, progress=True, **changes).cache is None
     error = capsys.readouterr().err
-    assert (f"nothing is kept of frozen layers: {why}" in error) if why else "frozen layers" not in error
+    assert (f"activations of frozen layers are not cached: {why}" in error) if why else "frozen layers" not in error
 
 
 def test_dropout_that_changes_no_frozen_layer(gpt2: Path) -> None:
@@ -313,7 +313,7 @@ def test_changed_weights_are_noticed(gpt2: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         again.model.backbone.blocks[1].get_parameter("mlp.c_fc.weight")[0, 0] += 1e-3
     again.cache.fill()
-    assert (trainer.cache.found, again.cache.found) == (False, False)
+    assert (trainer.cache.reused, again.cache.reused) == (False, False)
     assert len(list(tmp_path.glob("prefix-*"))) == 2
 
 
@@ -376,7 +376,7 @@ def test_no_room(gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_no_budget(gpt2: Path, tmp_path: Path, cache: str, folder: bool) -> None:
     """Nothing is kept, and that is said, also without progress."""
     expected = run(gpt2, cache="off")
-    with pytest.warns(RuntimeWarning, match="don't fit the budget .* none is kept"):
+    with pytest.warns(RuntimeWarning, match="don't fit the budget .* none is cached"):
         found = run(gpt2, cache=cache, cache_budget=100, cache_dir=tmp_path if folder else None)
     assert np.allclose(losses(found), losses(expected), rtol=0, atol=1e-6)
 
@@ -426,7 +426,7 @@ def test_padding_that_looks_like_a_text(gpt2: Path, tmp_path: Path) -> None:
         trainer.cache._all.row_options["pad_token"] = ord("!")
         trainer.cache.fill()
         prefixes.append(trainer.cache)
-    assert not prefixes[1].found
+    assert not prefixes[1].reused
     assert not torch.equal(prefixes[0]._rows, prefixes[1]._rows)
 
 
@@ -448,7 +448,7 @@ MANY = """
 import sys
 from pathlib import Path
 import torch
-from pyllmclf.training.activation_storage import in_kept_file
+from pyllmclf.training.activation_storage import in_shared_file
 
 (Path(sys.argv[1]) / sys.argv[2]).touch()
 while len(list(Path(sys.argv[1]).iterdir())) < 4:
@@ -456,7 +456,7 @@ while len(list(Path(sys.argv[1]).iterdir())) < 4:
 folder = Path(sys.argv[1]) / "kept"
 for i in range(30):
     blocks = lambda: iter([torch.full((5, 4), float(i))])
-    rows, found = in_kept_file(folder, {"sha256": f"{i:016x}"}, (5, 4), torch.float32, blocks)
+    rows, found = in_shared_file(folder, {"sha256": f"{i:016x}"}, (5, 4), torch.float32, blocks)
     assert rows.eq(i).all()
 """
 

@@ -252,9 +252,9 @@ def test_replayed_steps_change_nothing(
                 trainer.cache.fill()
             steps = [step for epoch in range(10) for step in trainer.epoch_steps(epoch)]
             losses[graphs] = [trainer.queue_step(step).result()[0] for step in steps]
-            assert (trainer._fixed_shapes is not None) == graphs
-            if trainer._fixed_shapes is not None:
-                assert trainer._fixed_shapes.recorded > 0
+            assert (trainer._graphed_steps is not None) == graphs
+            if trainer._graphed_steps is not None:
+                assert trainer._graphed_steps.recorded > 0
                 torch.cuda.set_sync_debug_mode("error")
                 try:
                     trainer.queue_step(steps[0])

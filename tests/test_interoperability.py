@@ -189,7 +189,7 @@ def test_our_adapter_is_trained_on(model_folder: Folders, tmp_path: Path) -> Non
     assert close(merged.logits(TEXTS), first.logits(TEXTS))
     merged.save(tmp_path / "merged")
     assert (tmp_path / "merged/model.safetensors").is_file()
-    with pytest.raises(UsageError, match="lora can't be given"):
+    with pytest.raises(UsageError, match="leave lora out"):
         pyllmclf.finetune(tmp_path / "first", (TEXTS, CLASSES), trainable="lora", lora={"rank": 4}, **STILL)
     with pytest.raises(UsageError, match="needs its base model's weights"):
         pyllmclf.finetune(tmp_path / "first", (TEXTS, CLASSES), weights="random", **STILL)

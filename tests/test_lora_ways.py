@@ -12,7 +12,7 @@ from formulas import compare
 from torch import Tensor
 
 from pyllmclf import ops
-from pyllmclf.ops import concatenated as beside
+from pyllmclf.ops import concatenated
 from pyllmclf.ops.backends import triton as triton_backend
 from pyllmclf.ops.lora_linear import LoRALinearFunction, Way, _way
 
@@ -46,26 +46,26 @@ def test_ways(
         compare(run, formula, tensors, dtype)
 
 
-def test_room_beside_a_weight_is_kept() -> None:
+def test_copies_with_spare_rows_are_cached() -> None:
     """Until the weight is written to, and no longer than the weight; of each part and each rank its own."""
     weight = torch.randn(6, 4)
-    turned = beside.with_spare_rows(weight.t(), 8)
+    turned = concatenated.with_spare_rows(weight.t(), 8)
     assert turned.shape == (12, 6) and torch.equal(turned[8:], weight.t())
     assert turned.stride() == (1, 12)  # as the weight lies
-    assert beside.with_spare_rows(weight.t(), 8) is turned
+    assert concatenated.with_spare_rows(weight.t(), 8) is turned
     straight, other_rank, part = (
-        beside.with_spare_rows(weight, 8),
-        beside.with_spare_rows(weight.t(), 16),
-        beside.with_spare_rows(weight[2:].t(), 8),
+        concatenated.with_spare_rows(weight, 8),
+        concatenated.with_spare_rows(weight.t(), 16),
+        concatenated.with_spare_rows(weight[2:].t(), 8),
     )
     assert straight.stride() == (4, 1) and torch.equal(straight[8:], weight)
     assert torch.equal(other_rank[16:], weight.t()) and torch.equal(part[8:], weight[2:].t())
-    assert beside.with_spare_rows(weight[2:].t(), 8) is part
+    assert concatenated.with_spare_rows(weight[2:].t(), 8) is part
     with torch.inference_mode():
-        assert beside.with_spare_rows(weight[2:].t(), 8) is part
+        assert concatenated.with_spare_rows(weight[2:].t(), 8) is part
     weight[3, 1] = 7.0
-    assert float(beside.with_spare_rows(weight.t(), 8)[9, 3]) == 7.0
-    assert float(beside.with_spare_rows(weight[2:].t(), 8)[9, 1]) == 7.0
+    assert float(concatenated.with_spare_rows(weight.t(), 8)[9, 3]) == 7.0
+    assert float(concatenated.with_spare_rows(weight[2:].t(), 8)[9, 1]) == 7.0
     gone = weakref.ref(turned)
     del turned, weight, straight, other_rank, part
     gc.collect()
@@ -96,7 +96,7 @@ def test_the_low_rank_part_is_taken_anew(generator: torch.Generator) -> None:
 def test_what_cannot_be_concatenated_is_added_in_place(
     measured: tuple[str, str, str], rank: int, trained: bool, p: float, expected: tuple[str, str, str], monkeypatch
 ) -> None:
-    monkeypatch.setattr(triton_backend, "lora_ways", lambda *_, asked: measured)
+    monkeypatch.setattr(triton_backend, "lora_ways", lambda *_, forced: measured)
     monkeypatch.setattr(triton_backend, "row_dropout", lambda p, key: "mask")
     x, weight, a = torch.randn(3, 24), torch.randn(40, 24).requires_grad_(trained), torch.randn(rank, 24)
     ids = torch.arange(3)

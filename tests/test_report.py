@@ -264,7 +264,7 @@ def test_a_path_that_can_t_be_written(
         (("--report", "DATA"), "would be written over"),
         (("--report", "CHECKPOINT/config.json"), "would be written into"),
         (("--report", "CHECKPOINT/last/new.html"), "would be written into"),
-        (("--predictions", "FOLDER/x", "--report", "FOLDER/x"), "name one file"),
+        (("--predictions", "FOLDER/x", "--report", "FOLDER/x"), "name the same file"),
         (("--predictions", "OTHER/last/x", "--compare", "OTHER"), "would be written into"),
     ],
 )

@@ -533,14 +533,14 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(ops, "cross_entropy", bad)
-        if trainer._in_backward is not None:
+        if trainer.gradient_step.in_backward is not None:
             with pytest.raises(NonFiniteError, match="step 2: the loss is inf"):
                 trainer.queue_step(pieces)
         else:
             queued = trainer.queue_step(pieces)
             with pytest.raises(NonFiniteError, match=r"step 2: the (loss|norm of the gradient) is (inf|nan)"):
                 queued.result()
-    if trainer._in_backward is None:
+    if trainer.gradient_step.in_backward is None:
         trainer.queue_step(pieces)
     for was, now in zip(before, state(), strict=True):
         assert torch.equal(was, now)

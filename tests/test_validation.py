@@ -92,7 +92,7 @@ def test_lengths(model_folder: Folders, cli: Callable[..., Any], tmp_path: Path)
     data = written(tmp_path / "train.csv", [("a" * 100, "x"), ("b", "y")])
     model = model_folder("gpt2", n_classes=2)  # bytes, 64 positions
     found = cli("validate", data, "--model", str(model))
-    assert "longest 64; 1 texts lose their end at 64" in found.out
+    assert "longest 64; 1 texts are truncated at 64" in found.out
     lengths = json.loads(cli("validate", data, "--model", str(model), "--json").out)["parts"]["train"]["lengths"]
     assert (lengths["longest"], lengths["truncated"]) == (64, 1)
 

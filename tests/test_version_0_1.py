@@ -16,7 +16,7 @@ import pyllmclf
 from pyllmclf import DataError, ModelError, UsageError
 from pyllmclf.models.architectures.registry import model_config
 from pyllmclf.models.config import canonical_fields
-from pyllmclf.training import resume
+from pyllmclf.training import identity
 
 RUNS = ("gpt2", "bert_lora", "modernbert")
 ARCHIVE = Path(__file__).parent / "fixtures" / "version_0_1.tar.gz"
@@ -100,14 +100,14 @@ def test_settings_that_a_checkpoint_does_not_have_were_the_defaults_of_version_0
     """As of a setting that was declared after version 0.1: ``absent`` says what it did."""
     before = {"settings": {}, "data": {"classes": []}, "model": {}}
     now = {"settings": {"long_texts": "head"}, "data": {"train": None, "validation": None, "classes": []}, "model": {}}
-    declared = resume.ARGUMENTS["long_texts"]
+    declared = identity.ARGUMENTS["long_texts"]
     changed = type(declared)(**(vars(declared) | {"absent": "head"}))
-    monkeypatch.setitem(resume.ARGUMENTS, "long_texts", changed)
+    monkeypatch.setitem(identity.ARGUMENTS, "long_texts", changed)
     before["data"] |= {"train": None, "validation": None, "tokens": {}, "special tokens": []}
     now["data"] |= {"tokens": {}, "special tokens": []}
-    assert resume.difference(before, now, "") is None
+    assert identity.difference(before, now, "") is None
     now["settings"]["long_texts"] = "tail"
-    assert resume.difference(before, now, "") == (UsageError, "long_texts was 'head' there, and is 'tail'")
+    assert identity.difference(before, now, "") == (UsageError, "long_texts was 'head' there, and is 'tail'")
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -118,4 +118,4 @@ def test_configurations_are_compared_by_their_fields(archive: Path, name: str) -
     assert written.startswith("ModelConfig(model_type=")
     folder = archive / about(archive, name)["model"]
     config = model_config(json.loads((folder / "config.json").read_text()), str(folder))
-    assert resume._config_of_version_0_1(written) == json.loads(json.dumps(canonical_fields(config)))
+    assert identity._config_of_version_0_1(written) == json.loads(json.dumps(canonical_fields(config)))

@@ -1,4 +1,4 @@
-"""The trained classifier: its state, its files, and prediction. Imports nothing of training."""
+"""The trained classifier: state, files, prediction and evaluation; imports no training."""
 
 from .classifier import Classifier
 from .functions import evaluate, load

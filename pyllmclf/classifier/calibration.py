@@ -1,4 +1,4 @@
-"""Temperature scaling: logits divided by one number, so that probabilities say how often the classifier is right."""
+"""Temperature scaling: divides logits by one number, so that probabilities match the frequency of being right."""
 
 from __future__ import annotations
 
@@ -10,62 +10,73 @@ from ..evaluation.multi_label import binary_cross_entropy, evaluate_multi_label
 from ..evaluation.statistics import expected_calibration_error
 from ..models.sequence_classifier import SequenceClassifier
 
-# Searched for its logarithm within this distance of 0: temperatures from 1/100 to 100.
-_MOST = np.log(100.0)
+# Bound of |log temperature|: temperatures lie between 1/100 and 100.
+MAX_LOG_TEMPERATURE = np.log(100.0)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The T > 0 that makes the mean negative log-likelihood of logits / T least (Guo et al. 2017).
+    """The temperature T > 0 that minimizes the mean negative log-likelihood of logits / T (Guo et al. 2017).
 
     Parameters
     ----------
     logits : ndarray, shape [texts, classes]
-        Of texts that the classifier was not trained on.
+        Logits of texts that the classifier was not trained on.
     labels : ndarray of int64, shape [texts], or of 1 and 0, shape [texts, classes]
-        One for each text, or several: the likelihood is that of a softmax or of sigmoids.
+        Class indices, with the likelihood of a softmax; or several classes per text, with that of sigmoids.
 
     Returns
     -------
     float
-        From 0.01 to 100: where every text is classified rightly, the least would be at 0.
+        Between 0.01 and 100: the minimum would be at 0 where every text is classified right.
     """
     from scipy.optimize import minimize_scalar
 
-    wide = logits.astype(np.float64)
+    logits64 = logits.astype(np.float64)
     loss = cross_entropy if labels.ndim == 1 else binary_cross_entropy
-    found = minimize_scalar(
-        lambda log_t: loss(wide / np.exp(log_t), labels),
-        bounds=(-_MOST, _MOST),
+    minimum = minimize_scalar(
+        lambda log_t: loss(logits64 / np.exp(log_t), labels),
+        bounds=(-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def calibrate_head(
     model: SequenceClassifier, logits: np.ndarray, labels: np.ndarray, classes: list[str]
 ) -> dict[str, float]:
-    """Divides a classifier's head by the temperature that fits best to logits that it gave.
+    """Divides the weights of a classifier's head by the temperature that fits its logits best, in place.
 
-    Its probabilities are calibrated then wherever it is opened, by other tools too; its predictions are the same.
+    Every tool that opens the classifier then gets calibrated probabilities; predictions are unchanged.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+    logits : ndarray of float32, shape [texts, classes]
+        The model's logits of texts that it was not trained on.
+    labels : ndarray
+        As for :func:`fit_temperature`.
+    classes : list of str
 
     Returns
     -------
-    dict
-        ``temperature``; log loss and expected calibration error of these texts, before and after.
+    dict of str to float
+        ``temperature``, and log loss (``log_loss_before``, ``log_loss_after``) and expected calibration error
+        (``ece_before``, ``ece_after``) of these texts.
     """
     temperature = fit_temperature(logits, labels)
     with torch.no_grad():
         for parameter in model.head.parameters():
             parameter.div_(temperature)
-    found = {"temperature": temperature}
+    figures = {"temperature": temperature}
     for when, scaled in (("before", logits), ("after", logits / np.float32(temperature))):
         if labels.ndim == 1:
-            one = evaluate_logits(scaled, labels, classes)
-            loss, confidence, right = one.log_loss, one.probabilities.max(axis=1), one.right
-        else:  # of each decision
-            several = evaluate_multi_label(scaled, labels, classes)
-            loss, likely = several.log_loss, several.probabilities.ravel()
-            confidence, right = np.maximum(likely, 1.0 - likely), (several.predictions == several.labels).ravel()
-        found |= {f"log_loss_{when}": loss, f"ece_{when}": expected_calibration_error(confidence, right)}
-    return found
+            single = evaluate_logits(scaled, labels, classes)
+            loss, confidence, right = single.log_loss, single.probabilities.max(axis=1), single.right
+        else:  # over decisions, one for each text and class
+            multi = evaluate_multi_label(scaled, labels, classes)
+            loss, probabilities = multi.log_loss, multi.probabilities.ravel()
+            confidence = np.maximum(probabilities, 1.0 - probabilities)
+            right = (multi.predictions == multi.labels).ravel()
+        figures |= {f"log_loss_{when}": loss, f"ece_{when}": expected_calibration_error(confidence, right)}
+    return figures

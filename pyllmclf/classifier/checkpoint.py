@@ -1,4 +1,4 @@
-"""The checkpoint: a folder that Hugging Face tools open, plus what only pyllmclf knows.
+"""The checkpoint: a folder that Hugging Face tools open, plus the files that only pyllmclf reads.
 
 ``config.json``, ``model.safetensors`` and tokenizer files, or for LoRA ``adapter_config.json``,
 ``adapter_model.safetensors`` and, where the base is no revision on the hub, ``base/``; ``pyllmclf.json``,
@@ -35,7 +35,7 @@ FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"
 STATE_FILE = "training_state/state.json"
 OPTIMIZER_FILE = "training_state/optimizer.safetensors"
-# Whatever of these is there must be in the manifest.
+# A folder with one of these files is damaged unless its manifest lists the file.
 COVERED = (
     SPEC_FILE,
     "config.json",
@@ -60,98 +60,109 @@ def save_checkpoint(
     *,
     keep_others: bool = False,
 ) -> None:
-    """Writes a complete checkpoint, or nothing.
+    """Writes a checkpoint, which is complete or absent.
 
     Parameters
     ----------
     folder : Path
     state : ClassifierState
     training_state : mapping, optional
-        How far training is, as JSON can hold it.
+        Progress of the training run, as JSON can hold it.
     optimizer : mapping of str to tensor, optional
-        What the optimizer remembers.
+        State of the optimizer.
     keep_others : bool
-        As for :func:`write_folder`.
+        As for :func:`pyllmclf.data.atomic_folder.write_folder`.
 
     Raises
     ------
+    UsageError
+        If the folder holds files that are not a checkpoint's, and ``keep_others`` is false.
     ResourceError
-        If it can't be written.
+        If the folder can't be written.
     """
     files = dict(model_files(state))
     spec = _spec(state)
     if state.lora is not None:
-        # LoRA leaves the base as it is: one hash serves every checkpoint of a run.
+        # LoRA does not change the base: one hash serves all checkpoints of a run.
         state.base_sha256 = state.base_sha256 or content_hash(backbone_state(state.model))
         spec["base"]["sha256"] = state.base_sha256
     files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
     files[STATE_FILE] = text_writer(json.dumps(dict(training_state or {}), indent=2))
-    need = parameter_bytes(state)
+    size = parameter_bytes(state)
     if optimizer:
         files[OPTIMIZER_FILE] = tensor_writer(optimizer)
-        need += sum(tensor.nbytes for tensor in optimizer.values())
-    write_folder(folder, files, need, keep_others=keep_others)
+        size += sum(tensor.nbytes for tensor in optimizer.values())
+    write_folder(folder, files, size, keep_others=keep_others)
 
 
 def load_checkpoint(path: Path) -> ClassifierState:
-    """Reads a checkpoint, or the newest one of a run's folder.
+    """Reads a checkpoint, or the newest one in the folder of a run.
 
     Raises
     ------
     ModelError
-        If there is none, or it is damaged or of a later format.
+        If there is no checkpoint, or it is damaged or of another format version.
     """
     while True:
         folder = find_checkpoint(path)
         try:
-            return _opened(folder)
+            return _read_checkpoint(folder)
         except ModelError:
             if folder.exists():
                 raise
-            # A training that goes on has deleted it: there is a newer one.
+            # A training run has deleted it since, and has written a newer one.
 
 
-def _opened(folder: Path) -> ClassifierState:
+def _read_checkpoint(folder: Path) -> ClassifierState:
     spec = read_json(folder / SPEC_FILE)
     if (version := spec.get("format_version")) != FORMAT_VERSION:
         raise ModelError(f"{folder}: format version {version!r} is not {FORMAT_VERSION}; update pyllmclf.")
     try:
-        return _load(folder, spec)
+        return _read_state(folder, spec)
     except (KeyError, TypeError, IndexError, AttributeError, UsageError) as error:
         raise ModelError(f"{folder / SPEC_FILE}: incomplete or malformed ({error!r}).") from error
 
 
 def find_checkpoint(path: Path) -> Path:
-    """``path`` itself, what it is a link to, or its newest complete ``checkpoint-STEP`` folder; every file's hash is
-    checked.
+    """The newest complete checkpoint of a path; the hash of every file is checked.
 
-    Warns about each newer one that is damaged. One that a training deletes meanwhile is none.
+    Warns about newer checkpoints that are damaged, and ignores those that a training run deletes meanwhile.
+
+    Parameters
+    ----------
+    path : Path
+        A checkpoint, a link to one, or the folder of a run with ``checkpoint-STEP`` folders.
+
+    Returns
+    -------
+    Path
+        The checkpoint's folder, with a link resolved.
 
     Raises
     ------
     ModelError
-        If there is none, or ``path`` is one that is damaged.
+        If there is no complete checkpoint, or ``path`` is a damaged one.
     """
     while True:
-        is_one = (path / SPEC_FILE).is_file()
-        found = [path.resolve() if path.is_symlink() else path] if is_one else _newest_first(path)
-        for candidate in found:
+        is_checkpoint = (path / SPEC_FILE).is_file()
+        candidates = [path.resolve() if path.is_symlink() else path] if is_checkpoint else _newest_first(path)
+        for candidate in candidates:
             try:
                 verify_folder(candidate, COVERED)
             except ModelError as error:
                 if not candidate.exists():
                     break
-                if is_one:
+                if is_checkpoint:
                     raise
-                warnings.warn(f"{error} An older checkpoint is looked for.", stacklevel=2)
+                warnings.warn(f"{error} Looking for an older checkpoint.", stacklevel=2)
                 continue
             return candidate
         else:
-            raise ModelError(f"{path}: there is no complete pyllmclf checkpoint; give the folder that finetune wrote.")
+            raise ModelError(f"{path}: there is no complete pyllmclf checkpoint; name the folder that finetune wrote.")
 
 
-def is_of_a_run(folder: Path) -> bool:
-    """Whether a folder is a checkpoint that a training wrote, which may go on from it."""
+def is_run_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint that a training run may resume from."""
     try:
         return bool(read_json(folder / STATE_FILE))
     except ModelError:
@@ -159,23 +170,31 @@ def is_of_a_run(folder: Path) -> bool:
 
 
 def training_history(folder: Path) -> list[dict[str, Any]]:
-    """The figures of each epoch, as the checkpoint of a run holds them; none of a classifier that was saved later."""
+    """The record of each epoch in a checkpoint; empty if :meth:`pyllmclf.Classifier.save` wrote it.
+
+    Raises
+    ------
+    ModelError
+        If the training state can't be read.
+    """
     history = read_json(folder / STATE_FILE).get("history")
     return [record for record in history if isinstance(record, dict)] if isinstance(history, list) else []
 
 
 def _newest_first(path: Path) -> list[Path]:
-    found = []
+    """The ``checkpoint-STEP`` folders of a run, newest first; warns about damaged ones."""
+    by_step = []
     for candidate in path.glob("checkpoint-*"):
         try:
-            found.append((int(parse_json((candidate / STATE_FILE).read_text(encoding="utf-8"))["step"]), candidate))
+            step = int(parse_json((candidate / STATE_FILE).read_text(encoding="utf-8"))["step"])
+            by_step.append((step, candidate))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             if candidate.exists():
-                warnings.warn(f"{candidate}: damaged ({error!r}). An older checkpoint is looked for.", stacklevel=3)
-    return [candidate for _, candidate in sorted(found, reverse=True)]
+                warnings.warn(f"{candidate}: damaged ({error!r}). Looking for an older checkpoint.", stacklevel=3)
+    return [candidate for _, candidate in sorted(by_step, reverse=True)]
 
 
-def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
+def _read_state(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
     lora = LoRAConfig.coerce(spec["lora"]) if spec["lora"] is not None else None
     base_folder = folder
     if lora is not None:
@@ -221,6 +240,7 @@ def _load(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
 
 
 def _spec(state: ClassifierState) -> dict[str, Any]:
+    """Content of ``pyllmclf.json``, with the hash of a LoRA classifier's base left out."""
     from ..version import __version__
 
     model_spec = state.model.spec
@@ -246,7 +266,7 @@ def _spec(state: ClassifierState) -> dict[str, Any]:
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and fp32 contents, in order of names."""
+    """SHA-256 over names, shapes and fp32 values, in order of names, in hexadecimal digits."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().float().contiguous()
@@ -256,19 +276,29 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def label_separator_of(path: Path) -> str | None:
-    """What a checkpoint says stands between labels of a text; ``None`` where each has one, or nothing is said.
+    """The separator of a text's labels in a checkpoint, which is not checked.
 
-    To read data before weights; :func:`load` is what checks the checkpoint.
+    It lets a caller read data before the weights; :func:`pyllmclf.load` checks the checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+        As for :func:`pyllmclf.load`.
+
+    Returns
+    -------
+    str or None
+        ``None`` where each text has one label, or the checkpoint can't be read.
     """
     numbered = sorted(path.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name), reverse=True)
     for folder in (path, path / "last", *numbered):
         for name in (SPEC_FILE, "config.json"):
             try:
-                said = parse_json((folder / name).read_text(encoding="utf-8"))
+                content = parse_json((folder / name).read_text(encoding="utf-8"))
                 if name == SPEC_FILE:
-                    return said["label_separator"] if isinstance(said["label_separator"], str) else None
-                several = said.get("problem_type") == "multi_label_classification"
-                return MultiLabelEncoder(()).separator if several else None
+                    return content["label_separator"] if isinstance(content["label_separator"], str) else None
+                multi_label = content.get("problem_type") == "multi_label_classification"
+                return MultiLabelEncoder(()).separator if multi_label else None
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
     return None

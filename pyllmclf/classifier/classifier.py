@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Iterable
-from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,6 @@ import numpy as np
 import torch
 
 from ..compute import Compute
-from ..data.atomic_folder import write_folder
 from ..data.labels import MultiLabelEncoder
 from ..data.lengths import LengthReport
 from ..data.packing import Packer
@@ -26,26 +22,22 @@ from ..distributed import ProcessGroup
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult, evaluate_logits, softmax
 from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
-from ..models.export import copies, write_graph
-from ..models.lora import merge_lora
 from ..torch_state import own_torch_state
-from .checkpoint import is_of_a_run, save_checkpoint
-from .huggingface import model_files, side_files
+from .checkpoint import is_run_checkpoint, save_checkpoint
+from .export import export_classifier, merged_state
 from .inference import ActivationLookup, predict_logits
-from .state import ClassifierState, why_not_padded, why_not_transformers
-
-EXPORT_FORMATS = ("huggingface", "peft", "onnx", "torch")
+from .state import ClassifierState
 
 
 class Classifier:
-    """Predicts the classes of texts; made by :func:`pyllmclf.finetune` and :func:`pyllmclf.load`.
+    """Predicts the classes of texts; :func:`pyllmclf.finetune` and :func:`pyllmclf.load` return one.
 
     Attributes
     ----------
     classes_ : list of str or int
         Labels, in the order of the columns of :meth:`predict_proba`.
     state : ClassifierState
-        Model, tokenizer and what else makes the classifier.
+        Model, tokenizer, labels and layout of the rows.
     compute : Compute
         Device, dtype and backend of predictions.
     """
@@ -65,7 +57,7 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.compute.device
 
     @property
@@ -80,6 +72,7 @@ class Classifier:
 
     @property
     def classes_(self) -> list[Label]:
+        """Labels, in the order of the columns of :meth:`predict_proba`."""
         return list(self.state.encoder.classes)
 
     def __repr__(self) -> str:
@@ -90,7 +83,21 @@ class Classifier:
         )
 
     def packer(self, texts: list[str], labels: np.ndarray | None = None, keep_in: Path | None = None) -> Packer:
-        """Tokenizes texts and makes a packer for them; ``keep_in`` is a folder where their tokens are kept."""
+        """Tokenizes texts and makes a packer of them.
+
+        Parameters
+        ----------
+        texts : list of str
+        labels : ndarray, optional
+            Encoded labels; see :class:`pyllmclf.data.packing.Packer`.
+        keep_in : Path, optional
+            Folder of the disk cache of tokens.
+
+        Raises
+        ------
+        DataError
+            If a text can't be tokenized, or has a token outside the model's vocabulary.
+        """
         tokenizer = self.state.tokenizer
         if keep_in is None:
             store = TokenStore.from_texts(texts, tokenizer)
@@ -100,14 +107,24 @@ class Classifier:
         return Packer(store, self.state.tokenizer, self.state.layout, labels)
 
     def logits(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
-        """Logits, float32, shape [texts, classes].
+        """Computes the logits of texts.
+
+        Parameters
+        ----------
+        texts : iterable of str
+        progress : bool
+            Whether a bar is shown.
+
+        Returns
+        -------
+        ndarray of float32, shape [texts, classes]
 
         Raises
         ------
         DataError
             If there is no text, or one is not a string.
         UsageError
-            For a single string instead of a sequence of them.
+            If ``texts`` is a single string.
         """
         if isinstance(texts, (str, bytes)):
             raise UsageError("predict takes a sequence of texts; put the single text into a list.")
@@ -115,16 +132,29 @@ class Classifier:
         return self.packed_logits(self.packer(data.texts), progress=progress)
 
     def predict_proba(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
-        """Probabilities, float64, shape [texts, classes]; each class by itself where texts may have several labels."""
+        """Probabilities of the classes; arguments and errors as for :meth:`logits`.
+
+        Returns
+        -------
+        ndarray of float64, shape [texts, classes]
+            Rows sum to 1; where texts may have several labels, each class has a probability of its own.
+        """
         logits = self.logits(texts, progress=progress)
         return softmax(logits) if self.state.label_separator is None else sigmoid(logits)
 
     def predict(self, texts: Iterable[str], *, progress: bool = False) -> list[Any]:
-        """The most probable label of each text; where texts may have several, a list of those of at least 0.5."""
+        """Predicts the labels of texts; arguments and errors as for :meth:`logits`.
+
+        Returns
+        -------
+        list of str or int
+            The most probable label of each text. Where texts may have several labels, a list for each text: those with
+            a probability of at least 0.5.
+        """
         return self.decide(self.predict_proba(texts, progress=progress))
 
     def decide(self, probabilities: np.ndarray) -> list[Any]:
-        """What :meth:`predict` says at these probabilities."""
+        """The labels that :meth:`predict` returns for probabilities [texts, classes]."""
         encoder = self.state.encoder
         if isinstance(encoder, MultiLabelEncoder):
             return encoder.decode(probabilities >= THRESHOLD)
@@ -141,27 +171,33 @@ class Classifier:
         encoding_errors: str = "strict",
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
-        """Metrics on labelled data.
+        """Computes metrics on labelled data.
 
         Parameters
         ----------
         data
             Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
         split : {"train", "validation", "test", "all"}, optional
-            Part of a named data set; its test part by default.
+            Split of a named data set; ``"test"`` by default.
         text_column, label_column : str, optional
+            Names of the columns; by default those with a usual name.
         empty_texts : {"keep", "skip", "error"}
-            What becomes of texts that are empty or white space; those that are skipped are counted in ``lengths``.
+            Whether texts that are empty or white space are kept, left out and counted in ``lengths``, or raise.
         encoding_errors : {"strict", "replace"}
-            Whether bytes of a file that are not UTF-8 are refused, or become U+FFFD.
+            Whether bytes of a file that are not UTF-8 raise, or become U+FFFD.
         progress : bool
+            Whether a bar is shown.
+
+        Returns
+        -------
+        EvaluationResult, or MultiLabelResult where texts may have several labels
 
         Raises
         ------
         DataError
-            If the data can't be read, or a label is none of the classes.
+            If the data can't be read, or a label is not one of the classes.
         """
-        read = read_data(
+        labelled_texts = read_data(
             data,
             split=split,
             default_split="test",
@@ -171,10 +207,16 @@ class Classifier:
             empty_texts=empty_texts,
             encoding_errors=encoding_errors,
         )
-        return self.evaluate_texts(read, progress=progress)
+        return self.evaluate_texts(labelled_texts, progress=progress)
 
     def evaluate_texts(self, data: TextData, *, progress: bool = False) -> EvaluationResult | MultiLabelResult:
-        """Metrics on data that were read already."""
+        """Computes metrics on labelled texts.
+
+        Raises
+        ------
+        DataError
+            If a label is not one of the classes.
+        """
         labels = self.state.encoder.encode(data)
         started = time.perf_counter()
         packer = self.packer(data.texts, labels)
@@ -190,25 +232,26 @@ class Classifier:
         group: ProcessGroup | None = None,
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
-        """Metrics on texts that were tokenized already.
+        """Computes metrics on tokenized texts.
 
         Parameters
         ----------
         packer : Packer
             With labels.
         skipped : int
-            Rows of the data that were left out.
+            Number of empty texts that are left out.
         started : float, optional
-            When the work on them was begun, by ``time.perf_counter``.
+            Value of ``time.perf_counter`` when the work on the texts began; now by default.
         lookup, group
-            As for :func:`predict_logits`.
+            As for :func:`pyllmclf.classifier.inference.predict_logits`.
         progress : bool
+            Whether a bar is shown.
         """
         assert packer.text_labels is not None
         started = time.perf_counter() if started is None else started
         logits = self.packed_logits(packer, lookup=lookup, group=group, progress=progress)
-        several = isinstance(self.state.encoder, MultiLabelEncoder)
-        return (evaluate_multi_label if several else evaluate_logits)(
+        multi_label = isinstance(self.state.encoder, MultiLabelEncoder)
+        return (evaluate_multi_label if multi_label else evaluate_logits)(
             logits,
             packer.text_labels,
             self.state.encoder.names,
@@ -217,71 +260,50 @@ class Classifier:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes a checkpoint that :func:`pyllmclf.load` opens; complete, or absent.
+        """Writes a checkpoint that :func:`pyllmclf.load` opens, which is complete or absent.
 
         Raises
         ------
         UsageError
-            If the folder exists and is no saved classifier, or is one from which a training may go on.
+            If the folder holds anything but a saved classifier, or is a checkpoint that a run may resume from.
         ResourceError
-            If it can't be written.
+            If the folder can't be written.
         """
-        if is_of_a_run(Path(path)):
-            raise UsageError(f"{path} is a checkpoint of a training, which may go on from it; choose another folder.")
+        if is_run_checkpoint(Path(path)):
+            raise UsageError(f"{path} is a checkpoint that a training run may resume from; choose another folder.")
         save_checkpoint(Path(path), self.state)
 
     @own_torch_state()
     def export(self, path: str | os.PathLike[str], format: str = "huggingface") -> None:
-        """Writes a folder for other tools, without anything of pyllmclf's own.
+        """Writes a folder for other tools, without pyllmclf's own files.
 
         Parameters
         ----------
         path : path
+            A new or empty folder.
         format : {"huggingface", "peft", "onnx", "torch"}
-            ``"huggingface"``: opens with ``AutoModelForSequenceClassification``; LoRA is merged into the weights.
-            ``"peft"``: the adapter of a classifier that was trained with LoRA. ``"onnx"``: ``model.onnx``, from
-            ``input_ids`` and ``attention_mask`` [texts, length] to ``logits`` [texts, classes]; any mask and pooling
-            that pads are masked in. ``"torch"``: the same as ``model.pt2``, for ``torch.export.load``.
+            ``"huggingface"`` opens with ``AutoModelForSequenceClassification``, with LoRA merged into the weights.
+            ``"peft"`` is the adapter of a classifier that was trained with LoRA. ``"onnx"`` is a ``model.onnx`` that
+            maps ``input_ids`` and ``attention_mask`` [texts, length] to ``logits`` [texts, classes], for a causal or a
+            bidirectional classifier with any pooling that does not read padding. ``"torch"`` is the same graph as
+            ``model.pt2``, for ``torch.export.load``.
 
         Raises
         ------
         UsageError
-            If that format can't express the classifier, a package is missing, or the folder is there and not empty.
+            If the format can't express the classifier, a package is missing, or the path exists and is not an empty
+            folder.
+        ResourceError
+            If the folder can't be written.
         """
-        if format not in EXPORT_FORMATS:
-            raise UsageError(f"format={format!r} is unknown; it is one of {', '.join(EXPORT_FORMATS)}.")
-        if Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
-            raise UsageError(f"{path} is there already, and an export would replace it; name a new folder.")
-        state = self.state
-        why = why_not_padded(state) if format in ("onnx", "torch") else why_not_transformers(state)
-        if why is not None:
-            raise UsageError(f"the classifier can't be exported: {why}; save() keeps it as it is.")
-        if format == "peft" and state.lora is None:
-            raise UsageError("the classifier was not trained with LoRA, so that there is no adapter to export.")
-        if format == "peft":
-            write_folder(Path(path), model_files(state))
-            return
-        state = self._merged_state()
-        if format == "huggingface":
-            write_folder(Path(path), model_files(state))
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            names = write_graph(state.model, format, Path(folder), state.layout.max_length)
-            write_folder(Path(path), side_files(state) | copies(Path(folder), names))
+        export_classifier(self.state, Path(path), format)
 
     @own_torch_state()
     def merge_lora(self) -> Classifier:
-        """A classifier with the same logits whose weights have the low-rank additions; itself if it has none."""
+        """A classifier with LoRA merged into its weights and the same logits; itself if it has no LoRA."""
         if self.state.lora is None:
             return self
-        return Classifier(self._merged_state(), compute=self.compute)
-
-    def _merged_state(self) -> ClassifierState:
-        if self.state.lora is None:
-            return self.state
-        state = replace(self.state, model=deepcopy(self.state.model), lora=None, hub_id=None, revision=None)
-        merge_lora(state.model)
-        return state
+        return Classifier(merged_state(self.state), compute=self.compute)
 
     def packed_logits(
         self,
@@ -291,5 +313,5 @@ class Classifier:
         group: ProcessGroup | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """:meth:`logits` of tokenized texts; ``lookup`` and ``group`` as for :func:`predict_logits`."""
+        """Logits of tokenized texts; see :func:`pyllmclf.classifier.inference.predict_logits`."""
         return predict_logits(self.state.model, packer, self.compute, lookup=lookup, group=group, progress=progress)

@@ -1,4 +1,4 @@
-"""``load`` and ``evaluate``: a classifier from its folder, and its figures on labelled texts."""
+"""``load`` opens a classifier's folder, ``evaluate`` measures a classifier on labelled texts."""
 
 from __future__ import annotations
 
@@ -24,16 +24,27 @@ def load(
     Parameters
     ----------
     path : path
-        Of a folder that this library wrote, or that ``save_pretrained`` of transformers' or PEFT's sequence classifiers
+        A folder that this library wrote, or that ``save_pretrained`` of transformers' or PEFT's sequence classifiers
         wrote.
     device : str
+        ``"auto"`` is the first CUDA device if there is one, else the CPU.
     dtype : {"auto", "float32", "bfloat16", "float16"}
+        Dtype of the computation; ``"auto"`` is bfloat16 on CUDA devices that compute it, else float32.
     backend : {"auto", "reference", "native", "triton"}
+        Implementation of the ops.
+
+    Returns
+    -------
+    Classifier
 
     Raises
     ------
     ModelError
         If there is no complete, undamaged checkpoint.
+    UsageError
+        If an argument is unknown.
+    ResourceError
+        If the device is unavailable.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"path={path!r} must be the folder of a classifier.")
@@ -56,13 +67,33 @@ def evaluate(
     backend: str = "auto",
     progress: bool = False,
 ) -> EvaluationResult | MultiLabelResult:
-    """Metrics of a checkpoint on labelled data; see :meth:`Classifier.evaluate`.
+    """Metrics of a checkpoint on labelled data.
 
-    A classifier that is open already has its device, dtype and backend: naming another raises :class:`UsageError`.
+    Parameters
+    ----------
+    checkpoint : path or Classifier
+        A :class:`Classifier` has its device, dtype and backend already.
+    data, split, text_column, label_column, empty_texts, encoding_errors, progress
+        As for :meth:`Classifier.evaluate`.
+    device, dtype, backend : str
+        As for :func:`load`.
+
+    Returns
+    -------
+    EvaluationResult, or MultiLabelResult where texts may have several labels
+
+    Raises
+    ------
+    UsageError
+        If device, dtype or backend is chosen for a :class:`Classifier`.
+    ModelError
+        If there is no complete, undamaged checkpoint.
+    DataError
+        If the data can't be read, or a label is not one of the classes.
     """
     if isinstance(checkpoint, Classifier):
         if (device, dtype, backend) != ("auto", "auto", "auto"):
-            raise UsageError("device, dtype and backend are chosen when a classifier is loaded; give the checkpoint.")
+            raise UsageError("device, dtype and backend are chosen when a classifier is loaded; pass them to load().")
     else:
         checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
     return checkpoint.evaluate(

@@ -1,4 +1,4 @@
-"""The files of a classifier that Hugging Face tools open."""
+"""Files of a classifier that Hugging Face tools open."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ CARD_FILE = "README.md"
 
 
 def parameter_bytes(state: ClassifierState) -> int:
-    """Of the weights that a checkpoint holds; with LoRA, where the base lies on the hub, the adapter's alone."""
+    """Bytes of the weights in a checkpoint: of all, or of the adapter alone where its base is on the hub."""
     adapter_only = state.lora is not None and base_on_hub(state)
     return sum(p.nbytes for p in state.model.parameters() if p.requires_grad or not adapter_only)
 
 
 def side_files(state: ClassifierState) -> dict[str, Writer]:
-    """Configuration and tokenizer, which go with a graph."""
+    """Configuration and tokenizer files that accompany a graph, name to writer."""
     return _tokenizer_files(state) | {"config.json": text_writer(json.dumps(huggingface_config(state), indent=2))}
 
 
 def _tokenizer_files(state: ClassifierState) -> dict[str, Writer]:
     side = "left" if state.layout.long_texts == "tail" else "right"
-    found = state.tokenizer.files(state.layout.max_length, side)
-    return {name: text_writer(content) for name, content in found.items()}
+    contents = state.tokenizer.files(state.layout.max_length, side)
+    return {name: text_writer(content) for name, content in contents.items()}
 
 
 def model_files(state: ClassifierState) -> dict[str, Writer]:
-    """The files that Hugging Face tools read."""
+    """All files of a model or adapter that Hugging Face tools read, name to writer."""
     card = model_card(state, in_transformers=why_not_transformers(state) is None)
     files = _tokenizer_files(state) | {CARD_FILE: text_writer(card)}
     if state.lora is None:
@@ -57,7 +57,7 @@ def model_files(state: ClassifierState) -> dict[str, Writer]:
 
 
 def huggingface_config(state: ClassifierState) -> dict[str, Any]:
-    """``config.json`` of the classifier."""
+    """Content of the classifier's ``config.json``."""
     config = state.model.config
     names = state.encoder.names
     raw = dict(config.raw)
@@ -74,7 +74,7 @@ def huggingface_config(state: ClassifierState) -> dict[str, Any]:
     raw["dtype"] = "float32"
     if architecture_of(config).configures_pooling and state.model.pooling.huggingface is not None:
         raw["classifier_pooling"] = state.model.pooling.huggingface
-    if config.position_offset:  # positions are counted from it
+    if config.position_offset:  # RoBERTa counts positions from the padding token's id
         raw["pad_token_id"] = config.position_offset - 1
     if why_not_transformers(state) is not None:
         # AutoModel refuses instead of answering wrongly.
@@ -84,16 +84,18 @@ def huggingface_config(state: ClassifierState) -> dict[str, Any]:
 
 
 def base_on_hub(state: ClassifierState) -> bool:
-    """Whether an adapter may name the hub's model as its base, which is what transformers' class would compute on."""
+    """Whether an adapter can name a model on the hub as its base, which transformers opens with its own class."""
     return state.hub_id is not None and state.revision is not None and why_not_transformers(state) is None
 
 
 def tensor_writer(tensors: Mapping[str, Tensor]) -> Writer:
+    """A writer of a safetensors file."""
+
     def write(path: Path) -> None:
         from safetensors.torch import save_file
 
         save_file(dict(tensors), path, metadata={"format": "pt"})
-        # safetensors makes it readable for the owner alone; the folder's mode carries the user's umask.
+        # safetensors makes the file readable by its owner only; the folder's mode has the user's umask.
         path.chmod(path.parent.stat().st_mode & 0o666)
 
     return write

@@ -1,4 +1,4 @@
-"""Logits of many texts."""
+"""Computes the logits of many texts in batches."""
 
 from __future__ import annotations
 
@@ -18,18 +18,26 @@ from ..torch_state import own_torch_state
 
 ActivationLookup = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
 
-# Rows of a batch: enough to run matmuls at full rate, little enough for the caches and the memory.
+# Maximum rows of a batch: enough for matmuls to run at full rate, few enough for caches and memory.
 TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
 
 
 def inference_batches(model: SequenceClassifier, packer: Packer, texts: np.ndarray, budget: int) -> list[np.ndarray]:
-    """Which texts are computed together: such as begin alike if the model can use that, otherwise of similar length.
+    """Groups texts into batches: by common prefix if the model can share prefixes, by length otherwise.
 
     Parameters
     ----------
+    model : SequenceClassifier
+    packer : Packer
     texts : ndarray of int64
+        Indices of the texts in the packer.
     budget : int
-        Rows of a batch at most (but one text at least).
+        Maximum number of rows of a batch, which has at least one text.
+
+    Returns
+    -------
+    list of ndarray of int64
+        The texts of each batch.
     """
     if not model.can_share_prefixes:
         return [texts[batch] for batch in token_budget_batches(packer.row_counts_of(texts), budget)]
@@ -39,7 +47,7 @@ def inference_batches(model: SequenceClassifier, packer: Packer, texts: np.ndarr
 
 
 def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray, device: torch.device) -> PackedBatch:
-    """The batch of some texts on a device; each beginning that neighbours share is computed once."""
+    """The batch of some texts on a device, with common prefixes shared if the model can do so."""
     batch = packer.batch(texts)
     return (batch.share_prefixes() if model.can_share_prefixes else batch).to(device)
 
@@ -54,11 +62,10 @@ def predict_logits(
     group: ProcessGroup | None = None,
     progress: bool = False,
 ) -> np.ndarray:
-    """Logits of every text of a packer, in its order; of a text's windows their mean.
+    """Logits of every text of a packer, in its order; those of a text in windows are their mean.
 
-    Each distinct text is computed once, and so is, for a causal model, a beginning that texts of a batch share. Batches
-    are of bounded size; a text's logits don't depend on its neighbours (but for the rounding of matmuls of another
-    shape).
+    Each distinct text is computed once, and with a causal model each common prefix of a batch. Batches have a bounded
+    size. Logits of a text don't depend on its neighbours, except that matmuls of other shapes round differently.
 
     Parameters
     ----------
@@ -66,10 +73,12 @@ def predict_logits(
     packer : Packer
     compute : Compute
     lookup : callable, optional
-        Takes the packer and the texts of a batch; returns a stage and the rows before it, from which the model starts,
-        or ``None``.
+        Takes the packer and the texts of a batch; returns a stage and its input, from which the model starts, or
+        ``None``.
     group : ProcessGroup, optional
-        Those that compute these logits together: each some of the batches, so that all have the bits that one has.
+        Processes that share the work. Each computes some of the batches, so that all get the bits of a single process.
+    progress : bool
+        Whether a bar is shown.
 
     Returns
     -------
@@ -88,21 +97,21 @@ def predict_logits(
     distinct = np.flatnonzero(first == np.arange(len(first)))
     batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[compute.device.type])
     bar = tqdm(total=len(distinct), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
-    own = of_this_process(batches, group)
-    # The parts of a model are gathered by all processes together: one without a batch of its own computes another's.
+    local_batches = of_this_process(batches, group)
+    # All processes gather the shards of a model together: one that has no batch left computes one of another process.
     sharded = is_sharded(model)
-    # What is gathered in inference mode is of no use in training.
+    # Parameters that are gathered in inference mode would be unusable in training.
     without_gradients = torch.no_grad() if sharded else torch.inference_mode()
-    turns = -(-len(batches) // group.world_size) if sharded else len(own)
+    turns = -(-len(batches) // group.world_size) if sharded else len(local_batches)
     with bar, ops.use_backend(compute.backend), without_gradients:
         for turn in range(turns):
-            ids = own[turn] if turn < len(own) else batches[0]
+            ids = local_batches[turn] if turn < len(local_batches) else batches[0]
             cached = None if lookup is None else lookup(packer, ids)
             device = compute.device
             batch = inference_batch(model, packer, ids, device) if cached is None else packer.batch(ids).to(device)
-            found = model(batch, dtype=compute.dtype, cached=cached).cpu().numpy()
-            if turn < len(own):
-                logits[ids] = found
+            batch_logits = model(batch, dtype=compute.dtype, cached=cached).cpu().numpy()
+            if turn < len(local_batches):
+                logits[ids] = batch_logits
                 bar.update(len(ids))
     logits = group.all_reduce_rows(logits)
     logits = packer.by_text(logits[first])

@@ -9,18 +9,23 @@ from ..models.architectures.registry import architecture_of
 from ..settings import ARGUMENTS
 from .state import ClassifierState
 
-# Metrics that the hub shows -> what it calls them.
-FIGURES = {"accuracy": "accuracy", "macro_f1": "f1", "log_loss": "log_loss"}  # of both kinds of classifiers
+# Metrics of both kinds of classifiers -> the hub's names for them.
+FIGURES = {"accuracy": "accuracy", "macro_f1": "f1", "log_loss": "log_loss"}
 
 
 def model_card(state: ClassifierState, *, in_transformers: bool) -> str:
-    """Metadata with the figures that are known, then a text for people.
+    """Content of the model card: YAML metadata with the figures, then a description.
 
     Parameters
     ----------
     state : ClassifierState
     in_transformers : bool
-        Whether transformers' own class opens the classifier.
+        Whether transformers' own class can open the classifier.
+
+    Returns
+    -------
+    str
+        Markdown.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -31,12 +36,12 @@ def model_card(state: ClassifierState, *, in_transformers: bool) -> str:
             task_type="text-classification",
             dataset_type="text",
             dataset_name=trained_on,
-            dataset_split=part,
-            metric_type=shown,
+            dataset_split=split,
+            metric_type=hub_name,
             metric_value=round(float(figures[figure]), 6),
         )
-        for part, figures in state.metrics.items()
-        for figure, shown in FIGURES.items()
+        for split, figures in state.metrics.items()
+        for figure, hub_name in FIGURES.items()
         if figure in figures
     ]
     data = ModelCardData(
@@ -65,14 +70,14 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
         lines.append(f"Its probabilities were calibrated on validation texts (temperature {state.temperature:.4g}).")
     if state.metrics:
         lines += ["", "## Figures", "", "| texts | number | accuracy | macro-F1 | log loss |", "|---|---|---|---|---|"]
-        for part, figures in state.metrics.items():
+        for split, figures in state.metrics.items():
             values = (f"{figures[figure]:.4f}" for figure in FIGURES)
-            lines.append(f"| {part} | {figures['texts']:,} | {' | '.join(values)} |")
-    shown = [name for name, declared in ARGUMENTS.items() if declared.on_card]
-    known = [(key, state.settings[key]) for key in shown if state.settings.get(key) is not None]
-    if known:
+            lines.append(f"| {split} | {figures['texts']:,} | {' | '.join(values)} |")
+    names = [name for name, argument in ARGUMENTS.items() if argument.on_card]
+    settings = [(name, state.settings[name]) for name in names if state.settings.get(name) is not None]
+    if settings:
         lines += ["", "## Training", "", "| setting | value |", "|---|---|"]
-        lines += [f"| {key} | {_code(value)} |" for key, value in known]
+        lines += [f"| {name} | {_code(value)} |" for name, value in settings]
     lines += ["", "## Use", "", "```python", "import pyllmclf", "", 'pyllmclf.load("PATH").predict(["a text"])', "```"]
     if in_transformers and state.lora is None:
         lines += [
@@ -87,13 +92,13 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
 
 
 def _code(value: Any) -> str:
-    """As code in Markdown, in one line of a table."""
-    shown = str(value).replace("`", "'").replace("|", "\\|").replace("\n", " ").replace("\r", " ")
-    return f"`{shown}`"
+    """A value as Markdown code, on one line of a table."""
+    text = str(value).replace("`", "'").replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+    return f"`{text}`"
 
 
 def _name(train: Any) -> str:
-    """The training data, without the folders of the machine it was trained on."""
+    """Name of the training data, without the folders of this machine."""
     if not isinstance(train, str):
         return "own data"
     return Path(train).name

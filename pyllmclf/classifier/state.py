@@ -1,4 +1,4 @@
-"""The state of a classifier, and which other formats can express it."""
+"""The state of a classifier, and whether other formats can express it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..models.sequence_classifier import SequenceClassifier
 
 @dataclass
 class ClassifierState:
-    """Everything that makes a classifier.
+    """Everything that a classifier consists of.
 
     Attributes
     ----------
@@ -27,15 +27,15 @@ class ClassifierState:
     layout : RowLayout
     lora : LoRAConfig or None
     hub_id, revision : str or None
-        Where the pretrained weights came from, if a hub revision.
+        Repository and commit of the pretrained weights, if they come from the hub.
     settings : dict
-        Arguments of the run; what they left to the architecture or machine is filled in.
+        Arguments of the run, with the values that "auto" and ``None`` stood for.
     base_sha256 : str or None
-        Hash of the frozen base of a LoRA classifier, once it was computed.
+        Hash of the frozen base of a LoRA classifier; ``None`` until it is computed.
     temperature : float or None
-        By which calibration has divided the logits; the head has it already.
+        Temperature of the calibration, which the head's weights are divided by.
     metrics : dict
-        Headline figures by part, for the model card.
+        Main figures by split, for the model card.
     """
 
     model: SequenceClassifier
@@ -52,12 +52,12 @@ class ClassifierState:
 
     @property
     def label_separator(self) -> str | None:
-        """What stands between the labels of a text; ``None`` where each has one."""
+        """Separator of a text's labels; ``None`` where each text has one label."""
         return self.encoder.separator if isinstance(self.encoder, MultiLabelEncoder) else None
 
 
 def why_not_transformers(state: ClassifierState) -> str | None:
-    """Why transformers' own class can't express the classifier; ``None`` if it can."""
+    """The reason why transformers' own class can't express the classifier; ``None`` if it can."""
     spec, architecture = state.model.spec, architecture_of(state.model.config)
     name = architecture.class_name
     if state.layout.pad_to:
@@ -66,22 +66,22 @@ def why_not_transformers(state: ClassifierState) -> str | None:
         return f"{name} reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
     if spec.causal != architecture.causal:
         return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
-    if not _reads(architecture, state.model.pooling):
+    if not _can_read(architecture, state.model.pooling):
         return f"{name} reads the {architecture.pooling} token, and this classifier uses pooling={spec.pooling!r}"
     if spec.bias != architecture.head_bias:
-        has = "with" if architecture.head_bias else "without"
-        return f"{name} has a head {has} bias, and this classifier has it otherwise"
+        theirs, ours = ("with", "without") if architecture.head_bias else ("without", "with")
+        return f"{name} has a head {theirs} bias, and this classifier has one {ours} it"
     return None
 
 
-def _reads(architecture: Architecture, pooling: Pooling) -> bool:
-    """Whether transformers' classifier reads that row, where nothing is padded."""
-    known = architecture.poolings or (architecture.pooling,)
-    return pooling.name in known or pooling.unpadded in known
+def _can_read(architecture: Architecture, pooling: Pooling) -> bool:
+    """Whether transformers' classifier reads the same rows, where nothing is padded."""
+    poolings = architecture.poolings or (architecture.pooling,)
+    return pooling.name in poolings or pooling.unpadded in poolings
 
 
 def why_not_padded(state: ClassifierState) -> str | None:
-    """Why a graph on padded batches can't express the classifier; ``None`` if it can."""
+    """The reason why a graph of padded batches can't express the classifier; ``None`` if it can."""
     if state.layout.pad_to or state.model.pooling.reads_padding:
         return "a graph masks padding, and this classifier reads it"
     if state.layout.long_texts not in ("head", "tail"):

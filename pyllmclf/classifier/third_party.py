@@ -1,4 +1,4 @@
-"""Classifiers that transformers or PEFT saved."""
+"""Reads classifiers that transformers or PEFT saved."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from .state import ClassifierState
 
 
 def is_third_party(path: Path) -> bool:
-    """Whether a folder holds a model or an adapter of Hugging Face's libraries, and no checkpoint of this one."""
-    held = (path / name for name in ("config.json", ADAPTER_CONFIG))
-    return not (path / SPEC_FILE).is_file() and any(file.is_file() for file in held)
+    """Whether a folder holds a model or adapter of Hugging Face's libraries, and no checkpoint of this one."""
+    configs = (path / name for name in ("config.json", ADAPTER_CONFIG))
+    return not (path / SPEC_FILE).is_file() and any(config.is_file() for config in configs)
 
 
 def load_third_party(path: Path) -> ClassifierState:
-    """The classifier in a folder that ``save_pretrained`` of transformers or PEFT wrote.
+    """Reads the classifier in a folder that ``save_pretrained`` of transformers or PEFT wrote.
 
-    It reads texts as transformers' class does; longer ones are cut where its tokenizer cuts them.
+    The classifier reads texts as transformers' class does, and truncates long ones as its tokenizer does.
 
     Raises
     ------
     ModelError
-        If the folder holds no whole text classifier of a supported architecture.
+        If the folder holds no complete text classifier of a supported architecture.
     """
-    if (path / MANIFEST).is_file():  # what this library has exported; or a checkpoint that has lost its specification
+    if (path / MANIFEST).is_file():  # an export of this library, or a checkpoint without its pyllmclf.json
         verify_folder(path, ())
     source = find_model(path, "pretrained")
     config, adapter = source.config, source.adapter
     problem = config.raw.get("problem_type")
     if problem not in (None, "single_label_classification", "multi_label_classification"):
-        raise ModelError(f"{path}: the classifier's problem_type is {problem!r}, which is no classification.")
+        raise ModelError(
+            f"{path}: problem_type is {problem!r}; only single- and multi-label classification is supported."
+        )
     assert source.folder is not None
     names = class_names(source)
-    if names is None and "id2label" not in config.raw:  # transformers leaves out names that are its own
+    if names is None and "id2label" not in config.raw:  # transformers does not write its default names
         names = [f"LABEL_{i}" for i in range(head_size(config, source.folder))]
     if names is None or len(set(names)) < max(2, len(names)):
-        raise ModelError(f"{path}: it has no head of two classes or more, or two of them have one name.")
+        raise ModelError(f"{path}: the model has no head of two classes or more, or two classes have one name.")
     check_size(config, source.folder)
     model = SequenceClassifier(config, len(names), HeadSpec.resolve(config, None, None, None))
     load_weights(model, source.folder, head=adapter is None)
@@ -63,8 +65,8 @@ def load_third_party(path: Path) -> ClassifierState:
 
 
 def _layout(folder: Path, positions: int) -> RowLayout:
-    """What its tokenizer's configuration says of longer texts."""
-    said = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    longest = said.get("model_max_length")
+    """Truncation as ``tokenizer_config.json`` configures it, if there is one."""
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    longest = config.get("model_max_length")
     length = min(positions, int(longest)) if isinstance(longest, (int, float)) and longest >= 1 else positions
-    return RowLayout(length, 0, "tail" if said.get("truncation_side") == "left" else "head")
+    return RowLayout(length, 0, "tail" if config.get("truncation_side") == "left" else "head")

@@ -1,1 +1,1 @@
-"""The command line. Nothing here imports torch before a command runs."""
+"""The command line; importing it does not import torch."""

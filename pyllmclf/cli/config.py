@@ -1,4 +1,4 @@
-"""Options of a command from a TOML file."""
+"""Reads the options of a command from a TOML file."""
 
 from __future__ import annotations
 
@@ -10,31 +10,42 @@ import typer
 
 from ..errors import UsageError
 
-# Options that a table of the file gives: name of the table -> what turns it into options.
+# Tables of the file that stand for options: name -> function from the table to options and values.
 TABLES = {
-    "lora": lambda table: {f"lora_{name.replace('-', '_')}": _listed(value) for name, value in table.items()},
+    "lora": lambda table: {f"lora_{name.replace('-', '_')}": _joined(value) for name, value in table.items()},
     "class_weights": lambda table: {"class_weights": ",".join(f"{name}={weight}" for name, weight in table.items())},
 }
 
 
 def from_file(context: typer.Context, path: Path | None) -> Path | None:
-    """Makes a file's entries the defaults of the command; what is given on the command line counts first.
+    """Makes a file's entries the defaults of the command's options; the command line overrides them.
+
+    Parameters
+    ----------
+    context : typer.Context
+        Of the command whose option ``--config`` calls this function.
+    path : Path or None
+
+    Returns
+    -------
+    Path or None
+        ``path``, the value of the option.
 
     Raises
     ------
     UsageError
-        If the file can't be read, or names no option.
+        If the file can't be read, or an entry is no option or is repeated.
     """
     if path is None:
         return None
-    # By their names on the command line: --json sets as_json.
+    # By their spellings on the command line: --json sets as_json.
     options = {
         spelling.lstrip("-").replace("-", "_"): p
         for p in context.command.params
         if p.name not in ("config", "help")
         for spelling in (*p.opts, *p.secondary_opts)
     }
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for name, value in _read(path).items():
         key = name.replace("-", "_")
         as_table = key in TABLES and isinstance(value, dict)
@@ -45,11 +56,11 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
             if isinstance(setting, (dict, list)):
                 raise UsageError(f"--config {path}: {shown!r} must be a single value.")
             parameter = options[option]
-            if parameter.name in found:
-                raise UsageError(f"--config {path}: {shown!r} says again what stands there already.")
-            turned = f"--{option.replace('_', '-')}" in parameter.secondary_opts  # as --no-progress
-            found[parameter.name] = not setting if turned and isinstance(setting, bool) else setting
-    context.default_map = {**(context.default_map or {}), **found}
+            if parameter.name in defaults:
+                raise UsageError(f"--config {path}: {shown!r} repeats another entry; leave one of them out.")
+            negated = f"--{option.replace('_', '-')}" in parameter.secondary_opts  # e.g. --no-progress
+            defaults[parameter.name] = not setting if negated and isinstance(setting, bool) else setting
+    context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
 
@@ -66,5 +77,5 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: not a TOML file ({error}).") from error
 
 
-def _listed(value: Any) -> Any:
+def _joined(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else value

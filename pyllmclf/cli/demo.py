@@ -1,4 +1,4 @@
-"""``pyllmclf demo``."""
+"""``pyllmclf demo``: trains a tiny model on the sample data of the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from .options import Debug, Json, Progress, print_json
 from .tables import print_evaluation
 
-# Found on the validation part; a random tiny model reads keywords best from the mean of all tokens.
+# Chosen on the validation split; a tiny random model recognises keywords best in the mean of all rows.
 SETTINGS: dict[str, Any] = {
     "weights": "random",
     "trainable": "all",
@@ -31,13 +31,13 @@ TEXTS = (
 
 
 def demo(
-    output_dir: Annotated[Path | None, typer.Option(help="Keep the checkpoints in this folder.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints; default: none are saved.")] = None,
     seed: int = 123,
     progress: Progress = True,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Fine-tune, evaluate and predict, without network or data: a tiny model on the messages that the package ships."""
+    """Fine-tune, evaluate and predict without network or data: a tiny model on messages that the package includes."""
     from ..api import finetune
     from ..data.named import load_named
 

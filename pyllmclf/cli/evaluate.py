@@ -1,4 +1,4 @@
-"""``pyllmclf eval`` and ``pyllmclf-eval``."""
+"""``pyllmclf eval`` and ``pyllmclf-eval``: measure a classifier on labelled texts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
     split: Annotated[
         str | None,
-        typer.Option(help="Part of a data set: train, validation, test or all. Default: test if there is one."),
+        typer.Option(help="Split of a data set: train, validation, test or all. Default: test if there is one."),
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -46,15 +46,15 @@ def evaluate(
     escape_formulas: Annotated[
         bool,
         typer.Option(
-            "--escape-formulas", help="In --predictions, put ' before what a spreadsheet takes for a formula."
+            "--escape-formulas", help="In --predictions, put ' before texts that a spreadsheet takes for formulas."
         ),
     ] = False,
     report: Annotated[
-        Path | None, typer.Option(help="Write a page with intervals, curves, errors and provenance to this HTML file.")
+        Path | None, typer.Option(help="Write intervals, curves, errors and provenance to this HTML file.")
     ] = None,
     compare: Annotated[
         list[Path] | None,
-        typer.Option(help="Another checkpoint, on the same texts, by McNemar's test; can be repeated."),
+        typer.Option(help="Compare with this checkpoint on the same texts by McNemar's test; can be repeated."),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -73,9 +73,9 @@ def evaluate(
     from ..evaluation.report import provenance, write_report
 
     if escape_formulas and predictions is None:
-        raise UsageError("--escape-formulas is about the file of --predictions, and none is given.")
-    # Data first: a wrong file is said before weights are read.
-    read = read_data(
+        raise UsageError("--escape-formulas changes the file of --predictions; give --predictions, or leave it out.")
+    # Data are read first: errors in them are reported before weights are read.
+    texts = read_data(
         data,
         split=split,
         default_split="test",
@@ -87,54 +87,61 @@ def evaluate(
     )
     separators = {str(path): label_separator_of(path) is not None for path in (checkpoint, *(compare or ()))}
     if len(set(separators.values())) > 1:
-        raise UsageError("--compare: the texts of one checkpoint have one label each, those of another several.")
+        raise UsageError(
+            "--compare: one checkpoint has one label per text, and another several; compare checkpoints of one kind."
+        )
     folders = [path if is_third_party(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     outputs = {"--predictions": predictions, "--report": report}
     _check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
     if report is not None and classifier.state.label_separator is not None:
-        raise UsageError("the report is of classifiers with one label for each text; leave --report out.")
-    # Opened before the work, so that a wrong path is said at once.
-    with ExitStack() as opened:
-        file = None if predictions is None else opened.enter_context(new_file(predictions))
+        raise UsageError("--report is only for classifiers with one label for each text; leave it out.")
+    # Files are opened first: a wrong path is reported before the work.
+    with ExitStack() as stack:
+        file = None if predictions is None else stack.enter_context(new_file(predictions))
         if report is not None:
             check_writable(report)
-        result = classifier.evaluate_texts(read, progress=progress)
+        result = classifier.evaluate_texts(texts, progress=progress)
         if file is not None:
-            _write_predictions(file, read.texts, result, classifier.state.label_separator, escape_formulas)
+            _write_predictions(file, texts.texts, result, classifier.state.label_separator, escape_formulas)
     if report is not None:
         assert isinstance(result, EvaluationResult)
-        depends_on = provenance(folders[0], read, str(classifier.device))
-        tokens = classifier.packer(read.texts).tokens_by_text
+        sources = provenance(folders[0], texts, str(classifier.device))
+        tokens = classifier.packer(texts.texts).tokens_by_text
         history = [] if is_third_party(folders[0]) else training_history(folders[0])
-        write_report(report, result, read, tokens, depends_on, history)
+        write_report(report, result, texts, tokens, sources, history)
     others = {
-        str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(read, progress=progress)
+        str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(texts, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)
     }
     if as_json:
-        about = {"checkpoint": str(checkpoint), "data": data, "split": split, "evaluated": read.origin}
-        compared = {name: other.to_dict() | _compared(result, other) for name, other in others.items()}
-        print_json(about | result.to_dict() | ({"compared": compared} if compared else {}))
+        header = {"checkpoint": str(checkpoint), "data": data, "split": split, "evaluated": texts.origin}
+        comparisons = {name: other.to_dict() | _compare(result, other) for name, other in others.items()}
+        print_json(header | result.to_dict() | ({"compared": comparisons} if comparisons else {}))
         return
-    print_evaluation(result.to_dict(), title=f"{checkpoint} on {read.origin}")
+    print_evaluation(result.to_dict(), title=f"{checkpoint} on {texts.origin}")
     for name, other in others.items():
-        print_evaluation(other.to_dict(), title=f"{name} on {read.origin}")
-        found = _compared(result, other)
+        print_evaluation(other.to_dict(), title=f"{name} on {texts.origin}")
+        counts = _compare(result, other)
         print(
-            f"only {checkpoint} is right on {found['only_first']:,} texts, only {name} on {found['only_second']:,}; "
-            f"McNemar's test: p = {found['p']:.4g}\n"
+            f"only {checkpoint} is right on {counts['only_first']:,} texts, only {name} on {counts['only_second']:,}; "
+            f"McNemar's test: p = {counts['p']:.4g}\n"
         )
 
 
 def _check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Path]) -> None:
-    """Raises :class:`UsageError` if a file would be written over another one of this call, or into a checkpoint.
+    """Checks that no output replaces another file of this call, or is written into a checkpoint.
 
-    A report beside the checkpoints of a run is fine, but for what would make its folder that of a model.
+    An output beside the checkpoints of a run is accepted, unless it is a JSON file: the folder could become a model's.
+
+    Raises
+    ------
+    UsageError
+        If an output would do so.
     """
     resolved = {option: path.resolve() for option, path in outputs.items() if path is not None}
     if len(set(resolved.values())) < len(resolved):
-        raise UsageError(f"{' and '.join(resolved)} name one file; give each its own.")
+        raise UsageError(f"{' and '.join(resolved)} name the same file; give each a file of its own.")
     for option, path in resolved.items():
         if path == data.resolve():
             raise UsageError(f"{option} {outputs[option]} would be written over the data; choose another name.")
@@ -144,20 +151,26 @@ def _check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Pa
                 raise UsageError(f"{option} {outputs[option]} would be written into {folder}; choose another place.")
 
 
-def _compared(
+def _compare(
     first: EvaluationResult | MultiLabelResult, second: EvaluationResult | MultiLabelResult
 ) -> dict[str, float]:
+    """McNemar's test of two results on the same texts.
+
+    Raises
+    ------
+    UsageError
+        If the classes differ.
+    """
     from ..evaluation.statistics import mcnemar
 
     if first.classes != second.classes or first.labels.shape != second.labels.shape:
-        raise UsageError(
-            f"the checkpoints have other classes: {', '.join(first.classes)}; {', '.join(second.classes)}."
-        )
+        classes = f"{', '.join(first.classes)}; {', '.join(second.classes)}"
+        raise UsageError(f"--compare: the checkpoints have different classes: {classes}.")
     only_first, only_second, p = mcnemar(first, second)
     return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
-# How a cell begins that spreadsheets compute instead of show.
+# First characters of cells that spreadsheets evaluate as formulas.
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -166,7 +179,7 @@ def _write_predictions(
 ) -> None:
     import csv
 
-    def shown(value: str) -> str:
+    def escape(value: str) -> str:
         return f"'{value}" if escape_formulas and value.startswith(FORMULA) else value
 
     writer = csv.writer(file, lineterminator="\n")
@@ -174,12 +187,12 @@ def _write_predictions(
     for text, label, prediction, row in zip(
         texts, result.labels, result.predictions, result.probabilities.tolist(), strict=True
     ):
-        named = (_named(chosen, result.classes, separator) for chosen in (label, prediction))
-        writer.writerow([*map(shown, (text, *named)), *row])
+        names = (_class_names(chosen, result.classes, separator) for chosen in (label, prediction))
+        writer.writerow([*map(escape, (text, *names)), *row])
 
 
-def _named(chosen: Any, classes: list[str], separator: str | None) -> str:
-    """A class by its number, or several by an indicator."""
+def _class_names(chosen: Any, classes: list[str], separator: str | None) -> str:
+    """Name of a class by its number, or joined names of several by an array of 0 and 1."""
     if separator is None:
         return classes[chosen]
     return separator.join(name for name, has in zip(classes, chosen, strict=True) if has)

@@ -1,4 +1,4 @@
-"""``pyllmclf experiments``."""
+"""``pyllmclf experiments``: repeats the published experiments."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 
 def experiments(
     rows: Annotated[
-        str | None, typer.Option(help="Rows of the table, as 1-5,11,bow (bag of words). Default: all.")
+        str | None, typer.Option(help="Rows of the table, for example 1-5,11,bow (bag of words). Default: all.")
     ] = None,
     table: Annotated[str, typer.Option(help="The published table: sms_spam or imdb.")] = "sms_spam",
-    model: Annotated[
-        str | None, typer.Option(help="Takes the place of GPT-2 124M: a name, a model folder or a hub id.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Data set or file. Default: what the table was made on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Replaces GPT-2 124M: a name, a model folder or a hub id.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set or file. Default: the data set of the table.")] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    seeds: Annotated[int, typer.Option(help="How many seeds each row is run with, from 123 on.")] = 1,
-    weights: Annotated[str | None, typer.Option(help="pretrained or random. Default: as the row says.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Default: as the row says.")] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds per row, from 123 on.")] = 1,
+    weights: Annotated[str | None, typer.Option(help="pretrained or random. Default: as in the row.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training texts. Default: as in the row.")] = None,
     output_dir: Annotated[
-        Path, typer.Option(help="Receives tables, a plot and each run's result; a second call goes on from there.")
+        Path, typer.Option(help="Folder for tables, a plot and each run's result; a later call reuses stored results.")
     ] = Path("experiments"),
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -39,27 +37,27 @@ def experiments(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Run the published experiments again, on any model and data."""
+    """Repeat the published experiments, on any model and data."""
     from ..experiments.results import markdown, summary, write_results
-    from ..experiments.runner import Runner, placed, read_parts
+    from ..experiments.runner import Runner, read_all_splits, replace_model
     from ..experiments.table import choose_rows, default_data, tables
 
     if table not in tables():
-        raise UsageError(f"--table: there is no table {table!r}; there are {', '.join(tables())}.")
+        raise UsageError(f"--table: there is no table {table!r}; choose one of {', '.join(tables())}.")
     if seeds < 1:
         raise UsageError(f"--seeds: {seeds} is not a positive number.")
     if weights not in (None, "pretrained", "random"):
         raise UsageError(f"--weights: {weights!r} is unknown; it is pretrained or random.")
+    data = default_data(table) if data is None else data
     chosen = choose_rows(table, rows)
-    named = default_data(table) if data is None else data
-    parts = read_parts(named, text_column, label_column)
+    splits = read_all_splits(data, text_column, label_column)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "progress": progress}
     overrides = {} if epochs is None else {"epochs": epochs}
-    runner = Runner(output_dir, parts, options, overrides)
-    wanted = []
+    runner = Runner(output_dir, splits, options, overrides)
+    to_run = []
     for row in chosen:
-        found = placed(row, model, cast("Weights | None", weights))
-        wanted.append((row, found) if isinstance(found, str) else found)
+        replaced = replace_model(row, model, cast("Weights | None", weights))
+        to_run.append((row, replaced) if isinstance(replaced, str) else replaced)
 
     def say(line: str) -> None:
         if progress:
@@ -67,13 +65,13 @@ def experiments(
 
     about = {
         "table": table,
-        "data": named,
-        "texts": ", ".join(f"{name} {len(part):,}" for name, part in parts.items()),
-        "model": model or "as the rows say",
+        "data": data,
+        "texts": ", ".join(f"{name} {len(split):,}" for name, split in splits.items()),
+        "model": model or "as in the rows",
         "overrides": overrides or "none",
     }
     results = []
-    for results in runner.run(wanted, range(123, 123 + seeds), say):
+    for results in runner.run(to_run, range(123, 123 + seeds), say):
         write_results(output_dir, results, about)
     if as_json:
         print_json(about | {"rows": [summary(result) for result in results]})

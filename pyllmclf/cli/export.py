@@ -1,4 +1,4 @@
-"""``pyllmclf export``."""
+"""``pyllmclf export``: writes a classifier for other tools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .options import Debug, Json, print_json
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
-    folder: Annotated[Path, typer.Argument(help="Where to write; a new folder.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to create and write to.")],
     format: Annotated[
         str, typer.Option(help="huggingface (LoRA merged), peft (the adapter), onnx, or torch (torch.export).")
     ] = "huggingface",

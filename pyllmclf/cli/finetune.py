@@ -1,4 +1,4 @@
-"""``pyllmclf finetune``: the options follow from :mod:`pyllmclf.settings`."""
+"""``pyllmclf finetune``, with options made from :mod:`pyllmclf.settings`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..arguments import declared_of
 from ..lora_config import LoRAConfig
 from ..settings import Settings
 from .config import from_file
-from .options import Debug, Json, option, option_type, print_json
+from .options import HINTS, Debug, Json, option, option_type, print_json
 from .tables import print_evaluation, print_seeds
 
 if TYPE_CHECKING:
     from ..api import FinetuneResult
 
-# Options of the command that are no arguments of a training.
+# Options that are no arguments of a training: name -> (annotation, default).
 COMMAND = {
     "seeds": (
         Annotated[
             int | None,
             typer.Option(
-                help="Train so often, with --seed and the numbers after it; print mean and spread.",
+                help="Train with this many seeds, from --seed on; print mean and spread.",
                 rich_help_panel="Training",
             ),
         ],
@@ -38,7 +38,7 @@ COMMAND = {
             typer.Option(
                 callback=from_file,
                 is_eager=True,
-                help="TOML file with any of these options; the command line counts first.",
+                help="TOML file with any of these options; the command line overrides it.",
                 rich_help_panel="Command",
             ),
         ],
@@ -51,47 +51,57 @@ LORA = "lora_"
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """The command's parameters: those of the settings, of low-rank adaptation, and of the command itself."""
-    declared = [*_options(Settings), *_options(LoRAConfig, LORA), *COMMAND.items()]
+    """Parameters of the command: settings, low-rank adaptation, and options of the command itself."""
+    declared = [*_options(Settings, HINTS), *_options(LoRAConfig, get_type_hints(LoRAConfig), LORA), *COMMAND.items()]
     required = {"train"}
-    made = []
+    parameters = []
     for name, (annotation, default) in declared:
         default = inspect.Parameter.empty if name in required else default
-        made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default))
-    return sorted(made, key=lambda parameter: parameter.name not in required)
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        )
+    return sorted(parameters, key=lambda parameter: parameter.name not in required)
 
 
-def _options(cls: type, prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:
-    """(name, (annotation, default)) of each field of a dataclass that the command line has."""
-    hints = get_type_hints(cls)
-    # Of low-rank adaptation, what is not given is left to the model's adapter, if there is one.
+def _options(cls: type, hints: dict[str, Any], prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:
+    """(name, (annotation, default)) of each field of a dataclass that has an option."""
+    # Options of low-rank adaptation default to None, so that an adapter's settings apply.
     return [
         (
             prefix + each.name,
-            (option(each, hints[each.name], optional=bool(prefix)), None if prefix else _default(each)),
+            (
+                option(each, hints[each.name], optional=bool(prefix)),
+                None if prefix else _default(each, hints[each.name]),
+            ),
         )
-        for each in fields(cls)
+        for each, hint in ((each, hints[each.name]) for each in fields(cls))
         if declared_of(each).option
     ]
 
 
-def _default(each: Field[Any]) -> Any:
-    """The default as the command line shows it."""
+def _default(each: Field[Any], hint: Any) -> Any:
+    """Default of a field's option, as text where the option takes text."""
     assert each.default is not MISSING
-    is_text = option_type(each, get_type_hints(Settings)[each.name]) is str
+    is_text = option_type(each, hint) is str
     return str(each.default) if is_text and each.default is not None else each.default
 
 
-def _values(cls: type, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The arguments of a dataclass from what the command line gives."""
-    found = {}
+def _values(cls: type, options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Parses the options of a dataclass to values of its fields.
+
+    Raises
+    ------
+    UsageError
+        If the text of an option is invalid.
+    """
+    values = {}
     for each in fields(cls):
         name, declared = prefix + each.name, declared_of(each)
-        if name not in given:
+        if name not in options:
             continue
-        value = given[name]
-        found[each.name] = declared.parse(name, value) if declared.parse is not None and value is not None else value
-    return found
+        value = options[name]
+        values[each.name] = declared.parse(name, value) if declared.parse is not None and value is not None else value
+    return values
 
 
 def finetune(**options: Any) -> None:
@@ -99,38 +109,38 @@ def finetune(**options: Any) -> None:
     arguments = _values(Settings, options)
     lora = {name: value for name, value in _values(LoRAConfig, options, LORA).items() if value is not None}
     arguments["lora"] = lora or None
-    speaks = os.environ.get("RANK", "0") == "0"  # the first of the processes that torchrun starts
+    prints = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, the first
     if options["seeds"] is not None:
         from ..seeds import finetune_seeds
 
-        found = finetune_seeds(seeds=options["seeds"], **arguments)
-        if speaks and options["as_json"]:
-            print_json(found.to_dict())
-        elif speaks:
-            print_seeds(found.summary, found.seeds)
+        repeated = finetune_seeds(seeds=options["seeds"], **arguments)
+        if prints and options["as_json"]:
+            print_json(repeated.to_dict())
+        elif prints:
+            print_seeds(repeated.summary, repeated.seeds)
         return
     from ..api import finetune as run
 
     result = run(**arguments)
-    if speaks and options["as_json"]:
+    if prints and options["as_json"]:
         print_json(result.to_dict())
-    elif speaks:
+    elif prints:
         _print(result)
 
 
-# Typer reads the signature and the annotations.
+# Typer reads the options from the signature and the annotations.
 _command: Any = finetune
 _command.__signature__ = inspect.Signature(_parameters())
-_command.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
+_command.__annotations__ = {name: each.annotation for name, each in _command.__signature__.parameters.items()}
 
 
 def _print(result: FinetuneResult) -> None:
     for name, metrics in result.metrics.items():
         print_evaluation(metrics, title=name)
-    if (fitted := result.calibration) is not None:
-        loss = f"log loss {fitted['log_loss_before']:.4f} -> {fitted['log_loss_after']:.4f}"
-        error = f"calibration error {fitted['ece_before']:.2%} -> {fitted['ece_after']:.2%}"
-        print(f"temperature {fitted['temperature']:.3f}; on the validation texts {loss}, {error}")
+    if (calibration := result.calibration) is not None:
+        loss = f"log loss {calibration['log_loss_before']:.4f} -> {calibration['log_loss_after']:.4f}"
+        error = f"calibration error {calibration['ece_before']:.2%} -> {calibration['ece_after']:.2%}"
+        print(f"temperature {calibration['temperature']:.3f}; on the validation texts {loss}, {error}")
     timing = result.timing
     print(
         f"trained {timing['steps']:.0f} steps in {timing['train_seconds']:.1f} s: "

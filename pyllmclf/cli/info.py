@@ -1,4 +1,4 @@
-"""``pyllmclf info``."""
+"""``pyllmclf info``: shows versions, devices and backends."""
 
 from __future__ import annotations
 

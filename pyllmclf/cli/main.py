@@ -1,4 +1,4 @@
-"""``pyllmclf`` and ``pyllmclf-eval``."""
+"""Entry points of ``pyllmclf`` and ``pyllmclf-eval``; errors become one sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -47,42 +47,57 @@ eval_app.command()(evaluate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``pyllmclf``."""
-    sys.exit(_entered(app, "pyllmclf", arguments))
+    """Runs ``pyllmclf``, and exits with its code; ``arguments`` default to those of the process."""
+    sys.exit(_enter(app, "pyllmclf", arguments))
 
 
 def main_eval(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``pyllmclf-eval``."""
-    sys.exit(_entered(eval_app, "pyllmclf-eval", arguments))
+    """Runs ``pyllmclf-eval``, and exits with its code; ``arguments`` default to those of the process."""
+    sys.exit(_enter(eval_app, "pyllmclf-eval", arguments))
 
 
-def _entered(command: Callable[..., object], name: str, arguments: Sequence[str] | None) -> int:
+def _enter(command: Callable[..., object], name: str, arguments: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
+            stream.reconfigure(errors="backslashreplace")  # file names may not be UTF-8
     return run(command, name, arguments)
 
 
 def run(command: Callable[..., object], name: str, arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; an error is one sentence on standard error, and its class decides the exit code."""
+    """Runs a command; an error is printed as one sentence on standard error.
+
+    Parameters
+    ----------
+    command : callable
+        A Typer application.
+    name : str
+        Name of the program, for messages.
+    arguments : sequence of str, optional
+        By default those of the process.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or that of the error's class.
+    """
     with warnings.catch_warnings():
-        # Users of a command want what is said, not where in the library.
+        # Without the place in the library, of no use to users of a command.
         warnings.showwarning = lambda message, *_, **__: print(f"{name}: warning: {message}", file=sys.stderr)
         return _run(command, name, arguments)
 
 
 def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given:
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    if not args:
         command(args=["--help"], prog_name=name, standalone_mode=False)
         return UsageError.exit_code
     in_main_thread = threading.current_thread() is threading.main_thread()
-    # A training that has a folder for checkpoints saves; all else ends, and what it was writing is removed.
-    before = signal.signal(signal.SIGTERM, _terminated) if in_main_thread else None
+    # A training with an output folder saves a checkpoint; everything else ends, and removes unfinished files.
+    previous = signal.signal(signal.SIGTERM, _terminated) if in_main_thread else None
     try:
-        # Not standalone: errors of the command line arrive here, to be said in one sentence as all others.
-        code = command(args=given, prog_name=name, standalone_mode=False)
-        if sys.stdout is not None:  # it was closed
+        # Not standalone: errors of the command line are raised here, and printed in one sentence as all others.
+        code = command(args=args, prog_name=name, standalone_mode=False)
+        if sys.stdout is not None:  # None: it was closed
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
@@ -91,66 +106,66 @@ def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | N
     except _Terminated:
         print(f"{name}: terminated.", file=sys.stderr)
         return TERMINATED
-    except (BrokenPipeError, SystemExit) as error:  # the reader of our output, as head, has seen enough
-        # Typer makes an exit of the former.
+    except (BrokenPipeError, SystemExit) as error:  # the reader of the output, such as head, has closed it
+        # Typer turns a broken pipe into an exit.
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        _write_no_more()
+        _discard_output()
         return 0
     except Exception as error:
-        if "--debug" in given:
+        if "--debug" in args:
             traceback.print_exc()
-        found = error
+        reported = error
         if not isinstance(error, PyllmclfError):
-            found = _command_line(error) or _out_of_memory(error) or _of_the_system(error) or error
-        if isinstance(found, PyllmclfError):
-            print(f"{name}: {found}", file=sys.stderr)
-            return found.exit_code
+            reported = _command_line_error(error) or _memory_error(error) or _system_error(error) or error
+        if isinstance(reported, PyllmclfError):
+            print(f"{name}: {reported}", file=sys.stderr)
+            return reported.exit_code
         print(
             f"{name}: unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where.", file=sys.stderr
         )
         return PyllmclfError.exit_code
     finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
 
 
 class _Terminated(BaseException):
-    """SIGTERM has arrived; nothing handles it on the way."""
+    """SIGTERM has arrived; a BaseException, so that nothing but :func:`run` handles it."""
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     raise _Terminated
 
 
-def _command_line(error: Exception) -> UsageError | None:
-    # Typer brings its own copy of Click, or uses the installed one; both format their errors alike.
+def _command_line_error(error: Exception) -> UsageError | None:
+    # Typer vendors Click, or uses the installed one; the errors of both have this method.
     if not hasattr(error, "format_message"):
         return None
-    return UsageError(f"{error.format_message().rstrip('.')}; --help lists what there is.")
+    return UsageError(f"{error.format_message().rstrip('.')}; --help lists the commands and options.")
 
 
-# What a file system says that is full, failing or read-only.
+# Error codes of file systems that are full, failing or read-only.
 _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 
-def _of_the_system(error: Exception) -> ResourceError | None:
+def _system_error(error: Exception) -> ResourceError | None:
     if not isinstance(error, OSError) or error.errno not in _NOT_WRITTEN:
         return None
-    if error.filename is None:  # whatever else writes files says which
-        _write_no_more()
+    if error.filename is None:  # standard output: all other writers name their file
+        _discard_output()
         return ResourceError(f"the output can't be written ({error}).")
     return ResourceError(f"{error.filename} can't be written ({error.strerror}).")
 
 
-def _write_no_more() -> None:
-    """Lets what is left of standard output go nowhere: Python would try again at its end."""
+def _discard_output() -> None:
+    """Redirects standard output to the null device: Python would flush it again at exit."""
     sys.stdout = sys.__stdout__
     if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _out_of_memory(error: Exception) -> ResourceError | None:
+def _memory_error(error: Exception) -> ResourceError | None:
     # torch's CPU allocator raises a bare RuntimeError.
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate" in str(error):
         return ResourceError("out of memory; use a smaller model, shorter texts (max_length) or smaller batches.")

@@ -1,4 +1,4 @@
-"""Options of the commands, from the declarations of :mod:`pyllmclf.settings`."""
+"""Options of the commands, made from the declarations of :mod:`pyllmclf.settings`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..settings import Settings
 
 
 def option_type(each: Field[Any], hint: Any) -> type:
-    """The type that the command line takes for a field: its own, or text where the declaration parses it."""
+    """Type of a field's option: that of the field, or ``str`` where the declaration has a parser."""
     if declared_of(each).parse is not None:
         return str
     kinds = [kind for kind in _members(hint) if kind is not type(None)]
     for plain in (bool, int, float):
         if kinds == [plain]:
             return plain
-    # The model may be a path, and is a name first.
+    # A model is a name in the first place, although it may be a path.
     return Path if any(get_origin(kind) is os.PathLike for kind in kinds) and each.name != "model" else str
 
 
@@ -32,48 +32,49 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 
 def option(each: Field[Any], hint: Any, *, optional: bool = False) -> Any:
-    """A Typer option for a field.
+    """Makes a Typer option for a field.
 
     Parameters
     ----------
     each : Field
-        Of a dataclass whose fields are declared by :func:`pyllmclf.arguments.argument`.
+        Field made by :func:`pyllmclf.arguments.argument`.
     hint : type
-        The field's type, resolved.
+        Resolved type of the field.
     optional : bool
-        Whether ``None`` is a value beside those of the field.
+        Whether the option can be ``None`` even though the field can't.
     """
     declared, kind = declared_of(each), option_type(each, hint)
     may_be_none = optional or each.default is None
-    # A switch that is off has no opposite.
+    # A switch that is off by default needs no --no-... option.
     names = [f"--{each.name.replace('_', '-')}"] if kind is bool and each.default is False else []
     annotation: Any = kind | None if may_be_none else kind
     return Annotated[annotation, typer.Option(*names, help=declared.help, rich_help_panel=declared.group)]
 
 
-_HINTS = get_type_hints(Settings)
+# Resolved once: for all fields it takes some milliseconds.
+HINTS = get_type_hints(Settings)
 _FIELDS = {each.name: each for each in fields(Settings)}
 
 
-def _of_settings(name: str) -> Any:
-    """The option of a setting, for a command that has few of them, which need no headings."""
-    annotation, info = get_args(option(_FIELDS[name], _HINTS[name]))
+def _settings_option(name: str) -> Any:
+    """Makes the option of a setting without a heading, for commands with few options."""
+    annotation, info = get_args(option(_FIELDS[name], HINTS[name]))
     info.rich_help_panel = None
     return Annotated[annotation, info]
 
 
-TextColumn = _of_settings("text_column")
-LabelColumn = _of_settings("label_column")
-EmptyTexts = _of_settings("empty_texts")
-EncodingErrors = _of_settings("encoding_errors")
-Device = _of_settings("device")
-Dtype = _of_settings("dtype")
-Backend = _of_settings("backend")
-Progress = _of_settings("progress")
+TextColumn = _settings_option("text_column")
+LabelColumn = _settings_option("label_column")
+EmptyTexts = _settings_option("empty_texts")
+EncodingErrors = _settings_option("encoding_errors")
+Device = _settings_option("device")
+Dtype = _settings_option("dtype")
+Backend = _settings_option("backend")
+Progress = _settings_option("progress")
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON object on standard output."""
+    """Prints one JSON object on standard output; ``value`` consists of types that JSON has."""
     print(json.dumps(value, indent=2, ensure_ascii=False))

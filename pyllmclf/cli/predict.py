@@ -1,4 +1,4 @@
-"""``pyllmclf predict``."""
+"""``pyllmclf predict``: prints labels and probabilities of texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
     data: Annotated[
         str,
-        typer.Argument(help="CSV, TSV, JSONL or Parquet file; a .txt file with a text per line; - for standard input."),
+        typer.Argument(help="CSV, TSV, JSONL or Parquet file; .txt file with a text per line; - for standard input."),
     ] = "-",
     text_column: TextColumn = None,
     encoding_errors: EncodingErrors = "strict",
@@ -25,10 +25,12 @@ def predict(
     dtype: Dtype = "auto",
     backend: Backend = "auto",
     progress: Progress = True,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of one object per line.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON array instead of one object per line.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Print each text's label (or labels) and probabilities as JSON, a line each."""
+    """Print each text's label (or labels) and probabilities as JSON, one line per text."""
     texts = _texts(data, text_column, encoding_errors)
     import numpy as np
 
@@ -37,15 +39,15 @@ def predict(
     classifier = load(checkpoint, device=device, dtype=dtype, backend=backend)
     probabilities = list(classifier.predict_proba(texts, progress=progress)) if texts else []
     names = classifier.state.encoder.names
-    decided = classifier.decide(np.array(probabilities)) if texts else []
-    said = "label" if classifier.state.label_separator is None else "labels"
+    labels = classifier.decide(np.array(probabilities)) if texts else []
+    key = "label" if classifier.state.label_separator is None else "labels"
     rows = [
         {
             "text": text,
-            said: found,
+            key: label,
             "probabilities": dict(zip(names, row.tolist(), strict=True)),
         }
-        for text, found, row in zip(texts, decided, probabilities, strict=True)
+        for text, label, row in zip(texts, labels, probabilities, strict=True)
     ]
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
@@ -55,6 +57,13 @@ def predict(
 
 
 def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str]:
+    """Reads the texts of a file or of standard input; a .txt file and standard input have one text per line.
+
+    Raises
+    ------
+    UsageError, DataError
+        If the arguments don't fit, or the texts can't be read.
+    """
     from ..data.readers import check_reading, decode, read_bytes
     from ..data.sources import read_data
 
@@ -62,7 +71,7 @@ def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str
         return read_data(data, text_column=text_column, labelled=False, encoding_errors=encoding_errors).texts
     check_reading("keep", encoding_errors)
     if text_column is not None:
-        raise UsageError("--text-column chooses a column, and lines of text have none.")
+        raise UsageError("--text-column chooses a column, and lines of text have none; leave it out.")
     raw = sys.stdin.buffer.read() if data == "-" else read_bytes(Path(data))
     lines = decode(raw, "standard input" if data == "-" else data, encoding_errors).split("\n")
     if lines[-1] == "":

@@ -1,4 +1,4 @@
-"""Tables for people."""
+"""Tables of metrics on standard output."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 
 def print_evaluation(metrics: dict[str, Any], title: str) -> None:
-    """Headline figures, figures per class, and the confusion matrix.
+    """Prints headline metrics, metrics per class, and the confusion matrix.
 
     Parameters
     ----------
     metrics : dict
-        As :meth:`pyllmclf.EvaluationResult.to_dict` gives it; where texts may have several labels, without a confusion
-        matrix.
+        As returned by :meth:`pyllmclf.EvaluationResult.to_dict`, or by :meth:`pyllmclf.MultiLabelResult.to_dict`, which
+        has no confusion matrix.
     title : str
     """
     from rich.console import Console
@@ -46,16 +46,23 @@ def print_evaluation(metrics: dict[str, Any], title: str) -> None:
 
 
 def print_seeds(summary: dict[str, dict[str, dict[str, float]]], seeds: list[int]) -> None:
-    """Mean and spread over seeds, a line for each figure; ``summary`` as in :class:`pyllmclf.SeedsResult`."""
+    """Prints mean and spread over seeds, a line per metric.
+
+    Parameters
+    ----------
+    summary : dict
+        As :attr:`pyllmclf.SeedsResult.summary`.
+    seeds : list of int
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("part", "figure", box=None, pad_edge=False)
+    table = Table("split", "metric", box=None, pad_edge=False)
     for name in ("mean", "std", "least", "largest"):
         table.add_column(name, justify="right")
-    for part, figures in summary.items():
-        for figure, values in figures.items():
-            table.add_row(part, figure, *(f"{values[name]:.4f}" for name in ("mean", "std", "min", "max")))
+    for split, metrics in summary.items():
+        for metric, values in metrics.items():
+            table.add_row(split, metric, *(f"{values[name]:.4f}" for name in ("mean", "std", "min", "max")))
     console = Console(highlight=False)
     console.print(f"{len(seeds)} seeds: {', '.join(map(str, seeds))}", soft_wrap=True)
     console.print(table)

@@ -1,4 +1,4 @@
-"""``pyllmclf validate``."""
+"""``pyllmclf validate``: looks for problems in data."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 def validate(
     data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
     test: Annotated[
-        list[str] | None, typer.Option(help="More files, looked for among the training texts; can be repeated.")
+        list[str] | None, typer.Option(help="File whose texts are searched among the training texts; can be repeated.")
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
-    multi_label: Annotated[
-        bool, typer.Option("--multi-label", help="A text may have several labels, or none.")
-    ] = False,
-    label_separator: Annotated[str, typer.Option(help="What stands between them.")] = "|",
+    multi_label: Annotated[bool, typer.Option("--multi-label", help="Texts may have several labels, or none.")] = False,
+    label_separator: Annotated[
+        str, typer.Option(help="String between the labels of a text, with --multi-label.")
+    ] = "|",
     encoding_errors: EncodingErrors = "strict",
     model: Annotated[
-        str | None, typer.Option(help="Measure lengths with this model's tokenizer, against its positions.")
+        str | None, typer.Option(help="Count tokens with this model's tokenizer, and compare with its positions.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there is a problem.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look for empty and duplicate texts, conflicting labels, and texts in several parts."""
+    """Look for empty and duplicate texts, conflicting labels, and texts in several splits."""
     from ..data.named import is_named, load_named
     from ..data.readers import ReadOptions, TextData
     from ..data.sources import applicable, check_applicable, read_source
@@ -60,14 +60,15 @@ def validate(
     if as_json:
         print_json({"data": data} | report.to_dict())
     else:
-        for name, part in report.splits.items():
-            share = ", ".join(f"{label} {count:,} ({count / part.texts:.1%})" for label, count in part.classes.items())
-            print(f"{name}: {part.texts:,} texts; {share}; {part.duplicates:,} duplicates")
-            if part.lengths is not None:
-                lengths = part.lengths
+        for name, split in report.splits.items():
+            classes = split.classes.items()
+            shares = ", ".join(f"{label} {count:,} ({count / split.texts:.1%})" for label, count in classes)
+            print(f"{name}: {split.texts:,} texts; {shares}; {split.duplicates:,} duplicates")
+            if split.lengths is not None:
+                lengths = split.lengths
                 print(
                     f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
-                    f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts lose their end at {positions:,}"
+                    f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated at {positions:,}"
                 )
         print("\n".join(report.problems) or "no problem found")
     if strict and report.problems:
@@ -75,7 +76,7 @@ def validate(
 
 
 def _source(model: str) -> ModelSource:
-    """A model's tokenizer and positions, without its weights; an adapter's are its base's."""
+    """Finds a model's tokenizer and positions, without its weights; for an adapter, those of its base."""
     from ..models.adapters import ADAPTER_CONFIG
     from ..models.hub import find_model
 

@@ -1,4 +1,4 @@
-"""Figures of merit of a classifier, by scikit-learn."""
+"""Metrics of a classifier on labelled texts, by scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Precision, recall and F1 of one class, and how many texts it has."""
+    """Figures of one class.
+
+    Attributes
+    ----------
+    precision, recall, f1 : float
+        0 where undefined.
+    support : int
+        Number of texts that have the class.
+    """
 
     precision: float
     recall: float
@@ -20,25 +28,28 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What a classifier does on labelled texts.
+    """Metrics of a classifier on labelled texts with one label each.
 
     Attributes
     ----------
-    accuracy, macro_f1 : float
-        The mean of F1 over the classes that occur among labels or predictions.
+    accuracy : float
+        Fraction of the texts whose predicted class is right.
+    macro_f1 : float
+        Mean F1 over the classes that occur among labels or predictions.
     log_loss : float
         Mean negative log-probability of the true class, in nats.
     per_class : dict of str to ClassMetrics
     confusion_matrix : ndarray of int64, shape [classes, classes]
-        Rows: true classes. Columns: predicted ones.
+        Number of texts by true class (row) and predicted class (column).
     classes : list of str
+        Names in the order of the class indices.
     probabilities : ndarray of float64, shape [texts, classes]
     labels, predictions : ndarray of int64, shape [texts]
         Class indices.
     seconds : float
-        Tokenizing and computing.
+        Time for tokenizing and computing.
     lengths : dict
-        See :class:`pyllmclf.data.lengths.LengthReport`.
+        Lengths of the texts in tokens; see :class:`pyllmclf.data.lengths.LengthReport`.
     """
 
     accuracy: float
@@ -54,7 +65,7 @@ class EvaluationResult:
     lengths: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the single predictions, as JSON can hold it."""
+        """All figures as JSON can hold them, without those of single texts."""
         return {
             "texts": len(self.labels),
             "accuracy": self.accuracy,
@@ -69,11 +80,11 @@ class EvaluationResult:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether a text is classified rightly, bool, shape [texts]."""
+        """Whether the predicted class of each text is right, bool, shape [texts]."""
         return self.predictions == self.labels
 
     def headline(self) -> dict[str, Any]:
-        """The figures that tell most, and of how many texts."""
+        """The main figures, and the number of texts."""
         return {
             "texts": len(self.labels),
             "accuracy": self.accuracy,
@@ -83,18 +94,30 @@ class EvaluationResult:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities in float64, shape [texts, classes]."""
+    """Probabilities of logits [texts, classes], float64, of the same shape."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean negative log-probability of the true class, in nats; from logits, so that nothing underflows."""
-    wide = logits.astype(np.float64)
-    peak = wide.max(axis=1, keepdims=True)
-    log_sum = peak[:, 0] + np.log(np.exp(wide - peak).sum(axis=1))
-    return float((log_sum - wide[np.arange(len(labels)), labels]).mean())
+    """Mean negative log-probability of the true class, computed in float64 from logits, so that nothing underflows.
+
+    Parameters
+    ----------
+    logits : ndarray, shape [texts, classes]
+    labels : ndarray of int64, shape [texts]
+        Class indices.
+
+    Returns
+    -------
+    float
+        In nats.
+    """
+    logits64 = logits.astype(np.float64)
+    peak = logits64.max(axis=1, keepdims=True)
+    log_sum = peak[:, 0] + np.log(np.exp(logits64 - peak).sum(axis=1))
+    return float((log_sum - logits64[np.arange(len(labels)), labels]).mean())
 
 
 def evaluate_logits(
@@ -105,7 +128,18 @@ def evaluate_logits(
     seconds: float = 0.0,
     lengths: dict[str, Any] | None = None,
 ) -> EvaluationResult:
-    """Metrics of logits [texts, classes] against class indices [texts]."""
+    """Metrics of logits.
+
+    Parameters
+    ----------
+    logits : ndarray of float32, shape [texts, classes]
+    labels : ndarray of int64, shape [texts]
+        Class indices.
+    classes : list of str
+        Names in the order of the class indices.
+    seconds, lengths
+        As in :class:`EvaluationResult`.
+    """
     from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
     predictions = logits.argmax(axis=1)

@@ -1,4 +1,4 @@
-"""Figures of merit where a text may have several labels, or none."""
+"""Metrics of a classifier on texts that may have several labels, or none."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ import numpy as np
 
 from .metrics import ClassMetrics
 
+# A class is predicted from this probability on.
 THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class MultiLabelResult:
-    """What a classifier does on texts with several labels.
+    """Metrics of a classifier on texts that may have several labels, or none.
+
+    A decision is whether one text has one class.
 
     Attributes
     ----------
     accuracy : float
-        Share of the texts that have all classes right.
-    micro_f1, macro_f1 : float
-        Over all decisions; the mean over the classes.
+        Fraction of the texts whose decisions are all right.
+    micro_f1 : float
+        F1 over all decisions.
+    macro_f1 : float
+        Mean F1 over the classes.
     hamming_loss : float
-        Share of the decisions, one for each text and class, that are wrong.
+        Fraction of the decisions that are wrong.
     log_loss : float
         Mean binary cross-entropy of a decision, in nats.
     per_class : dict of str to ClassMetrics
     classes : list of str
+        Names in the order of the columns.
     probabilities : ndarray of float64, shape [texts, classes]
     labels, predictions : ndarray of bool, shape [texts, classes]
-        Whether a text has a class: truly; with a probability of at least 0.5.
+        Whether a text has a class, and whether its probability is at least 0.5.
     seconds : float
-        Tokenizing and computing.
+        Time for tokenizing and computing.
     lengths : dict
-        See :class:`pyllmclf.data.lengths.LengthReport`.
+        Lengths of the texts in tokens; see :class:`pyllmclf.data.lengths.LengthReport`.
     """
 
     accuracy: float
@@ -52,11 +58,11 @@ class MultiLabelResult:
 
     @property
     def right(self) -> np.ndarray:
-        """Whether a text has all classes right, bool, shape [texts]."""
+        """Whether all decisions on each text are right, bool, shape [texts]."""
         return (self.predictions == self.labels).all(axis=1)
 
     def headline(self) -> dict[str, Any]:
-        """The figures that tell most, and of how many texts."""
+        """The main figures, and the number of texts."""
         return {
             "texts": len(self.labels),
             "accuracy": self.accuracy,
@@ -67,7 +73,7 @@ class MultiLabelResult:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the single predictions, as JSON can hold it."""
+        """All figures as JSON can hold them, without those of single texts."""
         return self.headline() | {
             "per_class": {name: vars(m) for name, m in self.per_class.items()},
             "classes": self.classes,
@@ -77,16 +83,28 @@ class MultiLabelResult:
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Probabilities in float64, shape [texts, classes]."""
+    """Probabilities of logits [texts, classes], float64, of the same shape."""
     from scipy.special import expit
 
     return expit(logits.astype(np.float64))
 
 
 def binary_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over texts and classes, in nats; from logits, so that nothing underflows."""
-    wide = logits.astype(np.float64)
-    return float((np.logaddexp(0.0, wide) - wide * labels).mean())
+    """Mean binary cross-entropy, computed in float64 from logits, so that nothing underflows.
+
+    Parameters
+    ----------
+    logits : ndarray, shape [texts, classes]
+    labels : ndarray, shape [texts, classes]
+        1 where a text has a class, else 0.
+
+    Returns
+    -------
+    float
+        Mean over texts and classes, in nats.
+    """
+    logits64 = logits.astype(np.float64)
+    return float((np.logaddexp(0.0, logits64) - logits64 * labels).mean())
 
 
 def evaluate_multi_label(
@@ -97,7 +115,18 @@ def evaluate_multi_label(
     seconds: float = 0.0,
     lengths: dict[str, Any] | None = None,
 ) -> MultiLabelResult:
-    """Metrics of logits [texts, classes] against 1 and 0 of the same shape."""
+    """Metrics of logits.
+
+    Parameters
+    ----------
+    logits : ndarray of float32, shape [texts, classes]
+    labels : ndarray of float32, shape [texts, classes]
+        1 where a text has a class, else 0.
+    classes : list of str
+        Names in the order of the columns.
+    seconds, lengths
+        As in :class:`MultiLabelResult`.
+    """
     from sklearn.metrics import f1_score, precision_recall_fscore_support
 
     probabilities = sigmoid(logits)

@@ -1,4 +1,4 @@
-"""Plots of an evaluation, as SVG that stands in a page by itself."""
+"""Plots of an evaluation, each an ``<svg>`` element that stands in a page by itself."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, GREY = "#1f77b4", "#999999"
-SIZE = (5.0, 3.6)
+SIZE = (5.0, 3.6)  # inches
 
 
 def confusion(result: EvaluationResult) -> str:
-    """Texts by true and predicted class; shades are shares of the true class."""
+    """Number of texts by true and predicted class; the shade is the fraction of the true class."""
     figure, axes = _figure(max(SIZE[1], 1.6 + 0.35 * len(result.classes)))
     counts = result.confusion_matrix
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -43,21 +43,22 @@ def confusion(result: EvaluationResult) -> str:
 
 
 def roc(result: EvaluationResult) -> str:
-    """Each class against the others (of two, the second): hits over false alarms."""
+    """True over false positive rate of each class against the others; of two classes, the second only."""
     from sklearn.metrics import auc, roc_curve
 
     figure, axes = _figure()
     for c in _curves(result):
         is_class = result.labels == c
         if 0 < is_class.sum() < len(is_class):
-            false_alarms, hits, _ = roc_curve(is_class, result.probabilities[:, c])
-            axes.plot(false_alarms, hits, label=f"{_short(result.classes[c])}: area {auc(false_alarms, hits):.4f}")
+            false_positives, true_positives, _ = roc_curve(is_class, result.probabilities[:, c])
+            area = auc(false_positives, true_positives)
+            axes.plot(false_positives, true_positives, label=f"{_short(result.classes[c])}: area {area:.4f}")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
     return _curve(figure, axes, "false positive rate", "true positive rate")
 
 
 def precision_recall(result: EvaluationResult) -> str:
-    """Each class against the others (of two, the second): precision over recall."""
+    """Precision over recall of each class against the others; of two classes, the second only."""
     from sklearn.metrics import average_precision_score, precision_recall_curve
 
     figure, axes = _figure()
@@ -70,20 +71,20 @@ def precision_recall(result: EvaluationResult) -> str:
     return _curve(figure, axes, "recall", "precision")
 
 
-def reliability(found: Calibration) -> str:
-    """Accuracy over confidence, and how many texts are that confident."""
+def reliability(calibration: Calibration) -> str:
+    """Accuracy over confidence, and the fraction of the texts in each bin of confidence."""
     figure, axes = _figure()
     middles = (np.arange(BINS) + 0.5) / BINS
-    share = found.counts / max(1, found.counts.sum())
+    share = calibration.counts / max(1, calibration.counts.sum())
     axes.bar(middles, share, width=0.9 / BINS, color="#dddddd", label="share of the texts")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="calibrated")
-    has = found.counts > 0
-    axes.plot(found.confidence[has], found.accuracy[has], "o-", color=BLUE, label="accuracy")
+    filled = calibration.counts > 0
+    axes.plot(calibration.confidence[filled], calibration.accuracy[filled], "o-", color=BLUE, label="accuracy")
     return _curve(figure, axes, "probability of the predicted class", "accuracy", "upper left")
 
 
 def lengths(tokens: np.ndarray) -> str:
-    """How many texts are that long."""
+    """Histogram of the lengths of texts in tokens, int64, shape [texts]."""
     figure, axes = _figure()
     axes.hist(tokens, bins=min(40, max(5, int(tokens.max()))), color=BLUE)
     axes.set_xlabel("tokens that the model reads")
@@ -92,24 +93,25 @@ def lengths(tokens: np.ndarray) -> str:
 
 
 def training(history: list[dict[str, float]]) -> str:
-    """Loss and accuracy by epoch."""
+    """Loss and accuracy of training and validation texts by epoch; ``history`` has a record per epoch."""
     figure, axes = _figure()
     epochs = [record["epoch"] for record in history]
-    beside = axes.twinx()
-    for part, style in (("train", "--"), ("validation", "-")):
-        for name, where, color in (("loss", axes, BLUE), ("accuracy", beside, "#d62728")):
-            values = [value for record in history if (value := record.get(f"{part}_{name}")) is not None]
+    accuracy_axes = axes.twinx()
+    for split, style in (("train", "--"), ("validation", "-")):
+        for name, target, color in (("loss", axes, BLUE), ("accuracy", accuracy_axes, "#d62728")):
+            values = [value for record in history if (value := record.get(f"{split}_{name}")) is not None]
             if len(values) == len(epochs):
-                where.plot(epochs, values, style, color=color, marker="o", markersize=3, label=f"{name}, {part}")
+                target.plot(epochs, values, style, color=color, marker="o", markersize=3, label=f"{name}, {split}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
-    beside.set_ylabel("accuracy")
+    accuracy_axes.set_ylabel("accuracy")
     axes.set_xticks(epochs if len(epochs) <= 12 else epochs[:: -(-len(epochs) // 12)])
     figure.legend(loc="outside upper center", ncols=2, fontsize=8)
     return _svg(figure)
 
 
 def _curves(result: EvaluationResult) -> range:
+    """Indices of the classes that get a curve, at most 10."""
     return range(1, 2) if len(result.classes) == 2 else range(min(len(result.classes), 10))
 
 
@@ -120,24 +122,25 @@ def _figure(height: float = SIZE[1]) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def _curve(figure: Figure, axes: Axes, x: str, y: str, where: str = "best") -> str:
+def _curve(figure: Figure, axes: Axes, x: str, y: str, legend: str = "best") -> str:
+    """The SVG of a curve in the unit square, with labels of both axes."""
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc=where, fontsize=8)  # type: ignore[call-overload]
+        axes.legend(loc=legend, fontsize=8)  # type: ignore[call-overload]
     return _svg(figure)
 
 
 def _short(name: str) -> str:
-    # A dollar would begin a formula.
+    """A class name of at most 20 characters, with dollar signs escaped, which would begin a formula."""
     name = name if len(name) <= 20 else name[:19] + "…"
     return name.replace("$", r"\$")
 
 
 def _svg(figure: Figure) -> str:
-    """The picture alone, its ids unlike those of any other on the page."""
+    """The ``<svg>`` element without XML header, and without a date, so that the same figure has the same bytes."""
     import matplotlib as mpl
 
     file = io.StringIO()

@@ -1,4 +1,4 @@
-"""The report of an evaluation: one page that needs no network."""
+"""The report of an evaluation: one HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -21,16 +21,29 @@ from . import plots
 from .metrics import EvaluationResult
 from .statistics import calibration, intervals, thresholds
 
-ERRORS = 20
-TEXT_SHOWN = 600
+ERRORS = 20  # wrong predictions in the report
+MAX_CHARACTERS = 600  # of a text in the report
 LENGTH_BINS = 5
 PACKAGES = ("torch", "numpy", "scikit-learn", "tokenizers", "tiktoken")
 
 
 def provenance(checkpoint: Path, data: TextData, device: str) -> dict[str, str]:
-    """What the figures depend on: hashes and versions."""
+    """Hashes and versions that the figures depend on.
+
+    Parameters
+    ----------
+    checkpoint : Path
+    data : TextData
+        The evaluated texts.
+    device : str
+
+    Returns
+    -------
+    dict of str to str
+        Description to value, in the order of the report.
+    """
     digest = hashlib.sha256(json.dumps([data.texts, list(map(str, data.labels or []))]).encode())
-    found = {
+    entries = {
         "checkpoint": _printable(checkpoint),
         **_hashes(checkpoint),
         "data": _printable(data.origin),
@@ -39,56 +52,76 @@ def provenance(checkpoint: Path, data: TextData, device: str) -> dict[str, str]:
         "pyllmclf": __version__,
         "Python": platform.python_version(),
     }
-    return found | {package: metadata.version(package) for package in PACKAGES}
+    return entries | {package: metadata.version(package) for package in PACKAGES}
 
 
 def _hashes(checkpoint: Path) -> dict[str, str]:
-    """Of a folder's manifest, or of the weights in one that another library wrote."""
+    """SHA-256 of a folder's manifest, or of the weights in a folder that another library wrote."""
     if (checkpoint / MANIFEST).is_file():
         return {"checkpoint, SHA-256 of its manifest": sha256(checkpoint / MANIFEST)}
     return {f"{path.name}, SHA-256": sha256(path) for path in sorted(checkpoint.glob("*.safetensors"))}
 
 
 def _printable(name: str | os.PathLike[str]) -> str:
-    """A path whose bytes may be no UTF-8."""
+    """A path as UTF-8, with U+FFFD for bytes that are not."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 def accuracy_by_length(result: EvaluationResult, tokens: np.ndarray) -> list[dict[str, Any]]:
-    """Accuracy of the shortest fifth of the texts, of the next, and so on; texts of one length stay together."""
-    right = result.predictions == result.labels
+    """Accuracy by length: of the shortest fifth of the texts, of the next one, and so on.
+
+    Parameters
+    ----------
+    result : EvaluationResult
+    tokens : ndarray of int64, shape [texts]
+        Number of tokens that the model reads of each text.
+
+    Returns
+    -------
+    list of dict
+        For each bin ``low`` and ``high`` (tokens, both inclusive), ``texts`` and ``accuracy``. Texts of one length are
+        in one bin, so that there may be fewer than five.
+    """
+    right = result.right
     edges = np.unique(np.quantile(tokens, np.linspace(0, 1, LENGTH_BINS + 1), method="lower"))
     edges[-1] += 1
     if len(edges) == 1:
         edges = np.array([edges[0] - 1, edges[0]])
     rows = []
     for low, high in pairwise(edges):
-        chosen = (tokens >= low) & (tokens < high)
-        if chosen.any():
-            accuracy = float(right[chosen].mean())
-            rows.append({"low": int(low), "high": int(high) - 1, "texts": int(chosen.sum()), "accuracy": accuracy})
+        in_bin = (tokens >= low) & (tokens < high)
+        if in_bin.any():
+            accuracy = float(right[in_bin].mean())
+            rows.append({"low": int(low), "high": int(high) - 1, "texts": int(in_bin.sum()), "accuracy": accuracy})
     return rows
 
 
 def confident_errors(result: EvaluationResult, data: TextData) -> list[dict[str, Any]]:
-    """The wrong predictions with the highest probabilities, and where their texts stand."""
-    wrong = np.flatnonzero(result.predictions != result.labels)
+    """The wrong predictions with the highest probabilities, highest first.
+
+    Returns
+    -------
+    list of dict
+        At most 20, each with ``where`` (row or line in the data), ``text``, ``label``, ``prediction`` and
+        ``probability``.
+    """
+    wrong = np.flatnonzero(~result.right)
     confidence = result.probabilities.max(axis=1)
-    chosen = wrong[np.argsort(-confidence[wrong], kind="stable")][:ERRORS]
+    highest = wrong[np.argsort(-confidence[wrong], kind="stable")][:ERRORS]
     return [
         {
             "where": data.where(int(i)).removeprefix(f"{data.origin}, "),
-            "text": _cut(data.texts[i]),
+            "text": _truncate(data.texts[i]),
             "label": result.classes[result.labels[i]],
             "prediction": result.classes[result.predictions[i]],
             "probability": float(confidence[i]),
         }
-        for i in chosen
+        for i in highest
     ]
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_SHOWN else text[:TEXT_SHOWN] + " …"
+def _truncate(text: str) -> str:
+    return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " …"
 
 
 def write_report(
@@ -99,7 +132,7 @@ def write_report(
     about: dict[str, str],
     history: list[dict[str, Any]],
 ) -> None:
-    """Writes the page.
+    """Writes the report of an evaluation.
 
     Parameters
     ----------
@@ -108,20 +141,20 @@ def write_report(
     data : TextData
         The evaluated texts.
     tokens : ndarray of int64, shape [texts]
-        That the model reads of each.
+        Number of tokens that the model reads of each text.
     about : dict
-        See :func:`provenance`.
+        As :func:`provenance` returns it.
     history : list of dict
-        Epochs of the training, as the checkpoint holds them; may be empty.
+        The record of each epoch of the training, which may be empty.
 
     Raises
     ------
     ResourceError
-        If it can't be written.
+        If the file can't be written.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    # Everything is escaped but the plots, which are ours, and in which matplotlib escapes names.
+    # All values are escaped but the plots, in which matplotlib escapes the names of classes.
     environment = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,
@@ -129,15 +162,15 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found = calibration(result)
+    calibrated = calibration(result)
     page = environment.get_template("report.html").render(
         result=result,
         intervals=intervals(result),
-        calibration=found,
+        calibration=calibrated,
         thresholds=thresholds(result) if len(result.classes) == 2 else [],
         by_length=accuracy_by_length(result, tokens),
         errors=confident_errors(result, data),
-        wrong=int((result.predictions != result.labels).sum()),
+        wrong=int((~result.right).sum()),
         lengths=result.lengths,
         rate=int(tokens.sum()) / result.seconds if result.seconds else None,
         about=about,
@@ -145,7 +178,7 @@ def write_report(
             "confusion": plots.confusion(result),
             "roc": plots.roc(result),
             "precision_recall": plots.precision_recall(result),
-            "reliability": plots.reliability(found),
+            "reliability": plots.reliability(calibrated),
             "lengths": plots.lengths(tokens),
             "training": plots.training(history) if history else "",
         },

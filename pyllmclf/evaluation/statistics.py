@@ -1,4 +1,4 @@
-"""Intervals, calibration and thresholds of an evaluation."""
+"""Bootstrap intervals, calibration, thresholds and a test of two classifiers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ import numpy as np
 from .metrics import EvaluationResult
 from .multi_label import MultiLabelResult
 
+# Resamples, confidence level and seed of the bootstrap.
 RESAMPLES, LEVEL, SEED = 1000, 0.95, 123
-BINS = 10
+BINS = 10  # of confidence
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its bootstrap interval (Efron 1979): percentiles over resampled texts."""
+    """A figure and its bootstrap interval: percentiles over resampled texts (Efron 1979).
+
+    Attributes
+    ----------
+    value : float
+        The figure on the texts themselves.
+    low, high : float
+        Ends of the 95 % interval.
+    """
 
     value: float
     low: float
@@ -25,17 +34,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How probabilities meet frequencies, for the predicted class.
+    """Agreement of the predicted class's probability (the confidence) with the frequency of being right.
 
     Attributes
     ----------
     confidence, accuracy : ndarray of float64, shape [bins]
-        Means of the texts in each of BINS equally wide bins of confidence; NaN where there is none.
+        Means over the texts in each of 10 equally wide bins of confidence; NaN in an empty bin.
     counts : ndarray of int64, shape [bins]
+        Number of texts in each bin.
     ece : float
-        Expected calibration error (Naeini et al. 2015): mean |accuracy - confidence| over the texts' bins.
+        Expected calibration error; see :func:`expected_calibration_error`.
     brier : float
-        Mean squared distance of the probabilities to the true class (Brier 1950), summed over the classes.
+        Mean over the texts of sum over the classes of (probability - 1 if true class else probability)² (Brier 1950).
     """
 
     confidence: np.ndarray
@@ -46,41 +56,53 @@ class Calibration:
 
 
 def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
-    """Mean F1 over the classes that occur among labels or predictions, of each row of [resamples, texts]."""
-    scores, seen = np.zeros(len(labels)), np.zeros(len(labels))
+    """Macro-F1 of each resample: mean F1 over the classes that occur among its labels or predictions.
+
+    Parameters
+    ----------
+    labels, predictions : ndarray of int64, shape [resamples, texts]
+        Class indices.
+    classes : int
+        Number of classes.
+
+    Returns
+    -------
+    ndarray of float64, shape [resamples]
+    """
+    scores, present = np.zeros(len(labels)), np.zeros(len(labels))
     for c in range(classes):
         is_label, is_predicted = labels == c, predictions == c
         both = (is_label & is_predicted).sum(axis=1)
         either = is_label.sum(axis=1) + is_predicted.sum(axis=1)
         scores += np.divide(2.0 * both, either, out=np.zeros(len(labels)), where=either > 0)
-        seen += either > 0
-    return scores / np.maximum(seen, 1)
+        present += either > 0
+    return scores / np.maximum(present, 1)
 
 
 def intervals(result: EvaluationResult) -> dict[str, Interval]:
-    """Accuracy, macro-F1 and log-loss, each with its interval."""
+    """Bootstrap intervals of ``"accuracy"``, ``"macro_f1"`` and ``"log_loss"``."""
     texts, classes = len(result.labels), len(result.classes)
     random = np.random.default_rng(SEED)
-    right = (result.predictions == result.labels).astype(np.float64)
+    right = result.right.astype(np.float64)
     true = result.probabilities[np.arange(texts), result.labels]
     loss = -np.log(np.maximum(true, np.finfo(np.float64).tiny))
-    found: dict[str, list[np.ndarray]] = {"accuracy": [], "macro_f1": [], "log_loss": []}
-    step = max(1, 4_000_000 // texts)  # resamples at a time, so that memory stays bounded
+    samples: dict[str, list[np.ndarray]] = {"accuracy": [], "macro_f1": [], "log_loss": []}
+    step = max(1, 4_000_000 // texts)  # resamples at a time, to bound memory
     for begin in range(0, RESAMPLES, step):
-        drawn = random.integers(0, texts, size=(min(step, RESAMPLES - begin), texts))
-        found["accuracy"].append(right[drawn].mean(axis=1))
-        found["log_loss"].append(loss[drawn].mean(axis=1))
-        found["macro_f1"].append(macro_f1(result.labels[drawn], result.predictions[drawn], classes))
+        rows = random.integers(0, texts, size=(min(step, RESAMPLES - begin), texts))
+        samples["accuracy"].append(right[rows].mean(axis=1))
+        samples["log_loss"].append(loss[rows].mean(axis=1))
+        samples["macro_f1"].append(macro_f1(result.labels[rows], result.predictions[rows], classes))
     values = {"accuracy": result.accuracy, "macro_f1": result.macro_f1, "log_loss": result.log_loss}
     ends = 100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2
     return {
-        name: Interval(values[name], *map(float, np.percentile(np.concatenate(drawn), ends)))
-        for name, drawn in found.items()
+        name: Interval(values[name], *map(float, np.percentile(np.concatenate(chunks), ends)))
+        for name, chunks in samples.items()
     }
 
 
 def calibration(result: EvaluationResult) -> Calibration:
-    """Of the predicted class's probability."""
+    """Calibration of the predicted class's probability."""
     confidence = result.probabilities.max(axis=1)
     counts, mean_confidence, mean_accuracy = _bins(confidence, result.right)
     true = np.eye(len(result.classes))[result.labels]
@@ -94,7 +116,7 @@ def calibration(result: EvaluationResult) -> Calibration:
 
 
 def _bins(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(count, mean confidence, accuracy) of each bin of confidence; NaN where it is empty."""
+    """(count, mean confidence, accuracy) of each bin of confidence, each of shape [bins]; NaN in an empty bin."""
     index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(index, minlength=BINS)
     with np.errstate(invalid="ignore"):
@@ -102,7 +124,14 @@ def _bins(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Mean distance of confidence and accuracy over bins of confidence, each with its share of the decisions."""
+    """Expected calibration error: mean |accuracy - confidence| over bins, weighted by count (Naeini et al. 2015).
+
+    Parameters
+    ----------
+    confidence : ndarray of float64, shape [decisions]
+        Probability of each decision, in [0, 1].
+    right : ndarray of bool, shape [decisions]
+    """
     counts, mean_confidence, mean_accuracy = _bins(confidence, right)
     gaps = np.where(counts > 0, np.abs(mean_accuracy - mean_confidence), 0.0)
     return float((gaps * counts).sum() / counts.sum())
@@ -110,7 +139,20 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> flo
 
 @dataclass(frozen=True)
 class Threshold:
-    """Of two classes, the second is predicted from this probability on."""
+    """Figures of the second of two classes where it is predicted from a probability on.
+
+    Attributes
+    ----------
+    threshold : float
+        The least probability.
+    precision : float or None
+        ``None`` where the class is never predicted.
+    recall : float or None
+        ``None`` where no text has the class.
+    f1 : float
+    predicted : int
+        Number of texts for which the class is predicted.
+    """
 
     threshold: float
     precision: float | None
@@ -120,7 +162,7 @@ class Threshold:
 
 
 def thresholds(result: EvaluationResult) -> list[Threshold]:
-    """For two classes; no precision where nothing is predicted, no recall where there is nothing to find."""
+    """Figures of the second of two classes at the thresholds 0.1, 0.2, ..., 0.9."""
     positive = result.labels == 1
     rows = []
     for threshold in THRESHOLDS:
@@ -142,12 +184,18 @@ def thresholds(result: EvaluationResult) -> list[Threshold]:
 def mcnemar(
     first: EvaluationResult | MultiLabelResult, second: EvaluationResult | MultiLabelResult
 ) -> tuple[int, int, float]:
-    """McNemar's test (1947) of two classifiers on the same texts, exact.
+    """McNemar's exact test (1947) of two classifiers on the same texts.
+
+    Parameters
+    ----------
+    first, second : EvaluationResult or MultiLabelResult
+        On the same texts in the same order.
 
     Returns
     -------
     (only_first, only_second, p) : (int, int, float)
-        Texts that one of them alone classifies rightly, and how probable a difference as large is by chance.
+        Number of texts that only the first classifier gets right, that only the second does, and the two-sided p-value
+        of a binomial test with probability 1/2; 1 where the classifiers never differ.
     """
     from scipy.stats import binomtest
 

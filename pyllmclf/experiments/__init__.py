@@ -1,1 +1,1 @@
-"""The published tables of experiments, and what runs them again."""
+"""The published tables of experiments, and the runner that repeats them."""

@@ -1,4 +1,4 @@
-"""The baseline without a language model: word counts and logistic regression, by scikit-learn."""
+"""Baseline without a language model: scikit-learn's word counts and logistic regression."""
 
 from __future__ import annotations
 
@@ -9,24 +9,41 @@ from ..data.readers import TextData
 from ..errors import DataError
 
 
-def run_bag_of_words(parts: dict[str, TextData], seed: int) -> dict[str, Any]:
-    """Fits on the training texts; accuracies of all parts, and seconds."""
+def run_bag_of_words(splits: dict[str, TextData], seed: int) -> dict[str, Any]:
+    """Fits the baseline on the training texts, and measures it on all splits.
+
+    Parameters
+    ----------
+    splits : dict of str to TextData
+        With ``"train"``; all with labels.
+    seed : int
+
+    Returns
+    -------
+    dict
+        ``"accuracy"`` by split, ``"train_seconds"``, ``"total_seconds"``, and ``None`` as ``"tokens_per_second"``.
+
+    Raises
+    ------
+    DataError
+        If the training texts have no words.
+    """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    def labels(part: TextData) -> list[str]:
-        assert part.labels is not None
-        return [str(label) for label in part.labels]
+    def labels(data: TextData) -> list[str]:
+        assert data.labels is not None
+        return [str(label) for label in data.labels]
 
     model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000, random_state=seed))
     started = time.perf_counter()
     try:
-        model.fit(parts["train"].texts, labels(parts["train"]))
+        model.fit(splits["train"].texts, labels(splits["train"]))
     except ValueError as error:
-        raise DataError(f"{parts['train'].origin}: no bag of words can be fitted ({error}).") from error
+        raise DataError(f"{splits['train'].origin}: no bag of words can be fitted ({error}).") from error
     seconds = time.perf_counter() - started
-    accuracy = {name: float(model.score(part.texts, labels(part))) for name, part in parts.items()}
+    accuracy = {split: float(model.score(data.texts, labels(data))) for split, data in splits.items()}
     return {
         "accuracy": accuracy,
         "train_seconds": seconds,

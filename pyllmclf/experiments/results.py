@@ -1,4 +1,4 @@
-"""Results of a table's rows beside the published ones: JSON, CSV, Markdown and a plot."""
+"""Tables and a plot of results beside the published ones, as JSON, CSV, Markdown and SVG."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def summary(result: RowResult) -> dict[str, Any]:
-    """A row's figures by column: accuracies in percent, means over the seeds; ``None`` where there is none."""
+    """Figures of a row by column: accuracies in percent, means over the seeds; ``None`` for missing figures."""
     row, runs = result.row, result.runs
     figures: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "row": row.name,
@@ -47,11 +47,11 @@ def summary(result: RowResult) -> dict[str, Any]:
         "skipped": result.skipped,
         "differs": "; ".join(row.differs) or None,
     }
-    for part in ("train", "validation", "test", "minutes"):
-        figures[f"published_{part}"] = getattr(row.published, part)
+    for name in ("train", "validation", "test", "minutes"):
+        figures[f"published_{name}"] = getattr(row.published, name)
     if runs:
-        for part in ("train", "validation", "test"):
-            figures[part] = 100.0 * statistics.mean(run["accuracy"][part] for run in runs)
+        for split in ("train", "validation", "test"):
+            figures[split] = 100.0 * statistics.mean(run["accuracy"][split] for run in runs)
         tests = [100.0 * run["accuracy"]["test"] for run in runs]
         figures |= {"test_lowest": min(tests), "test_highest": max(tests)}
         figures["minutes"] = statistics.mean(run["train_seconds"] for run in runs) / 60
@@ -61,7 +61,7 @@ def summary(result: RowResult) -> dict[str, Any]:
 
 
 def markdown(results: Sequence[RowResult]) -> str:
-    """The table for people; reasons and differences below it."""
+    """Formats results as a Markdown table, with reasons of skipped rows and differences below it."""
     lines = [
         "| row | model | experiment | published: train | validation | test | minutes | "
         "here: train | validation | test | minutes |",
@@ -70,10 +70,10 @@ def markdown(results: Sequence[RowResult]) -> str:
     notes: dict[str, list[str]] = {}
     for result in results:
         f = summary(result)
-        model = "/".join(Path(f["model"]).parts[-2:])  # of a folder, what tells it from others
+        model = "/".join(Path(f["model"]).parts[-2:])  # of a folder's path, the end
         if f["weights"] == "random":
             model += ", random weights"
-        published = [_percent(f[f"published_{part}"]) for part in ("train", "validation", "test")]
+        published = [_percent(f[f"published_{split}"]) for split in ("train", "validation", "test")]
         ours = [_percent(f["train"]), _percent(f["validation"]), _spread(f)]
         if result.skipped is not None:
             ours[2] = "skipped"
@@ -83,17 +83,24 @@ def markdown(results: Sequence[RowResult]) -> str:
         minutes = _minutes(f["published_minutes"]), _minutes(f["minutes"])
         cells = [f["row"], model, f["experiment"], *published, minutes[0], *ours, minutes[1]]
         lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    said = [f"- {'Row' if len(rows) == 1 else 'Rows'} {', '.join(rows)}: {note}." for note, rows in notes.items()]
-    return "\n".join([*lines, "", *said]) + "\n"
+    items = [f"- {'Row' if len(rows) == 1 else 'Rows'} {', '.join(rows)}: {note}." for note, rows in notes.items()]
+    return "\n".join([*lines, "", *items]) + "\n"
 
 
 def write_results(folder: Path, results: Sequence[RowResult], about: dict[str, Any]) -> None:
-    """Writes ``results.json``, ``.csv``, ``.md`` and ``.svg``.
+    """Writes ``results.json``, ``results.csv``, ``results.md`` and ``results.svg``.
+
+    Parameters
+    ----------
+    folder : Path
+    results : sequence of RowResult
+    about : dict
+        Lines above the table, by name.
 
     Raises
     ------
     ResourceError
-        If they can't be written.
+        If a file can't be written.
     """
     rows = [summary(result) for result in results]
     runs = {result.row.name: result.runs for result in results}
@@ -113,7 +120,7 @@ def write_results(folder: Path, results: Sequence[RowResult], about: dict[str, A
 
 
 def plot(results: Sequence[RowResult]) -> str:
-    """Test accuracy of each row, published and here with every seed, as SVG."""
+    """Plots the test accuracy of each row, as published and for every seed, as SVG."""
     from matplotlib.figure import Figure
 
     shown = [result for result in results if result.runs or result.row.published.test is not None]

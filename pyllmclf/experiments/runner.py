@@ -1,4 +1,4 @@
-"""Runs rows of a table, keeps each result, and goes on where it stopped."""
+"""Runs rows of a table, stores each result, and reuses stored results in a later call."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from ..settings import Settings
 from ..training.prepare import prepare
 from ..version import __version__
 from .bag_of_words import run_bag_of_words
-from .table import REPLACED, TableRow
+from .table import BASE_MODEL, TableRow
 
-# Of data that come in one part: the published shares for validation and test.
+# Fractions of data without splits, as in the published experiments.
 VALIDATION, TEST, SPLIT_SEED = 0.1, 0.2, 123
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """What running a row gave.
+    """Result of a row.
 
     Attributes
     ----------
     row : TableRow
-        With the model that it was run on.
+        With the model on which it was run.
     runs : list of dict
-        For each seed: ``seed``, ``accuracy`` by part, ``train_seconds``, ``total_seconds``, ``tokens_per_second``.
+        Per seed: ``"seed"``, ``"accuracy"`` by split, ``"train_seconds"``, ``"total_seconds"``,
+        ``"tokens_per_second"``.
     skipped : str or None
         Why the row was not run.
     """
@@ -51,102 +52,130 @@ class RowResult:
     skipped: str | None = None
 
 
-def read_parts(data: str, text_column: str | None = None, label_column: str | None = None) -> dict[str, TextData]:
-    """Training, validation and test texts.
+def read_all_splits(data: str, text_column: str | None = None, label_column: str | None = None) -> dict[str, TextData]:
+    """Reads training, validation and test texts.
 
-    A named data set's own parts; what is missing is split off, 10 % for validation and 20 % for a test.
+    A named data set keeps its splits; missing ones are split off the training texts, 10 % of all for validation and
+    20 % for the test.
+
+    Parameters
+    ----------
+    data : str
+        Name of a data set, or path of a file.
+    text_column, label_column : str, optional
+
+    Raises
+    ------
+    UsageError, DataError
+        If the data can't be read or split.
     """
-    if is_named(data) and "all" not in (parts := load_named(data)):
-        parts = dict(parts)
+    if is_named(data) and "all" not in (named_splits := load_named(data)):
+        splits = dict(named_splits)
     else:
-        parts = {"train": read_data(data, default_split="all", text_column=text_column, label_column=label_column)}
-    whole = len(parts["train"])
-    if "test" not in parts:
-        parts["train"], parts["test"] = stratified_split(parts["train"], TEST, SPLIT_SEED)
-    if "validation" not in parts:
-        share = VALIDATION * whole / len(parts["train"])
-        parts["train"], parts["validation"] = stratified_split(parts["train"], share, SPLIT_SEED)
-    return {name: parts[name] for name in PARTS}
+        splits = {"train": read_data(data, default_split="all", text_column=text_column, label_column=label_column)}
+    total = len(splits["train"])
+    if "test" not in splits:
+        splits["train"], splits["test"] = stratified_split(splits["train"], TEST, SPLIT_SEED)
+    if "validation" not in splits:
+        fraction = VALIDATION * total / len(splits["train"])
+        splits["train"], splits["validation"] = stratified_split(splits["train"], fraction, SPLIT_SEED)
+    return {split: splits[split] for split in SPLITS}
 
 
-def placed(row: TableRow, model: str | None, weights: Weights | None) -> TableRow | str:
-    """The row on another model or other weights; or why it can't be."""
+def replace_model(row: TableRow, model: str | None, weights: Weights | None) -> TableRow | str:
+    """Replaces the model or the weights of a row; returns the reason as a string where the row can't be run so."""
     if row.is_bag_of_words:
         return row
     if model is not None:
-        if row.model != REPLACED:
-            return f"is about {row.model}, and {model} takes the place of {REPLACED} alone"
+        if row.model != BASE_MODEL:
+            return f"is about {row.model}, and {model} replaces only {BASE_MODEL}"
         row = replace(row, model=model)
     return row if weights is None else replace(row, weights=weights)
 
 
 class Runner:
-    """Runs rows and keeps their results in a folder.
+    """Runs rows, and stores their results in a folder.
 
     Parameters
     ----------
     folder : Path
-    parts : dict of str to TextData
+        Created if it is missing.
+    splits : dict of str to TextData
+        ``"train"``, ``"validation"`` and ``"test"``, with labels.
     options : dict
         ``device``, ``dtype``, ``backend`` and ``progress`` of :func:`pyllmclf.finetune`.
     overrides : dict
-        Settings that take the place of the rows' own.
+        Settings that replace those of the rows.
 
     Raises
     ------
-    ResourceError
-        If the folder can't be written.
+    UsageError, ResourceError
+        If an option or an override is invalid for every row, or the folder can't be written.
     """
 
     def __init__(
-        self, folder: Path, parts: dict[str, TextData], options: dict[str, Any], overrides: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        splits: dict[str, TextData],
+        options: dict[str, Any],
+        overrides: dict[str, Any] | None = None,
     ) -> None:
-        # What is wrong for every row is no reason to skip them one by one.
+        # An argument that is wrong for every row raises here: it is no reason to skip them one by one.
         self._compute = Compute.resolve(*(options.get(name, "auto") for name in ("device", "dtype", "backend")))
         Settings(**(overrides or {}))
-        self.folder, self.parts, self.options = folder, parts, options
+        self.folder, self.splits, self.options = folder, splits, options
         self.overrides = overrides or {}
         try:
             (folder / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ResourceError(f"{folder} can't be written ({error}).") from error
-        self._data_hash = _hash_of(parts)
+        self._data_hash = _data_sha256(splits)
         self._model_hashes: dict[str, str] = {}
 
     def run(
         self, rows: Sequence[TableRow | tuple[TableRow, str]], seeds: Sequence[int], say: Callable[[str], None]
     ) -> Iterator[list[RowResult]]:
-        """All results so far, again after each row; a tuple is a row and why it is skipped."""
+        """Yields the results of all rows so far, after each row.
+
+        Parameters
+        ----------
+        rows : sequence of TableRow or (TableRow, str)
+            A tuple is a row and the reason why it is skipped.
+        seeds : sequence of int
+            Each row is run once per seed.
+        say : callable
+            Takes lines of progress.
+        """
         results: list[RowResult] = []
         for row in rows:
-            result = RowResult(row[0], [], row[1]) if isinstance(row, tuple) else self._row(row, seeds, say)
+            result = RowResult(row[0], [], row[1]) if isinstance(row, tuple) else self._run_row(row, seeds, say)
             if result.skipped is not None:
                 say(f"row {result.row.name}: skipped: {result.skipped}")
             results.append(result)
             yield results
 
-    def _row(self, row: TableRow, seeds: Sequence[int], say: Callable[[str], None]) -> RowResult:
+    def _run_row(self, row: TableRow, seeds: Sequence[int], say: Callable[[str], None]) -> RowResult:
         runs = []
         for seed in seeds:
             try:
                 path = self.folder / "runs" / f"{self._key(row, seed)}.json"
-                found = _read(path)
-                if found is None:
+                result = _read_result(path)
+                if result is None:
                     say(f"row {row.name}, seed {seed}: {row.describe()}")
-                    found = self._run(row, seed)
-                    write_text(path, json.dumps(found, indent=2))
+                    result = self._run_seed(row, seed)
+                    write_text(path, json.dumps(result, indent=2))
                 else:
-                    say(f"row {row.name}, seed {seed}: kept in {path}")
-            except (ModelError, UsageError) as error:  # a model that is not to be had, or that has no such blocks
+                    say(f"row {row.name}, seed {seed}: reused from {path}")
+            except (ModelError, UsageError) as error:  # the model is unavailable, or has fewer blocks
                 return RowResult(row, [], str(error))
-            runs.append(found | {"seed": seed})
+            runs.append(result | {"seed": seed})
         return RowResult(row, runs)
 
-    def _run(self, row: TableRow, seed: int) -> dict[str, Any]:
+    def _run_seed(self, row: TableRow, seed: int) -> dict[str, Any]:
         if row.is_bag_of_words:
-            return run_bag_of_words(self.parts, seed)
-        assert all(part.labels is not None for part in self.parts.values())
-        data: dict[str, Any] = {name: (part.texts, part.labels) for name, part in self.parts.items()}
+            return run_bag_of_words(self.splits, seed)
+        assert all(split.labels is not None for split in self.splits.values())
+        data: dict[str, Any] = {name: (split.texts, split.labels) for name, split in self.splits.items()}
         arguments: dict[str, Any] = data | row.settings | self.overrides | self.options
         with prepare(Settings(model=row.model, weights=row.weights, seed=seed, **arguments)) as run:
             result = run.execute()
@@ -163,14 +192,14 @@ class Runner:
         }
 
     def _key(self, row: TableRow, seed: int) -> str:
-        """What a result is a function of."""
-        described: dict[str, Any] = {"data": self._data_hash, "seed": seed}
+        """Hashes what a result depends on: data, seed, model, settings, device, code and numerics."""
+        fields: dict[str, Any] = {"data": self._data_hash, "seed": seed}
         if row.is_bag_of_words:
-            described |= {"model": row.name, "pyllmclf": __version__, "scikit-learn": version("scikit-learn")}
+            fields |= {"model": row.name, "pyllmclf": __version__, "scikit-learn": version("scikit-learn")}
         else:
             settings = row.settings | self.overrides
-            described |= {
-                "model": self._model(row),
+            fields |= {
+                "model": self._model_sha256(row),
                 "weights": row.weights,
                 "settings": settings,
                 "device": str(self._compute.device),
@@ -178,39 +207,39 @@ class Runner:
                 "code": code_sha256(),
                 "arithmetic": self._compute.numerics(),
             }
-        return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
-    def _model(self, row: TableRow) -> str:
-        """A hash of the model's configuration and weights.
+    def _model_sha256(self, row: TableRow) -> str:
+        """Hashes the model's configuration, tokenizer and weights, once per model.
 
         Raises
         ------
         ModelError
-            If they are not to be had.
+            If a file is unavailable.
         """
-        known = f"{row.model} {row.weights}"
-        if known not in self._model_hashes:
+        name = f"{row.model} {row.weights}"
+        if name not in self._model_hashes:
             source = find_model(row.model, row.weights)
             digest = hashlib.sha256(repr(source.config).encode())
             digest.update(source.tokenizer.to_json().encode())
             if source.folder is not None and row.weights == "pretrained":
                 for path in sorted(source.folder.glob("*.safetensors")):
                     digest.update(sha256(path).encode())
-            self._model_hashes[known] = digest.hexdigest()
-        return self._model_hashes[known]
+            self._model_hashes[name] = digest.hexdigest()
+        return self._model_hashes[name]
 
 
-def _hash_of(parts: dict[str, TextData]) -> str:
+def _data_sha256(splits: dict[str, TextData]) -> str:
     digest = hashlib.sha256()
-    for name, part in parts.items():
-        digest.update(json.dumps([name, part.texts, list(map(str, part.labels or []))]).encode())
+    for name, split in splits.items():
+        digest.update(json.dumps([name, split.texts, list(map(str, split.labels or []))]).encode())
     return digest.hexdigest()
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A kept result; ``None`` if there is none or it is incomplete."""
+def _read_result(path: Path) -> dict[str, Any] | None:
+    """Reads a stored result; ``None`` if it is missing or incomplete."""
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-        return found if set(found["accuracy"]) == set(PARTS) else None
+        result = parse_json(path.read_text(encoding="utf-8"))
+        return result if set(result["accuracy"]) == set(SPLITS) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

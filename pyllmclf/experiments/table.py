@@ -1,4 +1,4 @@
-"""The published tables as data (``published.json``), and which of their rows are meant."""
+"""The published tables, from ``published.json``, and the choice of their rows."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..choices import Weights
 from ..errors import UsageError
 
 BAG_OF_WORDS = "bow"
-# The model that another one takes the place of.
-REPLACED = "gpt2"
+# The model that --model replaces.
+BASE_MODEL = "gpt2"
 
 
 @dataclass(frozen=True)
 class Published:
-    """What was published of a row: accuracies in percent, minutes on an A100; ``None`` where there is no figure."""
+    """Published figures of a row: accuracies in percent, minutes on an A100; ``None`` for missing figures."""
 
     train: float | None
     validation: float | None
@@ -28,19 +28,19 @@ class Published:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One experiment.
+    """An experiment of a table.
 
     Attributes
     ----------
     name : str
-        Its number in the published table, or a word.
+        Number in the published table, or ``"bow"``.
     model, weights : str
         As for :func:`pyllmclf.finetune`.
     settings : dict
-        Arguments of :func:`pyllmclf.finetune`, those that all rows of the table have in common among them.
+        Arguments of :func:`pyllmclf.finetune`, with those that all rows of the table share.
     published : Published
     differs : tuple of str
-        What differs from the published run.
+        Differences from the published run.
     """
 
     name: str
@@ -52,10 +52,11 @@ class TableRow:
 
     @property
     def is_bag_of_words(self) -> bool:
+        """Whether the row is the baseline without a language model."""
         return self.name == BAG_OF_WORDS
 
     def describe(self) -> str:
-        """What sets the row apart from others, for a table."""
+        """Describes how the row differs from others, for a table."""
         if self.is_bag_of_words:
             return "bag of words, logistic regression"
         settings = self.settings
@@ -63,16 +64,16 @@ class TableRow:
         if "lora" in settings:
             trained = f"LoRA {settings['lora']['rank']}"
         token = {"last_position": "last", "last": "last real"}.get(settings.get("pooling", ""), settings.get("pooling"))
-        said = [trained, f"token: {token or 'own'}"]
+        words = [trained, f"token: {token or 'default'}"]
         padding = settings.get("padding", "none")
-        said.append({"none": "no padding", "train_longest": "padded"}.get(padding, f"padded: {padding}"))
+        words.append({"none": "no padding", "train_longest": "padded"}.get(padding, f"padded: {padding}"))
         if settings.get("causal") is False:
-            said.append("no causal mask")
+            words.append("no causal mask")
         if (accumulated := settings.get("gradient_accumulation_steps", 1)) > 1:
-            said.append(f"batch {settings['batch_size']} x {accumulated}")
+            words.append(f"batch {settings['batch_size']} x {accumulated}")
         elif settings.get("batch_size", 8) != 8:
-            said.append(f"batch {settings['batch_size']}")
-        return ", ".join(said)
+            words.append(f"batch {settings['batch_size']}")
+        return ", ".join(words)
 
 
 @cache
@@ -81,23 +82,23 @@ def _published() -> dict[str, Any]:
 
 
 def tables() -> list[str]:
-    """Names of the tables."""
+    """Lists the names of the tables."""
     return list(_published()["tables"])
 
 
 def default_data(table: str) -> str:
-    """The named data set that a table was made on."""
+    """The named data set of a table."""
     return _published()["tables"][table]["data"]
 
 
 def published_rows(table: str) -> list[TableRow]:
-    """All rows of a table."""
-    found = _published()["tables"][table]
+    """Lists all rows of a table, which must exist."""
+    content = _published()["tables"][table]
     rows = []
-    for row in found["rows"]:
+    for row in content["rows"]:
         bag = row["row"] == BAG_OF_WORDS
-        settings = {} if bag else found["settings"] | row["settings"]
-        differs = [row.get("differs", ""), "" if bag else found.get("differs", "")]
+        settings = {} if bag else content["settings"] | row["settings"]
+        differs = [row.get("differs", ""), "" if bag else content.get("differs", "")]
         rows.append(
             TableRow(
                 name=row["row"],
@@ -112,13 +113,13 @@ def published_rows(table: str) -> list[TableRow]:
 
 
 def choose_rows(table: str, wanted: str | None) -> list[TableRow]:
-    """The rows that a list of names and ranges of numbers means, in the table's order.
+    """Chooses rows by a list of names and ranges of numbers; returns them in the table's order.
 
     Parameters
     ----------
     table : str
     wanted : str or None
-        As ``"1-5,11,bow"``; ``None``: all.
+        For example ``"1-5,11,bow"``; ``None`` for all rows.
 
     Raises
     ------
@@ -130,14 +131,14 @@ def choose_rows(table: str, wanted: str | None) -> list[TableRow]:
         return rows
     names = [row.name for row in rows]
     chosen: set[str] = set()
-    for part in wanted.split(","):
-        first, dash, last = part.strip().partition("-")
+    for item in wanted.split(","):
+        first, dash, last = item.strip().partition("-")
         if dash and first.isdecimal() and last.isdecimal():
             numbers = [str(number) for number in range(int(first), int(last) + 1)]
         else:
-            numbers = [part.strip()]
+            numbers = [item.strip()]
         unknown = [name for name in numbers if name not in names]
         if unknown or not numbers:
-            raise UsageError(f"rows: the table {table} has no row {part.strip()!r}; it has {', '.join(names)}.")
+            raise UsageError(f"rows: the table {table} has no row {item.strip()!r}; it has {', '.join(names)}.")
         chosen.update(numbers)
     return [row for row in rows if row.name in chosen]

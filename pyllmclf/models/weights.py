@@ -142,11 +142,11 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
     Raises
     ------
     ModelError
-        If tensors are missing, unknown, or of another shape.
+        If tensors are missing, unknown, of another shape, or not floating-point.
     """
     architecture = architecture_of(model.config)
     parameters = dict(model.named_parameters())
-    # A prediction_head is loaded if the file has one, but not required.
+    # Without ``head``, a prediction_head is loaded if the file has one, but not required.
     required = {
         name
         for name in parameters

@@ -1,4 +1,4 @@
-"""The functional operations that the models are made of. They know no model."""
+"""Functional ops on packed rows, of which the models are made; they know no model."""
 
 from .attention import attention, attention_packed
 from .cross_entropy import cross_entropy

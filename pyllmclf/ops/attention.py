@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
-from .backends import native_cpu, reference, torch_attention
+from .attention_call import AttentionCall
+from .backends import native_cpu
 from .backends import triton as triton_backend
 from .backends.triton import readable
 from .dispatch import Choice, choices, implementation
@@ -99,7 +99,7 @@ def attention(
         # Usually one object: comparing the contents would make the host wait for a GPU.
         same_rows = cu_seqlens_q is cu_seqlens_k or torch.equal(cu_seqlens_q, cu_seqlens_k)
         if not (same_rows and q.shape[0] == k.shape[0] and max_seqlen_q == max_seqlen_k):
-            raise UsageError("attention: where queries are a subset of the rows, query_positions must be given.")
+            raise UsageError("attention: queries that are a subset of the rows need query_positions.")
     if query_positions is not None and query_positions.shape != q.shape[:1]:
         raise UsageError(f"attention: {len(query_positions)} query_positions for {len(q)} queries.")
     _check_window(window)
@@ -124,22 +124,7 @@ def attention(
         return AttentionFunction.apply(q, k, v, call.native_shape(len(k), *q.shape), native_cpu)
     if chosen == "triton":
         return AttentionFunction.apply(q, k, v, *call.triton_launch(q))
-    if chosen == "torch" and query_positions is None and window is None and dropout_p == 0.0:
-        return torch_attention.attention(q, k, v, cu_seqlens_q, max_seqlen_q, causal=causal, scale=scale)
-    with torch.autocast(q.device.type, enabled=False):  # the reference computes half precision in fp32
-        return reference.attention(
-            q,
-            k,
-            v,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            causal=causal,
-            query_positions=query_positions,
-            scale=scale,
-            window=window,
-            dropout_p=dropout_p,
-            dropout_key=dropout_key,
-        )
+    return call.by_torch(chosen, q, k, v)
 
 
 def attention_packed(
@@ -204,76 +189,7 @@ def attention_packed(
     q, k, v = _split(qkv, heads)
     if chosen == "triton":
         return PackedAttentionFunction.apply(qkv, *call.triton_launch(q))
-    out = attention(
-        q,
-        k,
-        v,
-        cu_seqlens,
-        cu_seqlens,
-        max_seqlen,
-        max_seqlen,
-        causal=causal,
-        scale=scale,
-        window=window,
-        dropout_p=dropout_p,
-        dropout_key=dropout_key,
-    )
-    return out.flatten(1)
-
-
-@dataclass(frozen=True)
-class AttentionCall:
-    """All arguments of :func:`attention` but q, k and v, which each backend takes in another form."""
-
-    cu_seqlens_q: Tensor
-    cu_seqlens_k: Tensor
-    max_seqlen_q: int
-    max_seqlen_k: int
-    _: KW_ONLY
-    causal: bool
-    scale: float
-    query_positions: Tensor | None = None
-    window: tuple[int, int] | None = None
-    dropout_p: float = 0.0
-    dropout_key: DropoutKey | None = None
-    schedule: Schedule | PooledSchedule | None = None
-
-    def native_shape(self, rows_k: int, rows_q: int, heads: int, head_dim: int) -> native_cpu.AttentionShape:
-        """Arguments of the native core's kernels, for the sizes of k and q."""
-        return native_cpu.AttentionShape(
-            self.cu_seqlens_q,
-            self.cu_seqlens_k,
-            rows_q=rows_q,
-            rows_k=rows_k,
-            heads=heads,
-            head_dim=head_dim,
-            scale=self.scale,
-            causal=self.causal,
-            query_positions=self.query_positions,
-            window=self.window,
-            dropout_p=self.dropout_p,
-            dropout_key=self.dropout_key,
-        )
-
-    def triton_launch(self, q: Tensor) -> tuple[Launch, ModuleType]:
-        """Arguments of the Triton kernels for q [rows_q, heads, head_dim], and their module."""
-        from ..kernels import attention as kernels
-
-        positions = self.query_positions
-        launch = kernels.Launch(
-            q,
-            self.cu_seqlens_q,
-            self.cu_seqlens_k,
-            self.max_seqlen_q,
-            self.max_seqlen_k,
-            causal=self.causal,
-            scale=self.scale,
-            query_positions=None if positions is None else positions.to(torch.int32).contiguous(),
-            window=self.window,
-            dropout=triton_backend.attention_dropout(self.dropout_p, self.dropout_key),
-            schedule=self.schedule,
-        )
-        return launch, kernels
+    return call.by_torch(chosen, q, k, v).flatten(1)
 
 
 def _obstacles(head_dim: int) -> dict[str, str | None] | None:
@@ -299,7 +215,8 @@ def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: Dro
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("attention: dropout needs a dropout_key.")
     if dropout_p > 0.0 and dropout_key is not None and len(dropout_key.example_ids) != len(cu_seqlens) - 1:
-        raise UsageError("attention: the dropout_key counts another number of texts.")
+        texts = f"{len(dropout_key.example_ids)} texts, and cu_seqlens {len(cu_seqlens) - 1}"
+        raise UsageError(f"attention: the dropout_key has {texts}.")
 
 
 def _check_schedule(schedule: Schedule | PooledSchedule | None, cu_seqlens: Tensor, rows_q: int, rows_k: int) -> None:

@@ -1,4 +1,4 @@
-"""Cross-entropy of a batch's logits."""
+"""Cross-entropy loss."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ choices(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Sum over the texts of weight[label] * -log softmax(logits)[label]; half precision is computed in fp32.
+    """Sums weight[label] * -log softmax(logits)[label] over the texts, in fp32 for half-precision logits.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
     Returns
     -------
     tensor, shape []
-        fp32, or the dtype of the logits where that is wider.
+        fp32, or float64 for float64 logits.
 
     Raises
     ------
     UsageError
-        If shapes, the labels' dtype or devices don't fit, or the chosen backend can't compute this.
+        If shapes, devices or the labels' dtype don't fit, or the chosen backend can't compute this.
     """
     if logits.dim() != 2 or labels.shape != logits.shape[:1]:
         raise UsageError(f"cross_entropy: shapes {tuple(logits.shape)} and {tuple(labels.shape)} don't fit.")
@@ -50,7 +50,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """Saves the logits and the log-sum-exp of each row; no gradient for the class weights."""
+    """Saves the logits and the log-sum-exp of each row. The class weights get no gradient."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:

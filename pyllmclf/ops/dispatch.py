@@ -1,11 +1,14 @@
 """Chooses the implementation of each op.
 
-``"reference"`` runs :mod:`pyllmclf.ops.backends.reference` everywhere. ``"native"`` runs the native core and raises
-where it cannot; ops that are torch's on purpose stay torch's. ``"triton"`` runs the Triton kernels and raises where
-they cannot; ops without a kernel run in the native core, and ops that neither has run as with ``"auto"``. ``"auto"``
-takes, for each op, what the table below names for the device, by measurement where there is one; torch computes the
-rest. The environment variable ``PYLLMCLF_BACKEND`` sets what ``"auto"`` means; an argument ``backend=`` other than
-``"auto"`` takes precedence.
+- ``"reference"`` runs :mod:`pyllmclf.ops.backends.reference` everywhere.
+- ``"native"`` runs the native core and raises where it can't; ops that are best left to torch stay torch's.
+- ``"triton"`` runs the Triton kernels and raises where they can't; ops without a kernel run in the native core, and ops
+  that neither has run as with ``"auto"``.
+- ``"auto"`` runs what :data:`TABLE` names for the op and the device, by measurement where there is one; torch computes
+  the rest.
+
+The environment variable ``PYLLMCLF_BACKEND`` sets what ``"auto"`` means; an argument ``backend=`` other than ``"auto"``
+takes precedence.
 """
 
 from __future__ import annotations
@@ -31,17 +34,17 @@ ENVIRONMENT_VARIABLE = "PYLLMCLF_BACKEND"
 
 @dataclass(frozen=True)
 class Choice:
-    """What ``"auto"`` runs for an op on a device, and why.
+    """The implementation of an op that ``"auto"`` runs on a device, and the reason.
 
     Attributes
     ----------
     implementation, why : str
     other : str
-        Serves the dtypes that ``implementation`` does not compute.
+        Implementation for the dtypes and calls that ``implementation`` does not compute.
     native : {"yes", "no", "needless"}
-        Whether the native core has the op on this device; needless: torch's own is as good.
+        Whether the native core has the op on this device. Needless: torch's own is as good.
     triton : bool
-        Whether there is a Triton kernel.
+        Whether Triton has a kernel for the op.
     """
 
     implementation: str
@@ -52,7 +55,7 @@ class Choice:
 
     @property
     def installed(self) -> str:
-        """What ``"auto"`` runs in this installation, which may lack triton."""
+        """The implementation that ``"auto"`` runs in this installation, which may lack triton."""
         return self.other if self.implementation == "triton" and not triton_backend.installed() else self.implementation
 
 
@@ -67,12 +70,12 @@ def choices(op: str, *, cpu: Choice, cuda: Choice) -> None:
     TABLE[op] = {"cpu": cpu, "cuda": cuda}
 
 
-# Empty outside of use_backend: then the environment is asked each time.
+# Empty outside use_backend, where each call reads the environment variable.
 _active: ContextVar[str] = ContextVar("pyllmclf_backend", default="")
 
 
 def check_backend(name: str, device: torch.device | None = None) -> str:
-    """Returns ``name``, or raises :class:`UsageError` if there is no such backend, or none for this device."""
+    """Returns ``name``; raises :class:`UsageError` if the backend is unknown or does not run on the device."""
     if name not in BACKENDS:
         raise UsageError(f"backend={name!r} is not available; choose one of {', '.join(BACKENDS)}.")
     if name == "triton" and device is not None and (obstacle := triton_backend.missing(device)) is not None:
@@ -82,7 +85,7 @@ def check_backend(name: str, device: torch.device | None = None) -> str:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Runs the ops inside the block with the given backend."""
+    """Runs the ops inside the block with backend ``name``."""
     token = _active.set(_resolve(check_backend(name)))
     try:
         yield
@@ -91,18 +94,18 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def active_backend() -> str:
-    """The backend that runs now.
+    """The backend of :func:`use_backend`, or that of the environment variable.
 
     Raises
     ------
     UsageError
-        If the environment variable names no backend.
+        If the environment variable names an unknown backend.
     """
     return _active.get() or _resolve("auto")
 
 
 def _resolve(name: str) -> str:
-    """What ``"auto"`` means, by the environment."""
+    """Replaces ``"auto"`` by the environment variable's backend, if it is set."""
     if name != "auto":
         return name
     name = os.environ.get(ENVIRONMENT_VARIABLE, "auto")
@@ -119,49 +122,55 @@ def kernels(x: Tensor) -> ModuleType:
 def implementation(
     op: str, first: Tensor, *others: Tensor | None, unless: Mapping[str, str | None] | None = None
 ) -> str:
-    """Name of the implementation that runs now for ``op`` on these tensors.
+    """Name of the implementation that the active backend runs for ``op`` on these tensors.
 
     Parameters
     ----------
     op : str
     first, *others : tensor or None
     unless : mapping, optional
-        By backend, what keeps it from computing them, beside dtypes and devices; None: nothing.
+        For ``"native"`` and ``"triton"``, an obstacle other than dtypes and devices, or ``None``.
+
+    Returns
+    -------
+    str
+        ``"native"``, ``"triton"``, ``"torch"`` or ``"reference"``.
 
     Raises
     ------
     UsageError
-        If ``"native"`` or ``"triton"`` was chosen and does not compute them.
+        If the active backend is ``"native"`` or ``"triton"`` and does not compute the op on these tensors.
     """
     backend = active_backend()
     if backend == "reference":
         return "reference"
     choice = TABLE[op]["cuda" if first.is_cuda else "cpu"]
-    wanted = choice.implementation if backend == "auto" else backend
-    if wanted == "triton" and not choice.triton:
+    chosen = choice.implementation if backend == "auto" else backend
+    if chosen == "triton" and not choice.triton:
         if choice.native == "yes" and kernels(first).serves(first, *others):
             return "native"
-        wanted, backend = choice.implementation, "auto"
-    elif wanted == "native" and choice.native == "needless":
-        wanted, backend = choice.implementation, "auto"
-    if wanted not in ("native", "triton"):
-        return wanted
-    obstacle = unless[wanted] if unless is not None else None
+        chosen, backend = choice.implementation, "auto"
+    elif chosen == "native" and choice.native == "needless":
+        chosen, backend = choice.implementation, "auto"
+    if chosen not in ("native", "triton"):
+        return chosen
+    obstacle = unless[chosen] if unless is not None else None
     if obstacle is None:
-        if wanted == "triton" and triton_backend.serves(first, *others):
-            return wanted
-        if wanted == "native" and choice.native == "yes" and kernels(first).serves(first, *others):
-            return wanted
+        if chosen == "triton" and triton_backend.serves(first, *others):
+            return chosen
+        if chosen == "native" and choice.native == "yes" and kernels(first).serves(first, *others):
+            return chosen
     if backend == "auto":
         return choice.other
     if obstacle is not None:
-        raise UsageError(f"backend={wanted!r} does not compute {op} with {obstacle}; choose 'auto'.")
-    if wanted == "triton":
+        raise UsageError(f"backend={chosen!r} does not compute {op} with {obstacle}; choose 'auto'.")
+    if chosen == "triton":
         raise UsageError(f"backend='triton' {triton_backend.why_not(first)}; choose 'auto'.")
     raise UsageError(f"backend='native' {_why_not_native(op, choice, first)}; choose 'auto'.")
 
 
 def _why_not_native(op: str, choice: Choice, first: Tensor) -> str:
+    """Why the native core does not compute an op on these tensors, for an error message."""
     kind = first.device.type
     device = {"cpu": "the CPU", "cuda": "CUDA"}.get(kind, kind)
     if choice.native == "no" or kind not in ("cpu", "cuda"):

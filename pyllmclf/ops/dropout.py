@@ -1,4 +1,4 @@
-"""Dropout of packed rows, by the masks of :mod:`pyllmclf.ops.philox`."""
+"""Dropout of packed rows, with the masks of :mod:`pyllmclf.ops.philox`."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
     p : float
         In [0, 1 - 2**-32].
     key : DropoutKey
+        Determines the mask.
 
     Returns
     -------
     tensor, shape [rows, channels]
+        In the dtype of ``x``.
 
     Raises
     ------
     UsageError
-        If there is no such rate, the key is of another number of rows, or the chosen backend can't compute this.
+        If ``p`` is no such rate, the key has another number of rows, or the chosen backend can't compute this.
     """
     check_rate("dropout", p)
     if p == 0.0:
@@ -51,7 +53,7 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
 
 
 class DropoutFunction(torch.autograd.Function):
-    """Saves nothing: the mask is computed again."""
+    """Saves no tensor: the backward pass recomputes the mask."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, p: float, key: DropoutKey, kernels: ModuleType) -> torch.Tensor:

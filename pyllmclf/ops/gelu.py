@@ -19,18 +19,19 @@ choices(
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
-    """GELU(x + bias) (Hendrycks and Gimpel 2016).
+    """Computes GELU(x + bias) (Hendrycks and Gimpel 2016).
 
     Parameters
     ----------
     x : tensor, shape [rows, channels]
     bias : tensor, shape [channels], optional
     approximate : {"tanh", "none"}
-        GPT-2's tanh formula, or the exact error function of BERT.
+        The tanh formula of GPT-2, or the error function, as in BERT.
 
     Returns
     -------
     tensor, shape [rows, channels]
+        In the dtype of ``x``.
 
     Raises
     ------
@@ -45,19 +46,19 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
 
 
 def check_formula(approximate: str) -> None:
-    """Raises :class:`UsageError` if there is no such formula."""
+    """Raises :class:`UsageError` unless the formula is "tanh" or "none"."""
     if approximate not in ("tanh", "none"):
         raise UsageError(f"gelu: approximate={approximate!r} is unknown; it is 'tanh' or 'none'.")
 
 
 def check_bias(x: Tensor, bias: Tensor | None) -> None:
-    """Raises :class:`UsageError` if the bias is not one number for each channel."""
+    """Raises :class:`UsageError` unless the bias has one number per channel."""
     if bias is not None and bias.shape != x.shape[-1:]:
         raise UsageError(f"gelu: a bias of shape {tuple(bias.shape)} doesn't fit rows of shape {tuple(x.shape)}.")
 
 
 class GeluFunction(torch.autograd.Function):
-    """Saves the input alone; the backward pass gives the bias's gradient too."""
+    """Saves x and the bias; one backward pass computes both gradients."""
 
     @staticmethod
     def forward(ctx, x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layer normalisation, with the residual addition before it."""
+"""Layer normalisation, optionally with the residual addition before it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Te
 def layer_norm(
     x: Tensor, weight: Tensor, bias: Tensor, eps: float, residual: Tensor | None = None
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016).
+    """Computes (x - mean) / sqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016).
 
     Parameters
     ----------
@@ -37,12 +37,14 @@ def layer_norm(
     weight, bias : tensor, shape [width]
     eps : float
     residual : tensor, shape [rows, width], optional
-        Added to ``x`` first.
+        Added to ``x`` before the norm.
 
     Returns
     -------
-    tensor, shape [rows, width]
-        With ``residual``: (the norm of the sum, the sum).
+    y : tensor, shape [rows, width]
+        In the dtype of ``x``.
+    sum : tensor, shape [rows, width]
+        ``x + residual``; returned with a residual only.
 
     Raises
     ------
@@ -66,7 +68,7 @@ def layer_norm(
 
 
 class LayerNormFunction(torch.autograd.Function):
-    """Saves the sum, and mean and inverse deviation of each row. Returns (norm, sum or None)."""
+    """Saves x + residual, and mean and inverse deviation of each row. Returns (norm, sum or None)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float):
@@ -79,7 +81,7 @@ class LayerNormFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor | None, dsum: Tensor | None):
-        if dy is None:  # the norm was not used
+        if dy is None:  # nothing used the norm
             return dsum, dsum, None, None, None
         needs_x, needs_residual, needs_weight, needs_bias, _ = ctx.needs_input_grad
         kernels = dispatch.kernels(dy)

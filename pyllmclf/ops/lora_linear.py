@@ -1,4 +1,4 @@
-"""A frozen linear layer with a trained low-rank addition."""
+"""Linear layer with a low-rank adapter (LoRA)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lora_linear(
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
 ) -> Tensor:
-    """x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ (Hu et al. 2021, equation 3).
+    """Computes x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ (Hu et al. 2021, equation 3).
 
     Parameters
     ----------
@@ -57,18 +57,19 @@ def lora_linear(
     lora_b : tensor, shape [out, rank]
     scaling : float
     dropout_p : float
-        Dropout of the input of the low-rank part only.
+        Dropout rate of the low-rank part's input.
     dropout_key : DropoutKey, optional
-        Needed where ``dropout_p`` is not 0.
+        Required if ``dropout_p`` is not 0.
 
     Returns
     -------
     tensor, shape [rows, out]
+        In the dtype of ``x``, or that of autocast.
 
     Raises
     ------
     UsageError
-        If shapes don't fit each other, dropout is asked for without a key, or the chosen backend can't compute this.
+        If shapes don't fit each other, dropout has no key, or the chosen backend can't compute this.
     """
     check_shapes("lora_linear", x, weight, bias)
     if (*lora_b.shape, *lora_a.shape) != (weight.shape[0], lora_a.shape[0], lora_a.shape[0], weight.shape[1]):
@@ -88,19 +89,19 @@ def lora_linear(
 
 @dataclass(frozen=True)
 class Way:
-    """How one call is computed.
+    """How the products of one call are computed.
 
     Attributes
     ----------
     forward, input_gradient : {"in place", "fused", "concatenated"}
-        The library's product with the low-rank one added in place; Triton's, which starts at the low-rank one; or both
-        as one library product of a width enlarged by the rank.
+        "in place": a library matmul, to which the low-rank product is added. "fused": Triton's matmul, whose
+        accumulator starts at the low-rank product. "concatenated": one library matmul over depth + rank.
     thin : {"in place", "fused"}
-        Two library products for dS and dB, or Triton's one pass over dY.
+        How dS and dB are computed: by two library matmuls, or by Triton in one pass over dY.
     drop : callable, or None
-        Dropout of the rows of a tensor.
+        Applies dropout to the rows of a tensor.
     mask : Dropout, or None
-        The same for Triton's product.
+        Dropout for Triton's matmul.
     """
 
     forward: str = "in place"
@@ -110,8 +111,7 @@ class Way:
     mask: Dropout | None = None
 
 
-# Rows of a 16-bit matrix begin at multiples of 16 bytes where widths are multiples of this; else the library's products
-# are slow ones.
+# If a 16-bit matrix's width is a multiple of this, its rows start at multiples of 16 bytes, as fast matmuls need.
 ALIGNED = 8
 
 
@@ -121,10 +121,10 @@ def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: 
     if chosen == "native":
         return Way(drop=drop)
     rank = len(lora_a)
-    # Asked for by name, the kernels run; otherwise where they were measured to be faster.
-    forward, input_gradient, thin = triton_backend.lora_ways(x, weight, rank, asked=active_backend() == "triton")
+    # backend="triton" always runs the kernels; "auto" runs them where they were measured to be faster.
+    forward, input_gradient, thin = triton_backend.lora_ways(x, weight, rank, forced=active_backend() == "triton")
     if weight.requires_grad:
-        drop_copies(weight)  # the fused optimizer's writes are not counted
+        drop_copies(weight)  # torch does not count the fused optimizer's writes
     can_concatenate = not weight.requires_grad and not weight.is_inference() and rank % ALIGNED == 0
     if forward == "concatenated" and not can_concatenate:
         forward = "in place"
@@ -139,8 +139,8 @@ def _way(chosen: str, x: Tensor, weight: Tensor, lora_a: Tensor, p: float, key: 
 class LoRALinearFunction(torch.autograd.Function):
     """Saves x and the thin product S = drop(x) Aᵀ.
 
-    Forward y = x Wᵀ + b + s S Bᵀ. Backward dS = s dY B, dX = dY W + drop(dS A), dA = dSᵀ drop(x) with the mask computed
-    again, dB = s dYᵀ S. What :class:`Way` says of the large products holds for forward and the input's gradient.
+    Forward: y = x Wᵀ + b + s S Bᵀ. Backward: dS = s dY B, dX = dY W + drop(dS A), dA = dSᵀ drop(x), dB = s dYᵀ S; the
+    dropout mask is recomputed. :class:`Way` selects how y, dX, dS and dB are computed.
     """
 
     @staticmethod
@@ -149,7 +149,7 @@ class LoRALinearFunction(torch.autograd.Function):
         ctx.save_for_backward(x, weight, lora_a, lora_b, thin)
         ctx.scaling, ctx.way = scaling, way
         if way.forward != "in place":
-            return _in_one(way.forward, x, weight.t(), bias, thin, lora_b.t(), scaling)
+            return _sum_of_products(way.forward, x, weight.t(), bias, thin, lora_b.t(), scaling)
         return product(x, weight, bias).addmm_(thin, lora_b.t(), alpha=scaling)
 
     @staticmethod
@@ -172,7 +172,7 @@ class LoRALinearFunction(torch.autograd.Function):
         return dx, dweight, dbias, da, db, None, None
 
 
-def _in_one(
+def _sum_of_products(
     how: str,
     x: Tensor,
     weight: Tensor,
@@ -182,7 +182,7 @@ def _in_one(
     scale: float,
     mask: Dropout | None = None,
 ) -> Tensor:
-    """scale drop(thin factor) + x weight + bias, "fused" or "concatenated"; the latter without dropout."""
+    """Computes scale drop(thin factor) + x weight + bias, "fused" or "concatenated" (without dropout)."""
     if how == "concatenated":
         return concatenated_product(x, weight, bias, thin, factor, scale)
     from ..kernels.lora_linear import product_with_low_rank
@@ -193,19 +193,19 @@ def _in_one(
 def _thin_gradients(
     way: Way, dy: Tensor, thin: Tensor, lora_b: Tensor, scaling: float, *, thin_needed: bool, b_needed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(dS, dB); what is not needed may be anything."""
+    """Returns (dS, dB); a result that is not needed is undefined."""
     if way.thin == "fused" and thin_needed and b_needed:
         from ..kernels.lora_linear import thin_gradients
 
         dthin, db = thin_gradients(readable(dy), thin, readable(lora_b), scaling)
         return dthin.to(dy.dtype), db.to(lora_b.dtype)
     dthin = (dy @ lora_b).mul_(scaling) if thin_needed else thin
-    # The thin matrix on the left: faster than dYᵀ S.
+    # With the thin matrix on the left: faster than dYᵀ S.
     return dthin, (thin.t() @ dy).mul_(scaling).t() if b_needed else None
 
 
 def _input_gradient(way: Way, dy: Tensor, weight: Tensor, dthin: Tensor, lora_a: Tensor) -> Tensor:
     if way.input_gradient != "in place":
-        return _in_one(way.input_gradient, dy, weight, None, dthin, lora_a, 1.0, way.mask)
+        return _sum_of_products(way.input_gradient, dy, weight, None, dthin, lora_a, 1.0, way.mask)
     dx = input_gradient(dy, weight)
     return dx.addmm_(dthin, lora_a) if way.drop is None else dx.add_(way.drop(dthin @ lora_a))

@@ -1,9 +1,9 @@
-"""Dropout masks that do not depend on how texts are batched: their keys, their sites, and the generator.
+"""Dropout masks that don't depend on how texts are batched: their keys, their sites, and the random number generator.
 
 A mask is a function of (seed, step, layer, site, example, position, channel or key) by the counter-based generator
-Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The 64-bit key is
-(seed, step); the counter of a row's channels ``4 i .. 4 i + 3`` is (i, position, example, layer and site), and for
-attention probabilities, channels are key positions and the head stands in the upper half of the last word.
+Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011). The 64-bit key is (seed, step).
+The counter of a row's channels ``4 i .. 4 i + 3`` is (i, position, example, layer and site). For attention
+probabilities, channels are key positions, and the upper half of the last word holds the head.
 
 ``csrc/cpu/philox.h`` and ``kernels/philox.py`` compute the same words.
 """
@@ -18,22 +18,23 @@ from torch import Tensor
 from ..checks import is_rate
 from ..errors import UsageError
 
-# Sites of a block at which something is dropped; each has its own mask.
+# Sites of dropout in a block; each has a mask of its own.
 EMBEDDING, ATTENTION, ATTENTION_OUTPUT, MLP_OUTPUT, HEAD, LORA = range(6)
-SITES_PER_LAYER = 16  # LORA .. 15: one for each linear layer of a block
+SITES_PER_LAYER = 16  # LORA .. 15: a site for each linear layer of a block
 
 
 @dataclass(frozen=True)
 class DropoutKey:
-    """What a dropout mask is a function of.
+    """Determines a dropout mask, together with the rate.
 
     Attributes
     ----------
     seed, step : int
         32 bits each.
     layer, site : int
-        Less than 4096 and 16.
+        Below 4096 and 16.
     example_ids : int64 tensor, shape [texts]
+        Example of each text.
     row_example_ids : int64 tensor, shape [rows]
         Example of each row.
     row_positions : int tensor, shape [rows]
@@ -50,7 +51,7 @@ class DropoutKey:
 
     @property
     def stream(self) -> int:
-        """Layer and site in one number of 16 bits."""
+        """Layer and site as one 16-bit number."""
         return self.layer * SITES_PER_LAYER + self.site
 
 
@@ -61,13 +62,13 @@ _PHILOX_ROUNDS = 10
 
 
 def check_rate(op: str, p: float) -> None:
-    """Raises :class:`UsageError` unless it is a rate."""
+    """Raises :class:`UsageError` unless ``p`` lies in [0, 1 - 2**-32]."""
     if not is_rate(p):
         raise UsageError(f"{op}: a dropout rate of {p} does not lie in [0, 1 - 2**-32].")
 
 
 def row_mask(key: DropoutKey, channels: int, p: float) -> Tensor:
-    """True where an element is kept, shape [rows, channels]."""
+    """Bool tensor, shape [rows, channels]: True where dropout keeps an element."""
     device = key.row_positions.device
     blocks = torch.arange(-(-channels // 4), device=device)
     words = philox(
@@ -83,7 +84,7 @@ def row_mask(key: DropoutKey, channels: int, p: float) -> Tensor:
 
 
 def attention_mask(key: DropoutKey, text: int, query_positions: Tensor, heads: int, keys: int, p: float) -> Tensor:
-    """True where a probability of text ``text`` is kept, shape [heads, queries, keys]."""
+    """Bool tensor, shape [heads, queries, keys]: True where dropout keeps a probability of text ``text``."""
     device = query_positions.device
     blocks = torch.arange(-(-keys // 4), device=device)
     head_streams = (torch.arange(heads, device=device) << 16) | key.stream
@@ -100,22 +101,23 @@ def _threshold(p: float) -> int:
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox 4x32-10 on int64 tensors that hold 32-bit words.
+    """Computes Philox 4x32-10 on int64 tensors that hold 32-bit words.
 
     Parameters
     ----------
     counter : four int64 tensors
-        Broadcast against each other.
+        Of shapes that broadcast.
     key : (int, int)
 
     Returns
     -------
-    four int64 tensors with values in [0, 2**32)
+    four int64 tensors
+        With values in [0, 2**32), of the broadcast shape.
     """
     c0, c1, c2, c3 = torch.broadcast_tensors(*(c & _WORD for c in counter))
     k0, k1 = key[0] & _WORD, key[1] & _WORD
     for _ in range(_PHILOX_ROUNDS):
-        # The product wraps at 64 bits with the right bits; the arithmetic shift is masked back.
+        # The 64-bit products wrap to the right bits; the mask undoes the sign extension of the shift.
         low, high = c0 * _PHILOX_MULTIPLIERS[0], c2 * _PHILOX_MULTIPLIERS[1]
         c0, c1, c2, c3 = (
             ((high >> 32) & _WORD) ^ c1 ^ k0,

@@ -98,7 +98,7 @@ def pooled_attention(
         shapes = [tuple(t.shape) for t in (x, *weights)]
         raise UsageError(f"pooled_attention: shapes {shapes} of rows and weights don't fit {heads} heads.")
     if len(biases) != len(weights) or not len(rows) == len(positions) == len(cu_seqlens) - 1:
-        raise UsageError("pooled_attention: a bias for each weight, and one row and position for each text are needed.")
+        raise UsageError("pooled_attention: each weight needs a bias or None, each text one row and one position.")
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("pooled_attention: dropout needs a dropout_key.")
     chosen = implementation("pooled_attention", x, *weights, *biases)

@@ -1,4 +1,4 @@
-"""Rows of packed texts: which one of each text is read, and their mean."""
+"""Pooling of packed texts: indices of the row that represents each text, and means of rows."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ def first_rows(cu_seqlens: Tensor, lengths: Tensor) -> Tensor:
     ----------
     cu_seqlens : int32 tensor, shape [texts + 1]
     lengths : int tensor, shape [texts]
-        Real tokens of each text.
+        Real tokens of each text, without padding.
     """
     return cu_seqlens[:-1].long()
 
 
 def last_rows(cu_seqlens: Tensor, lengths: Tensor) -> Tensor:
-    """Index of the row of each text's last real token, int64, shape [texts]; arguments as :func:`first_rows`."""
+    """Index of each text's last real token, int64, shape [texts]; arguments as for :func:`first_rows`."""
     return cu_seqlens[:-1].long() + lengths.long() - 1
 
 
 def last_positions(cu_seqlens: Tensor, lengths: Tensor) -> Tensor:
-    """Index of each text's last row, which may be padding, int64, shape [texts]; arguments as :func:`first_rows`."""
+    """Index of each text's last row, possibly padding, int64, shape [texts]; arguments as for :func:`first_rows`."""
     return cu_seqlens[1:].long() - 1
 
 
 def mean_rows(x: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Mean of each text's rows, padding included.
+    """Averages each text's rows, padding included.
 
     Parameters
     ----------
@@ -40,6 +40,6 @@ def mean_rows(x: Tensor, cu_seqlens: Tensor) -> Tensor:
     Returns
     -------
     tensor, shape [texts, width]
-        In the dtype of ``x``; half precision is averaged in fp32.
+        In the dtype of ``x``; half-precision rows are averaged in fp32.
     """
     return reference.mean_rows(x, cu_seqlens)

@@ -1,4 +1,4 @@
-"""Rotary positions."""
+"""Rotary position embedding."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from .backends import reference
 
 
 def rotary(x: Tensor, positions: Tensor, *, heads: int, head_dim: int, theta: float) -> Tensor:
-    """Turns each pair of channels (i, i + head_dim / 2) by the angle position * theta^(-2 i / head_dim).
+    """Rotates each pair of channels (i, i + head_dim / 2) by the angle position * theta^(-2 i / head_dim).
 
-    Su et al. 2021, with the pairs as GPT-NeoX and ModernBERT form them.
+    Su et al. 2021, with the channel pairs of GPT-NeoX and ModernBERT.
 
     Parameters
     ----------
     x : tensor, shape [rows, width]
-        Heads side by side.
+        Each row holds one head after the other.
     positions : int tensor, shape [rows]
-        Of each row in its text.
+        Position of each row in its text.
     heads : int
-        How many are turned, from the first; what stands behind them is returned as it is.
+        Number of heads that are rotated, from the first; the other channels stay as they are.
     head_dim : int
-        An even number.
+        Even.
     theta : float
 
     Returns
     -------
     tensor, shape [rows, width]
+        In the dtype of ``x``.
 
     Raises
     ------
@@ -46,7 +47,7 @@ def rotary(x: Tensor, positions: Tensor, *, heads: int, head_dim: int, theta: fl
 
 
 class RotaryFunction(torch.autograd.Function):
-    """Saves the angles; the gradient is turned back."""
+    """Saves the angles; the backward pass rotates by their negatives."""
 
     @staticmethod
     def forward(ctx, x: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:

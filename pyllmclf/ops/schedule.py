@@ -1,8 +1,8 @@
-"""Schedules: the order in which attention's kernels on the device work on a batch's texts.
+"""Schedules: the order in which attention's kernels on the device process a batch's texts.
 
-A schedule belongs to one batch, or to all batches of one shape, and every attention op of a forward and backward pass
-takes it as its argument ``schedule``. Callers hold it without looking inside: only Triton's kernels read it. The
-functions here return ``None`` where no kernel would, and every op takes ``None``.
+A schedule belongs to one batch, or to all batches of one shape; every attention op of a forward and backward pass takes
+it as its argument ``schedule``. Callers pass it on as it is: only the Triton kernels read it. Where these don't run,
+the functions here return ``None``, which every op takes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def attention_schedule(cu_seqlens: Tensor, device: torch.device) -> Schedule | N
     cu_seqlens : int tensor on the CPU, shape [texts + 1]
         First row of each text, and the end of the last.
     device : torch.device
-        Where the ops will run.
+        Device that the ops run on.
 
     Returns
     -------
     Schedule, or None
-        ``None`` where Triton's kernels don't run on the device.
+        ``None`` if the Triton kernels don't run on the device.
     """
     if triton_backend.missing(device) is not None:
         return None
@@ -37,14 +37,14 @@ def attention_schedule(cu_seqlens: Tensor, device: torch.device) -> Schedule | N
 
 
 def pooled_schedule(schedule: Schedule | None, *, causal: bool) -> PooledSchedule | None:
-    """Schedule for one query per text on all keys of the batch; ``causal`` as for the batch's other attention."""
+    """Schedule of one query per text on all keys of the batch; ``causal`` as in the batch's other blocks."""
     return None if schedule is None else schedule.pooled(causal=causal)
 
 
 def fixed_schedule(texts: int, rows: int, longest: int, device: torch.device) -> FixedSchedule | None:
-    """Schedule of all batches of one shape, in memory that CUDA graphs can read again and again.
+    """Schedule of all batches of one shape, at fixed addresses, which CUDA graphs read at every replay.
 
-    Its method ``load`` takes the ``cu_seqlens`` of the next batch, an int tensor on the CPU, shape [texts + 1].
+    The schedule's method ``load`` takes ``cu_seqlens`` of the next batch: int tensor on the CPU, shape [texts + 1].
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def fixed_schedule(texts: int, rows: int, longest: int, device: torch.device) ->
     Returns
     -------
     FixedSchedule, or None
-        ``None`` where Triton's kernels don't run on the device.
+        ``None`` if the Triton kernels don't run on the device.
     """
     if triton_backend.missing(device) is not None:
         return None

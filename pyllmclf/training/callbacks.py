@@ -70,16 +70,16 @@ class CallbackList(list[Callback]):
 
     def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
         super().__init__(callbacks)
-        self._begun: list[Callback] = []
+        self._started: list[Callback] = []
 
     def begin(self, step: int, total_steps: int) -> None:
         """Calls :meth:`Callback.on_resume`, if ``step`` is not 0, and :meth:`Callback.on_train_begin`."""
-        self._begun = []
+        self._started = []
         for callback in self:
             if step:
                 callback.on_resume(step)
             callback.on_train_begin(total_steps)
-            self._begun.append(callback)
+            self._started.append(callback)
 
     def on_step(self, record: StepRecord) -> bool:
         """Calls :meth:`Callback.on_step`; returns whether a callback stops the training."""
@@ -94,7 +94,7 @@ class CallbackList(list[Callback]):
     def end(self) -> list[Exception]:
         """Calls :meth:`Callback.on_train_end` of each callback that has begun, and returns their errors."""
         errors: list[Exception] = []
-        for callback in self._begun:
+        for callback in self._started:
             try:
                 callback.on_train_end()
             except Exception as error:
@@ -119,7 +119,7 @@ class CsvLog(Callback):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._begun: set[str] = set()
+        self._started: set[str] = set()
 
     def on_resume(self, step: int) -> None:
         """Drops the lines of later steps, and an incomplete last line."""
@@ -136,7 +136,7 @@ class CsvLog(Callback):
             content = io.StringIO()
             csv.writer(content, lineterminator="\n").writerows([header, *earlier])
             write_text(path, content.getvalue())
-            self._begun.add(name)
+            self._started.add(name)
 
     def on_step(self, record: StepRecord) -> None:
         self._append("steps.csv", asdict(record))
@@ -147,14 +147,14 @@ class CsvLog(Callback):
     def _append(self, name: str, row: dict[str, Any]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / name).open("a" if name in self._begun else "w", encoding="utf-8", newline="") as file:
+            with (self.folder / name).open("a" if name in self._started else "w", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
-                if name not in self._begun:
+                if name not in self._started:
                     writer.writeheader()
                 writer.writerow(row)
         except OSError as error:
             raise ResourceError(f"{self.folder / name} can't be written ({error}).") from error
-        self._begun.add(name)
+        self._started.add(name)
 
 
 class TensorBoardLog(Callback):

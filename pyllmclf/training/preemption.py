@@ -24,7 +24,7 @@ class Preemption:
     ----------
     enabled : bool
         Whether signals are handled at all; a training without an output folder has nowhere to save.
-    alone : bool
+    single_process : bool
         Whether the training has a single process. With several, :meth:`at_once` defers signals: the others wait for
         this one in collectives.
 
@@ -34,9 +34,9 @@ class Preemption:
         Whether a signal has arrived.
     """
 
-    def __init__(self, enabled: bool = True, *, alone: bool = True) -> None:
+    def __init__(self, enabled: bool = True, *, single_process: bool = True) -> None:
         self._enabled = enabled and threading.current_thread() is threading.main_thread()
-        self._alone = alone
+        self._single_process = single_process
         self._before: dict[int, Any] = {}
         self._at_once, self._message = False, ""
         self.requested = False
@@ -60,7 +60,7 @@ class Preemption:
         PreemptedError
             If a signal arrives within the block, or arrived before it.
         """
-        self._at_once, self._message = self._alone, message
+        self._at_once, self._message = self._single_process, message
         try:
             if self._at_once and self.requested:
                 raise PreemptedError(message)

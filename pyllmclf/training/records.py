@@ -132,6 +132,15 @@ class EpochSums:
     seconds: float = 0.0
     learning_rate: float = 0.0
 
+    def add(self, step: QueuedStep, loss: float, correct: int, tokens: int) -> None:
+        """Adds a step with its mean loss, correctly classified texts and real tokens; its time is not included."""
+        self.loss += loss * step.total
+        self.total += step.total
+        self.correct += correct
+        self.texts += len(step.ids)
+        self.tokens += tokens
+        self.learning_rate = step.learning_rate
+
     def record(self, epoch: int, step: int) -> EpochRecord:
         """Makes the record of the epoch, before validation."""
         return EpochRecord(

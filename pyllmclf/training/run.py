@@ -30,23 +30,24 @@ from .trainer import Trainer
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """The result of a training.
+    """Result of a training.
 
     Attributes
     ----------
     classifier : Classifier
-        With the weights of the last step, or with ``early_stopping`` of the best epoch.
+        With the weights of the last step, or with ``early_stopping`` those of the best epoch.
     history : list of EpochRecord
+        Metrics of each epoch.
     metrics : dict
-        ``"validation"`` and ``"test"``, where there are such data: figures of the classifier by name.
+        Metrics of the classifier by name, under ``"validation"`` and ``"test"``, where there are such texts.
     timing : dict
-        Seconds of preparing, training, evaluating and saving, optimizer steps, real tokens per second of training.
+        Seconds of preparing, training, evaluating and saving; optimizer steps; real tokens per second of training.
     output_dir : Path or None
     lengths : LengthReport
-        Of the training texts.
+        Lengths of the training texts.
     calibration : dict or None
-        With ``calibrate``: the temperature, and log loss and expected calibration error of the validation texts before
-        and after.
+        With ``calibrate``: the temperature, and the log loss and expected calibration error of the validation texts
+        before and after.
     """
 
     classifier: Classifier
@@ -58,7 +59,7 @@ class FinetuneResult:
     calibration: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the classifier, as JSON can hold it."""
+        """All but the classifier, as types that JSON has."""
         return {
             "output_dir": None if self.output_dir is None else str(self.output_dir),
             "classes": self.classifier.classes_,
@@ -71,25 +72,25 @@ class FinetuneResult:
 
 
 class Run:
-    """A prepared training; :func:`pyllmclf.training.prepare.prepare` makes it.
+    """A prepared training, made by :func:`pyllmclf.training.prepare.prepare`.
 
     Parameters
     ----------
     settings : Settings
     classifier : Classifier
-        Whose model is trained.
+        The classifier that is trained.
     trainer : Trainer
-        Restored from a checkpoint, where the run is resumed.
+        Trainer of the classifier's model; restored from a checkpoint, where the run is resumed.
     texts : dict of str to TextData
         By split: ``"train"``, and ``"validation"`` and ``"test"`` where there are such texts.
     packers : dict of str to Packer
-        Likewise.
+        By split.
     skipped : dict of str to int
-        Empty texts of each split that were left out.
+        Number of empty texts left out of each split.
     folder : RunFolder or None
-        Of the first process, where there is an output folder.
+        In the first process, where there is an output folder.
     identity : dict or None
-        What the run must have in common with one that resumes it.
+        The run's identity, with which a resumed run is compared.
     strategy : {"ddp", "fsdp"}
     started : float
         When preparing began, by ``time.perf_counter``.
@@ -120,13 +121,16 @@ class Run:
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
     def execute(self) -> FinetuneResult:
-        """Trains, then calibrates, tests and writes the report, where these are asked for.
+        """Trains, then calibrates, tests and writes the report, as the settings request.
 
         Raises
         ------
-        NonFiniteError, ResourceError
+        NonFiniteError
+            If a loss, gradient, parameter or logit is not finite.
+        ResourceError
+            If memory or disk space doesn't suffice, or another process is lost.
         PreemptedError
-            If a signal asked the training to end; a checkpoint is saved then.
+            If a signal has arrived; a checkpoint is saved then.
         """
         output_dir = self.settings.output_dir
         try:
@@ -139,8 +143,8 @@ class Run:
                     self.report()
         except PreemptedError as error:
             raise PreemptedError(
-                f"preempted after step {self.trainer.step}; a checkpoint is in {output_dir}, from which resume=True "
-                "(--resume) goes on."
+                f"preempted after step {self.trainer.step}; a checkpoint is in {output_dir}: resume from it with "
+                "resume=True (--resume)."
             ) from error
         return FinetuneResult(
             self.classifier,
@@ -153,7 +157,7 @@ class Run:
         )
 
     def fit(self) -> None:
-        """Trains for all epochs that are left; afterwards the classifier has the whole model."""
+        """Trains for the remaining epochs, then gathers the whole model and evaluates it on the validation texts."""
         trainer = self.trainer
         validates = "validation" in self.packers
         trainer.fit(self._validate if validates else None, self._on_epoch, self._save, self.settings.save_every_steps)
@@ -161,16 +165,22 @@ class Run:
         if not validates:
             return
         if self.settings.early_stopping is not None and self._best is not None:
-            self._keep("validation", self._best)
+            self._record("validation", self._best)
         elif "validation" not in self._results or self.settings.early_stopping is not None:
-            self.evaluate("validation")  # measured before the run was resumed
+            self.evaluate("validation")  # the run was resumed after its last validation
 
     def calibrate(self) -> dict[str, float]:
-        """Divides the logits by the temperature that fits the validation texts, in the checkpoint too."""
+        """Scales the head by the temperature that minimises the validation texts' log loss, in the checkpoint too.
+
+        Returns
+        -------
+        dict of str to float
+            The temperature, and the log loss and expected calibration error before and after.
+        """
         state, trainer, packer = self.state, self.trainer, self.packers["validation"]
         best = None if self.settings.early_stopping is None else trainer.best
         step = trainer.step if best is None else best.step
-        if state.temperature is not None:  # before the run was resumed
+        if state.temperature is not None:  # calibrated before the run was resumed
             saved = None if self.folder is None else read_json(self.folder.checkpoint(step) / STATE_FILE)
             return trainer.group.broadcast_object(None if saved is None else saved["calibration"])
         assert packer.text_labels is not None
@@ -183,8 +193,14 @@ class Run:
         return calibration
 
     def evaluate(self, split: str) -> EvaluationResult | MultiLabelResult:
-        """Figures of the classifier on the texts of a split."""
-        begun = time.perf_counter()
+        """Evaluates the classifier on the texts of a split.
+
+        Raises
+        ------
+        NonFiniteError
+            If a logit is not finite.
+        """
+        started = time.perf_counter()
         cache = None if split == "test" else self.trainer.cache  # test texts are read once
         result = self.classifier.evaluate_packed(
             self.packers[split],
@@ -192,13 +208,19 @@ class Run:
             lookup=None if cache is None else cache.lookup,
             group=self.trainer.group,
         )
-        self._keep(split, result)
-        self._seconds["evaluate"] += time.perf_counter() - begun
+        self._record(split, result)
+        self._seconds["evaluate"] += time.perf_counter() - started
         return result
 
     def report(self) -> None:
-        """Writes the page of the training and of the test texts, or the validation texts where there are no others."""
-        if self.folder is None:  # the first process has it
+        """Writes the report of the training and its test texts, or the validation texts where there is no test split.
+
+        Raises
+        ------
+        ResourceError
+            If the file can't be written.
+        """
+        if self.folder is None:  # only the first process has the folder
             return
         split = "test" if "test" in self.packers else "validation"
         data, result = self.texts[split], self._results[split]
@@ -214,7 +236,7 @@ class Run:
         )
 
     def timing(self) -> dict[str, float]:
-        """Seconds, steps and tokens per second of the whole training, resumed or not."""
+        """Seconds, steps and tokens per second; training seconds include those before the run was resumed."""
         history, tokens = self.trainer.history, int(self.trainer.packer.real_lengths.sum())
         train_seconds = sum(record.seconds for record in history)
         return {
@@ -227,7 +249,7 @@ class Run:
             "tokens_per_second": tokens * len(history) / train_seconds,
         }
 
-    def _keep(self, split: str, result: EvaluationResult | MultiLabelResult) -> None:
+    def _record(self, split: str, result: EvaluationResult | MultiLabelResult) -> None:
         self._results[split] = result
         self.metrics[split] = result.to_dict()
         self.state.metrics[split] = result.headline()
@@ -244,25 +266,25 @@ class Run:
 
     def _save(self, *, is_best: bool = False) -> None:
         trainer = self.trainer
-        # The first process has the folder; the others contribute their shards, where the model is sharded.
+        # Only the first process has the folder; the others contribute their shards of a sharded model.
         saves = trainer.group.any(self.folder is not None) if trainer.sharded else self.folder is not None
         if not saves:
             return
-        begun, state = time.perf_counter(), self.state
+        started, state = time.perf_counter(), self.state
         if trainer.sharded:
             parameters = full_tensors(dict(trainer.model.named_parameters()), "cpu", keep=self.folder is not None)
             if self.folder is not None:
                 state = replace(state, model=trainer.model.with_parameters(parameters))
-        # The optimizer's state is of no use when nothing is left to train.
+        # A finished run needs no optimizer state.
         moments = None if trainer.finished else optimizer_tensors(trainer)
         if self.folder is not None:
-            figures = {
+            run_state = {
                 "identity": self.identity,
                 "arithmetic": numerics(trainer.cache, self.strategy, trainer.compute),
                 "metrics": state.metrics,
             }
-            self.folder.save(state, trainer.step, trainer.state_dict() | figures, moments, is_best=is_best)
-        self._seconds["save"] += time.perf_counter() - begun
+            self.folder.save(state, trainer.step, trainer.state_dict() | run_state, moments, is_best=is_best)
+        self._seconds["save"] += time.perf_counter() - started
 
 
 def _epoch_line(record: EpochRecord, epochs: int) -> str:

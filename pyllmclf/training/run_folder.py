@@ -1,4 +1,4 @@
-"""The output folder of a run: numbered checkpoints, and ``last`` and ``best`` pointing at two of them."""
+"""The output folder of a run: numbered checkpoints, and the links ``last`` and ``best`` to two of them."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ LOCK = ".lock"
 
 
 class RunFolder:
-    """Writes checkpoints and keeps the newest and the best; one process at a time has it.
+    """Writes checkpoints, and keeps the newest and the best; a lock excludes other runs from the folder.
 
     Parameters
     ----------
     path : Path
-        Made if it is not there.
+        Created if it is missing.
     resume : bool
-        Whether the run that the folder holds, if it holds one, is gone on with.
+        Whether a run whose checkpoints are in the folder is resumed.
     keep_last : int
         How many of the newest checkpoints are kept.
 
     Attributes
     ----------
     newest : Path or None
-        The newest complete checkpoint of the run that is gone on with.
+        The newest complete checkpoint of the resumed run.
 
     Raises
     ------
     UsageError
-        If it holds another run's checkpoints, or a saved classifier, or another process has it.
+        If the folder contains checkpoints and ``resume`` is false, contains a saved classifier, or is locked by another
+        run.
     ModelError
-        If a run is to be gone on with, and every checkpoint is damaged.
+        If a run is resumed and all of its checkpoints are damaged.
     ResourceError
-        If it can't be written.
+        If the folder can't be written.
     """
 
     def __init__(self, path: Path, *, resume: bool = False, keep_last: int = 1) -> None:
@@ -64,8 +65,8 @@ class RunFolder:
                 raise UsageError(f"output_dir {path} already holds a classifier; choose another folder or delete it.")
             if any(path.glob("checkpoint-*")) and not resume:
                 raise UsageError(
-                    f"output_dir {path} already holds a classifier; choose another folder, delete it, or go on with "
-                    "its training: resume=True (--resume)."
+                    f"output_dir {path} already holds a classifier; choose another folder, delete it, or resume its "
+                    "training with resume=True (--resume)."
                 )
             clean_up(path)
             clean_up(path / "logs")
@@ -78,18 +79,18 @@ class RunFolder:
     def _lock(self) -> None:
         from filelock import FileLock, Timeout
 
-        # The system gives it back when the process ends, however it ends.
-        self._held = FileLock(self.path / LOCK, timeout=0)
+        # The system releases it when the process ends, however it ends.
+        self._file_lock = FileLock(self.path / LOCK, timeout=0)
         try:
-            self._held.acquire()
+            self._file_lock.acquire()
         except Timeout as error:
             raise UsageError(f"output_dir {self.path}: another run is at work there; choose another folder.") from error
         except OSError as error:
             raise ResourceError(f"output_dir {self.path} can't be written ({error}).") from error
 
     def close(self) -> None:
-        """Gives the folder back."""
-        self._held.release()
+        """Releases the lock of the folder."""
+        self._file_lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -98,13 +99,18 @@ class RunFolder:
         self.close()
 
     def adopt(self) -> None:
-        """Makes the folder what the run left that is gone on with, once it is known to be the same.
+        """Repairs the folder before resuming: sets damaged newer checkpoints aside, re-points ``last`` and ``best``.
 
-        Checkpoints later than the newest complete one are damaged; they stay, under another name, for whoever wants to
-        save something of them. ``last`` and ``best`` point where they would if the run hadn't ended while it saved.
+        Checkpoints later than the newest complete one are damaged, and are renamed, for a user who wants to recover
+        something of them. Call it once the run is known to be the same.
+
+        Raises
+        ------
+        ResourceError
+            If a link can't be written.
         """
         assert self.newest is not None
-        newest_step = int(read_json(self.newest / STATE_FILE)["step"])  # whatever a copy's name is
+        newest_step = int(read_json(self.newest / STATE_FILE)["step"])  # the folder may have been renamed
         for step in self._steps():
             if step > newest_step:
                 folder = self.checkpoint(step)
@@ -116,11 +122,17 @@ class RunFolder:
         self._delete_old(newest_step)
 
     def checkpoint(self, step: int) -> Path:
-        """Where the checkpoint of a step is, if it is."""
+        """Folder of the checkpoint of a step, whether it exists or not."""
         return self.path / f"checkpoint-{step}"
 
     def best_of(self, folder: Path) -> Path | None:
-        """The checkpoint of the best epoch up to the one of a checkpoint."""
+        """Finds the checkpoint of the best epoch, as of another checkpoint.
+
+        Raises
+        ------
+        ModelError
+            If it is missing or damaged.
+        """
         step = self._best_step(folder)
         return None if step is None else find_checkpoint(self.checkpoint(step))
 
@@ -133,15 +145,33 @@ class RunFolder:
         *,
         is_best: bool,
     ) -> None:
-        """Writes ``checkpoint-STEP``, points ``last`` (and ``best``) at it, then deletes what nobody needs: all but the
-        newest ones and the best epoch's of each.
+        """Writes ``checkpoint-STEP``, points ``last`` (and ``best``) at it, then deletes obsolete checkpoints.
+
+        The newest ``keep_last`` checkpoints remain, with the best epoch's as of each.
+
+        Parameters
+        ----------
+        state : ClassifierState
+        step : int
+            Number of finished optimizer steps.
+        training_state : mapping
+            Progress of the training, as types that JSON has.
+        optimizer : mapping of str to tensor, optional
+            State of the optimizer.
+        is_best : bool
+            Whether the newest epoch is the best.
+
+        Raises
+        ------
+        ResourceError
+            If the checkpoint can't be written.
         """
-        at = step, training_state["epoch"]
-        if self._written == at:
+        progress = step, training_state["epoch"]
+        if self._written == progress:
             return
         folder = self.checkpoint(step)
         save_checkpoint(folder, state, {"step": step, **training_state}, optimizer, keep_others=True)
-        self._written = at
+        self._written = progress
         self._point("last", folder)
         if is_best:
             self._point("best", folder)
@@ -149,19 +179,19 @@ class RunFolder:
 
     def _delete_old(self, newest: int) -> None:
         steps = sorted(step for step in self._steps() if step <= newest)
-        kept = set(steps[-self.keep_last :])
-        kept |= {best for step in kept if (best := self._best_step(self.checkpoint(step))) is not None}
-        pointed = {os.path.realpath(self.path / name) for name in ("last", "best")}
+        needed = set(steps[-self.keep_last :])
+        needed |= {best for step in needed if (best := self._best_step(self.checkpoint(step))) is not None}
+        linked = {os.path.realpath(self.path / name) for name in ("last", "best")}
         for step in steps:
-            if step not in kept and os.path.realpath(self.checkpoint(step)) not in pointed:
+            if step not in needed and os.path.realpath(self.checkpoint(step)) not in linked:
                 self._delete(self.checkpoint(step))
-        wanted = {f"calibrated-{step}" for step in kept}
+        calibrated = {f"calibrated-{step}" for step in needed}
         for folder in self.path.glob("calibrated-*"):
-            if folder.name not in wanted and os.path.realpath(folder) not in pointed:
+            if folder.name not in calibrated and os.path.realpath(folder) not in linked:
                 self._delete(folder)
 
     def _delete(self, folder: Path) -> None:
-        """At once: whoever reads it has all of it, or none."""
+        """Deletes a folder; renamed first, it is never seen incomplete."""
         beside = beside_of(folder, "tmp")
         try:
             folder.rename(beside)
@@ -170,7 +200,7 @@ class RunFolder:
         shutil.rmtree(beside, ignore_errors=True)
 
     def _steps(self) -> list[int]:
-        """Of the checkpoints that are there, by their names."""
+        """Steps of the checkpoints in the folder, by their names."""
         names = (folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*"))
         return [int(name) for name in names if name.isdecimal()]
 
@@ -183,10 +213,15 @@ class RunFolder:
         return best["step"] if isinstance(best, dict) else None
 
     def save_calibrated(self, step: int, state: ClassifierState, calibration: Mapping[str, float]) -> None:
-        """Puts the calibrated classifier of a step into its checkpoint, if nothing is left to train from there.
+        """Saves the calibrated classifier of a step: in the step's checkpoint, if its training is finished.
 
-        The others are what a training may go on from: beside them it gets a folder of its own, at which ``best``
-        points.
+        Any other checkpoint can be resumed and stays unchanged; the calibrated classifier is saved beside it, and
+        ``best`` points there.
+
+        Raises
+        ------
+        ResourceError
+            If the classifier can't be written.
         """
         folder = self.checkpoint(step)
         training_state = read_json(folder / STATE_FILE) | {"calibration": calibration}

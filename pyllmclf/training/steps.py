@@ -1,31 +1,30 @@
-"""Single training steps: forward, backward and the optimizer's part, by one process or several."""
+"""Single training steps on packed batches: launched kernel by kernel, or replayed as CUDA graphs."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from .. import ops
 from ..compute import Compute
 from ..data.packing import PackedBatch, Packer
-from ..distributed import ProcessGroup, lost_processes
-from ..errors import NonFiniteError, ResourceError
+from ..distributed import ProcessGroup
+from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
 from ..settings import Settings
-from ..sharding import full_tensor, full_tensors, is_sharded, local_tensor, shard
+from ..sharding import full_tensors, is_sharded, local_tensor
 from .activation_cache import ActivationCache
-from .cuda_graphs import FixedShapes
+from .cuda_graphs import GraphedSteps
+from .gradient_step import GradientStep
+from .micro_batches import MicroBatch, MicroBatcher
 from .objective import MultiLabelObjective, Objective
-from .optim import StepInBackward, make_optimizer, make_scheduler
 from .preemption import Preemption
 from .records import QueuedStep, not_finite
+from .strategy import all_reduce_with_last, wrap_model
 
 
 class StepTrainer:
@@ -38,24 +37,23 @@ class StepTrainer:
     packer : Packer
         The training texts with their labels.
     settings : Settings
+        With ``cuda_graphs``, a GPU replays launch-bound steps as CUDA graphs: never with dropout, whose masks differ by
+        step, gradient accumulation, float16, several labels per text, or several processes.
     compute : Compute
-        Parameters stay fp32, whatever its dtype. ``settings.cuda_graphs`` says whether steps that a GPU runs faster
-        than the host launches them are replayed as CUDA graphs. Never with dropout, whose masks differ by step,
-        accumulation, fp16, or several labels for a text.
+        Parameters stay in fp32, whatever its dtype.
     total_steps : int
         Length of the learning rate's schedule.
     rates : DropoutRates, optional
-        None is dropped by default.
+        No dropout by default.
     objective : Objective or MultiLabelObjective, optional
-        What is minimised; plain cross-entropy by default.
+        The minimised loss; plain cross-entropy by default.
     cache : ActivationCache, optional
         The frozen layers' activations, from which steps start.
     preemption : Preemption, optional
-        Whether training is asked to end before its end.
     group : ProcessGroup, optional
-        Those that train this model together; each computes its share of every step.
+        Processes that train this model together; each computes its share of every step.
     strategy : {"ddp", "fsdp"}
-        Whether each of several processes has the whole model, or a part of every parameter.
+        Whether each of several processes has the whole model, or a shard of every parameter.
     """
 
     def __init__(
@@ -74,63 +72,48 @@ class StepTrainer:
         strategy: str = "ddp",
     ) -> None:
         self.group, self.preemption = group or ProcessGroup(), preemption or Preemption(enabled=False)
-        # Of a micro-batch, once memory has run out.
-        self._most_texts: int | None = None
         self.model, self.packer, self.settings = model, packer, settings
         self.rates, self.cache = rates or DropoutRates(), cache
         self.compute, self.device, self.dtype = compute, compute.device, compute.dtype
         self.objective = (objective or Objective()).to(compute.device)
-        # On the host, so that a step's total is known without asking the device.
+        # On the host, so that a step's total is known without waiting for the device.
         weight = self.objective.class_weight
         self._text_weights: np.ndarray | None = None
         if weight is not None:
             assert packer.labels is not None
             self._text_weights = weight.cpu().numpy()[packer.labels.numpy()]
-        self.step = 0
-        # Of the last steps.
-        self._texts_of: dict[int, np.ndarray] = {}
-        self.total_steps = total_steps
+        self.step, self.total_steps = 0, total_steps
+        # Texts of the last three steps, by step; errors name them.
+        self._recent_texts: dict[int, np.ndarray] = {}
         one_label = packer.labels is None or packer.labels.dim() == 1
-        alone = self.group.world_size == 1
-        on_gpu = self.device.type == "cuda"
-        records = settings.cuda_graphs and on_gpu and self.dtype != torch.float16 and not self.rates.any
-        records &= one_label and alone
-        # What a forward pass in training goes through. The optimizer gets the parameters that there are then.
-        self._wrapped: nn.Module = model
-        if strategy == "fsdp":
-            shard(model, model.backbone.blocks, self.group, self.device, self.dtype)
-        else:
-            self._wrapped = self.group.data_parallel(model, self.device)
-        self.optimizer = make_optimizer(model, settings, capturable=records)
-        self.scheduler = make_scheduler(self.optimizer, settings, self.total_steps)
-        # fp16 gradients underflow without loss scaling; for other dtypes this does nothing.
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        # On a GPU asking for the loss before the backward pass would make it wait.
-        needs_all_gradients = settings.max_grad_norm is not None or settings.gradient_accumulation_steps > 1
-        # Whether a step was not finite; no parameter changes from then on.
-        self._failed = torch.zeros((), dtype=torch.bool, device=self.device)
-        # A float would be recorded as it is at that time.
+        recordable = self.device.type == "cuda" and self.dtype != torch.float16 and not self.rates.any
+        records = settings.cuda_graphs and recordable and one_label and self.group.world_size == 1
+        # The module whose forward pass trains. The optimizer is made of the parameters after wrapping.
+        self._wrapped = wrap_model(model, strategy, self.group, compute)
+        self.gradient_step = GradientStep(
+            model, settings, compute, total_steps=total_steps, world_size=self.group.world_size, capturable=records
+        )
+        self._batcher = MicroBatcher(packer, compute.device, self.optimizer.zero_grad)
+        # On the device: a graph would record a number of the host as a constant.
         self._learning_rate = torch.zeros((), device=self.device)
-        self._in_backward: StepInBackward | None = None
-        if not alone:
-            pass  # torch takes the gradients to the other processes as autograd gives them
-        elif self.device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
-            self._in_backward = StepInBackward(self.optimizer)
-        else:
-            ops.use_gradient_buffers(model.parameters())
-        self._fixed_shapes = self.make_fixed_shapes() if records else None
+        self._graphed_steps = self.make_graphed_steps() if records else None
 
-    def make_fixed_shapes(self) -> FixedShapes:
-        """Steps on memory that stays where it is."""
-        return FixedShapes(self.model.config.width, self.device, self._compute_fixed, self.optimizer.zero_grad)
+    @property
+    def optimizer(self) -> torch.optim.AdamW:
+        """The optimizer of the trained parameters."""
+        return self.gradient_step.optimizer
+
+    def make_graphed_steps(self) -> GraphedSteps:
+        """Makes the steps on static batches, which a GPU replays as CUDA graphs."""
+        return GraphedSteps(self.model.config.width, self.device, self._compute_static, self.optimizer.zero_grad)
 
     @property
     def sharded(self) -> bool:
-        """Whether each process has a part of every parameter."""
+        """Whether each process has a shard of every parameter."""
         return is_sharded(self.model)
 
     def gather(self) -> SequenceClassifier:
-        """Gives every process the whole model again, once nothing is left to train."""
+        """Gathers the whole model in every process, after the last step; drops gradients and optimizer state."""
         if self.sharded:
             self.optimizer.zero_grad(set_to_none=True)
             self.optimizer.state.clear()
@@ -139,71 +122,90 @@ class StepTrainer:
         return self.model
 
     def train_step(self, micro_batches: list[np.ndarray]) -> tuple[float, int]:
-        """One optimizer step over the texts of all micro-batches.
+        """Takes one optimizer step over the texts of all micro-batches.
 
-        The gradient is that of the mean loss over all texts, whatever the micro-batches' sizes: losses are summed and
-        divided once.
+        The gradient is that of the mean loss over all texts, whatever the sizes of the micro-batches: losses are summed
+        and divided once.
+
+        Parameters
+        ----------
+        micro_batches : list of int64 arrays
+            Texts of each.
 
         Returns
         -------
         (loss, correct) : (float, int)
-            Mean loss over the texts, and how many were classified rightly.
+            Mean loss over the texts, and number of correctly classified texts.
 
         Raises
         ------
         NonFiniteError
             If the loss or, with clipping, the norm of the gradient is not finite; no parameter has changed then.
+        ResourceError
+            If the device has no memory for the step.
         """
         return self.result_of(self.queue_step(micro_batches))
 
     def result_of(self, queued: QueuedStep) -> tuple[float, int]:
-        """As :meth:`QueuedStep.result`; of two steps the error names the one whose gradient was not finite.
+        """Waits for a step, as :meth:`QueuedStep.result`.
 
         Raises
         ------
         NonFiniteError
+            If the step, or a parameter after the step before it, is not finite; the earlier step is named.
         """
         try:
             return queued.result()
         except NonFiniteError:
-            if queued.step - 1 in self._texts_of:  # which may have left parameters with which no loss is finite
+            if queued.step - 1 in self._recent_texts:
                 self.check_parameters(queued.step - 1)
             raise
 
     def queue_step(self, micro_batches: list[np.ndarray], texts: np.ndarray | None = None) -> QueuedStep:
-        """Forward, backward and the optimizer's step; on a GPU all is queued, and the host waits for nothing.
+        """Computes forward and backward passes and the optimizer step; a GPU queues them, and the host doesn't wait.
 
-        ``texts`` are those of all processes, where there are several.
+        A step whose loss or gradient norm is not finite leaves the parameters unchanged, and so do the steps queued
+        after it.
 
-        A step whose loss or norm of the gradient is not finite leaves the parameters as they were, and so do the steps
-        that were queued after it.
+        Parameters
+        ----------
+        micro_batches : list of int64 arrays
+            Texts of each, for this process.
+        texts : ndarray of int64, optional
+            Texts of the step, of all processes; by default those of ``micro_batches``.
+
+        Raises
+        ------
+        ResourceError
+            If the device has no memory for the step, or another process is lost.
         """
         ids = np.concatenate(micro_batches) if texts is None else texts
-        learning_rate = self.optimizer.param_groups[-1]["lr"]  # the head's
-        fixed = self._fixed_shapes
-        if fixed is not None and len(micro_batches) == 1 and fixed.takes(self.packer.row_counts_of(ids)):
+        learning_rate = self.gradient_step.learning_rate
+        graphed = self._graphed_steps
+        if graphed is not None and len(micro_batches) == 1 and graphed.is_launch_bound(self.packer.row_counts_of(ids)):
             self._learning_rate.fill_(learning_rate)
-            stats = self._fixed_step(fixed, ids)
+            stats = self._graphed_step(graphed, ids)
             if stats is None:
-                del fixed  # the last that holds the recordings' memory
+                del graphed  # the last reference to the graphs' memory
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-                stats = self._compute_in_memory(micro_batches, ids, None)
+                stats = self._compute_with_retry(micro_batches, ids, None)
         else:
             dropout = DropoutState(self.rates, self.settings.seed, self.step) if self.rates.any else None
-            stats = self._compute_in_memory(micro_batches, ids, dropout)
-        self.scheduler.step()
+            stats = self._compute_with_retry(micro_batches, ids, dropout)
+        self.gradient_step.scheduler.step()
         self.step += 1
-        self._texts_of = {self.step: ids} | {step: old for step, old in self._texts_of.items() if step > self.step - 3}
+        recent = {step: old for step, old in self._recent_texts.items() if step > self.step - 3}
+        self._recent_texts = {self.step: ids} | recent
         return QueuedStep(self.step, ids, self._total(ids), learning_rate, stats)
 
-    def _fixed_step(self, fixed: FixedShapes, ids: np.ndarray) -> torch.Tensor | None:
-        """A step on fixed memory; ``None``, and none of later ones, where there is no memory for it."""
-        stage, rows = self._cached(ids) or (0, None)
+    def _graphed_step(self, graphed: GraphedSteps, ids: np.ndarray) -> torch.Tensor | None:
+        """Computes a step on a static batch; without memory for it, drops ``_graphed_steps`` and returns ``None``."""
+        stage, rows = self._lookup(ids) or (0, None)
         try:
-            return fixed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
+            return graphed.step(self.packer.batch(ids), rows, one_row=self.model.one_row(stage))
         except torch.OutOfMemoryError:
-            self._fixed_shapes = None
+            self._graphed_steps = None
             self.optimizer.zero_grad(set_to_none=True)
             warnings.warn(
                 f"step {self.step + 1}: out of memory for steps that are recorded as CUDA graphs; from now on they are "
@@ -213,167 +215,100 @@ class StepTrainer:
             )
             return None
 
-    def _compute_in_memory(
+    def _compute_with_retry(
         self, micro_batches: list[np.ndarray], ids: np.ndarray, dropout: DropoutState | None
     ) -> torch.Tensor:
-        """:meth:`_compute`, in smaller micro-batches where the device has no memory for these; the step is the same.
-
-        Raises
-        ------
-        ResourceError
-            If there is none for a single text.
-        """
-        while True:
-            most = max(map(len, micro_batches))
-            if self._most_texts is not None and most > self._most_texts:
-                pieces = [np.array_split(part, -(-len(part) // self._most_texts) or 1) for part in micro_batches]
-                micro_batches = [piece for parts in pieces for piece in parts]
-            # A process without texts of its own computes one for nothing: the others wait for its part in the sum.
-            batches = (
-                (self.packer.batch(texts).to(self.device), self._cached(texts), len(part) > 0)
-                for part in micro_batches
-                for texts in [part if len(part) else ids[:1]]
-            )
-            try:
-                with lost_processes():
-                    return self._compute(batches, len(micro_batches), ids, self._total(ids), dropout)
-            except torch.OutOfMemoryError as error:
-                most = max(map(len, micro_batches))
-                # The other processes have begun to add up; a step in the backward pass has changed weights.
-                if most <= 1 or self.group.world_size > 1 or self._in_backward is not None:
-                    raise ResourceError(
-                        f"step {self.step + 1}: out of memory on {self.device} with {most} texts of up to "
-                        f"{int(self.packer.row_counts_of(ids).max())} tokens at a time; use a smaller batch_size with "
-                        "gradient_accumulation_steps, shorter texts (max_length) or a smaller model."
-                    ) from error
-                self._most_texts = -(-most // 2)
-                self.optimizer.zero_grad(set_to_none=True)
-                warnings.warn(
-                    f"out of memory with {most} texts at a time; from now on {self._most_texts} are computed at a "
-                    "time, with the same result.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        """Computes a step, as :meth:`MicroBatcher.run`."""
+        total = self._total(ids)
+        return self._batcher.run(
+            lambda batches, count: self._compute(batches, count, ids, total, dropout),
+            micro_batches,
+            ids,
+            lookup=self._lookup,
+            step=self.step + 1,
+            # Other processes wait in an all-reduce; a step in the backward pass has changed parameters.
+            repeatable=self.group.world_size == 1 and self.gradient_step.in_backward is None,
+        )
 
     def _total(self, ids: np.ndarray) -> float:
         """Sum of the texts' weights."""
         return float(len(ids) if self._text_weights is None else self._text_weights[ids].sum())
 
-    def _cached(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
+    def _lookup(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
         return None if self.cache is None else self.cache.lookup(self.packer, ids)
 
     def _compute(
         self,
-        batches: Iterable[tuple[PackedBatch, tuple[int, torch.Tensor] | None, bool]],
+        micro_batches: Iterable[MicroBatch],
         count: int,
         ids: np.ndarray,
         total: float | torch.Tensor,
         dropout: DropoutState | None,
         learning_rate: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Forward, backward and the optimizer's step; of a batch's texts those count that have a label.
+        """Computes forward and backward passes and the optimizer step; texts without a label don't count.
 
         Parameters
         ----------
-        batches : iterable of (PackedBatch, cached activations, bool)
-            With what :meth:`SequenceClassifier.forward` starts from, and whether its texts count at all.
+        micro_batches : iterable of MicroBatch
         count : int
-            Batches.
+            Number of micro-batches.
         ids : ndarray of int64
             Texts of all processes.
         total : float or tensor
             Sum of their weights.
+        dropout : DropoutState or None
+        learning_rate : fp32 tensor, shape [], optional
+            Replaces the schedule's learning rate in recorded steps.
 
         Returns
         -------
-        tensor
+        fp32 tensor, shape [3] or [4]
             As :attr:`QueuedStep.stats`.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss_sum = torch.zeros((), device=self.device)
         correct = torch.zeros((), device=self.device)
-        # Filled on the device: what comes from the host's memory would be waited for, and can't be recorded.
-        asked = torch.full((), float(self.preemption.requested and self.group.world_size > 1), device=self.device)
-        for number, (batch, cached, counts) in enumerate(batches, 1):
+        # Filled on the device: a copy from the host would be waited for, and can't be recorded.
+        preempted = self.preemption.requested and self.group.world_size > 1
+        preemptions = torch.full((), float(preempted), device=self.device)
+        for number, (batch, cached, counts) in enumerate(micro_batches, 1):
             assert batch.labels is not None
-            with ops.use_backend(self.compute.backend), self._added_up(last=number == count):
+            with ops.use_backend(self.compute.backend), all_reduce_with_last(self._wrapped, last=number == count):
                 logits = self._wrapped(batch, dropout, self.dtype, cached=cached)[: len(batch.labels)]
                 loss = self.objective.loss_sum(logits, batch.labels)
                 if counts:
                     loss_sum += loss.detach()
                     correct += self.objective.correct(logits, batch.labels)
-                if self._in_backward is not None:  # which would change parameters
-                    stats = torch.stack([loss_sum, correct, asked])
+                if self.gradient_step.in_backward is not None:  # checked before the backward pass changes parameters
+                    stats = torch.stack([loss_sum, correct, preemptions])
                     self.result_of(QueuedStep(self.step + 1, ids, float(total), 0.0, stats))
-                with self._in_backward or nullcontext():
-                    # The mean over processes is taken of gradients.
-                    self._backward(loss * (self.group.world_size if counts else 0) / total)
-        figures = list(self.group.all_reduce(torch.stack([loss_sum, correct, asked])))
-        if self.settings.max_grad_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = full_tensor(nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
-            if not self.scaler.is_enabled():  # with loss scaling an overflow is skipped, and the scale lowered
-                figures.append(norm)
-        stats = torch.stack(figures)
-        self._optimizer_step(stats, learning_rate)
+                # Gradients are averaged over processes; their sum is needed.
+                self.gradient_step.backward(loss * (self.group.world_size if counts else 0) / total)
+        sums = list(self.group.all_reduce(torch.stack([loss_sum, correct, preemptions])))
+        norm = self.gradient_step.clip()
+        stats = torch.stack(sums if norm is None else [*sums, norm])
+        self.gradient_step.step(stats, learning_rate)
         return stats
 
-    def _compute_fixed(self, batch: PackedBatch, rows: torch.Tensor | None) -> torch.Tensor:
-        """What is recorded; nothing in it may depend on numbers that differ by step and lie on the host."""
+    def _compute_static(self, batch: PackedBatch, rows: torch.Tensor | None) -> torch.Tensor:
+        """Computes a step on a static batch, without waiting for the device or reading changing numbers of the host."""
         assert batch.labels is not None
         cached = None if self.cache is None or rows is None else (self.cache.stage, rows)
         total = self.objective.total(batch.labels)
-        return self._compute([(batch, cached, True)], 1, np.arange(0), total, None, self._learning_rate)
-
-    def _added_up(self, *, last: bool) -> AbstractContextManager[None]:
-        """Of several batches of a step, gradients go to the other processes with the last."""
-        wrapped = self._wrapped
-        return nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()
-
-    def _backward(self, loss: torch.Tensor) -> None:
-        if self.scaler.is_enabled():
-            # The scaler looks at the gradients alone, which can be finite where the loss is not.
-            self._failed |= ~torch.isfinite(loss.detach())
-            loss = loss * torch.where(self._failed, torch.nan, 1.0)
-        self.scaler.scale(loss).backward()
-
-    def _optimizer_step(self, stats: torch.Tensor, learning_rate: torch.Tensor | None) -> None:
-        """With the optimizer's own learning rate, or with the one that a tensor holds."""
-        if self.scaler.is_enabled() or self._in_backward is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            return
-        self._failed |= ~torch.isfinite(stats).all()
-        groups = self.optimizer.param_groups
-        rates = [group["lr"] for group in groups]
-        # What loss scaling uses, too: the fused AdamW reads it on the device and steps only where it is 0.
-        self.optimizer.found_inf = self._failed.float()  # type: ignore[attr-defined]
-        try:
-            for group in groups if learning_rate is not None else ():
-                share = group["lr_share"]
-                group["lr"] = learning_rate if share == 1.0 else learning_rate * share
-            self.optimizer.step()
-        finally:
-            for group, rate in zip(groups, rates, strict=True):
-                group["lr"] = rate
-            del self.optimizer.found_inf  # type: ignore[attr-defined]
+        return self._compute([MicroBatch(batch, cached)], 1, np.arange(0), total, None, self._learning_rate)
 
     def close(self) -> None:
-        """Afterwards the model's parameters are like any others."""
-        if self._in_backward is not None:
-            self._in_backward.close()
-            self._in_backward = None
-        ops.drop_gradient_buffers(self.model.parameters())
+        """Releases the parameters: backward passes leave gradients in ``.grad`` again."""
+        self.gradient_step.close()
 
     def check_parameters(self, step: int | None = None) -> None:
-        """Looks at what a step made of the parameters, the last one by default, where no later loss has told.
+        """Checks the parameters after a step, by default the last one, whose effect no later loss shows.
 
         Raises
         ------
         NonFiniteError
-            If one is not finite.
+            If a parameter is not finite.
         """
         step = self.step if step is None else step
         trained = [(name, local_tensor(p)) for name, p in self.model.named_parameters() if p.requires_grad]
@@ -381,5 +316,5 @@ class StepTrainer:
         if self.sharded:
             bad = self.group.all_reduce_min(bad)
         if bad < len(trained):
-            what = f"{trained[bad][0]} is no longer finite"
-            raise not_finite(step, what, self._texts_of.get(step, np.arange(0)))
+            problem = f"{trained[bad][0]} is no longer finite"
+            raise not_finite(step, problem, self._recent_texts.get(step, np.arange(0)))

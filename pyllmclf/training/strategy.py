@@ -1,13 +1,18 @@
-"""Choice between DistributedDataParallel and FSDP2."""
+"""DistributedDataParallel or FSDP2: the choice, and the model wrapped in it."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..compute import Compute
 from ..distributed import ProcessGroup
 from ..memory import available_memory
 from ..models.sequence_classifier import SequenceClassifier
+from ..sharding import shard
 
 # Largest share of the free memory for gradients, moments and parameter copies; the rest is for activations.
 STATE_SHARE = 0.75
@@ -40,3 +45,30 @@ def choose_strategy(strategy: str, model: SequenceClassifier, group: ProcessGrou
     on_gpu = compute.device.type == "cuda"
     free = torch.cuda.mem_get_info(compute.device)[0] if on_gpu else available_memory() // group.local_world_size
     return "fsdp" if group.any(need > STATE_SHARE * free) else "ddp"
+
+
+def wrap_model(model: SequenceClassifier, strategy: str, group: ProcessGroup, compute: Compute) -> nn.Module:
+    """Prepares the model's parameters for several processes; returns the module whose forward pass trains it.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+        On its device, with ``requires_grad`` set; with ``"fsdp"`` its parameters are sharded in place.
+    strategy : {"ddp", "fsdp"}
+    group : ProcessGroup
+    compute : Compute
+
+    Raises
+    ------
+    ResourceError
+        If another process is lost.
+    """
+    if strategy == "fsdp":
+        shard(model, model.backbone.blocks, group, compute.device, compute.dtype)
+        return model
+    return group.data_parallel(model, compute.device)
+
+
+def all_reduce_with_last(wrapped: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+    """Delays the all-reduce of a step's gradients to the backward pass of its last micro-batch."""
+    return nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync()

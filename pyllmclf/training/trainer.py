@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,25 +19,33 @@ from ..errors import PreemptedError
 from ..models.sequence_classifier import SequenceClassifier
 from ..settings import Settings
 from ..sharding import copy_from_first, local_tensor
-from .callbacks import Callback, StepRecord
+from .callbacks import Callback, CallbackList, StepRecord, warn_of_errors
 from .optim import restore_schedule
 from .records import EpochRecord, EpochSums, QueuedStep
 from .steps import StepTrainer
 
 
 class Trainer(StepTrainer):
-    """Trains a classifier for some epochs.
+    """Trains a classifier for several epochs.
 
     Parameters
     ----------
     model, packer, settings, compute
-        As for :class:`StepTrainer`; ``settings.progress`` says whether a progress bar is drawn on standard error (if
-        that is a terminal).
+        As for :class:`StepTrainer`; with ``settings.progress`` standard error shows a progress bar, if it is a
+        terminal.
     callbacks : sequence of Callback
         Observers of steps and epochs.
     group : ProcessGroup, optional
     **options
         Other arguments of :class:`StepTrainer`.
+
+    Attributes
+    ----------
+    callbacks : CallbackList
+    history : list of EpochRecord
+        Records of the finished epochs.
+    stopped : bool
+        Whether a callback or early stopping has ended the training.
     """
 
     def __init__(
@@ -64,10 +71,9 @@ class Trainer(StepTrainer):
         )
         total_steps = self.loader.total(settings.epochs)
         super().__init__(model, packer, settings, compute, total_steps=total_steps, group=group, **options)
-        self.callbacks = list(callbacks)
+        self.callbacks = CallbackList(callbacks)
         self.history: list[EpochRecord] = []
-        # Whether a callback asks for the end of the epoch to be the last; whether that, or early stopping, has come.
-        self._asked_to_stop = False
+        self._stop_requested = False  # by a callback, for the end of the epoch
         self.stopped = False
         self._preempted = False
         self._sums = EpochSums()
@@ -80,37 +86,38 @@ class Trainer(StepTrainer):
         on_pause: Callable[[], None] | None = None,
         save_every_steps: int | None = None,
     ) -> list[EpochRecord]:
-        """Trains for all epochs, or until a callback ends it or validation has not got better for ``early_stopping`` of
-        them; goes on from where :meth:`load_state_dict` has put it.
+        """Trains for the remaining epochs, or until a callback or early stopping ends the training.
 
-        With ``early_stopping`` the weights are those of the best epoch afterwards.
+        With ``early_stopping`` the model then has the weights of the best epoch.
 
         Parameters
         ----------
         validate : callable, optional
             Called after each epoch; returns (loss, accuracy).
         on_epoch : callable, optional
-            Called with each epoch's record, when its callbacks have been told.
+            Called with each epoch's record, after the callbacks.
         on_pause : callable, optional
-            Called where the training can be saved within an epoch: every ``save_every_steps`` steps, and before it ends
-            because it is preempted.
+            Called where a checkpoint can be saved within an epoch: every ``save_every_steps`` steps, and before a
+            preempted training ends.
         save_every_steps : int, optional
+
+        Returns
+        -------
+        list of EpochRecord
+            Records of all epochs, those before the run was resumed too.
 
         Raises
         ------
         NonFiniteError
             If a loss, a parameter at the end of an epoch or, with clipping, a gradient is not finite.
+        ResourceError
+            If the device has no memory for a step, or another process is lost.
         PreemptedError
-            If it was asked to end, after ``on_pause``.
+            If a signal has arrived; ``on_pause`` or ``on_epoch`` has been called then.
         """
         pause = on_pause or (lambda: None)
-        told: list[Callback] = []
         try:
-            for callback in self.callbacks:
-                if self.step:
-                    callback.on_resume(self.step)
-                callback.on_train_begin(self.total_steps)
-                told.append(callback)
+            self.callbacks.begin(self.step, self.total_steps)
             with self._bar() as bar:
                 while not self.finished:
                     try:
@@ -131,24 +138,25 @@ class Trainer(StepTrainer):
                         raise PreemptedError("preempted.")
         except BaseException:
             self.close()
-            _warn_of(_tell_end(told))
+            warn_of_errors(self.callbacks.end())
             raise
         self.close()
-        if errors := _tell_end(told):
-            _warn_of(errors[1:])
+        if errors := self.callbacks.end():
+            warn_of_errors(errors[1:])
             raise errors[0]
         with torch.no_grad():
-            for parameter, kept in self._best_weights.items():
-                local_tensor(parameter).copy_(kept)
+            for parameter, weights in self._best_weights.items():
+                local_tensor(parameter).copy_(weights)
         return self.history
 
     def gather(self) -> SequenceClassifier:
+        """Gathers the whole model in every process, as :meth:`StepTrainer.gather`; drops the best epoch's weights."""
         self._best_weights.clear()
         return super().gather()
 
     @property
     def preempted(self) -> bool:
-        """Whether training is to end now; at any time the same in all processes."""
+        """Whether a signal ends the training now; the same in all processes at any time."""
         return self.preemption.requested if self.group.world_size == 1 else self._preempted
 
     @property
@@ -160,29 +168,36 @@ class Trainer(StepTrainer):
         self.history.append(record)
         self.loader.position = Position(len(self.history))
         self._sums = EpochSums()
-        self._tell(Callback.on_epoch, record)
-        self.stopped = self._asked_to_stop = self.group.any(self._asked_to_stop)
+        self._stop_requested |= self.callbacks.on_epoch(record)
+        self.stopped = self._stop_requested = self.group.any(self._stop_requested)
         if self.settings.early_stopping is not None:
             if self.last_is_best:
-                self.keep_as_best()
+                self._remember_best()
             self.stopped |= self._epochs_since_best() >= self.settings.early_stopping
 
-    def _tell(self, method: Callable[..., bool | None], record: EpochRecord | StepRecord) -> None:
-        for callback in self.callbacks:
-            self._asked_to_stop |= getattr(callback, method.__name__)(record) is True
-
-    def keep_as_best(self) -> None:
-        """Remembers the weights as those of the best epoch."""
+    def _remember_best(self) -> None:
+        """Copies the weights, as those of the best epoch."""
         trained = (p for p in self.model.parameters() if p.requires_grad)
         self._best_weights = {p: local_tensor(p.detach()).to("cpu", copy=True) for p in trained}
 
-    def take_as_best(self, weights: Mapping[str, torch.Tensor] | None) -> None:
-        """Remembers what the first process gives, by the parameters' names, as the weights of the best epoch."""
+    def load_best(self, weights: Mapping[str, torch.Tensor] | None) -> None:
+        """Loads the weights of the best epoch, for early stopping; all processes call it.
+
+        Parameters
+        ----------
+        weights : mapping of str to tensor, or None
+            Trained parameters by name, in the first process; ``None`` in the others.
+
+        Raises
+        ------
+        ResourceError
+            If another process is lost.
+        """
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
-                taken = torch.empty_like(parameter)
-                copy_from_first(taken, None if weights is None else weights[name], self.group)
-                self._best_weights[parameter] = local_tensor(taken).cpu()
+                best = torch.empty_like(parameter)
+                copy_from_first(best, None if weights is None else weights[name], self.group)
+                self._best_weights[parameter] = local_tensor(best).cpu()
 
     def _epochs_since_best(self) -> int:
         return len(self.history) - 1 - self.history.index(self.best) if self.best is not None else 0
@@ -198,7 +213,7 @@ class Trainer(StepTrainer):
         return self.best is not None and self.best is self.history[-1]
 
     def state_dict(self) -> dict[str, Any]:
-        """How far training is, as JSON can hold it; :func:`optimizer_tensors` is the rest."""
+        """Progress of the training, as types that JSON has; :func:`optimizer_tensors` is the rest of its state."""
         best = self.best
         return {
             "step": self.step,
@@ -206,35 +221,34 @@ class Trainer(StepTrainer):
             "history": [record.to_dict() for record in self.history],
             "best": best and {"step": best.step, "accuracy": best.validation_accuracy, "loss": best.validation_loss},
             "finished": self.finished,
-            "stopped": [self._asked_to_stop, self.stopped],
+            "stopped": [self._stop_requested, self.stopped],
             "loader": self.loader.state_dict(),
             "epoch_sums": asdict(self._sums),
-            "scaler": self.scaler.state_dict(),
+            "scaler": self.gradient_step.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where another trainer of the same texts and settings was.
+        """Restores the progress of a trainer of the same texts and settings.
 
         Raises
         ------
         UsageError
-            If that one had others.
+            If the state is that of other texts or settings.
         KeyError, TypeError
-            If the state is none.
+            If the state is malformed.
         """
         self.loader.load_state_dict(state["loader"])
         self.step = int(state["step"])
-        self._asked_to_stop, self.stopped = map(bool, state["stopped"])
+        self._stop_requested, self.stopped = map(bool, state["stopped"])
         self.history = [EpochRecord(**record) for record in state["history"]]
         self._sums = EpochSums(**state["epoch_sums"])
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(dict(state["scaler"]))
-        restore_schedule(self.scheduler, self.step)
+        if self.gradient_step.scaler.is_enabled():
+            self.gradient_step.scaler.load_state_dict(dict(state["scaler"]))
+        restore_schedule(self.gradient_step.scheduler, self.step)
 
-    def _train_epoch(
-        self, bar, pause: Callable[[], None] = lambda: None, save_every_steps: int | None = None
-    ) -> EpochRecord:
-        begun = time.perf_counter()
+    def _train_epoch(self, bar: Any, pause: Callable[[], None], save_every_steps: int | None) -> EpochRecord:
+        """Takes the remaining steps of the epoch; calls ``pause`` where a checkpoint is due within it."""
+        started = time.perf_counter()
         sums, seconds_before = self._sums, self._sums.seconds
         if self.cache is not None and not self.cache.filled:
             with self.preemption.at_once():
@@ -244,46 +258,36 @@ class Trainer(StepTrainer):
         def pauses(step: int) -> bool:
             return self.preempted or (save_every_steps is not None and step % save_every_steps == 0)
 
-        for queued, alone in self._queued_ahead(pauses):
+        for queued, nothing_queued in self._queued_ahead(pauses):
             step_loss, step_correct = self.result_of(queued)
             self._preempted |= self.group.world_size > 1 and queued.preempted
-            ids = queued.ids
-            step_tokens = int(self.packer.real_lengths[ids].sum())
-            sums.loss += step_loss * queued.total
-            sums.total += queued.total
-            sums.correct += step_correct
-            sums.texts += len(ids)
-            sums.tokens += step_tokens
-            sums.learning_rate = queued.learning_rate
-            sums.seconds = seconds_before + time.perf_counter() - begun
+            texts, tokens = len(queued.ids), int(self.packer.real_lengths[queued.ids].sum())
+            sums.add(queued, step_loss, step_correct, tokens)
+            sums.seconds = seconds_before + time.perf_counter() - started
             if self.callbacks:
-                accuracy = step_correct / len(ids)
-                self._tell(
-                    Callback.on_step,
-                    StepRecord(
-                        queued.step, epoch + 1, step_loss, accuracy, queued.learning_rate, len(ids), step_tokens
-                    ),
-                )
-            rate, loss = sums.tokens / sums.seconds, sums.loss / sums.total
-            bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.4f}, {rate:,.0f} tokens/s", refresh=False)
+                accuracy, rate = step_correct / texts, queued.learning_rate
+                record = StepRecord(queued.step, epoch + 1, step_loss, accuracy, rate, texts, tokens)
+                self._stop_requested |= self.callbacks.on_step(record)
+            speed, loss = sums.tokens / sums.seconds, sums.loss / sums.total
+            bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
-            if alone and self.preempted:
+            if nothing_queued and self.preempted:
                 self.check_parameters()
                 raise PreemptedError("preempted.")
-            if alone and pauses(queued.step) and self.loader.position.step < self.loader.count(epoch):
+            if nothing_queued and pauses(queued.step) and self.loader.position.step < self.loader.count(epoch):
                 self.check_parameters()
                 paused = time.perf_counter()
                 pause()
-                begun += time.perf_counter() - paused
+                started += time.perf_counter() - paused
         self.check_parameters()
-        sums.seconds = seconds_before + time.perf_counter() - begun
+        sums.seconds = seconds_before + time.perf_counter() - started
         return sums.record(epoch + 1, self.step)
 
     def _queued_ahead(self, pauses: Callable[[int], bool]) -> Iterator[tuple[QueuedStep, bool]]:
-        """The steps that an epoch has left, and whether each is the last that is queued.
+        """Yields (step, whether no later step is queued) for the remaining steps of the epoch.
 
-        Each is given when the next one is queued, so that a GPU has work while the host reads results; but for those
-        after which there may be a pause.
+        A step is yielded after the next one is queued, so that a GPU computes while the host reads results. Where a
+        pause may follow, the step is yielded before.
         """
         waiting: QueuedStep | None = None
         epoch, first = self.loader.position.epoch, self.loader.position.step
@@ -300,32 +304,16 @@ class Trainer(StepTrainer):
             yield waiting, True
 
     def epoch_steps(self, epoch: int, first: int = 0) -> Iterator[list[np.ndarray]]:
-        """Example ids of each optimizer step's micro-batches, in an order that (seed, epoch) decides."""
+        """Yields the texts of each optimizer step's micro-batches, int64 arrays, in the order of (seed, epoch)."""
         return self.loader.steps(epoch, first)
 
-    def _bar(self):
+    def _bar(self) -> Any:
         from tqdm import tqdm
 
-        hidden = None if self.settings.progress else True
-        return tqdm(total=self.total_steps, initial=self.step, unit="step", disable=hidden, dynamic_ncols=True)
+        disable = None if self.settings.progress else True  # None: on a terminal only
+        return tqdm(total=self.total_steps, initial=self.step, unit="step", disable=disable, dynamic_ncols=True)
 
 
 def _score(record: EpochRecord) -> tuple[float, float]:
     assert record.score is not None
     return record.score
-
-
-def _tell_end(told: Sequence[Callback]) -> list[Exception]:
-    """Tells each callback that was told of the beginning, whatever the others do; returns their errors."""
-    errors = []
-    for callback in told:
-        try:
-            callback.on_train_end()
-        except Exception as error:
-            errors.append(error)
-    return errors
-
-
-def _warn_of(errors: Sequence[Exception]) -> None:
-    for error in errors:
-        warnings.warn(f"a callback failed at the end of the training: {error!r}", RuntimeWarning, stacklevel=3)

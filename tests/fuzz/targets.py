@@ -44,7 +44,7 @@ from pyllmclf.data.tokenizers import LibraryTokenizer
 from pyllmclf.errors import PyllmclfError
 from pyllmclf.models.adapters import read_tensors
 from pyllmclf.models.weights import read_safetensors
-from pyllmclf.training.activation_storage import KEY_FILE, ROWS_FILE, in_kept_file, kept_file
+from pyllmclf.training.activation_storage import KEY_FILE, ROWS_FILE, in_shared_file, shared_folder
 
 KINDS = (".csv", ".tsv", ".jsonl", ".csv.gz")
 SPECIFICATIONS = ("pyllmclf.json", "config.json", "tokenizer.json", "model.safetensors")
@@ -162,11 +162,11 @@ def rows(data: bytes) -> None:
     cut = int.from_bytes(data[:1], "little")
     key: dict[str, object] = {"sha256": "0" * 64}
     written = data[1 : 1 + cut] or json.dumps(key, indent=2, sort_keys=True).encode()
-    target = kept_file(scratch(), key)
+    target = shared_folder(scratch(), key)
     _with_manifest(target, {ROWS_FILE: data[1 + cut :], KEY_FILE: written})
     made = torch.arange(6, dtype=torch.float32).view(2, 3)
     with refusing():
-        found, _ = in_kept_file(scratch(), key, (2, 3), torch.float32, lambda: iter([made]))
+        found, _ = in_shared_file(scratch(), key, (2, 3), torch.float32, lambda: iter([made]))
         assert found.shape == (2, 3)
 
 

@@ -1,1 +1,1 @@
-"""Implementations of the ops: plain torch, the native core for CPUs and for CUDA, and Triton."""
+"""Implementations of the ops: plain torch, torch's attention kernels, the native core for CPUs and CUDA, and Triton."""

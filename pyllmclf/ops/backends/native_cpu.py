@@ -1,4 +1,7 @@
-"""The native core's CPU ops on tensors: allocation of outputs, addresses, thread count. fp32 only."""
+"""The native core's CPU ops on fp32 tensors: allocates outputs, and passes addresses, sizes and the thread count.
+
+Shapes are those of the public ops in :mod:`pyllmclf.ops`.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from ..philox import DropoutKey
 
 MAX_HEAD_DIM = 256
 WITH_MEMORY = (Tensor, torch.nn.Parameter)
-# Up to so many rows, a linear layer waits for its weight, and csrc/cpu/linear.cpp is faster than the libraries: forward
-# 1.1 to 1.5 times, backward with AdamW's step 1.3 to 2.9 times.
+# Up to this many rows, memory bandwidth for the weight limits a linear layer, and csrc/cpu/linear.cpp beats the
+# libraries: forward 1.1 to 1.5 times, backward with AdamW's step 1.3 to 2.9 times.
 FEW_ROWS = 24
 
 
 def serves(*tensors: Tensor | None) -> bool:
-    """Whether the CPU ops compute these: fp32 in the CPU's memory, outside of autocast, and with memory of their own.
+    """Whether the CPU ops take these tensors: fp32 in the CPU's memory, outside autocast.
 
-    Tensors of tracers and other subclasses have none, and a negated view's holds other numbers.
+    Tensors of tracers and other subclasses have no memory, and the memory of a negated view holds other numbers.
     """
     if torch.is_autocast_enabled("cpu"):
         return False
@@ -33,7 +36,7 @@ def _address(x: Tensor | None) -> int:
 
 
 def _gradient(x: Tensor) -> Tensor:
-    """Contiguous and fp32: a backward pass inside of autocast brings others."""
+    """Returns the gradient contiguous and in fp32; a backward pass inside autocast has other dtypes."""
     return x.float().contiguous()
 
 
@@ -44,7 +47,7 @@ def _indices(x: Tensor) -> Tensor:
 def layer_norm_forward(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, s, stats [2, rows]: mean and inverse deviation); s is x where there is no residual."""
+    """Returns (norm y, sum s, stats [2, rows]: mean and inverse deviation); without a residual, s is x."""
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     rows, width = x.shape
     y, stats = torch.empty_like(x), x.new_empty(2, rows)
@@ -79,7 +82,7 @@ def layer_norm_backward(
     input_needed: bool,
     parameters_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(ds, dweight, dbias); what is not needed is ``None``."""
+    """Returns (ds, dweight, dbias), each ``None`` if it is not needed."""
     dy, weight = _gradient(dy), weight.contiguous()
     dsum = None if dsum is None else _gradient(dsum)
     rows, width = s.shape
@@ -92,7 +95,7 @@ def layer_norm_backward(
 
 
 def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
-    """GELU(x + bias); ``x`` is contiguous."""
+    """Computes GELU(x + bias); ``x`` is contiguous."""
     y = torch.empty_like(x)
     rows, width = _flat_shape(x)
     _C.gelu_forward(*map(_address, (x, bias, y)), rows, width, approximate == "tanh", torch.get_num_threads())
@@ -102,7 +105,7 @@ def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
 def gelu_backward(
     dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str, *, bias_needed: bool, in_place: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """(dx, dbias); with ``in_place``, dx takes the memory of ``dy``."""
+    """Returns (dx, dbias); with ``in_place``, dx takes the memory of ``dy``."""
     dy = _gradient(dy)
     dx = dy if in_place else torch.empty_like(x)
     rows, width = _flat_shape(x)
@@ -124,7 +127,10 @@ def embedding_forward(
     tables: tuple[Tensor, Tensor, Tensor | None],
     norm: tuple[Tensor, Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(sum of the rows [total, width], stats [2, total] of its norm); ids int32 and contiguous, tables contiguous."""
+    """Returns (sum of the embeddings [total, width], or its norm; stats [2, total] of the norm, or ``None``).
+
+    Ids and positions are int32 and contiguous, the tables contiguous.
+    """
     token, position, type_row = tables
     rows, width = len(input_ids), token.shape[1]
     y = token.new_empty(rows, width)
@@ -143,13 +149,13 @@ def embedding_forward(
 
 
 def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None:
-    """Adds the rows of ``dy`` to the rows of ``dtable`` that ``index`` names; without it, to the first row."""
+    """Adds the rows of ``dy`` to the rows ``index`` of ``dtable``, or to row 0 without an index."""
     rows, width = dy.shape
     _C.embedding_backward(*map(_address, (dy, index, dtable)), rows, width, torch.get_num_threads())
 
 
 def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b for few rows; the weight is contiguous."""
+    """Computes x Wᵀ + b for few rows; the weight is contiguous."""
     x = x if x.stride(1) == 1 else x.contiguous()
     bias = None if bias is None else bias.contiguous()
     y = x.new_empty(len(x), len(weight))
@@ -178,9 +184,10 @@ def linear_adamw(
     weight_decay: float,
     step: float,
 ) -> Tensor | None:
-    """dy W, and then AdamW's step of W and its moments, contiguous [out, in], with the gradient dyᵀ x.
+    """Returns dy W if needed, then takes AdamW's step of W and its moments, with the gradient dyᵀ x.
 
-    dy [rows, out] and x [rows, in] may have any row stride; ``step`` counts from 1.
+    W and its moments are contiguous, shape [out, in]; dy [rows, out] and x [rows, in] may have any row stride. ``step``
+    counts from 1.
     """
     dy, x = (t if t.stride(1) == 1 else t.contiguous() for t in (dy, x))
     dx = x.new_empty(x.shape) if input_needed else None
@@ -203,7 +210,7 @@ def linear_adamw(
 
 
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
-    """x * mask / (1 - p)."""
+    """Computes x * mask / (1 - p)."""
     x = _gradient(x)
     y = torch.empty_like(x)
     examples, positions = key.row_example_ids.to(torch.int64).contiguous(), _indices(key.row_positions)
@@ -220,7 +227,7 @@ def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
 
 
 class AttentionShape:
-    """Everything of an attention call but the rows; keeps its tensors alive."""
+    """All arguments of an attention call but q, k and v; holds references to its tensors."""
 
     def __init__(
         self,
@@ -267,7 +274,10 @@ def _heads(x: Tensor) -> tuple[int, int, int]:
 
 
 def attention_forward(shape: AttentionShape, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """(out [rows_q, heads, head_dim], log-sum-exp [heads, rows_q]); the last axis of q, k and v is contiguous."""
+    """Returns (out [rows_q, heads, head_dim], log-sum-exp [heads, rows_q]).
+
+    The last axis of q [rows_q, heads, head_dim], k and v [rows_k, heads, head_dim] is contiguous.
+    """
     out = q.new_empty(q.shape)
     log_sum_exp = q.new_empty(shape.heads, shape.rows_q)
     _C.attention_forward(shape.arguments, *map(_heads, (q, k, v, out)), log_sum_exp.data_ptr())

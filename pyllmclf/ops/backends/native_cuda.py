@@ -1,6 +1,6 @@
-"""The native core's CUDA ops on tensors; the names of :mod:`pyllmclf.ops.backends.native_cpu`, and cross-entropy.
+"""The native core's CUDA ops on tensors: the functions of :mod:`pyllmclf.ops.backends.native_cpu`, and cross-entropy.
 
-They run on torch's current stream. No call waits for the device.
+The ops run on torch's current stream, in fp32, bf16 or fp16. No call waits for the device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BUILT = hasattr(_C, "cuda_layer_norm_forward")
 
 
 def serves(first: Tensor, *others: Tensor | None) -> bool:
-    """Whether the CUDA ops compute these: one dtype of fp32, bf16 and fp16 on one CUDA device, outside of autocast."""
+    """Whether the CUDA ops take these tensors: all fp32, bf16 or fp16, on one CUDA device, outside autocast."""
     if not BUILT or not first.is_cuda or first.dtype not in DTYPES or torch.is_autocast_enabled("cuda"):
         return False
     return all(t is None or (t.dtype is first.dtype and t.device == first.device) for t in others)
@@ -33,7 +33,7 @@ def _scratch(x: Tensor, width: int) -> Tensor:
 def layer_norm_forward(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, s, stats [2, rows]: mean and inverse deviation, fp32); s is x where there is no residual."""
+    """Returns (norm y, sum s, stats [2, rows]: mean and inverse deviation, fp32); without a residual, s is x."""
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     residual = None if residual is None else residual.contiguous()
     rows, width = x.shape
@@ -53,7 +53,7 @@ def layer_norm_backward(
     input_needed: bool,
     parameters_needed: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """(ds, dweight, dbias); what is not needed is ``None``."""
+    """Returns (ds, dweight, dbias), each ``None`` if it is not needed."""
     dy, weight = dy.contiguous(), weight.contiguous()
     dsum = None if dsum is None else dsum.contiguous()
     rows, width = s.shape
@@ -68,7 +68,7 @@ def layer_norm_backward(
 
 
 def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
-    """GELU(x + bias); ``x`` is contiguous."""
+    """Computes GELU(x + bias); ``x`` is contiguous."""
     y = torch.empty_like(x)
     _C.cuda_gelu_forward(*map(_address, (x, bias, y)), *_flat_shape(x), approximate == "tanh", _place(x))
     return y
@@ -77,7 +77,7 @@ def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
 def gelu_backward(
     dy: Tensor, x: Tensor, bias: Tensor | None, approximate: str, *, bias_needed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """(dx, dbias)."""
+    """Returns (dx, dbias)."""
     dy, dx = dy.contiguous(), torch.empty_like(x)
     rows, width = _flat_shape(x)
     dbias, scratch = (x.new_empty(width), _scratch(x, width)) if bias_needed else (None, None)
@@ -93,7 +93,10 @@ def embedding_forward(
     tables: tuple[Tensor, Tensor, Tensor | None],
     norm: tuple[Tensor, Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """(sum of the rows [total, width], stats [2, total] of its norm); ids int32 and contiguous, tables contiguous."""
+    """Returns (sum of the embeddings [total, width], or its norm; stats [2, total] of the norm, or ``None``).
+
+    Ids and positions are int32 and contiguous, the tables contiguous.
+    """
     token, position, type_row = tables
     rows, width = len(input_ids), token.shape[1]
     y = token.new_empty(rows, width)
@@ -112,7 +115,7 @@ def embedding_forward(
 
 
 def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None:
-    """Adds the rows of ``dy`` to the rows of ``dtable`` that ``index`` names; without it, to the first row."""
+    """Adds the rows of ``dy`` to the rows ``index`` of ``dtable``, or to row 0 without an index."""
     if index is None:
         dtable[0] += dy.sum(dim=0)
         return
@@ -122,7 +125,7 @@ def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None
 
 
 def cross_entropy_forward(logits: Tensor, labels: Tensor, class_weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """(loss [], log-sum-exp [rows]), both fp32; everything contiguous, labels int64, weights fp32."""
+    """Returns (loss [], log-sum-exp [rows]), both fp32. All inputs are contiguous, labels int64, weights fp32."""
     rows, classes = logits.shape
     loss = logits.new_empty((), dtype=torch.float32)
     log_sum_exp = logits.new_empty(rows, dtype=torch.float32)
@@ -135,7 +138,7 @@ def cross_entropy_forward(logits: Tensor, labels: Tensor, class_weight: Tensor |
 def cross_entropy_backward(
     dloss: Tensor, logits: Tensor, labels: Tensor, class_weight: Tensor | None, log_sum_exp: Tensor
 ) -> Tensor:
-    """dlogits."""
+    """Returns dlogits, shape and dtype of the logits [rows, classes]."""
     rows, classes = logits.shape
     dlogits = torch.empty_like(logits)
     _C.cuda_cross_entropy_backward(

@@ -1,7 +1,8 @@
 """Every op in plain torch: the oracle of the tests and the fallback of every backend.
 
-Attention, norms, GELU, mean pooling and cross-entropy of half-precision inputs are computed in fp32 and rounded once at
-the end; linear layers, sums of embeddings and dropout are computed in the dtype of their inputs.
+With half-precision inputs, attention, norms, GELU, mean pooling and cross-entropy compute in fp32 and round the result
+once; linear layers, sums of embeddings and dropout compute in the dtype of their inputs. Shapes are those of the public
+ops in :mod:`pyllmclf.ops`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..philox import DropoutKey, attention_mask, row_mask
 
 
 def _wide(x: Tensor) -> Tensor:
+    """Converts half precision to fp32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -32,12 +34,12 @@ def attention(
     dropout_p: float,
     dropout_key: DropoutKey | None,
 ) -> Tensor:
-    """softmax(scale q kᵀ + mask) v, text by text; see :func:`pyllmclf.ops.attention`."""
+    """Computes softmax(scale q kᵀ + mask) v, text by text; see :func:`pyllmclf.ops.attention`."""
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for starts, rows in ((starts_q, q), (starts_k, k)):
         if starts[:1] != [0] or starts != sorted(starts) or starts[-1] != len(rows):
             raise UsageError("attention: cu_seqlens must rise from 0 to the number of rows.")
-    if len(starts_q) == 1:  # no text: the gradients are empty, but there
+    if len(starts_q) == 1:  # no text: an empty one, so that the empty inputs get gradients
         starts_q = starts_k = [0, 0]
     out = []
     for i in range(len(starts_q) - 1):
@@ -45,9 +47,9 @@ def attention(
         # [heads, rows, head_dim]
         qi, ki, vi = (_wide(t[rows]).transpose(0, 1) for t, rows in ((q, rows_q), (k, rows_k), (v, rows_k)))
         scores = scale * (qi @ ki.transpose(1, 2))
-        every_row = torch.arange(qi.shape[1], device=q.device)
-        at = every_row if query_positions is None else query_positions[rows_q].long()
-        distance = torch.arange(ki.shape[1], device=q.device) - at[:, None]
+        all_rows = torch.arange(qi.shape[1], device=q.device)
+        positions = all_rows if query_positions is None else query_positions[rows_q].long()
+        distance = torch.arange(ki.shape[1], device=q.device) - positions[:, None]
         if causal:
             scores = scores.masked_fill(distance > 0, float("-inf"))
         if window is not None:
@@ -55,14 +57,14 @@ def attention(
         probabilities = scores.softmax(dim=-1)
         if dropout_p > 0.0:
             assert dropout_key is not None
-            keep = attention_mask(dropout_key, i, at, qi.shape[0], ki.shape[1], dropout_p)
+            keep = attention_mask(dropout_key, i, positions, qi.shape[0], ki.shape[1], dropout_p)
             probabilities = probabilities * keep / (1.0 - dropout_p)
         out.append((probabilities @ vi).transpose(0, 1))
     return torch.cat(out).to(q.dtype)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b."""
+    """Computes x Wᵀ + b."""
     return F.linear(x, weight, bias)
 
 
@@ -77,7 +79,7 @@ def lora_linear(
     dropout_p: float,
     dropout_key: DropoutKey | None,
 ) -> Tensor:
-    """x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ."""
+    """Computes x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ."""
     thin = x
     if dropout_p > 0.0:
         assert dropout_key is not None
@@ -86,12 +88,12 @@ def lora_linear(
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
+    """Computes (x - mean) / sqrt(variance + eps) * weight + bias over the last axis."""
     return F.layer_norm(_wide(x), x.shape[-1:], _wide(weight), _wide(bias), eps).to(x.dtype)
 
 
 def gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
-    """GELU(x + bias)."""
+    """Computes GELU(x + bias)."""
     wide = _wide(x) if bias is None else _wide(x) + _wide(bias)
     return F.gelu(wide, approximate=approximate).to(x.dtype)
 
@@ -99,51 +101,51 @@ def gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
 def embedding(
     input_ids: Tensor, positions: Tensor, token_weight: Tensor, position_weight: Tensor, type_weight: Tensor | None
 ) -> Tensor:
-    """Token plus position embedding, plus the embedding of type 0 where there are types."""
+    """Sums token and position embeddings, and the embedding of type 0 if there are types."""
     summed = F.embedding(input_ids, token_weight) + F.embedding(positions, position_weight)
     return summed if type_weight is None else summed + type_weight[0]
 
 
 def query_key_value(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Queries of some rows, keys and values of all."""
+    """Computes queries of some rows, and keys and values of all."""
     q, kv = weight.tensor_split((len(weight) // 3,))
     bias_q, bias_kv = (None, None) if bias is None else bias.tensor_split((len(bias) // 3,))
     return linear(x.index_select(0, rows), q, bias_q), linear(x, kv, bias_kv)
 
 
 def mean_rows(x: Tensor, cu_seqlens: Tensor) -> Tensor:
-    """Mean of each text's rows."""
+    """Averages each text's rows."""
     starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long()
-    # Checking the lengths would wait for a GPU.
+    # On a GPU, a check of the lengths would make the host wait.
     return torch.segment_reduce(_wide(x), "mean", lengths=ends - starts, unsafe=x.is_cuda).to(x.dtype)
 
 
 def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:
-    """x * mask / (1 - p)."""
+    """Computes x * mask / (1 - p)."""
     keep = row_mask(key, x.shape[-1], p)
     return x * keep.to(x.dtype) / (1.0 - p)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Sum of weight[label] * -log softmax(logits)[label] over the rows."""
+    """Sums weight[label] * -log softmax(logits)[label] over the rows."""
     logits = _wide(logits)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
     return F.cross_entropy(logits, labels, class_weight, reduction="sum")
 
 
 def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position * theta^(-2 i / head_dim), fp32, shape [rows, head_dim / 2]."""
+    """Cosine and sine of position * theta^(-2 i / head_dim), each fp32, shape [rows, head_dim / 2]."""
     exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
     angles = positions[:, None].float() * (1.0 / theta**exponents)
     return angles.cos(), angles.sin()
 
 
 def rotary(x: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:
-    """The first heads of each row of x [rows, width], turned by their position's angles."""
+    """Rotates the first ``heads`` heads of each row of x [rows, width] by the angles of its position."""
     half = cosine.shape[1]
-    turned, rest = x.tensor_split((2 * half * heads,), dim=1)
+    rotated, rest = x.tensor_split((2 * half * heads,), dim=1)
     # [rows, heads, 2, head_dim / 2]
-    first, second = _wide(turned).unflatten(1, (heads, 2, half)).unbind(2)
+    first, second = _wide(rotated).unflatten(1, (heads, 2, half)).unbind(2)
     c, s = (t[:, None].to(first.dtype) for t in (cosine, sine))
     out = torch.stack((first * c - second * s, second * c + first * s), dim=2).flatten(1)
     return torch.cat((out.to(x.dtype), rest), dim=1)

@@ -1,7 +1,7 @@
-"""The Triton kernels on tensors: whether they serve these, and what they take.
+"""Triton backend: whether the kernels can compute an op, and the arguments that they take.
 
-They run on CUDA devices; with ``TRITON_INTERPRET=1`` in the environment before the start, on the CPU, slowly, to check
-them.
+The kernels run on CUDA devices. With ``TRITON_INTERPRET=1`` in the environment at start-up they run on the CPU, slowly,
+for tests.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 # The interpreter computes bfloat16 wrongly.
 DTYPES = {"cuda": (torch.float32, torch.bfloat16, torch.float16), "cpu": (torch.float32, torch.float16)}
 MAX_HEAD_DIM = 128
-# Triton has no matrix instructions for older GPUs.
+# Triton emits no matrix instructions for older GPUs.
 LEAST_CAPABILITY = (8, 0)
 
 
 @cache
 def installed() -> bool:
-    """Whether there is a triton package."""
+    """Whether the triton package is installed."""
     return importlib.util.find_spec("triton") is not None
 
 
@@ -40,7 +40,7 @@ def interpreted() -> bool:
 
 @cache
 def missing(device: torch.device) -> str | None:
-    """What keeps the kernels from running on a device, for a message."""
+    """Why the kernels can't run on a device, for an error message; ``None`` if they can."""
     if not installed():
         return "needs the triton package (pip install 'pyllmclf[triton]')"
     if interpreted():
@@ -55,7 +55,7 @@ def missing(device: torch.device) -> str | None:
 
 
 def serves(first: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernels compute these: one dtype on one device that they run on."""
+    """Whether the kernels take these tensors: of one supported dtype, on one device, outside autocast."""
     device = first.device
     kind = device.type
     if missing(device) is not None or first.dtype not in DTYPES[kind] or torch.is_autocast_enabled(kind):
@@ -64,13 +64,13 @@ def serves(first: Tensor, *others: Tensor | None) -> bool:
 
 
 def why_not(first: Tensor) -> str:
-    """Why :func:`serves` says no, for a message."""
+    """Why :func:`serves` is false, for an error message."""
     dtypes = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.get(first.device.type, ()))
     return missing(first.device) or f"computes {dtypes} on one device, without autocast"
 
 
 def attention_dropout(p: float, key: DropoutKey | None) -> Dropout | None:
-    """The mask of attention's probabilities."""
+    """The kernels' dropout of attention probabilities, or ``None`` for a rate of 0."""
     if p == 0.0 or key is None:
         return None
     from ...kernels.philox import Dropout
@@ -79,7 +79,7 @@ def attention_dropout(p: float, key: DropoutKey | None) -> Dropout | None:
 
 
 def row_dropout(p: float, key: DropoutKey) -> Dropout:
-    """The mask of packed rows."""
+    """The kernels' dropout of packed rows."""
     from ...kernels.philox import Dropout
 
     positions = key.row_positions.to(torch.int32).contiguous()
@@ -87,30 +87,42 @@ def row_dropout(p: float, key: DropoutKey) -> Dropout:
 
 
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
-    """x * mask / (1 - p)."""
+    """Computes x * mask / (1 - p), shape and dtype of ``x`` [rows, channels]."""
     from ...kernels import dropout
 
     return dropout.dropout_rows(readable(x), row_dropout(p, key))
 
 
 def readable(x: Tensor) -> Tensor:
-    """The tensor with a contiguous last axis."""
+    """Returns ``x``, or a contiguous copy if its last axis is strided."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def lora_ways(x: Tensor, weight: Tensor, rank: int, *, asked: bool) -> tuple[str, str, str]:
-    """How the forward product, the input's gradient and the thin gradients of a low-rank layer are computed.
+def lora_ways(x: Tensor, weight: Tensor, rank: int, *, forced: bool) -> tuple[str, str, str]:
+    """How a LoRA layer computes its forward product, its input's gradient and its thin gradients.
 
-    By :func:`pyllmclf.kernels.configs.lora_way`; ``asked``: by Triton, whatever was measured.
+    The rules of :func:`pyllmclf.kernels.configs.lora_way` decide, unless ``forced``: then Triton computes all.
+
+    Parameters
+    ----------
+    x : tensor, shape [rows, in]
+    weight : tensor, shape [out, in]
+    rank : int
+    forced : bool
+
+    Returns
+    -------
+    forward, input_gradient, thin : str
+        As the attributes of :class:`pyllmclf.ops.lora_linear.Way`.
     """
     from ...kernels.configs import lora_way
     from ...kernels.lora_linear import THIN_RANK
 
     outputs, inputs = weight.shape
-    expands = "expanding" if outputs > inputs else "contracting"
-    turned = "expanding" if inputs > outputs else "contracting"
+    forward_kind = "expanding" if outputs > inputs else "contracting"
+    gradient_kind = "expanding" if inputs > outputs else "contracting"
     forward, input_gradient, thin = (
-        "fused" if asked else lora_way(product, 8 * x.element_size(), len(x), min(weight.shape), rank, x.device)
-        for product in (expands, turned, "thin")
+        "fused" if forced else lora_way(product, 8 * x.element_size(), len(x), min(weight.shape), rank, x.device)
+        for product in (forward_kind, gradient_kind, "thin")
     )
     return forward, input_gradient, thin if rank <= THIN_RANK else "in place"

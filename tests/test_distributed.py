@@ -235,6 +235,18 @@ def test_strategy_is_chosen_by_memory(
     assert choose_strategy(asked, model, ProcessGroup(), compute) == "ddp"
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"strategy": "deepspeed"}, "strategy='deepspeed' is unknown; it is one of auto, ddp, fsdp"),
+        ({"strategy": "fsdp", "trainable": "last_block"}, "strategy='fsdp' is for trainable='all', not 'last_block'"),
+    ],
+)
+def test_strategies_that_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(pyllmclf.UsageError, match=said):
+        pyllmclf.finetune(**NANO | changes)
+
+
 def test_parts_of_the_model_in_bfloat16(together: Launch) -> None:
     """Blocks get their weights in the dtype in which they compute: the same numbers as cast later."""
     ddp, fsdp = (together.all_of(f"bfloat16_{name}") for name in ("ddp", "fsdp"))

@@ -17,9 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 import pyllmclf
 from pyllmclf import DataError, ModelError, UsageError
-from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.sources import read_data
-from pyllmclf.training.objective import resolve_class_weights
 
 NANO: dict[str, Any] = {"model": "gpt2-nano", "weights": "random", "epochs": 1, "batch_size": 4, "progress": False}
 LABELS = [("a", "b", "c")[i % 3] for i in range(len(TEXTS))]
@@ -126,14 +124,6 @@ def test_numbers_of_numpy(tmp_path: Path) -> None:
         assert {name: settings[name] for name in plain} == plain
     losses = [[record["train_loss"] for record in history] for history in found]
     assert losses[0] == losses[1]
-
-
-def test_seeds_of_numpy_and_data_that_are_read_once() -> None:
-    found = pyllmclf.finetune_seeds(
-        train=(iter(TEXTS), iter(LABELS)), test=(iter(TEXTS), iter(LABELS)), seeds=np.arange(2, 4), **NANO
-    )
-    assert found.seeds == [2, 3] and all(type(seed) is int for seed in found.seeds)
-    assert len(found.results) == 2 and found.summary["test"]
 
 
 # --- classifiers of transformers --------------------------------------------------------------------------------------
@@ -244,15 +234,6 @@ def test_an_export_replaces_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layers", [range(1, 3), np.array([1, 2]), (np.int64(1), 2), {1: "a", 2: "b"}.keys()], ids=repr)
 def test_numbers_of_blocks(layers: Any) -> None:
     assert pyllmclf.LoRAConfig(layers=layers).layers == (1, 2)
-
-
-def test_class_weights_by_name() -> None:
-    """A class that is named like a float, and one that a float means."""
-    named = LabelEncoder.fit(read_data((FOUR, ["0.0", "1.0", "0.0", "1.0"])))
-    assert resolve_class_weights({0.0: 1.0, 1.0: 2.0}, named, np.array([0, 1, 0, 1])).tolist() == [1.0, 2.0]
-    numbered = LabelEncoder.fit(read_data((FOUR, [0, 1, 0, 1])))
-    given = {np.float32(0.0): 1.0, 1.0: 2.0}
-    assert resolve_class_weights(given, numbered, np.array([0, 1, 0, 1])).tolist() == [1.0, 2.0]
 
 
 def test_names_of_classes_that_are_none(model_folder: Folders, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pyllmclf
 from pyllmclf import DataError, UsageError, ops
-from pyllmclf.classifier.calibration import fit_temperature
 from pyllmclf.cli.main import app, run
 from pyllmclf.data.labels import MultiLabelEncoder
 from pyllmclf.data.readers import read_file, read_object
@@ -135,13 +134,6 @@ def test_figures_are_those_of_scikit_learn_and_torch() -> None:
 
 def test_log_loss_of_large_logits() -> None:
     assert binary_cross_entropy(np.array([[1000.0, -1000.0]]), np.array([[0.0, 0.0]])) == pytest.approx(500.0)
-
-
-def test_temperature() -> None:
-    generator = np.random.default_rng(1)
-    logits = generator.normal(size=(5000, 3)) * 2
-    labels = (generator.uniform(size=logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    assert fit_temperature(3.0 * logits, labels) == pytest.approx(3.0, rel=0.05)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

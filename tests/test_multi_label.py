@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 import torch.nn.functional as F
 from models import TEXTS, Folders, make_trainer
@@ -22,6 +23,7 @@ from pyllmclf import DataError, UsageError, ops
 from pyllmclf.cli.main import app, run
 from pyllmclf.data.labels import MultiLabelEncoder
 from pyllmclf.data.readers import read_file, read_object
+from pyllmclf.data.sources import read_data
 from pyllmclf.evaluation.multi_label import binary_cross_entropy, evaluate_multi_label
 
 LABELS: list[list[str]] = [["short"], ["short", "two words"], ["long", "animal"], [], ["long"], ["question"]]
@@ -91,6 +93,36 @@ def test_labels_that_are_none(label: Any) -> None:
 def test_several_labels_where_one_is_meant(gpt2: Path) -> None:
     with pytest.raises(DataError, match="say multi_label=True"):
         pyllmclf.finetune(gpt2, (TEXTS, LABELS), **SHORT | {"multi_label": False})
+
+
+ROWS = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "kind", [np.asarray, lambda rows: rows.astype(bool), lambda rows: torch.tensor(rows), scipy.sparse.csr_matrix]
+)
+def test_an_indicator_of_several_labels(kind: Any) -> None:
+    data = read_data((TEXTS[:4], kind(ROWS)), label_separator="|")
+    assert data.labels == [(0, 2), (1,), (), (2,)]
+    result = pyllmclf.finetune("gpt2-nano", (TEXTS[:4], kind(ROWS)), weights="random", **SHORT)
+    assert result.classifier.classes_ == [0, 1, 2]
+
+
+def test_an_indicator_with_names() -> None:
+    frame = pd.DataFrame(ROWS, columns=["red", "green", "blue"])
+    assert read_data((TEXTS[:4], frame), label_separator="|").labels == [("red", "blue"), ("green",), (), ("blue",)]
+
+
+def test_what_is_no_indicator() -> None:
+    with pytest.raises(DataError, match="must be 0 and 1"):
+        read_data((TEXTS[:4], 2 * ROWS), label_separator="|")
+    for rows in (ROWS.tolist(), ROWS.astype(bool).tolist(), [[1, 0], [0, 1], [1, 0], [0, 1]]):
+        with pytest.raises(DataError, match="must be a NumPy array"):
+            read_data((TEXTS[:4], rows), label_separator="|")
+    names = np.array([["x", "y"], ["y", "z"], ["x", "z"], ["x", "y"]])
+    assert read_data((TEXTS[:4], names), label_separator="|").labels[:2] == [("x", "y"), ("y", "z")]
+    assert read_data((TEXTS[:4], [[0, 1], [1], [], [0]]), label_separator="|").labels == [(0, 1), (1,), (), (0,)]
+    assert read_data((TEXTS[:4], [["x", "x"], [], ["y"], []]), label_separator="|").labels == [("x",), (), ("y",), ()]
 
 
 def test_encoder() -> None:

@@ -28,6 +28,9 @@ from transformers import (
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import LibraryTokenizer, byte_alphabet, byte_level_json
+from pyllmclf.models.hub import find_model
+from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
+from pyllmclf.models.weights import load_weights
 from pyllmclf.settings import Settings
 from pyllmclf.training.prepare import prepare
 from pyllmclf.training.trainer import Trainer
@@ -272,6 +275,15 @@ class Folders:
     def _state(path: Path) -> dict[str, tuple[int, int]]:
         stats = {file.name: file.stat() for file in path.iterdir()}
         return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
+
+
+def our_model(folder: Path, **changes: Any) -> tuple[SequenceClassifier, Any]:
+    """The classifier of a folder with another pooling or mask, and its tokenizer."""
+    source = find_model(folder, "pretrained")
+    head = HeadSpec.resolve(source.config, changes.get("pooling"), changes.get("causal"), None)
+    model = SequenceClassifier(source.config, 3, head)
+    load_weights(model, folder, head=True)
+    return model, source.tokenizer
 
 
 def packer_of(tokenizer: LibraryTokenizer, max_length: int, texts: list[str] = TEXTS) -> Packer:

@@ -116,18 +116,7 @@ def rehash(folder: Path) -> None:
 # --- saving -----------------------------------------------------------------------------------------------------------
 
 
-def test_killed_while_saving(saved: Path, classifier: Path, said: Any) -> None:
-    """kill -9 just before the new folder takes its place: the older one opens."""
-    child = os.fork()
-    if child == 0:
-        atomic_folder._move_into_place = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
-        pyllmclf.load(saved).save(classifier)
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert pyllmclf.load(classifier).predict(["Charged twice"]) == pyllmclf.load(saved).predict(["Charged twice"])
-    said("kill -9 while saving", -9, "the older checkpoint opens")
-
-
+@pytest.mark.real_disk
 def test_disk_that_is_full(shell: Shell, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -138,6 +127,7 @@ def test_disk_that_is_full(shell: Shell, table: Path, tmp_path: Path, monkeypatc
     assert not list((tmp_path / "run").glob("*checkpoint*"))
 
 
+@pytest.mark.real_disk
 def test_too_little_space(shell: Shell, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))

@@ -497,6 +497,7 @@ def test_failure_leaves_nothing_behind(
     assert files_in(older) == before
 
 
+@pytest.mark.real_disk
 def test_failed_move_keeps_the_older_checkpoint(
     trained: Trained, saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -517,6 +518,7 @@ def test_failed_move_keeps_the_older_checkpoint(
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
+@pytest.mark.real_disk
 def test_saving_over_a_checkpoint_replaces_it(trained: Trained, tmp_path: Path) -> None:
     target = tmp_path / "checkpoint"
     for name in ("gpt2_lora", "gpt2", "bert", "bert"):
@@ -573,6 +575,7 @@ def test_saving_over_a_file_is_refused(trained: Trained, tmp_path: Path) -> None
     assert files_in(tmp_path) == {"file": b"important"}
 
 
+@pytest.mark.real_disk
 def test_write_folder_makes_folders_and_a_manifest(tmp_path: Path) -> None:
     write_folder(tmp_path / "a", {"x.txt": text_writer("ü"), "sub/y.txt": text_writer("")})
     files = files_in(tmp_path / "a")

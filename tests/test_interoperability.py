@@ -1,9 +1,8 @@
-"""Classifiers and adapters of transformers and PEFT opened and trained on here; graphs and model cards written here."""
+"""Classifiers of transformers and adapters of PEFT are opened, measured and trained on."""
 
 from __future__ import annotations
 
 import csv
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,24 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import ModelCard
+from interoperability import CLASSES, SHORT, STILL, close
 from models import FAMILIES, TEXTS, Folders
 from peft import IA3Config, LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
 
 import pyllmclf
 from pyllmclf import ModelError, UsageError
-from pyllmclf.cli.main import app, eval_app, run
+from pyllmclf.cli.main import eval_app, run
 
-# Classes as transformers names them by itself.
-CLASSES = ["LABEL_0", "LABEL_1", "LABEL_2", "LABEL_1", "LABEL_0", "LABEL_2"]
-STILL: dict[str, Any] = {"epochs": 1, "batch_size": 6, "learning_rate": 1e-12, "weight_decay": 0.0, "progress": False}
-SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 3, "learning_rate": 1e-2, "progress": False}
-
-
-def close(found: np.ndarray, expected: np.ndarray) -> bool:
-    return bool(np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max())
+# Another order of names than that of the heads below.
+LETTERS = [("a", "b", "c")[i % 3] for i in range(len(TEXTS))]
 
 
 @torch.inference_mode()
@@ -115,6 +108,52 @@ def test_a_missing_head_is_never_made_up(model_folder: Folders, tmp_path: Path, 
     save_file(backbone, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match="missing"):
         pyllmclf.load(folder)
+
+
+def saved_classifier(folder: Path, base: Path, **changes: Any) -> Any:
+    torch.manual_seed(5)
+    model = AutoModelForSequenceClassification.from_pretrained(base, **changes)
+    with torch.no_grad():
+        model.score.weight.normal_()
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_file=str(base / "tokenizer.json"), pad_token_id=256).save_pretrained(folder)
+    return model
+
+
+def test_default_names_of_two_classes(model_folder: Folders, tmp_path: Path) -> None:
+    """transformers leaves them out of the configuration."""
+    base = model_folder.copy(tmp_path / "base", "gpt2", n_classes=2)
+    config = json.loads((base / "config.json").read_text())
+    for name in ("id2label", "label2id", "num_labels"):
+        config.pop(name, None)
+    (base / "config.json").write_text(json.dumps(config))
+    classifier = pyllmclf.load(base)
+    assert classifier.classes_ == ["LABEL_0", "LABEL_1"]
+    assert classifier.logits(TEXTS[:4]).shape == (4, 2)
+
+
+def test_names_of_classes_that_are_none(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder.copy(tmp_path / "base", "gpt2")
+    config = json.loads((base / "config.json").read_text()) | {"id2label": {"0": ["a"], "1": "b", "2": "c"}}
+    (base / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="two classes or more"):
+        pyllmclf.load(base)
+    pyllmclf.finetune(base, (TEXTS, LETTERS), epochs=1, progress=False)
+
+
+def test_a_head_whose_classes_stand_in_another_order(model_folder: Folders, tmp_path: Path) -> None:
+    """It is kept: the same text gets the same logit for a class."""
+    base = model_folder("gpt2")
+    names = ["c", "a", "b"]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    saved_classifier(tmp_path / "theirs", base, num_labels=3, **labels)
+    before = pyllmclf.load(tmp_path / "theirs")
+    assert before.classes_ == names
+    still = {"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0, "progress": False, "seed": 7}
+    after = pyllmclf.finetune(tmp_path / "theirs", (TEXTS, LETTERS), trainable="head", **still).classifier
+    assert after.classes_ == ["a", "b", "c"]
+    expected = before.logits(TEXTS)[:, [names.index(name) for name in after.classes_]]
+    np.testing.assert_allclose(after.logits(TEXTS), expected, rtol=0, atol=1e-5)
 
 
 # --- adapters of PEFT -------------------------------------------------------------------------------------------------
@@ -258,150 +297,23 @@ def test_another_kind_of_adapter(model_folder: Folders, tmp_path: Path) -> None:
         pyllmclf.load(tmp_path / "ia3")
 
 
-# --- graphs -----------------------------------------------------------------------------------------------------------
-
-
-def graph_inputs(folder: Path, texts: list[str]) -> dict[str, Any]:
-    return AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="np")
-
-
-# An export takes seconds: there is one of each architecture, and one of each other pooling, mask and kind of weights,
-# of smaller models. Name: family, configuration, arguments of the training.
-GRAPHS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    **{family: (family, "plain", {}) for family in FAMILIES},
-    "first, head bias": ("gpt2", "unscaled", {"pooling": "first", "head_bias": True}),
-    "mean, not causal": ("gpt2", "unscaled", {"causal": False, "pooling": "mean"}),
-    "causal ModernBERT, mean": ("modernbert", "two_layers", {"causal": True, "pooling": "mean"}),
-    "causal BERT, last, LoRA": ("bert", "one_head", {"causal": True, "pooling": "last", "trainable": "lora"}),
-}
-
-
-class Graph:
-    """A trained classifier, its export to ONNX, and its logits before that."""
-
-    def __init__(self, base: Path, folder: Path, changes: dict[str, Any]) -> None:
-        self.folder = folder
-        lora = {"lora": {"rank": 2}} if changes.get("trainable") == "lora" else {}
-        self.classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), **SHORT | changes | lora).classifier
-        self.logits_before = self.classifier.logits(TEXTS)
-        self.classifier.export(folder, format="onnx")
-
-    def logits(self, texts: list[str]) -> np.ndarray:
-        """By ONNX Runtime, from the tokenizer beside the graph."""
-        import onnxruntime
-
-        session = onnxruntime.InferenceSession(self.folder / "model.onnx", providers=["CPUExecutionProvider"])
-        batch = graph_inputs(self.folder, texts)
-        (found,) = session.run(["logits"], {n: batch[n].astype(np.int64) for n in ("input_ids", "attention_mask")})
-        return found
-
-
-@pytest.fixture(scope="module")
-def graph(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Graph]:
-    """The graph of that name, exported once."""
-
-    @functools.cache
-    def made(name: str) -> Graph:
-        family, config, changes = GRAPHS[name]
-        return Graph(model_folder(family, config), tmp_path_factory.mktemp("exported") / "graph", changes)
-
-    return made
-
-
-@pytest.mark.parametrize("name", GRAPHS)
-def test_onnx(graph: Callable[[str], Graph], name: str) -> None:
-    """Batches of other sizes and lengths than the graph was made with."""
-    made = graph(name)
-    files = {path.name for path in made.folder.iterdir()}
-    assert files == {"config.json", "manifest.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
-    for texts in (TEXTS, TEXTS[2:3], TEXTS[:1]):
-        assert close(made.logits(texts), made.classifier.logits(texts))
-    np.testing.assert_array_equal(made.classifier.logits(TEXTS), made.logits_before)
-
-
-@pytest.mark.parametrize(
-    ("pooling", "name"), [("last", "gpt2"), ("first", "first, head bias"), ("mean", "mean, not causal")]
-)
-def test_graph_of_an_empty_text(graph: Callable[[str], Graph], pooling: str, name: str) -> None:
-    """GPT-2 reads it as the end-of-text token, which is what pads; its tokenizer gives nothing."""
-    made = graph(name)
-    assert GRAPHS[name][2].get("pooling", "last") == pooling
-    texts = ["", TEXTS[0]]
-    assert graph_inputs(made.folder, texts)["attention_mask"][0].sum() == 0
-    assert close(made.logits(texts), made.classifier.logits(texts))
-
-
-def test_torch_export(graph: Callable[[str], Graph], tmp_path: Path) -> None:
-    classifier = graph("gpt2").classifier
-    classifier.export(tmp_path / "graph", format="torch")
-    module = torch.export.load(tmp_path / "graph/model.pt2").module()
-    for texts in (TEXTS, TEXTS[:3]):
-        batch = graph_inputs(tmp_path / "graph", texts)
-        found = module(*(torch.from_numpy(batch[name]) for name in ("input_ids", "attention_mask")))
-        assert close(found.detach().numpy(), classifier.logits(texts))
-
-
-@pytest.mark.parametrize(
-    "changes", [{"pooling": "last_position"}, {"padding": "context"}, {"long_texts": "windows"}], ids=str
-)
-def test_what_a_graph_cannot_express(model_folder: Folders, tmp_path: Path, changes: dict[str, Any]) -> None:
-    base = model_folder("gpt2")
-    classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), **SHORT | changes).classifier
-    with pytest.raises(UsageError, match="a graph"):
-        classifier.export(tmp_path / "graph", format="onnx")
-    assert not (tmp_path / "graph").exists()
-
-
-# --- the model card ---------------------------------------------------------------------------------------------------
-
-
-def test_model_card(model_folder: Folders, tmp_path: Path) -> None:
-    base = model_folder("bert")
-    result = pyllmclf.finetune(
-        base, (TEXTS, CLASSES), validation=(TEXTS, CLASSES), test=(TEXTS[:4], CLASSES[:4]), calibrate=True, **SHORT
-    )
-    result.classifier.save(tmp_path / "saved")
-    card = ModelCard.load(tmp_path / "saved/README.md")
-    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-classification"
-    found = {(r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
-    for part in ("validation", "test"):
-        for figure, shown in (("accuracy", "accuracy"), ("macro_f1", "f1"), ("log_loss", "log_loss")):
-            assert found[part, shown] == pytest.approx(result.metrics[part][figure], abs=1e-6)
-    assert "`LABEL_1`" in card.text and "temperature" in card.text
-    assert not any(str(path) in card.content for path in (tmp_path, base))
-    loaded = pyllmclf.load(tmp_path / "saved")
-    assert loaded.state.metrics == result.classifier.state.metrics
-    loaded.save(tmp_path / "again")
-    assert (tmp_path / "again/README.md").read_text() == (tmp_path / "saved/README.md").read_text()
-
-
-def test_model_card_of_a_checkpoint_of_a_run(model_folder: Folders, tmp_path: Path) -> None:
-    base = model_folder("gpt2")
-    arguments: dict[str, Any] = SHORT | {"causal": False, "output_dir": tmp_path / "run"}
-    labels = ["a | b" if c == "LABEL_0" else "`c`\nd" for c in CLASSES]
-    pyllmclf.finetune(base, (TEXTS, labels), validation=(TEXTS, labels), **arguments)
-    card = ModelCard.load(tmp_path / "run/last/README.md")
-    assert {r.dataset_split for r in card.data.eval_results} == {"validation"}
-    assert card.data.library_name is None and "transformers" not in card.text
-    assert "`a \\| b`" in card.text and "`'c' d`" in card.text
-
-
-def test_card_of_an_adapter_of_the_hub_names_its_base(model_folder: Folders, tmp_path: Path) -> None:
-    base = model_folder("gpt2")
-    classifier = pyllmclf.finetune(base, (TEXTS, CLASSES), trainable="lora", **SHORT).classifier
-    classifier.state.hub_id, classifier.state.revision = "someone/gpt2", "f" * 40
-    classifier.export(tmp_path / "adapter", format="peft")
-    card = ModelCard.load(tmp_path / "adapter/README.md")
-    assert card.data.base_model == "someone/gpt2" and card.data.library_name == "peft"
-
-
-def test_export_from_the_command_line(
-    model_folder: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    base = model_folder("bert", "one_head")
-    assert run(app, "pyllmclf", ["export", str(base), str(tmp_path / "onnx"), "--format", "onnx", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["format"] == "onnx"
-    assert (tmp_path / "onnx/model.onnx").is_file()
-    assert run(app, "pyllmclf", ["export", str(base), str(tmp_path / "peft"), "--format", "peft"]) == 2
-    assert "not trained with LoRA" in capsys.readouterr().err
-    assert run(app, "pyllmclf", ["export", str(base), str(tmp_path / "x"), "--format", "gguf"]) == 2
+def test_an_adapters_head_whose_classes_stand_in_another_order(model_folder: Folders, tmp_path: Path) -> None:
+    base = model_folder.copy(tmp_path / "base", "gpt2")
+    config = json.loads((base / "config.json").read_text())
+    names = ["c", "a", "b"]
+    config |= {"id2label": {str(i): n for i, n in enumerate(names)}, "label2id": {n: i for i, n in enumerate(names)}}
+    (base / "config.json").write_text(json.dumps(config))
+    torch.manual_seed(3)
+    lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["c_attn"], modules_to_save=["score"])
+    model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), lora)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+    model.save_pretrained(tmp_path / "adapter")
+    before = pyllmclf.load(tmp_path / "adapter")
+    still = {"epochs": 1, "learning_rate": 1e-12, "weight_decay": 0.0, "progress": False, "seed": 7}
+    for trainable in ("lora", "head"):
+        after = pyllmclf.finetune(tmp_path / "adapter", (TEXTS, LETTERS), trainable=trainable, **still).classifier
+        expected = before.logits(TEXTS)[:, [names.index(name) for name in after.classes_]]
+        np.testing.assert_allclose(after.logits(TEXTS), expected, rtol=0, atol=1e-5)

@@ -8,28 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from cases import CPU_BACKENDS, relative_error
-from models import FAMILIES, LABELS, TEXTS, Folders, packer_of, padded
+from models import FAMILIES, LABELS, TEXTS, Folders, our_model, packer_of, padded
 from transformers import AutoModelForSequenceClassification
 
-from pyllmclf import UsageError, ops
-from pyllmclf.lora_config import LoRAConfig
+from pyllmclf import ops
 from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
 from pyllmclf.models.hub import find_model
 from pyllmclf.models.layers import in_dtype
-from pyllmclf.models.lora import add_lora, lora_targets, merge_lora
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 from pyllmclf.models.weights import init_weights, load_weights
 
 TOLERANCE = 1e-5
 CASES = [(family, name) for family, (_, configs) in FAMILIES.items() for name in configs]
-
-
-def our_model(folder: Path, **changes) -> tuple[SequenceClassifier, object]:
-    source = find_model(folder, "pretrained")
-    head = HeadSpec.resolve(source.config, changes.get("pooling"), changes.get("causal"), None)
-    model = SequenceClassifier(source.config, 3, head)
-    load_weights(model, folder, head=True)
-    return model, source.tokenizer
 
 
 def their_gradient(theirs: torch.nn.Module, model: SequenceClassifier, name: str) -> torch.Tensor:
@@ -161,62 +151,6 @@ def test_random_weights_follow_gpt2() -> None:
     again = SequenceClassifier(config, 2, HeadSpec.resolve(config, None, None, True))
     init_weights(again, torch.Generator().manual_seed(0))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
-
-
-def test_merged_lora_gives_the_same_logits(model_folder: Folders, generator: torch.Generator) -> None:
-    model, tokenizer = our_model(model_folder("gpt2"))
-    packer = packer_of(tokenizer, 40)
-    batch = packer.batch([0, 1, 2])
-    with torch.no_grad():
-        before = model(batch)
-        add_lora(model, LoRAConfig(rank=4, alpha=8), generator)
-        assert relative_error(model(batch), before) == 0.0
-        for module in lora_targets(model, LoRAConfig()).values():
-            module.lora_b.normal_(generator=generator)
-        changed = model(batch)
-        assert relative_error(changed, before) > 1e-2
-        merge_lora(model)
-        assert relative_error(model(batch), changed) < TOLERANCE
-
-
-@pytest.mark.parametrize(
-    ("family", "lora", "expected"),
-    [
-        ("gpt2", LoRAConfig(), 12),
-        ("gpt2", LoRAConfig(target_modules="c_attn"), 3),
-        ("gpt2", LoRAConfig(target_modules=("c_attn", "mlp.c_proj"), layers=(0, 2)), 4),
-        ("bert", LoRAConfig(), 19),
-        ("bert", LoRAConfig(target_modules=("query", "value")), 6),
-        ("bert", LoRAConfig(layers=(1,)), 6),
-    ],
-)
-def test_lora_targets(model_folder: Folders, family: str, lora: LoRAConfig, expected: int) -> None:
-    model, _ = our_model(model_folder(family))
-    assert len(lora_targets(model, lora)) == expected
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"rank": 0}, "rank"),
-        ({"alpha": -1.0}, "alpha"),
-        ({"dropout": 1.0}, "dropout"),
-        ({"dropout": 1.0 - 1e-12}, "dropout"),
-        ({"scaling": "sqrt"}, "scaling"),
-        ({"target_modules": ("nonsense",)}, "nonsense"),
-        ({"layers": (7,)}, "layers"),
-        ({"colour": 1}, "colour"),
-    ],
-)
-def test_lora_refuses(model_folder: Folders, arguments: dict, message: str) -> None:
-    model, _ = our_model(model_folder("gpt2"))
-    with pytest.raises(UsageError, match=message):
-        lora_targets(model, LoRAConfig.coerce(arguments))
-
-
-def test_lora_scale() -> None:
-    assert LoRAConfig(rank=8, alpha=16).factor == 2.0
-    assert LoRAConfig(rank=8, alpha=16, scaling="alpha").factor == 16.0
 
 
 def test_real_minilm(minilm: Path) -> None:

@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 import torch.nn.functional as F
 from models import TEXTS, Folders, make_trainer
@@ -19,10 +20,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import pyllmclf
 from pyllmclf import DataError, UsageError, ops
-from pyllmclf.classifier.calibration import fit_temperature
 from pyllmclf.cli.main import app, run
 from pyllmclf.data.labels import MultiLabelEncoder
 from pyllmclf.data.readers import read_file, read_object
+from pyllmclf.data.sources import read_data
 from pyllmclf.evaluation.multi_label import binary_cross_entropy, evaluate_multi_label
 
 LABELS: list[list[str]] = [["short"], ["short", "two words"], ["long", "animal"], [], ["long"], ["question"]]
@@ -94,6 +95,36 @@ def test_several_labels_where_one_is_meant(gpt2: Path) -> None:
         pyllmclf.finetune(gpt2, (TEXTS, LABELS), **SHORT | {"multi_label": False})
 
 
+ROWS = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    "kind", [np.asarray, lambda rows: rows.astype(bool), lambda rows: torch.tensor(rows), scipy.sparse.csr_matrix]
+)
+def test_an_indicator_of_several_labels(kind: Any) -> None:
+    data = read_data((TEXTS[:4], kind(ROWS)), label_separator="|")
+    assert data.labels == [(0, 2), (1,), (), (2,)]
+    result = pyllmclf.finetune("gpt2-nano", (TEXTS[:4], kind(ROWS)), weights="random", **SHORT)
+    assert result.classifier.classes_ == [0, 1, 2]
+
+
+def test_an_indicator_with_names() -> None:
+    frame = pd.DataFrame(ROWS, columns=["red", "green", "blue"])
+    assert read_data((TEXTS[:4], frame), label_separator="|").labels == [("red", "blue"), ("green",), (), ("blue",)]
+
+
+def test_what_is_no_indicator() -> None:
+    with pytest.raises(DataError, match="must be 0 and 1"):
+        read_data((TEXTS[:4], 2 * ROWS), label_separator="|")
+    for rows in (ROWS.tolist(), ROWS.astype(bool).tolist(), [[1, 0], [0, 1], [1, 0], [0, 1]]):
+        with pytest.raises(DataError, match="must be a NumPy array"):
+            read_data((TEXTS[:4], rows), label_separator="|")
+    names = np.array([["x", "y"], ["y", "z"], ["x", "z"], ["x", "y"]])
+    assert read_data((TEXTS[:4], names), label_separator="|").labels[:2] == [("x", "y"), ("y", "z")]
+    assert read_data((TEXTS[:4], [[0, 1], [1], [], [0]]), label_separator="|").labels == [(0, 1), (1,), (), (0,)]
+    assert read_data((TEXTS[:4], [["x", "x"], [], ["y"], []]), label_separator="|").labels == [("x",), (), ("y",), ()]
+
+
 def test_encoder() -> None:
     data = read_object((TEXTS, LABELS), text_column=None, label_column=None, label_separator="|")
     encoder = MultiLabelEncoder.fit(data, "|")
@@ -135,13 +166,6 @@ def test_figures_are_those_of_scikit_learn_and_torch() -> None:
 
 def test_log_loss_of_large_logits() -> None:
     assert binary_cross_entropy(np.array([[1000.0, -1000.0]]), np.array([[0.0, 0.0]])) == pytest.approx(500.0)
-
-
-def test_temperature() -> None:
-    generator = np.random.default_rng(1)
-    logits = generator.normal(size=(5000, 3)) * 2
-    labels = (generator.uniform(size=logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
-    assert fit_temperature(3.0 * logits, labels) == pytest.approx(3.0, rel=0.05)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

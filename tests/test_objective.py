@@ -1,8 +1,7 @@
-"""Class weights, smoothed labels and early stopping."""
+"""The loss: class weights and smoothed labels."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ from cases import relative_error
 from models import LABELS, TEXTS, Folders, make_trainer
 from sklearn.utils.class_weight import compute_class_weight
 
-from pyllmclf import UsageError, finetune, load
+from pyllmclf import UsageError, finetune
 from pyllmclf.data.labels import LabelEncoder
+from pyllmclf.data.sources import read_data
 from pyllmclf.training.objective import Objective, resolve_class_weights
-from pyllmclf.training.trainer import Trainer
 
 ENCODER = LabelEncoder(("a", "b", "c"))
 CLASSES = np.array([0, 1, 1, 2, 2, 2])
@@ -87,55 +86,16 @@ def test_weights_that_are_refused(given: Any) -> None:
 
 @pytest.mark.parametrize("changes", [
     {"label_smoothing": 1.0}, {"label_smoothing": -0.1}, {"label_smoothing": "much"}, {"label_smoothing": True},
-    {"early_stopping": 0}, {"early_stopping": 1.5}, {"early_stopping": True}, {"early_stopping": 1},
 ], ids=str)  # fmt: skip
 def test_arguments_that_are_refused(model_folder: Folders, changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(changes))):
         finetune(model_folder("gpt2"), (TEXTS, LABELS), progress=False, **changes)
 
 
-def test_early_stopping(model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends after two epochs without a better one; the classifier, and its figures, are the best epoch's."""
-    scores = iter([0.5, 0.7, 0.6, 0.7, 0.9])  # the fifth is not seen
-    losses = iter([1.0, 0.8, 0.7, 0.9, 0.1])
-    weights: list[torch.Tensor] = []
-    fit = Trainer.fit
-
-    def scored(self: Trainer, validate: Any, *rest: Any) -> Any:
-        def next_score() -> tuple[float, float]:
-            validate()
-            weights.append(self.model.head.weight.detach().clone())
-            return next(losses), next(scores)
-
-        return fit(self, next_score, *rest)
-
-    monkeypatch.setattr(Trainer, "fit", scored)
-    result = finetune(
-        model_folder("gpt2"),
-        (TEXTS, LABELS),
-        validation=(TEXTS, LABELS),
-        early_stopping=2,
-        epochs=5,
-        learning_rate=1e-2,
-        output_dir=tmp_path / "out",
-        progress=False,
-    )
-    assert [record.validation_accuracy for record in result.history] == [0.5, 0.7, 0.6, 0.7]
-    assert torch.equal(result.classifier.state.model.head.weight, weights[1])
-    assert not torch.equal(weights[1], weights[3])
-    best, last = (load(tmp_path / "out" / name).state.model.head.weight for name in ("best", "last"))
-    assert torch.equal(best, weights[1])
-    assert torch.equal(last, weights[3])
-    again = result.classifier.evaluate((TEXTS, LABELS))
-    assert result.metrics["validation"]["log_loss"] == pytest.approx(again.log_loss, rel=1e-6)
-    assert result.timing["steps"] == 4
-
-
-def test_without_stopping_the_last_epoch_s_weights_are_returned_if_they_are_best(model_folder: Folders) -> None:
-    """Patience that never ends: all epochs, and the best one's weights."""
-    arguments: dict[str, Any] = {"validation": (TEXTS, LABELS), "epochs": 3, "progress": False, "learning_rate": 1e-3}
-    folder = model_folder("gpt2")
-    result = finetune(folder, (TEXTS, LABELS), early_stopping=9, **arguments)
-    assert len(result.history) == 3
-    best = max(result.history, key=lambda record: record.score or (0.0, 0.0))
-    assert result.classifier.evaluate((TEXTS, LABELS)).log_loss == pytest.approx(best.validation_loss, rel=1e-6)
+def test_class_weights_by_name() -> None:
+    """A class that is named like a float, and one that a float means."""
+    named = LabelEncoder.fit(read_data((TEXTS[:4], ["0.0", "1.0", "0.0", "1.0"])))
+    assert resolve_class_weights({0.0: 1.0, 1.0: 2.0}, named, np.array([0, 1, 0, 1])).tolist() == [1.0, 2.0]
+    numbered = LabelEncoder.fit(read_data((TEXTS[:4], [0, 1, 0, 1])))
+    given = {np.float32(0.0): 1.0, 1.0: 2.0}
+    assert resolve_class_weights(given, numbered, np.array([0, 1, 0, 1])).tolist() == [1.0, 2.0]

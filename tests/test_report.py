@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from models import Folders
 from scipy.stats import binom
+from short_runs import SHORT
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from pyllmclf import finetune
+from pyllmclf import UsageError, finetune
 from pyllmclf.cli.main import app, eval_app, run
 from pyllmclf.data.readers import TextData
 from pyllmclf.evaluation import plots, statistics
@@ -305,3 +306,20 @@ def test_predictions_into_a_pipe(checkpoints: list[Path], data_file: str, tmp_pa
     done = subprocess.run([*command, "/dev/stdout"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("text,label,prediction,probability_")
+
+
+# --- of a training ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_report_of_a_training(model_folder: Folders, tmp_path: Path, split: str) -> None:
+    model = model_folder("gpt2", n_classes=2)
+    finetune(model, (TEXTS, LABELS), report=True, output_dir=tmp_path / "run", **SHORT | {split: (TEXTS, LABELS)})
+    page = (tmp_path / "run/report.html").read_text(encoding="utf-8")
+    assert page.count("<svg") >= 6 and "Training" in page and f"{len(TEXTS)}" in page
+
+
+def test_a_training_without_a_folder_or_texts_has_no_report(model_folder: Folders, tmp_path: Path) -> None:
+    for changes, said in (({}, "report needs a folder"), ({"output_dir": tmp_path / "run"}, "report needs texts")):
+        with pytest.raises(UsageError, match=said):
+            finetune(model_folder("gpt2", n_classes=2), (TEXTS, LABELS), report=True, **SHORT, **changes)

@@ -125,19 +125,20 @@ def test_fixed_steps(model_folder: Folders, family: str, trainable: str, changes
     for fixed in (False, True):
         given = {"batch_size": 3, "epochs": 1, "max_grad_norm": 1.0, "backend": "triton"}
         trainer = make_trainer(model_folder(family, SMALL[family]), TEXTS, LABELS, trainable, **given | changes)
-        trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
-        if trainer._fixed_shapes is not None:
-            trainer._fixed_shapes._records = False  # that needs a GPU
+        trainer._graphed_steps = trainer.make_graphed_steps() if fixed else None
+        if trainer._graphed_steps is not None:
+            trainer._graphed_steps._can_record = False  # that needs a GPU
         steps = list(trainer.epoch_steps(0))
         losses.append([trainer.result_of(trainer.queue_step(step))[0] for step in steps])
-        if trainer._fixed_shapes is None:
+        if trainer._graphed_steps is None:
             continue
-        (held, *_) = trainer._fixed_shapes._steps.values()
+        (shape_steps, *_) = trainer._graphed_steps._steps.values()
+        static = shape_steps.static
         if trainable in ("all", "lora"):  # else attention of one query is not Triton's on a CPU
-            assert held.memory._tiles is not None and held.memory._tiles._made
+            assert static._schedule is not None and static._schedule._made
         ops.drop_gradient_buffers(trainer.model.parameters())  # which are kept on CPUs alone
         with Waits() as waits:
-            trainer._compute_fixed(held.memory.batch, held.memory.given)
+            trainer._compute_static(static.batch, static.cached)
         assert not waits.seen
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
 
@@ -149,9 +150,9 @@ def test_fixed_steps_of_long_texts(model_folder: Folders) -> None:
         folder = model_folder("gpt2", "long")
         given = {"batch_size": 3, "epochs": 1, "backend": "triton"}
         trainer = make_trainer(folder, ["a" * 150, "b" * 7, "c" * 65, "d" * 64], [0, 1, 2, 0], "all", **given)
-        trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
-        if trainer._fixed_shapes is not None:
-            trainer._fixed_shapes._records = False  # that needs a GPU
+        trainer._graphed_steps = trainer.make_graphed_steps() if fixed else None
+        if trainer._graphed_steps is not None:
+            trainer._graphed_steps._can_record = False  # that needs a GPU
         losses.append([trainer.result_of(trainer.queue_step(step))[0] for step in trainer.epoch_steps(0)])
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
 

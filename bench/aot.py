@@ -319,8 +319,8 @@ def write_table(rows: list[tuple[Variant, Resources]], folder: Path) -> None:
         compiled_in = ", ".join(f"{k}={v}" for k, v in variant.constants.items() if v not in (None, False))
         lines.append(
             f"| {variant.kernel} | sm_{variant.architecture} | {variant.dtype} | {compiled_in.lower()} "
-            f"| {variant.num_warps} | {variant.num_stages} | {resources.registers} | {resources.stack} | {resources.shared:,} "
-            f"| {' '.join(resources.matrix_instructions)} |"
+            f"| {variant.num_warps} | {variant.num_stages} | {resources.registers} | {resources.stack} "
+            f"| {resources.shared:,} | {' '.join(resources.matrix_instructions)} |"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resources.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

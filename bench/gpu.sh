@@ -5,7 +5,7 @@
 # then are kept.
 # With TRITON_INTERPRET=1 and no GPU, the parts for Triton run in its interpreter at small sizes, to check this script.
 # Needs torch with CUDA, nvcc, setuptools>=77, cmake, ninja, pybind11 and the requirements of the package and of its extra
-# [test], all installed beforehand; no network. pytest-xdist shortens it several times.
+# [test], all installed beforehand; no network. With pytest-xdist it takes a fraction of the time.
 # PYLLMCLF_DATA_DIR and TIKTOKEN_CACHE_DIR name the data sets and GPT-2's vocabulary.
 set -uo pipefail
 if [ $# -lt 1 ]; then

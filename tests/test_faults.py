@@ -1,4 +1,4 @@
-"""Faults, fewer than by the scripts in ``tests/faults``: killed and failing writes, damaged files."""
+"""Killed and failing writes, and damaged files: a small run of the scripts in ``tests/faults``."""
 
 from __future__ import annotations
 

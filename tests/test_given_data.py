@@ -1,4 +1,4 @@
-"""What users of NumPy, pandas, datasets and transformers pass, and what becomes of it."""
+"""Input data as users of NumPy, pandas, datasets and transformers pass it."""
 
 from __future__ import annotations
 

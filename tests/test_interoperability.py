@@ -1,4 +1,4 @@
-"""Classifiers and adapters of transformers and PEFT opened and trained on here; graphs and model cards written here."""
+"""Opens and trains classifiers and adapters of transformers and PEFT; writes ONNX graphs and model cards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class weights, smoothed labels and early stopping."""
+"""Class weights, label smoothing and early stopping."""
 
 from __future__ import annotations
 

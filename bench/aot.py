@@ -1,7 +1,7 @@
-"""Compiles the Triton kernels ahead of time, without a GPU, and lists what they take: registers, stack, shared memory.
+"""Compiles the Triton kernels ahead of time, without a GPU, and lists their registers, stack and shared memory.
 
-Run as a program it compiles every configuration of the tables in ``kernels/configs.py`` for each architecture and
-writes the list: ``python bench/aot.py RESULTS_DIR``.
+As a program it compiles every configuration of the tables in ``kernels/configs.py`` for each architecture and writes
+the list: ``python bench/aot.py RESULTS_DIR``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from triton.compiler import ASTSource
 
 from pyllmclf.kernels import attention, attention_backward, attention_forward, configs, dropout, lora_linear
 
-# Bytes of shared memory that a program may take; sm_80 code runs on 8.6 and 8.9, too, which have less than an A100.
+# Bytes of shared memory that a program may use; sm_80 code also runs on 8.6 and 8.9, which have less than an A100.
 SHARED_LIMIT = {80: 101376, 90: 232448, 100: 232448}
 MATRIX_INSTRUCTIONS = {80: ("HMMA",), 90: ("HGMMA", "HMMA"), 100: ("UTCHMMA", "HMMA")}
 ARCHITECTURES = tuple(SHARED_LIMIT)
@@ -45,7 +45,7 @@ _SCALES = ("scale", "dq_scale", "dk_scale", "factor_scale", "keep_scale")
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel with everything that is compiled in.
+    """A kernel, and all its compile-time values.
 
     Attributes
     ----------
@@ -55,9 +55,9 @@ class Variant:
         One of DTYPES.
     architecture : int
     constants : dict
-        The kernel's own; None for pointers that are not given.
+        The kernel's constants; None for pointers that are absent.
     strides : dict
-        Those that are 1 and compiled in.
+        Strides that are 1 and compiled in.
     """
 
     kernel: str
@@ -75,7 +75,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a compiled kernel takes: registers of a thread, bytes of stack and of shared memory, and its code."""
+    """Registers per thread, bytes of stack and of shared memory, and matrix instructions of a compiled kernel."""
 
     registers: int
     stack: int
@@ -84,7 +84,7 @@ class Resources:
 
 
 def compile_variant(variant: Variant) -> Resources:
-    """Compiles it and reads its code with the tools in the triton package."""
+    """Compiles a variant and inspects its code with the tools in the triton package."""
     kernel = KERNELS[variant.kernel]
     constants = variant.constants | variant.strides
     signature, divisible = {}, {}
@@ -103,7 +103,7 @@ def compile_variant(variant: Variant) -> Resources:
             signature[name] = f"*{variant.dtype}"
         else:
             signature[name] = "i32"
-        # As a launch finds them: tensors begin at, and widths and strides are, multiples of 16.
+        # As in a launch: addresses of tensors, widths and strides are multiples of 16.
         is_width = name in ("columns", "depth", "rank") or re.search(r"_(row|head|depth|column|rank)$", name)
         if signature[name].startswith("*") or (signature[name] == "i32" and is_width):
             divisible[(index,)] = [["tt.divisibility", 16]]
@@ -118,19 +118,19 @@ def compile_variant(variant: Variant) -> Resources:
         file.flush()
         usage = _tool("cuobjdump", "-res-usage", file.name)
         code = _tool("nvdisasm", "-c", file.name)
-    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
-    assert found is not None, usage
-    used = tuple(name for name in ("UTCHMMA", "HGMMA", "HMMA") if re.search(rf"\b{name}", code))
-    return Resources(int(found[1]), int(found[2]), compiled.metadata.shared, used)
+    match = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert match is not None, usage
+    instructions = tuple(name for name in ("UTCHMMA", "HGMMA", "HMMA") if re.search(rf"\b{name}", code))
+    return Resources(int(match[1]), int(match[2]), compiled.metadata.shared, instructions)
 
 
 def _tool(name: str, *arguments: str) -> str:
     folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"  # cuobjdump calls nvdisasm
-    done = subprocess.run(
+    process = subprocess.run(
         [str(folder / name), *arguments], capture_output=True, text=True, check=True, env={**os.environ, "PATH": path}
     )
-    return done.stdout
+    return process.stdout
 
 
 def _bits(dtype: str) -> int:
@@ -150,7 +150,7 @@ def attention_variant(
     tiled: bool = True,
     dropout: bool = False,
 ) -> Variant:
-    """A kernel of attention for tiles of ``rows`` rows."""
+    """An attention kernel for tiles of ``rows`` rows."""
     depth = attention.depth_of(head_dim)
     at = architecture // 10, architecture % 10
     config = configs.attention_config(kernel, _bits(dtype), depth, rows, at, masked=subset or window or dropout)
@@ -181,7 +181,7 @@ def product_variant(
     dropout: bool = False,
     even: bool = True,
 ) -> Variant:
-    """The product with a low-rank beginning, forward (with a bias) or for the input's gradient."""
+    """The product that starts from the low-rank one: forward (with a bias), or for the gradient of the input."""
     config = configs.table(configs.LORA, (architecture // 10, architecture % 10))["product", _bits(dtype), few]
     constants: dict[str, Any] = {
         "ROWS": config.rows,
@@ -200,7 +200,7 @@ def product_variant(
 
 
 def thin_variant(architecture: int, dtype: str, few: bool, rank: int = 16) -> Variant:
-    """The pass over dY."""
+    """The kernel that computes both thin gradients in one pass over dY."""
     config = configs.table(configs.LORA, (architecture // 10, architecture % 10))["thin", _bits(dtype), few]
     constants = {"ROWS": config.rows, "COLUMNS": config.columns, "RANK": lora_linear.rank_block(rank)}
     return Variant("thin", dtype, architecture, constants, config.num_warps, config.num_stages)
@@ -216,7 +216,7 @@ def long_tile(dtype: str) -> int:
 
 
 def selected() -> list[Variant]:
-    """Those that every test run compiles: each kernel, dtype, architecture and branch at least once."""
+    """Variants that every test run compiles: each kernel, dtype, architecture and branch at least once."""
     chosen = []
     for kernel in ("forward", "dq", "dkdv"):
         for architecture in ARCHITECTURES:
@@ -250,20 +250,20 @@ def selected() -> list[Variant]:
 
 
 def branches(architecture: int) -> Iterator[Variant]:
-    """What a mask, dropout, a window or a subset of queries makes of every entry, in half precision."""
+    """Every attention entry in half precision, with dropout, a window or a subset of queries."""
     for kernel, head_dim, rows, causal in itertools.product(
         ("forward", "dq", "dkdv"), (64, 128), (16, 32, 64, 128), (True, False)
     ):
         options: list[dict[str, bool]] = [{"dropout": True}, {"window": True}, {"window": True, "dropout": True}]
         options += [{"subset": True}, {"subset": True, "dropout": True}]
-        if kernel == "dkdv" or rows == 16:  # else a text has one query at most
+        if kernel == "dkdv" or rows == 16:  # otherwise a text has at most one query
             options.append({"subset": True, "window": True})
         for option in options:
             yield attention_variant(kernel, architecture, "bf16", head_dim, rows, causal=causal, **option)
 
 
 def everything() -> Iterator[Variant]:
-    """Every entry of the tables for every dtype and architecture, and every branch in each of them."""
+    """Every entry of the tables for every dtype and architecture, with every branch."""
     for architecture in ARCHITECTURES:
         yield from branches(architecture)
     for architecture, dtype in itertools.product(ARCHITECTURES, DTYPES):
@@ -289,24 +289,24 @@ def everything() -> Iterator[Variant]:
         yield dropout_variant(architecture, dtype)
 
 
-def complaints(variant: Variant, found: Resources) -> list[str]:
-    """What keeps a compiled kernel from being shipped."""
-    wrong = []
-    if found.shared > SHARED_LIMIT[variant.architecture]:
-        wrong.append(f"{found.shared} bytes of shared memory")
+def complaints(variant: Variant, resources: Resources) -> list[str]:
+    """Reasons why a compiled kernel can't be shipped; empty if it can."""
+    reasons = []
+    if resources.shared > SHARED_LIMIT[variant.architecture]:
+        reasons.append(f"{resources.shared} bytes of shared memory")
     if variant.dtype == "fp32":
-        return wrong
-    if found.stack:
-        wrong.append(f"{found.stack} bytes of stack")
-    if variant.kernel != "dropout" and not set(found.matrix_instructions) & set(
+        return reasons
+    if resources.stack:
+        reasons.append(f"{resources.stack} bytes of stack")
+    if variant.kernel != "dropout" and not set(resources.matrix_instructions) & set(
         MATRIX_INSTRUCTIONS[variant.architecture]
     ):
-        wrong.append("no matrix instruction")
-    return wrong
+        reasons.append("no matrix instruction")
+    return reasons
 
 
 def write_table(rows: list[tuple[Variant, Resources]], folder: Path) -> None:
-    """``resources.md``: one line for each kernel."""
+    """Writes ``resources.md``, with a line per variant."""
     lines = [
         "# Triton kernels, compiled ahead of time",
         "",
@@ -315,12 +315,12 @@ def write_table(rows: list[tuple[Variant, Resources]], folder: Path) -> None:
         "| kernel | architecture | dtype | compiled in | warps | stages | registers | stack | shared | instructions |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for variant, found in rows:
+    for variant, resources in rows:
         compiled_in = ", ".join(f"{k}={v}" for k, v in variant.constants.items() if v not in (None, False))
         lines.append(
             f"| {variant.kernel} | sm_{variant.architecture} | {variant.dtype} | {compiled_in.lower()} "
-            f"| {variant.num_warps} | {variant.num_stages} | {found.registers} | {found.stack} | {found.shared:,} "
-            f"| {' '.join(found.matrix_instructions)} |"
+            f"| {variant.num_warps} | {variant.num_stages} | {resources.registers} | {resources.stack} "
+            f"| {resources.shared:,} | {' '.join(resources.matrix_instructions)} |"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resources.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -330,11 +330,11 @@ def main() -> int:
     rows, failed = [], 0
     variants = list(everything())
     with ProcessPoolExecutor() as pool:
-        for variant, found in zip(variants, pool.map(compile_variant, variants, chunksize=4), strict=True):
-            rows.append((variant, found))
-            wrong = complaints(variant, found)
-            failed += bool(wrong)
-            print(variant, asdict(found), *(["WRONG:", *wrong] if wrong else []), flush=True)
+        for variant, resources in zip(variants, pool.map(compile_variant, variants, chunksize=4), strict=True):
+            rows.append((variant, resources))
+            reasons = complaints(variant, resources)
+            failed += bool(reasons)
+            print(variant, asdict(resources), *(["WRONG:", *reasons] if reasons else []), flush=True)
     write_table(rows, Path(sys.argv[1]))
     print(f"{len(rows)} compiled, {failed} not fit to ship")
     return 1 if failed else 0

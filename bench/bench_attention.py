@@ -1,7 +1,7 @@
 """Triton's attention against torch's: texts of one length, and the length mixes of SMS Spam and IMDb.
 
-Rates count the matmul operations of the visible part of the mask: two products forward, five backward. At the shortest
-lengths a call of ours takes the host some 0.1 ms, so that batches are large enough to hide it.
+Rates count the matmul operations of the visible part of the mask: two products forward, five backward. A call of ours
+takes the host about 0.1 ms, which the batches are large enough to hide, even at the shortest lengths.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not CAN_RUN_TRITON, reason="needs triton, and a 
 
 HEADS, HEAD_DIM = (2, 16) if SMALL else (12, 64)
 DTYPES = (torch.float16,) if SMALL else (torch.bfloat16, torch.float16)
-# So many that the device takes longer for a call than the host for launching it.
+# Enough tokens that running a call takes the device longer than launching it takes the host.
 TOKENS = 128 if SMALL else 65536
 UNIFORM = (32,) if SMALL else (512, 1024, 2048, 4096, 8192)
 MIXES = {"SMS": (9, 31, 4)} if SMALL else {"SMS": QUANTILES["SMS"] * 64, "IMDb": QUANTILES["IMDb"] * 8}
@@ -41,7 +41,7 @@ SDPA = {
 def ours_and_work(
     lengths: tuple[int, ...], causal: bool, dtype: torch.dtype
 ) -> tuple[Tensor, Callable[[], Tensor], int]:
-    """(a fused projection, attention on it as in a model, visible pairs of a query and a key of all heads)."""
+    """Returns a fused projection, a call of attention on it, and the number of visible pairs of all heads."""
     cu, longest = offsets(lengths), max(lengths)
     schedule = Schedule(cu, cu, torch.device(DEVICE))
     on_device = cu.to(DEVICE)
@@ -89,7 +89,7 @@ def timed(
 
 
 def runs_here(run: Callable[[], Tensor], inputs: list[Tensor]) -> None:
-    """Skips what torch does not have on this device, with its own words."""
+    """Skips a baseline that torch does not support on this device, with torch's message."""
     try:
         torch.autograd.grad(run().sum(), inputs)
     except (RuntimeError, NotImplementedError) as error:
@@ -107,13 +107,13 @@ def test_uniform(
     texts = TOKENS // length
     qkv, ours, pairs = ours_and_work((length,) * texts, causal, dtype)
     parts = [leaf(dtype, texts, HEADS, length, HEAD_DIM) for _ in range(3)]
-    chosen: AbstractContextManager[None] = nullcontext()
+    backend: AbstractContextManager[None] = nullcontext()
     if baseline == "flex_attention":
         if SMALL:
             pytest.skip("flex_attention is compiled for a GPU")
         from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-        # Each shape is compiled by itself, and none falls back to code that is not compiled.
+        # Each shape is compiled separately, and none falls back to eager code.
         torch._dynamo.reset()
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         compiled = torch.compile(flex_attention, dynamic=False)
@@ -123,12 +123,12 @@ def test_uniform(
             return compiled(*parts, block_mask=mask)
 
     else:
-        chosen = sdpa_kernel(SDPA[baseline])  # entered once: that takes as long as a short call
+        backend = sdpa_kernel(SDPA[baseline])  # entered once: entering takes as long as a short call
 
         def plain() -> Tensor:
             return F.scaled_dot_product_attention(*parts, is_causal=causal)
 
-    with chosen:
+    with backend:
         runs_here(plain, parts)
         name = f"{texts} x {length}, {'causal' if causal else 'full'}, {dtype}"
         timed(name, (ours, [qkv]), (plain, parts), pairs, baseline, direction, compare, peaks)
@@ -147,7 +147,7 @@ def test_mix(
     qkv, ours, pairs = ours_and_work(lengths, causal, dtype)
     cu = offsets(lengths).to(DEVICE)
     if baseline == "SDPA padded, no mask":
-        # Padding behind a text is not seen by the text; its own rows are computed and thrown away.
+        # A causal text does not see the padding after it; the padding's rows are computed and discarded.
         if not causal:
             pytest.skip("without a causal mask, padding has to be masked")
         parts = [leaf(dtype, len(lengths), HEADS, longest, HEAD_DIM) for _ in range(3)]
@@ -167,17 +167,17 @@ def test_mix(
     elif baseline == "nested SDPA":
         parts = [leaf(dtype, sum(lengths), HEADS, HEAD_DIM) for _ in range(3)]
         long_offsets = cu.long()
-        known = {"min_seqlen": min(lengths), "max_seqlen": longest}  # otherwise they are read from the device
+        bounds = {"min_seqlen": min(lengths), "max_seqlen": longest}  # otherwise they are read from the device
 
         def plain() -> Tensor:
-            q, k, v = (torch.nested.nested_tensor_from_jagged(t, long_offsets, **known).transpose(1, 2) for t in parts)
+            q, k, v = (torch.nested.nested_tensor_from_jagged(t, long_offsets, **bounds).transpose(1, 2) for t in parts)
             return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).values()
 
     else:
         varlen = pytest.importorskip("torch.nn.attention.varlen", reason="torch 2.10 has varlen_attn")
         parts = [leaf(dtype, sum(lengths), HEADS, HEAD_DIM) for _ in range(3)]
 
-        # Its argument has changed from torch 2.10 on.
+        # The name of its mask argument changed after torch 2.10.
         by_name = "is_causal" in inspect.signature(varlen.varlen_attn).parameters
         mask_option = {"is_causal": causal} if by_name else {"window_size": (-1, 0 if causal else -1)}
 

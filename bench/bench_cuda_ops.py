@@ -1,7 +1,6 @@
-"""The native CUDA ops, forward and backward, against torch's own kernels; on a machine with a GPU.
+"""The native CUDA ops, forward and backward, against torch's kernels; needs a GPU.
 
-Rates count the bytes of
-the tensors that an op reads and writes once.
+Rates count the bytes of the tensors that an op reads and writes once.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ WIDTHS = (768, 1600)
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def timed(name: str, ours: Callable, plain: Callable, moved: int, compare: Callable, peaks: Peaks) -> None:
+def timed(name: str, ours: Callable, plain: Callable, nbytes: int, compare: Callable, peaks: Peaks) -> None:
     compare(
         "cuda_ops",
         name,
@@ -36,7 +35,7 @@ def timed(name: str, ours: Callable, plain: Callable, moved: int, compare: Calla
         baseline="torch eager",
         rounds=ROUNDS,
         warmup=WARMUP,
-        work=Work(CALLS * moved, "GB/s", peaks.gbytes),
+        work=Work(CALLS * nbytes, "GB/s", peaks.gbytes),
     )
 
 
@@ -84,11 +83,11 @@ def test_gelu(rows: int, width: int, dtype: torch.dtype, approximate: str, compa
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 def test_embedding(rows: int, width: int, dtype: torch.dtype, trained: bool, compare: Callable, peaks: Peaks) -> None:
-    """Trained: the dense gradients of both tables are made and cleared on both sides."""
+    """Trained tables: both sides allocate and clear the dense gradients of both tables."""
     tables = [leaf(dtype, n, width).requires_grad_(trained) for n in (50257, 1024)]
     ids = torch.randint(0, 50257, (rows,), device="cuda", dtype=torch.int32)
     positions = torch.arange(rows, device="cuda", dtype=torch.int32) % 1024
-    moved = 3 * rows * width * tables[0].element_size()
+    nbytes = 3 * rows * width * tables[0].element_size()
 
     def ours() -> Tensor:
         return ops.embedding(ids, positions, *tables)
@@ -98,7 +97,7 @@ def test_embedding(rows: int, width: int, dtype: torch.dtype, trained: bool, com
 
     sides = [gradient(f, tables, b) if trained else forward(f, b) for f, b in ((ours, "native"), (eager, "reference"))]
     name = f"embedding, {rows} x {width}, {dtype}, {'trained' if trained else 'frozen'}"
-    timed(name, *sides, 2 * moved + sum(t.nbytes for t in tables) if trained else moved, compare, peaks)
+    timed(name, *sides, 2 * nbytes + sum(t.nbytes for t in tables) if trained else nbytes, compare, peaks)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

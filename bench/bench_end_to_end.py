@@ -1,9 +1,9 @@
-"""A whole training of GPT-2 124M on SMS Spam's balanced split, five epochs, against plain PyTorch and Hugging Face.
+"""A whole training of GPT-2 124M on balanced SMS Spam, five epochs, against plain PyTorch and Hugging Face.
 
-Ours runs as a whole where it begins with the frozen layers' rows, which its time includes; now and then it pauses for a
-step of the baseline, so that both see the same state of the machine. Where every layer is trained, and for the
-baselines, the median step is multiplied by the number of steps; the notes say so. Evaluation is off on both sides, or
-both evaluate what the published run does.
+Ours runs as a whole where it caches the frozen layers' activations, and its time includes filling the cache. It pauses
+at intervals for a step of the baseline, so that both sides see the same state of the machine. Without a cache, and for
+the baselines, the time is the median step times the number of steps; the notes say so. Either neither side evaluates,
+or both evaluate as the published run does.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from pyllmclf.training.records import EpochRecord
 from pyllmclf.training.trainer import Trainer
 
 EPOCHS = 5
-# Timed of a side that is not run as a whole.
+# Timed steps of a side that does not run as a whole.
 STEPS = 12
-# Of ours between two steps of the baseline.
+# Batches and steps of ours between two steps of the baseline.
 PAUSE_AFTER_BATCHES, PAUSE_AFTER_STEPS = 2, 80
-# Of the published run: steps between evaluations, and batches of each of two parts that one reads.
+# The published run's steps between evaluations, and batches that an evaluation reads of each of two splits.
 EVALUATE_EVERY, EVALUATED_BATCHES = 50, 5
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 TRAINABLE = ("head", "last_block", "last_2_blocks", "all", "lora")
 
 
 class Baseline:
-    """Steps of the other side and, if asked for, batches that it evaluates; each timed, and what they take in all."""
+    """Times steps of the baseline and, optionally, its evaluations of batches; sums their seconds."""
 
     def __init__(self, step: Step, device: torch.device, evaluates: bool) -> None:
         self._step, self._device, self._evaluates = step, device, evaluates
@@ -61,14 +61,16 @@ class Baseline:
         return sum(self.steps) + sum(self.evaluations)
 
     def whole(self, steps: int) -> float:
-        """Seconds of a training."""
+        """Seconds of a training of so many steps."""
         evaluated = statistics.median(self.evaluations) * evaluated_batches(steps) if self._evaluates else 0.0
         return statistics.median(self.steps) * steps + evaluated
 
 
 class Evaluation:
-    """What the published run evaluates: every 50 steps the loss, and after each epoch the accuracy, of five batches for
-    training and five for validation; in the end the accuracy of all parts.
+    """Evaluates as the published run does.
+
+    Every 50 steps it computes the loss, and after each epoch the accuracy, of five batches of the train split and five
+    of the validation split; at the end it computes the accuracy of all splits.
     """
 
     def __init__(self, trainer: Trainer, cache: ActivationCache | None) -> None:
@@ -76,8 +78,8 @@ class Evaluation:
         self._random = np.random.default_rng(SEED)
 
     def some(self) -> None:
-        """Five batches for training, drawn anew, and the first five for validation."""
-        for texts in (self._trainer.packer, packer(part="validation")):
+        """Evaluates five batches of the train split, drawn anew, and the first five of the validation split."""
+        for texts in (self._trainer.packer, packer(split="validation")):
             count = EVALUATED_BATCHES * BATCH_SIZE
             drawn = self._random.choice(len(texts), count, replace=False)
             ids = drawn if texts is self._trainer.packer else np.arange(count)
@@ -88,20 +90,20 @@ class Evaluation:
                 torch.stack([F.cross_entropy(logits, batch.labels), (logits.argmax(1) == batch.labels).sum()]).tolist()
 
     def all(self) -> None:
-        """Every text of every part."""
-        for texts in (self._trainer.packer, packer(part="validation"), packer(part="test")):
+        """Evaluates every text of every split."""
+        for texts in (self._trainer.packer, packer(split="validation"), packer(split="test")):
             predict_logits(self._trainer.model, texts, self._trainer.compute, lookup=self._lookup)
 
 
 def evaluated_batches(steps: int) -> int:
-    """Batches that a published run evaluates."""
+    """Number of batches that a published run evaluates."""
     some = len(range(0, steps, EVALUATE_EVERY)) + EPOCHS
-    parts = (len(packer(part=part)) for part in PARTS)
-    return some * 2 * EVALUATED_BATCHES + sum(math.ceil(texts / BATCH_SIZE) for texts in parts)
+    sizes = (len(packer(split=split)) for split in SPLITS)
+    return some * 2 * EVALUATED_BATCHES + sum(math.ceil(texts / BATCH_SIZE) for texts in sizes)
 
 
 class PausingCache(ActivationCache):
-    """Pauses between the batches that it is computed in."""
+    """Activation cache that pauses between the batches of its computation."""
 
     baseline: Baseline
 
@@ -113,7 +115,7 @@ class PausingCache(ActivationCache):
 
 
 class BetweenSteps(Callback):
-    """Pauses, and evaluates as the published run does."""
+    """Callback that pauses for the baseline, and evaluates as the published run does."""
 
     def __init__(self, baseline: Baseline, evaluation: Evaluation | None) -> None:
         self._baseline, self._evaluation = baseline, evaluation
@@ -138,9 +140,9 @@ def timed(run, argument: object, device: torch.device) -> float:
 
 
 def whole(trainer: Trainer, baseline: Baseline, device: torch.device, evaluates: bool) -> float:
-    """Seconds of a training from the frozen layers' rows to the last step, or to the last evaluation."""
+    """Seconds of a training, from filling the activation cache to the last step or the last evaluation."""
     started = time.perf_counter()
-    texts = [trainer.packer, packer(part="validation")] if evaluates else [trainer.packer]
+    texts = [trainer.packer, packer(split="validation")] if evaluates else [trainer.packer]
     cache = PausingCache(trainer.model, texts, trainer.compute)
     cache.baseline = baseline
     trainer.cache = cache
@@ -155,7 +157,9 @@ def whole(trainer: Trainer, baseline: Baseline, device: torch.device, evaluates:
 
 
 def by_steps(trainer: Trainer, baseline: Baseline, device: torch.device, evaluates: bool) -> float:
-    """The median step times the number of steps; evaluations likewise, the last one as a whole."""
+    """Seconds of a training: the median step times the number of steps, the median evaluation times theirs, and
+    the last evaluation, which runs as a whole.
+    """
     steps = list(trainer.epoch_steps(0))
     trainer.train_step(steps[0])
     evaluation = Evaluation(trainer, None)
@@ -165,11 +169,11 @@ def by_steps(trainer: Trainer, baseline: Baseline, device: torch.device, evaluat
         if evaluates:
             evaluations.append(timed(lambda _: evaluation.some(), None, device))
         baseline.pause()
-    found = statistics.median(seconds) * trainer.total_steps
+    total = statistics.median(seconds) * trainer.total_steps
     if evaluates:
         times = len(range(0, trainer.total_steps, EVALUATE_EVERY)) + EPOCHS
-        found += statistics.median(evaluations) * times + timed(lambda _: evaluation.all(), None, device)
-    return found
+        total += statistics.median(evaluations) * times + timed(lambda _: evaluation.all(), None, device)
+    return total
 
 
 @pytest.mark.parametrize(
@@ -181,10 +185,10 @@ def test_training(trainable: str, side: str, evaluates: bool, benchmark, device:
     baseline = Baseline(make_step(side, trainable, device), device, evaluates)
     trainer = make_trainer(trainable, Compute(device), epochs=EPOCHS)
     run = whole if why_not(trainer.model, trainer.rates, EPOCHS) is None else by_steps
-    for part in PARTS:
-        packer(part=part)  # tokens are no part of a training's time on either side
-    found: list[float] = []
-    benchmark.pedantic(lambda: found.append(run(trainer, baseline, device, evaluates)), rounds=1, iterations=1)
+    for split in SPLITS:
+        packer(split=split)  # neither side's time includes tokenizing
+    measured: list[float] = []
+    benchmark.pedantic(lambda: measured.append(run(trainer, baseline, device, evaluates)), rounds=1, iterations=1)
     total = len(batch_ids()) * EPOCHS
     note = f"baseline: median of {len(baseline.steps)} steps x {total}"
     if evaluates:
@@ -194,7 +198,7 @@ def test_training(trainable: str, side: str, evaluates: bool, benchmark, device:
         name=f"training, {trainable}, {EPOCHS} epochs" + (", published evaluations" if evaluates else ""),
         baseline=side,
         plain=baseline.whole(total),
-        ours=found[0],
+        ours=measured[0],
         rounds=1,
         work=Work(float(packer().real_lengths.sum()) * EPOCHS, "tokens/s"),
         note=note if run is whole else f"{note}; ours: median of {STEPS} x {trainer.total_steps}",
@@ -204,10 +208,10 @@ def test_training(trainable: str, side: str, evaluates: bool, benchmark, device:
 
 
 def needed_flops(trainer: Trainer, ids: np.ndarray) -> float:
-    """Of a step over all layers: a causal block takes 24 width^2 + 2 width length operations per token forward.
+    """Matmul operations of a step that trains all layers.
 
-    Backward takes twice that. Embeddings, norms and the last block, of which one row per text is computed, are left
-    out.
+    A causal block takes 24 width^2 + 2 width length operations per token in the forward pass, and twice that in the
+    backward pass. Embeddings, norms and the last block, which computes one row per text, are not counted.
     """
     config = trainer.model.config
     lengths = trainer.packer.real_lengths[ids].astype(np.float64)
@@ -217,7 +221,7 @@ def needed_flops(trainer: Trainer, ids: np.ndarray) -> float:
 
 @pytest.mark.parametrize("batch_size", [8, 32])
 def test_share_of_the_machine(batch_size: int, benchmark, device: torch.device, peaks: Peaks) -> None:
-    """The operations that a step needs, over the time it takes, beside the rate of a large matmul."""
+    """The rate of a step's needed operations, as a share of the rate of a large matmul."""
     trainer = make_trainer("all", Compute(device), epochs=EPOCHS, batch_size=batch_size)
     steps = list(trainer.epoch_steps(0))
     trainer.train_step(steps[0])

@@ -1,7 +1,7 @@
-"""From texts to batches: against a tokenizer with a padding collator, and ten million texts.
+"""The loader, from texts to batches: against a tokenizer with a padding collator, and on ten million texts.
 
-The baseline is Hugging Face's GPT-2 tokenizer and its collator, which pads each batch to the longest text. Both sides
-make the same batches of SMS Spam's texts.
+The baseline is Hugging Face's GPT-2 tokenizer and its collator, which pads each batch to its longest text. Both sides
+make the same batches of SMS Spam.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def tokenizer() -> Tokenizer:
     return find_model("gpt2", "random").tokenizer
 
 
-def packed(store: TokenStore, batch_size: int) -> int:
-    """Makes all batches of an epoch; returns their tokens."""
+def pack_epoch(store: TokenStore, batch_size: int) -> int:
+    """Makes all batches of an epoch; returns their number of tokens."""
     packer = Packer(store, tokenizer(), RowLayout(1024))
     loader = BatchLoader(packer, batch_size=batch_size)
     return sum(len(packer.batch(ids).input_ids) for (ids,) in loader)
 
 
 def collator(batch_size: int) -> Callable[[int], object]:
-    """Tokenizes and pads all batches of an epoch."""
+    """Returns a function that tokenizes and pads all batches of an epoch."""
     import tokenizers
     from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
 
@@ -71,12 +71,12 @@ def test_loader(begins: str, batch_size: int, compare: Callable) -> None:
     store = TokenStore.from_texts(texts(), tokenizer())
 
     def from_texts(_: int) -> None:
-        packed(TokenStore.from_texts(texts(), tokenizer()), batch_size)
+        pack_epoch(TokenStore.from_texts(texts(), tokenizer()), batch_size)
 
     compare(
         "loader",
         f"an epoch of SMS Spam, {batch_size} texts, {begins}",
-        ours=from_texts if begins == "with texts" else lambda _: packed(store, batch_size),
+        ours=from_texts if begins == "with texts" else lambda _: pack_epoch(store, batch_size),
         plain=collator(batch_size),
         baseline="tokenizer and padding collator, from texts",
         rounds=9,
@@ -86,12 +86,12 @@ def test_loader(begins: str, batch_size: int, compare: Callable) -> None:
 
 
 def many_texts() -> None:
-    """Indexes and iterates ten million texts of 1 to 39 tokens; prints tokens, seconds and the peak of memory."""
+    """Indexes and iterates ten million texts of 1 to 39 tokens; prints tokens, seconds of both and the peak memory."""
     import resource
     import time
 
     class Counting:
-        """A tokenizer that only counts letters: what is measured is the store."""
+        """A tokenizer that only counts letters, so that the store's time dominates."""
 
         kind, vocab_size, pad_token_id = "counting", 50257, 50256
 
@@ -105,27 +105,27 @@ def many_texts() -> None:
         def to_json(self) -> str:
             return ""
 
-    begun = time.perf_counter()
+    start = time.perf_counter()
     store = TokenStore.from_texts(("x" * (1 + i % 39) for i in range(MANY)), Counting())  # type: ignore[arg-type,misc]
     indexed = time.perf_counter()
     packer = Packer(store, Counting(), RowLayout(1024))  # type: ignore[arg-type]
     tokens = sum(len(packer.batch(ids).input_ids) for (ids,) in BatchLoader(packer, batch_size=512))
-    done = time.perf_counter()
+    end = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(tokens, indexed - begun, done - indexed, peak)
+    print(tokens, indexed - start, end - indexed, peak)
 
 
 def test_ten_million_texts(benchmark) -> None:
-    """In a process of its own; the limit is 4 GiB."""
-    found: list[str] = []
+    """Runs in a separate process, for its peak memory; the limit is 4 GiB."""
+    printed: list[str] = []
 
     def run() -> None:
-        done = subprocess.run([sys.executable, Path(__file__)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        found.extend(done.stdout.split())
+        process = subprocess.run([sys.executable, Path(__file__)], capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+        printed.extend(process.stdout.split())
 
     benchmark.pedantic(run, rounds=1, iterations=1)
-    tokens, indexed, iterated, peak = (float(word) for word in found)
+    tokens, indexed, iterated, peak = (float(word) for word in printed)
     assert tokens == float(np.sum(1 + np.arange(MANY) % 39)) and peak < LIMIT
     print(f"{tokens:,.0f} tokens: indexed in {indexed:.1f} s, an epoch in {iterated:.1f} s, {peak / 1e6:,.0f} MB")
     name = f"ten million texts: indexed in {indexed:.0f} s, an epoch of batches in {iterated:.0f} s"
@@ -133,7 +133,7 @@ def test_ten_million_texts(benchmark) -> None:
 
 
 def store_bytes(tokens: int) -> int:
-    """What tokens and offsets take."""
+    """Bytes of the tokens and offsets."""
     return 4 * tokens + 8 * (MANY + 1)
 
 

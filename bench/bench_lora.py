@@ -1,9 +1,9 @@
-"""The low-rank layer against PEFT's, the plain module, the frozen layer alone, and the other ways to compute it.
+"""The LoRA layer against PEFT's, the plain module, the frozen layer alone, and other ways to compute it.
 
-Forward and backward, without the frozen weight's gradient. Rates count the matmul operations of the large products.
-Ours here is Triton's way, whose products start at the low-rank ones. Of the other ways "in place" adds these to the
-library's products, "concatenated" makes the forward one a library product of width K + r, and "fused thin" has Triton's
-one pass for the thin gradients beside the library's large products.
+Both sides run forward and backward, without the frozen weight's gradient. Rates count the matmul operations of the
+large products. Ours is Triton's way, whose products start from the low-rank ones. The other ways call the library for
+the large products: "in place" adds the low-rank products to them, "concatenated" computes the forward one as a single
+product of width K + r, and "fused thin" computes the thin gradients in one pass of a Triton kernel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pyllmclf.ops.lora_linear import LoRALinearFunction, Way
 
 pytestmark = pytest.mark.skipif(not CAN_RUN_TRITON, reason="needs triton, and a CUDA device or TRITON_INTERPRET=1")
 
-WIDTHS = (32,) if SMALL else (768, 1024, 1280, 1600)  # of the four GPT-2 sizes; the layer is the MLP's first
+WIDTHS = (32,) if SMALL else (768, 1024, 1280, 1600)  # widths of the four GPT-2 sizes; the layer is the MLP's first
 RANKS = (4,) if SMALL else (8, 16, 64)
 ROWS = (24,) if SMALL else (240, 2432, 16384)
 DTYPE = torch.float16 if SMALL else torch.bfloat16
@@ -31,7 +31,7 @@ WAYS = {"in place": Way(), "concatenated": Way(forward="concatenated"), "fused t
 
 
 class PlainLoRA(nn.Module):
-    """The frozen layer, and two thin ones beside it."""
+    """The frozen layer plus the product of two thin ones."""
 
     def __init__(self, weight: Tensor, bias: Tensor, a: Tensor, b: Tensor) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PlainLoRA(nn.Module):
 
 
 class OneLayer(nn.Module):
-    """What PEFT wraps."""
+    """A module with one linear layer, which PEFT wraps."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class OneLayer(nn.Module):
 
 
 def peft_layer(weight: Tensor, bias: Tensor, rank: int) -> tuple[nn.Module, list[Tensor]]:
-    """PEFT's layer around the frozen one, and its trained matrices."""
+    """Returns PEFT's layer around the frozen one, and its trained matrices."""
     peft = pytest.importorskip("peft", reason="needs peft")
     config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=["layer"])
     layer = peft.get_peft_model(OneLayer(weight, bias), config).base_model.model.layer.to(DEVICE, DTYPE)

@@ -1,7 +1,8 @@
-"""Single ops, forward and backward, at the shapes of real data against torch's best.
+"""Single ops, forward and backward, at the shapes of real data, against torch's best.
 
-Lengths are batches of 8 texts as they come in SMS Spam and IMDb (GPT-2's tokens, cut at 1,024). Rates count what the op
-must do: matmul operations of the visible part of the mask, or bytes of the tensors that it reads and writes once.
+Lengths are those of batches of 8 texts of SMS Spam and IMDb (GPT-2 tokens, truncated to 1,024). Rates count the work
+that an op needs: matmul operations of the visible part of the mask, or bytes of the tensors that it reads and writes
+once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="times the nat
 
 @pytest.fixture(autouse=True)
 def _as_in_training() -> Iterator[None]:
-    """The trainer chooses the backend once, not each op."""
+    """Resolves the backend once, as the trainer does, not in each op."""
     with ops.use_backend("auto"):
         yield
 
@@ -36,16 +37,16 @@ LENGTHS = {
 WIDTHS = (384, 768, 1024, 1600)
 ROUNDS = 15
 FLOAT = 4  # bytes
-# What the table says beside rows that need a word. A rate above the memory's means that tensors stay in the caches.
+# Notes of rows that need an explanation. A rate above the memory's bandwidth means that tensors stay in the caches.
 PASSES = "8 passes over memory against torch's 11, so 1.4 at best; a call costs us some 20 µs more"
 SHORT_TEXTS = "tiles are partly empty, and a quarter of our time is calls and new memory"
 COUNTER_BASED = "masks of a counter-based generator, made twice; torch draws once from a stream and keeps the mask"
 
 
 def gradient(function: Callable[[], Tensor | tuple[Tensor, ...]], inputs: list[Tensor]) -> Callable[[int], object]:
-    """Forward and backward; gradients are returned, not added to ``.grad``."""
-    made = function()
-    outputs = made if isinstance(made, tuple) else (made,)
+    """Returns a forward and backward pass, which returns the gradients instead of adding them to ``.grad``."""
+    result = function()
+    outputs = result if isinstance(result, tuple) else (result,)
     factors = [torch.randn_like(t) for t in outputs]
     return lambda _: torch.autograd.grad(function(), inputs, factors)
 
@@ -112,7 +113,7 @@ def test_attention(mix: str, causal: bool, baseline: str, compare: Callable, pea
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("mix", ["SMS", "IMDb"])
 def test_layer_norm(mix: str, width: int, trained: bool, compare: Callable, peaks: Peaks) -> None:
-    """With the residual addition before it."""
+    """Layer norm with the residual addition before it."""
     rows = sum(LENGTHS[mix])
     x, residual = leaf(rows, width), leaf(rows, width)
     weight, bias = (t.requires_grad_(trained) for t in torch.randn(2, width))
@@ -139,7 +140,7 @@ def test_layer_norm(mix: str, width: int, trained: bool, compare: Callable, peak
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("mix", ["SMS", "IMDb"])
 def test_gelu(mix: str, width: int, approximate: str, compare: Callable, peaks: Peaks) -> None:
-    """With the bias before it."""
+    """GELU with the bias addition before it."""
     rows, inner = sum(LENGTHS[mix]), 4 * width
     x, bias = leaf(rows, inner), leaf(inner)
     compare(
@@ -158,15 +159,15 @@ def test_gelu(mix: str, width: int, approximate: str, compare: Callable, peaks: 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("mix", ["SMS", "IMDb"])
 def test_embedding(mix: str, width: int, trained: bool, compare: Callable, peaks: Peaks) -> None:
-    """Frozen: the sum alone. Trained: as in the training loop, with the gradient in memory that is kept."""
+    """Frozen tables: the sum alone. Trained tables: as in a training, with the gradient in a gradient buffer."""
     lengths = LENGTHS[mix]
     rows = sum(lengths)
     ids = torch.randint(0, 50257, (rows,), dtype=torch.int32)
     positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
     sides = []
-    for keep in (True, False):
+    for buffered in (True, False):
         tables = [torch.nn.Parameter(torch.randn(n, width), requires_grad=trained) for n in (50257, 1024)]
-        if keep:
+        if buffered:
             ops.use_gradient_buffers(tables)
         sides.append(tables)
     factor = torch.randn(rows, width)
@@ -194,7 +195,7 @@ def test_embedding(mix: str, width: int, trained: bool, compare: Callable, peaks
 @pytest.mark.parametrize("trained", [True, False], ids=["trained", "frozen"])
 @pytest.mark.parametrize("mix", ["SMS", "IMDb"])
 def test_embedding_layer_norm(mix: str, trained: bool, compare: Callable, peaks: Peaks) -> None:
-    """As BERT begins. Trained: the norm alone, its tables frozen."""
+    """BERT's first op. Trained: the norm alone, with frozen tables."""
     lengths, width = LENGTHS[mix], 768
     rows = sum(lengths)
     tables = [torch.randn(n, width) for n in (30522, 1024, 2)]
@@ -225,7 +226,7 @@ def test_embedding_layer_norm(mix: str, trained: bool, compare: Callable, peaks:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("mix", ["SMS", "IMDb"])
 def test_dropout(mix: str, width: int, compare: Callable, peaks: Peaks) -> None:
-    """torch's own mask depends on the batch and its generator is not counter-based on CPUs."""
+    """Dropout with a counter-based mask; torch's mask depends on the batch, and its CPU generator has no counter."""
     lengths = LENGTHS[mix]
     rows = sum(lengths)
     x = leaf(rows, width)

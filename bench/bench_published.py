@@ -1,8 +1,9 @@
-"""Rows of the published table of experiments, and an epoch over IMDb, plain and ours on the same GPU.
+"""Rows of the published table of experiments, and an epoch over IMDb: plain PyTorch and ours on the same GPU.
 
-GPT-2 124M and 1558M with random weights on SMS Spam's balanced split: five epochs, batches of 8, every text padded to
-120 tokens on the plain side. The plain side runs as published, in fp32, and under bf16 autocast; ours computes in bf16
-and keeps fp32 parameters. Whole trainings, or the median step times the number of steps, as the notes say.
+Trains GPT-2 124M and 1558M with random weights on balanced SMS Spam: five epochs, batches of 8, every text padded to
+120 tokens on the plain side. The plain side runs in fp32, as published, and under bf16 autocast; ours computes in bf16
+with fp32 parameters. A time is that of a whole training, or the median step times the number of steps, as the notes
+say.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ TABLE = {
 PLAIN = {"plain PyTorch, fp32": None, "plain PyTorch, bf16 autocast": torch.bfloat16}
 
 
-def compared(
+def compare_trainings(
     name: str,
     side: str,
     *,
@@ -48,21 +49,21 @@ def compared(
     peaks: Peaks,
     benchmark,
 ) -> None:
-    """Times both sides and notes the share of the matmul rate that the needed operations of a step reach."""
+    """Times both sides; the note gives the rate of a step's needed operations as a share of a large matmul's."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     batches = batch_ids(texts)
     step = make_plain_step(trainable, batches, device, size=size, texts=texts, autocast=PLAIN[side])
     baseline = Baseline(step, device, evaluates=False)
-    named, max_length = data
+    data_set, max_length = data
     compute = Compute(device, dtype)
-    trainer = make_trainer(trainable, compute, epochs=epochs, size=size, data=named, max_length=max_length)
-    entire = why_not(trainer.model, trainer.rates, epochs) is None and not SMALL
-    run: Callable = whole if entire else by_steps
-    found: list[float] = []
-    benchmark.pedantic(lambda: found.append(run(trainer, baseline, device, False)), rounds=1, iterations=1)
+    trainer = make_trainer(trainable, compute, epochs=epochs, size=size, data=data_set, max_length=max_length)
+    runs_whole = why_not(trainer.model, trainer.rates, epochs) is None and not SMALL
+    run: Callable = whole if runs_whole else by_steps
+    measured: list[float] = []
+    benchmark.pedantic(lambda: measured.append(run(trainer, baseline, device, False)), rounds=1, iterations=1)
     note = f"baseline: median of {len(baseline.steps)} steps x {len(batches) * epochs}"
-    if not entire:
-        per_step = found[0] / trainer.total_steps
+    if not runs_whole:
+        per_step = measured[0] / trainer.total_steps
         rate = statistics.median(needed_flops(trainer, ids) for ids in batches[1 : STEPS + 1]) / per_step / 1e12
         share = rate / (peaks.tflops16 or peaks.gflops / 1e3)
         note += f"; ours: median of {STEPS} x {trainer.total_steps}"
@@ -73,7 +74,7 @@ def compared(
         name=name,
         baseline=side,
         plain=baseline.whole(len(batches) * epochs),
-        ours=found[0],
+        ours=measured[0],
         rounds=1,
         work=Work(float(texts.real_lengths.sum()) * epochs, "tokens/s"),
         note=note,
@@ -89,7 +90,7 @@ def test_row(number: int, side: str, benchmark, device: torch.device, peaks: Pea
     if SMALL and (number != 1 or PLAIN[side] is not None):
         pytest.skip("too large for a check that it runs")
     name = f"row {number}: {size}, {trainable}, {EPOCHS} epochs"
-    compared(
+    compare_trainings(
         name, side, size=size, trainable=trainable, texts=packer(), epochs=EPOCHS, device=device, peaks=peaks,
         benchmark=benchmark,
     )  # fmt: skip
@@ -97,11 +98,11 @@ def test_row(number: int, side: str, benchmark, device: torch.device, peaks: Pea
 
 @pytest.mark.parametrize("side", PLAIN)
 def test_imdb_epoch(side: str, benchmark, device: torch.device, peaks: Peaks) -> None:
-    """All layers, texts cut to 256 tokens; the plain side pads them to that."""
+    """Trains all layers on texts truncated to 256 tokens, to which the plain side pads them."""
     if SMALL:
         pytest.skip("too large for a check that it runs")
     texts = packer("imdb", 256)
-    compared(
+    compare_trainings(
         "IMDb, gpt2, all, one epoch", side, size="gpt2", trainable="all", texts=texts, data=("imdb", 256), epochs=1,
         device=device, peaks=peaks, benchmark=benchmark,
     )  # fmt: skip
@@ -109,7 +110,7 @@ def test_imdb_epoch(side: str, benchmark, device: torch.device, peaks: Peaks) ->
 
 @pytest.mark.parametrize("trainable", ["head", "last_block", "all", "lora"])
 def test_graphs(trainable: str, compare: Callable[..., Row], device: torch.device) -> None:
-    """Steps of 8 texts, replayed as CUDA graphs against launched kernel by kernel."""
+    """Steps of 8 texts, replayed as CUDA graphs, against steps launched one kernel at a time."""
     if device.type != "cuda":
         pytest.skip("needs a CUDA device")
     sides = []
@@ -118,7 +119,7 @@ def test_graphs(trainable: str, compare: Callable[..., Row], device: torch.devic
         if why_not(trainer.model, trainer.rates, EPOCHS) is None:
             trainer.cache = ActivationCache(trainer.model, [trainer.packer], trainer.compute)
             trainer.cache.fill()
-        # Whole epochs, so that both sides see the same few shapes and all of them are recorded.
+        # Whole epochs: both sides see the same few shapes, and all of them are recorded.
         for step in list(trainer.epoch_steps(0)) * 2:
             trainer.queue_step(step)
         sides.append(trainer)

@@ -1,7 +1,7 @@
-"""Training GPT-2 124M on SMS Spam: steps and epochs, against plain PyTorch, transformers with PEFT, and ourselves.
+"""Steps and epochs of training GPT-2 124M on SMS Spam, against plain PyTorch, Hugging Face and our reference ops.
 
-The sides stand in ``steps.py``. ``-k step`` runs the steps alone; the epochs of the baseline take minutes each. The
-notes give the shares of one of our steps that matrix products and the optimizer take, by torch's profiler.
+``steps.py`` defines the sides. ``-k step`` runs the steps alone; an epoch of the baseline takes minutes. The notes give
+the shares of matrix products and of the optimizer in one of our steps, by torch's profiler.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ NOTES = {
 
 
 def shares(run: Callable[[int], float], index: int, device: torch.device) -> str:
-    """Which parts of a step's own time matrix products and the optimizer take."""
+    """Shares of matrix products and of the optimizer in the time of a step, as text."""
     activity = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiler:
         run(index)
-    spent = {}
+    seconds = {}
     for event in profiler.key_averages():
-        spent[event.key] = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-    total = sum(spent.values())
-    products = sum(t for name, t in spent.items() if name.split("::")[-1] in MATRIX_PRODUCTS or "gemm" in name)
-    optimizer = sum(t for name, t in spent.items() if "adam" in name.lower())
+        seconds[event.key] = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+    total = sum(seconds.values())
+    products = sum(t for name, t in seconds.items() if name.split("::")[-1] in MATRIX_PRODUCTS or "gemm" in name)
+    optimizer = sum(t for name, t in seconds.items() if "adam" in name.lower())
     return f"matrix products {products / total:.0%}, optimizer {optimizer / total:.0%}"
 
 
@@ -48,7 +48,7 @@ def test_step(trainable: str, baseline: str, compare: Callable, device: torch.de
     if baseline == steps.AUTOCAST and not steps.multiplies_bf16(device):
         pytest.skip("this processor has no instructions for bf16 matmuls")
     ours, theirs = make_step("pyllmclf", trainable, device), make_step(baseline, trainable, device)
-    # Before the first update both compute the same function: a baseline that does something else is no baseline.
+    # Before the first update both sides compute the same function; otherwise the comparison is void.
     assert abs(ours.run(0) - theirs.run(0)) < (0.1 if baseline == steps.AUTOCAST else 1e-3)
     real = packer().real_lengths
     tokens = sum(int(real[ids].sum()) for ids in steps.batch_ids()[1 : STEP_ROUNDS + 1]) / STEP_ROUNDS
@@ -68,15 +68,15 @@ def test_step(trainable: str, baseline: str, compare: Callable, device: torch.de
 @pytest.mark.parametrize("baseline", ["plain PyTorch", "Hugging Face"])
 @pytest.mark.parametrize("trainable", TRAINABLE)
 def test_step_memory(trainable: str, baseline: str, compare_memory: Callable[[Memory], None]) -> None:
-    """Each side in a process of its own."""
+    """Measures each side in a separate process."""
 
-    def measured(side: str) -> dict[str, int]:
+    def measure(side: str) -> dict[str, int]:
         command = [sys.executable, Path(__file__).with_name("steps.py"), side, trainable]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        process = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout)
 
-    theirs, ours = measured(baseline), measured("pyllmclf")
+    theirs, ours = measure(baseline), measure("pyllmclf")
     compare_memory(
         Memory("memory", f"step, {trainable}", baseline, theirs["peak"], ours["peak"], theirs["state"], ours["state"])
     )

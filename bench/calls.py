@@ -1,7 +1,6 @@
-"""Calls of an op as the GPU benchmarks time them: several in a row, so that the wait for the device counts little.
+"""Timed calls of an op for the GPU benchmarks: several in a row, so that waiting for the device counts little.
 
-With TRITON_INTERPRET=1 and no GPU, the benchmarks of the Triton kernels run at sizes that say nothing but that they
-run.
+With TRITON_INTERPRET=1 and no GPU, the benchmarks of the Triton kernels run at small sizes, as a check that they run.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ WARMUP = 1 if SMALL else 3
 DEVICE = "cpu" if SMALL else "cuda"
 CAN_RUN_TRITON = triton_backend.installed() and (SMALL or torch.cuda.is_available())
 
-# GPT-2 tokens of texts, 32 quantiles each: SMS Spam's balanced training part (1,045 texts, the longest has 120), and
-# IMDb's official one, cut to GPT-2's 1,024 positions.
+# Quantiles (32) of the numbers of GPT-2 tokens: of SMS Spam's balanced train split (1,045 texts, the longest has 120),
+# and of IMDb's official one, truncated to GPT-2's 1,024 positions.
 QUANTILES = {
     "SMS": (
         *(5, 7, 8, 9, 10, 11, 12, 13, 15, 17, 19, 21, 23, 26, 29, 32),
@@ -39,17 +38,17 @@ Function = Callable[[], Tensor | tuple[Tensor, ...]]
 
 
 def leaf(dtype: torch.dtype, *shape: int) -> Tensor:
-    """Random numbers whose gradient is asked for."""
+    """Random tensor that requires a gradient."""
     return torch.randn(shape, device=DEVICE, dtype=dtype).requires_grad_()
 
 
 def calls_for(operations: float) -> int:
-    """Calls of so many operations each that keep a large GPU busy for some 10 ms; CALLS at most."""
+    """Number of calls, each of ``operations``, that keep a large GPU busy for about 10 ms; at most CALLS."""
     return max(1, min(CALLS, round(ROUND_OPERATIONS / operations)))
 
 
 def forward(function: Function, backend: str, calls: int = CALLS) -> Callable[[int], None]:
-    """So many times forward, as in training: with what the backward pass needs."""
+    """Returns ``calls`` forward passes, which save tensors for the backward pass, as in training."""
 
     def run(_: int) -> None:
         with ops.use_backend(backend):
@@ -60,10 +59,10 @@ def forward(function: Function, backend: str, calls: int = CALLS) -> Callable[[i
 
 
 def gradient(function: Function, inputs: list[Tensor], backend: str, calls: int = CALLS) -> Callable[[int], None]:
-    """So many times forward and backward; gradients are returned, not added to ``.grad``."""
+    """Returns ``calls`` forward and backward passes, whose gradients are not added to ``.grad``."""
     with ops.use_backend(backend):
-        made = function()
-    factors = [torch.randn_like(t) for t in (made if isinstance(made, tuple) else (made,))]
+        result = function()
+    factors = [torch.randn_like(t) for t in (result if isinstance(result, tuple) else (result,))]
 
     def run(_: int) -> None:
         with ops.use_backend(backend):

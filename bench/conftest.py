@@ -1,4 +1,4 @@
-"""Interleaved comparisons on top of pytest-benchmark, and the table of their ratios."""
+"""Fixtures for interleaved comparisons with pytest-benchmark, and the tables of their ratios."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "triton", "transformers", "peft", "numpy", "tiktoken")
 
 @dataclass(frozen=True)
 class Work:
-    """What one round of ours does, and the machine's measured limit.
+    """The work of one round of ours, and the machine's measured peak.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Work:
         Real tokens, floating-point operations or bytes.
     unit : {"tokens/s", "GFLOP/s", "TFLOP/s", "GB/s"}
     peak : float, optional
-        In the unit.
+        The peak, in ``unit``.
     """
 
     amount: float
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks of one comparison, in bytes: all that is held for model, optimizer and step; and what of it stays."""
+    """Peak memory of one comparison, in bytes: of model, optimizer and step; and what stays between steps."""
 
     group: str
     name: str
@@ -90,9 +90,10 @@ def device() -> torch.device:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the machine does at best, measured here: matmuls, and a copy in GB/s (read and written).
+    """The machine's measured peak rates of matmuls and of a copy.
 
-    ``gflops`` is of fp32 matmuls; ``tflops16`` of bf16 ones on a GPU.
+    ``gflops`` is the rate of fp32 matmuls, ``tflops16`` that of bf16 ones on a GPU, ``gbytes`` that of a copy in GB/s,
+    bytes read and written.
     """
 
     gflops: float
@@ -102,7 +103,7 @@ class Peaks:
 
 @pytest.fixture(scope="session")
 def peaks(device: torch.device) -> Peaks:
-    """fp32 matmul of 2048 x 2048 matrices by the faster of torch's libraries, and a copy of 160 MB."""
+    """Measures an fp32 matmul of 2048 x 2048 matrices, by the faster of torch's libraries, and a copy of 160 MB."""
     a, b = torch.randn(2, 2048, 2048, device=device)
     source = torch.randn(40_000_000, device=device)
     target = torch.empty_like(source)
@@ -132,7 +133,7 @@ def peaks(device: torch.device) -> Peaks:
 
 @pytest.fixture
 def compare(benchmark, device: torch.device) -> Callable[..., Row]:
-    """Runs the baseline and ours in turns, so that both see the same state of the machine."""
+    """Runs the baseline and ours alternately, so that both see the same state of the machine."""
 
     def timed(run: Callable[[int], object], index: int) -> float:
         started = time.perf_counter()
@@ -189,7 +190,7 @@ def compare_memory() -> Callable[[Memory], None]:
 
 
 def machine(device_name: str) -> dict[str, str]:
-    """What the figures depend on."""
+    """Facts that the figures depend on: date, hardware and versions."""
 
     def version(package: str) -> str:
         try:
@@ -231,7 +232,7 @@ def table(rows: list[Row]) -> str:
 
 
 def memory_table(rows: list[Memory]) -> str:
-    """The peaks of memory as a Markdown table."""
+    """The memory peaks as a Markdown table."""
     lines = [
         "| peak of memory | baseline | its peak | pyllmclf | ratio | of these parameters and optimizer |",
         "|---|---|---|---|---|---|",
@@ -249,31 +250,34 @@ def _shown(seconds: float) -> str:
 
 
 def groups() -> dict[str, tuple[list[Row], list[Memory]]]:
-    """What was compared so far."""
+    """Comparisons so far, by group."""
     names = dict.fromkeys(row.group for row in (*ROWS, *MEMORY))
     return {name: ([r for r in ROWS if r.group == name], [m for m in MEMORY if m.group == name]) for name in names}
 
 
 def tables(rows: list[Row], peaks: list[Memory]) -> str:
-    """Of one group."""
+    """The Markdown tables of one group."""
     return "\n\n".join([table(rows)] * bool(rows) + [memory_table(peaks)] * bool(peaks))
 
 
 def write_results(folder: Path) -> None:
-    """A Markdown and a JSON file of each group."""
+    """Writes a Markdown and a JSON file for each group."""
     facts = machine(torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu")
     described = "\n".join(f"- {key}: {value}" for key, value in facts.items())
     folder.mkdir(parents=True, exist_ok=True)
     for group, (rows, peaks) in groups().items():
-        found = {key: [asdict(r) | {"ratio": r.ratio} for r in of] for key, of in (("rows", rows), ("memory", peaks))}
-        (folder / f"{group}.json").write_text(json.dumps({"machine": facts} | found, indent=2) + "\n")
+        content = {
+            key: [asdict(r) | {"ratio": r.ratio} for r in entries]
+            for key, entries in (("rows", rows), ("memory", peaks))
+        }
+        (folder / f"{group}.json").write_text(json.dumps({"machine": facts} | content, indent=2) + "\n")
         title = f"# {group.capitalize()}: ratios of medians"
         (folder / f"{group}.md").write_text(f"{title}\n\n{described}\n\n{tables(rows, peaks)}\n")
 
 
 @pytest.fixture(autouse=True)
 def keep_results(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Written after each comparison: a run that is stopped has what it has measured."""
+    """Writes the results after each comparison, so that an interrupted run keeps what it has measured."""
     before = len(ROWS) + len(MEMORY)
     yield
     folder = request.config.getoption("--results")

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Everything that waits for a GPU, in one go: build, tests, benchmarks.
-# Usage: bench/gpu.sh RESULTS_DIR [arguments of pytest for the training benchmarks, as -k step]
-# PARTS="build tests-gpu" runs these parts alone, LIMIT=500 ends each after so many seconds; what a benchmark has measured
-# until then is kept.
+# Runs everything that needs a GPU: build, tests, benchmarks.
+# Usage: bench/gpu.sh RESULTS_DIR [pytest arguments for the training benchmarks, such as -k step]
+# PARTS="build tests-gpu" runs these parts alone. LIMIT=500 ends each part after 500 seconds; a benchmark's results until
+# then are kept.
 # With TRITON_INTERPRET=1 and no GPU, the parts for Triton run in its interpreter at small sizes, to check this script.
-# Needs torch with CUDA, nvcc, setuptools>=77, cmake, ninja, pybind11 and what the package and its extra [test] require
-# installed already; no network. With pytest-xdist it takes a fraction of the time.
+# Needs torch with CUDA, nvcc, setuptools>=77, cmake, ninja, pybind11 and the requirements of the package and of its extra
+# [test], all installed beforehand; no network. With pytest-xdist it takes a fraction of the time.
 # PYLLMCLF_DATA_DIR and TIKTOKEN_CACHE_DIR name the data sets and GPT-2's vocabulary.
 set -uo pipefail
 if [ $# -lt 1 ]; then
@@ -16,17 +16,17 @@ results=$(mkdir -p "$1" && cd "$1" && pwd) || exit 2
 shift
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
-export PYTHONSAFEPATH=1  # the installed package, not the source tree beside us, which has no extension
+export PYTHONSAFEPATH=1  # imports the installed package, not the source tree, which has no extension
 export PYTHONPATH=$PWD/bench:$PWD/tests${PYTHONPATH:+:$PYTHONPATH}
 failed=0
 known=" "
-beside=()  # most of the time goes into compiling kernels, which pytest-xdist does many at a time
+workers=()  # pytest-xdist compiles kernels in parallel, which takes most of the time
 if "$python" -c "import xdist" 2>/dev/null; then
   cores=$(nproc)
-  beside=(-n $((cores < 16 ? cores : 16)) --dist load)  # each has some of the GPU's memory
+  workers=(-n $((cores < 16 ? cores : 16)) --dist load)  # each worker takes some of the GPU's memory
 fi
 
-part() { # name, command...: runs a part, keeps its output, goes on after a failure
+part() { # name, command...: runs a part and keeps its output; a failure does not stop the script
   local name=$1
   known+="$name "
   shift
@@ -43,10 +43,10 @@ part build "$python" -m pip install --no-build-isolation --no-deps .
 part info "$python" -m pyllmclf info
 part info-json "$python" -m pyllmclf info --json
 # 1. correctness: the ops and whole trainings against the CPU
-part tests-gpu "$python" -m pytest -m gpu "${beside[@]}" tests
-# 2. speed; what Triton and torch compile for it first, many at a time, so that the time goes into measuring
-if [ ${#beside[@]} -gt 0 ] && [ -z "${TRITON_INTERPRET:-}" ]; then
-  part compile "$python" -m pytest --benchmark-disable "${beside[@]}" bench/bench_attention.py bench/bench_lora.py \
+part tests-gpu "$python" -m pytest -m gpu "${workers[@]}" tests
+# 2. speed; compiles the kernels of Triton and torch first, in parallel, so that the benchmarks only measure
+if [ ${#workers[@]} -gt 0 ] && [ -z "${TRITON_INTERPRET:-}" ]; then
+  part compile "$python" -m pytest --benchmark-disable "${workers[@]}" bench/bench_attention.py bench/bench_lora.py \
     -k "not math"
 fi
 part bench-cuda-ops "$python" -m pytest bench/bench_cuda_ops.py --results "$results" \
@@ -59,7 +59,7 @@ part bench-published "$python" -m pytest bench/bench_published.py --results "$re
   --benchmark-json "$results/bench-published-full.json"
 part bench-training "$python" -m pytest bench/bench_training.py --results "$results" \
   --benchmark-json "$results/bench-training-full.json" "$@"
-# 3. configurations that would be faster here than those of kernels/configs.py
+# 3. configurations that are faster on this GPU than those of kernels/configs.py
 part tune "$python" bench/tune.py
 part lora-rules "$python" bench/lora_rules.py
 for name in ${PARTS:-}; do

@@ -1,8 +1,8 @@
 """GPT-2 as a text classifier in plain PyTorch: the baseline of the benchmarks, and an oracle for the tests.
 
-This is the straightforward way to fine-tune GPT-2 into a classifier: every text is padded on the right to one
-length, attention is written out as matrix products and a softmax, logits are computed at every position, and the
-loss reads one of them per text. It depends on PyTorch alone, and uses neither fused attention nor compilation.
+It fine-tunes GPT-2 into a classifier in the straightforward way: it pads every text on the right to one length, writes
+attention out as matrix products and a softmax, and computes logits at every position, of which the loss reads one per
+text. It depends on PyTorch alone, and uses neither fused attention nor compilation.
 
 In the shapes below, ``batch`` is the number of texts, ``T`` the padded length and ``width`` the model width.
 """
@@ -178,9 +178,9 @@ def load_huggingface_state_dict(model: PlainGPT2Classifier, state: dict[str, Ten
     Raises
     ------
     KeyError
-        Naming every tensor that ``state`` lacks, or that ``model`` has no place for.
+        If ``state`` lacks tensors, or ``model`` has no parameter for some; the message names all of them.
     RuntimeError
-        If a tensor has another shape than the parameter it goes to.
+        If a tensor and its parameter differ in shape.
     """
     source = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
     renamed = {"token_embedding": "wte", "position_embedding": "wpe", "final_norm": "ln_f"}
@@ -218,11 +218,11 @@ def load_huggingface_state_dict(model: PlainGPT2Classifier, state: dict[str, Ten
         elif model.out_head.bias is not None:
             target["out_head.bias"] = torch.zeros_like(model.out_head.bias)
 
-    homeless = target.keys() - model.state_dict().keys()
+    unexpected = target.keys() - model.state_dict().keys()
     # A deeper checkpoint would otherwise load without complaint as a model of fewer layers.
-    homeless |= {name for name in source if name.startswith(f"h.{model.config.n_layers}.")}
-    if homeless:
-        raise KeyError(f"no such parameter in the model: {', '.join(sorted(homeless))}")
+    unexpected |= {name for name in source if name.startswith(f"h.{model.config.n_layers}.")}
+    if unexpected:
+        raise KeyError(f"no such parameter in the model: {', '.join(sorted(unexpected))}")
     # Not strict, because the head may be left out; every other name was checked above.
     model.load_state_dict(target, strict=False)
 
@@ -275,7 +275,7 @@ def replace_linears_with_lora(model: nn.Module, rank: int, alpha: float, include
 
 
 def set_trainable(model: PlainGPT2Classifier, layers: Literal["all", "last_block", "last_two_blocks", "head"]) -> None:
-    """Choose the parameters that are trained, by their ``requires_grad``.
+    """Choose the trainable parameters, by their ``requires_grad``.
 
     Parameters
     ----------
@@ -329,10 +329,10 @@ def classification_loss(model: nn.Module, input_ids: Tensor, labels: Tensor, pos
     """
     logits = model(input_ids)
     if positions is None:
-        read = logits[:, -1]
+        selected = logits[:, -1]
     else:
-        read = logits[torch.arange(logits.shape[0], device=logits.device), positions]
-    return nn.functional.cross_entropy(read, labels)
+        selected = logits[torch.arange(logits.shape[0], device=logits.device), positions]
+    return nn.functional.cross_entropy(selected, labels)
 
 
 def train_step(

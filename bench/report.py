@@ -1,4 +1,4 @@
-"""One page of a machine's results: the tables that the benchmarks wrote, and a plot of the ratios.
+"""Makes one page of a machine's results: the benchmarks' tables, and plots of ratios and of step times.
 
 ``python bench/report.py RESULTS_DIR`` reads the JSON files there and writes ``report.md``, ``ratios.svg`` and
 ``steps.svg``.
@@ -28,10 +28,10 @@ ORDER = (
 
 
 def groups(folder: Path) -> dict[str, dict[str, Any]]:
-    """Content of each benchmark's file, by its name."""
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-    found = {name: content for name, content in found.items() if "rows" in content and "machine" in content}
-    return dict(sorted(found.items(), key=lambda item: (ORDER.index(item[0]) if item[0] in ORDER else 99, item[0])))
+    """Contents of the benchmarks' files, by group."""
+    contents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    contents = {name: content for name, content in contents.items() if "rows" in content and "machine" in content}
+    return dict(sorted(contents.items(), key=lambda item: (ORDER.index(item[0]) if item[0] in ORDER else 99, item[0])))
 
 
 def rows_of(content: dict[str, Any]) -> list[Row]:
@@ -43,7 +43,7 @@ def memory_of(content: dict[str, Any]) -> list[Memory]:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """A bar for each comparison: how many times faster ours is."""
+    """Plots a bar for each comparison: how many times as fast ours is."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -64,7 +64,7 @@ def plot(rows: list[Row], path: Path) -> None:
     plt.close(figure)
 
 
-# Sides of a training step that the plot has, in its order, with the colour of each.
+# The sides of a training step in the plot, in order, with their colours.
 SIDES = {
     "pyllmclf": "#3366aa",
     "Hugging Face": "#dd9933",
@@ -75,7 +75,7 @@ TRAINED = {"last_block": "last block", "all": "all layers", "lora": "LoRA, rank 
 
 
 def step_seconds(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """Seconds of a training step by side and by the layers that are trained; ours as measured beside Hugging Face."""
+    """Seconds of a training step by side and trained layers; ours are those interleaved with Hugging Face."""
     seconds: dict[str, dict[str, float]] = {side: {} for side in SIDES}
     for row in rows:
         trained = TRAINED.get(row.name.removeprefix("step, "))
@@ -88,7 +88,7 @@ def step_seconds(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 def plot_steps(rows: list[Row], path: Path) -> None:
-    """Bars of the seconds that a training step takes, by side, for each choice of trained layers."""
+    """Plots the seconds of a training step as bars, by side, for each choice of trained layers."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -118,12 +118,12 @@ def main() -> int:
         print("usage: python bench/report.py RESULTS_DIR", file=sys.stderr)
         return 2
     folder = Path(sys.argv[1])
-    found = groups(folder)
-    if not found:
+    contents = groups(folder)
+    if not contents:
         print(f"{folder}: no results of benchmarks (*.json)", file=sys.stderr)
         return 3
     lines = ["# Results", ""]
-    for name, content in found.items():
+    for name, content in contents.items():
         machine = content["machine"]
         lines += [
             f"## {name}",
@@ -135,11 +135,13 @@ def main() -> int:
         for shown in tables:
             lines += ["", shown]
         lines.append("")
-    whole = [row for name in ("end_to_end", "evaluation", "loader") for row in rows_of(found.get(name, {"rows": []}))]
+    whole = [
+        row for name in ("end_to_end", "evaluation", "loader") for row in rows_of(contents.get(name, {"rows": []}))
+    ]
     if whole:
         plot(whole, folder / "ratios.svg")
         lines[2:2] = ["![How many times as fast as the baselines](ratios.svg)", ""]
-    steps = rows_of(found.get("training", {"rows": []}))
+    steps = rows_of(contents.get("training", {"rows": []}))
     if step_seconds(steps).keys() > {"pyllmclf"}:
         plot_steps(steps, folder / "steps.svg")
         lines[2:2] = ["![Seconds of a training step](steps.svg)", ""]

@@ -1,7 +1,7 @@
-"""One training step of GPT-2 124M on SMS Spam, by pyllmclf and by what it is compared with.
+"""Training steps of GPT-2 124M on SMS Spam, by pyllmclf and by the baselines.
 
-Every side starts from the same random weights and sees the same batches of 8 texts of the published balanced split.
-Run as a program, it prints the memory that the steps of one side take: ``python bench/steps.py SIDE TRAINABLE``.
+Every side starts from the same random weights and sees the same batches of 8 texts of balanced SMS Spam. As a program
+it prints the memory that the steps of one side take: ``python bench/steps.py SIDE TRAINABLE``.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ LORA = LoRAConfig(rank=16, alpha=16)
 TRAINABLE = ("last_block", "all", "lora")
 AUTOCAST = "Hugging Face, bf16 autocast"
 # pyllmclf; the same model on the reference ops; the published experiment's way (plain_pytorch.py: padded to the longest
-# training text, eager attention, AdamW as torch makes it); the same with the fused AdamW; transformers (and PEFT), each
-# batch padded to its longest text, SDPA, fused AdamW; the same under bf16 autocast, where the processor has it.
+# training text, eager attention, torch's default AdamW); the same with the fused AdamW; transformers (and PEFT), each
+# batch padded to its longest text, SDPA, fused AdamW; the same under bf16 autocast, where the processor supports it.
 SIDES = (
     "pyllmclf",
     "reference ops",
@@ -55,23 +55,23 @@ SIDES = (
 
 
 def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the processor has bf16 matmuls; without them torch takes 40 to 500 times as long as in fp32."""
+    """Whether the device has bf16 matmuls; on a CPU without them torch takes 40 to 500 times as long as in fp32."""
     capabilities = torch.cpu.get_capabilities()
     return device.type == "cuda" or any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 @dataclass(frozen=True)
 class Step:
-    """A side's training step.
+    """The training step of one side.
 
     Attributes
     ----------
     run : callable
-        Takes the step of the batch with an index, returns its mean loss.
+        Takes a batch's index, trains one step on the batch, and returns its mean loss.
     evaluate : callable
-        Takes the index of a batch, returns how many of its texts are classified rightly.
+        Takes a batch's index and returns the number of texts that are classified correctly.
     parameters : list of parameters
-        All of the model's.
+        All parameters of the model.
     optimizer : optimizer
     """
 
@@ -81,23 +81,23 @@ class Step:
     optimizer: torch.optim.Optimizer
 
     def state_bytes(self) -> int:
-        """What stays in memory between steps: parameters, and the optimizer's state."""
-        held = [p.nbytes for p in self.parameters]
-        held += [t.nbytes for s in self.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
-        return sum(held)
+        """Bytes that stay in memory between steps: parameters and optimizer state."""
+        sizes = [p.nbytes for p in self.parameters]
+        sizes += [t.nbytes for s in self.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
+        return sum(sizes)
 
 
 @cache
-def packer(data_set: str = "sms_spam", max_length: int = 1024, part: str = "train") -> Packer:
-    """The texts of a part of a data set; by default the published balanced split's for training."""
-    data = load_named(data_set)[part]
+def packer(data_set: str = "sms_spam", max_length: int = 1024, split: str = "train") -> Packer:
+    """Packer over a split of a data set; by default the train split of balanced SMS Spam."""
+    data = load_named(data_set)[split]
     source = find_model("gpt2", "random")
     store = TokenStore.from_texts(data.texts, source.tokenizer)
     return Packer(store, source.tokenizer, RowLayout(max_length), LabelEncoder.fit(data).encode(data))
 
 
 def make_model(size: str = "gpt2") -> SequenceClassifier:
-    """The same each time."""
+    """Makes a model with the same random weights at every call."""
     model = SequenceClassifier(find_model(size, "random").config, 2, HeadSpec("last", causal=True, bias=True))
     init_weights(model, torch.Generator().manual_seed(SEED))
     return model
@@ -114,7 +114,7 @@ def make_trainer(
     max_length: int = 1024,
     cuda_graphs: bool = True,
 ) -> Trainer:
-    """The trainer that ``finetune`` builds, from the weights of :func:`make_model`, without a cache."""
+    """Makes the trainer that ``finetune`` makes, with the weights of :func:`make_model` and without a cache."""
     settings = Settings(
         model=size,
         weights="random",
@@ -140,7 +140,7 @@ def make_trainer(
 
 
 def make_step(side: str, trainable: str, device: torch.device) -> Step:
-    """One of SIDES, training one of TRAINABLE."""
+    """Makes the step of one of SIDES, for one of TRAINABLE."""
     if side in ("pyllmclf", "reference ops"):
         backend = "auto" if side == "pyllmclf" else "reference"
         trainer = make_trainer(trainable, Compute(device, torch.float32, backend))
@@ -160,7 +160,7 @@ def make_step(side: str, trainable: str, device: torch.device) -> Step:
 
 
 def batch_ids(texts: Packer | None = None) -> list[np.ndarray]:
-    """The first epoch's batches, as the trainer makes them."""
+    """Text ids of the first epoch's batches, in the trainer's order."""
     order = shuffled(len(texts or packer()), SEED, epoch=0)
     return [order[i : i + BATCH_SIZE] for i in range(0, len(order), BATCH_SIZE)]
 
@@ -181,7 +181,7 @@ def make_plain_step(
     texts: Packer | None = None,
     autocast: torch.dtype | None = None,
 ) -> Step:
-    """The published experiment's step: every text padded to the longest of the data set, fp32 or under autocast."""
+    """Makes the published experiment's step: every text padded to the longest one, in fp32 or under autocast."""
     source, texts = make_model(size), texts or packer()
     sizes = source.config
     config = plain_pytorch.PlainConfig(width=sizes.width, n_layers=sizes.n_layers, n_heads=sizes.n_heads)
@@ -281,7 +281,7 @@ def _huggingface_step(
 
 
 def _resident(field: str) -> int:
-    """Bytes of this process: now without files (RssAnon), of files (RssFile), at most since the last reset (VmHWM)."""
+    """Resident bytes of this process: anonymous (RssAnon), of files (RssFile), or the peak since a reset (VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
@@ -289,11 +289,11 @@ def _resident(field: str) -> int:
 
 
 def step_memory(side: str, trainable: str) -> dict[str, int]:
-    """Peak of steps after the first two, in bytes: all that is held for model, optimizer and step; and what stays."""
+    """Bytes of model, optimizer and steps: their peak after the first two steps, and what stays between steps."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     packer()
     if side.startswith("Hugging Face"):
-        import peft  # noqa: F401, imports are not the step's memory
+        import peft  # noqa: F401, imported before measuring
         import transformers  # noqa: F401
     before = _resident("RssAnon")
     step = make_step(side, trainable, device)
@@ -314,5 +314,5 @@ def step_memory(side: str, trainable: str) -> dict[str, int]:
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
-        found = step_memory(*sys.argv[1:3])
-    print(json.dumps(found))
+        memory = step_memory(*sys.argv[1:3])
+    print(json.dumps(memory))

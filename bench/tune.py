@@ -1,8 +1,8 @@
-"""Times the candidate configurations of the Triton kernels on the GPU at hand and prints tables for kernels/configs.py.
+"""Times candidate configurations of the Triton kernels on this GPU and prints tables for kernels/configs.py.
 
-``python bench/tune.py [--kernels forward,dq,dkdv,product,thin] [--bits 16,32] [--minutes 10]``. All candidates are
-compiled first, one or two seconds each, up to 16 at a time; half precision comes first. With
-TRITON_INTERPRET=1 it runs two candidates of each kernel at a size that says nothing but that it runs.
+``python bench/tune.py [--kernels forward,dq,dkdv,product,thin] [--bits 16,32] [--minutes 10]``. It
+compiles all candidates first, one or two seconds each, up to 16 at a time, and starts with half precision. With
+TRITON_INTERPRET=1 it runs two candidates of each kernel at a small size, as a check that it runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOKENS = 64 if SMALL else 32768
 
 
 def microseconds(run: Callable[[], object], *, timed: bool = True) -> float:
-    """Median time on the device; infinite where the configuration does not fit it."""
+    """Median time of a call on the device, in microseconds; infinite if the configuration exceeds its resources."""
     try:
         run()
     except (OutOfResources, CompilationError, PTXASError, RuntimeError):
@@ -49,7 +49,7 @@ def microseconds(run: Callable[[], object], *, timed: bool = True) -> float:
 
 
 def attention_candidates(kernel: str, rows: int) -> Iterator[AttentionConfig]:
-    """The owned side is fixed; the other side, warps and stages vary."""
+    """Candidates for tiles of ``rows`` rows; the rows of the other side, warps and stages vary."""
     for other in (16, 32, 64, 128):
         tile = rows * other
         if other > max(rows, 64) or tile > 128 * 128:
@@ -64,7 +64,9 @@ def attention_candidates(kernel: str, rows: int) -> Iterator[AttentionConfig]:
 
 
 def attention_run(masked: bool, kernel: str, bits: int, depth: int, rows: int) -> Callable[[], object]:
-    """Texts that fill tiles of ``rows`` rows, as many as TOKENS; of what counts as masked, dropout."""
+    """Returns a call of an attention kernel on TOKENS tokens in texts that fill tiles of ``rows`` rows; ``masked`` adds
+    dropout.
+    """
     length = rows if rows <= 64 and not (bits == 32 and rows == 64) else 8 * rows
     total = max(1, TOKENS // length) * length
     cu = torch.arange(0, total + 1, length, dtype=torch.int32)
@@ -106,7 +108,9 @@ def lora_candidates(kernel: str, bits: int, few: bool) -> Iterator[ProductConfig
 
 
 def lora_run(kernel: str, bits: int, few: bool) -> Callable[[], object]:
-    """The MLP's first layer of GPT-2 124M; rank 16, the rows of 8 texts of SMS Spam or of a batch that fills a GPU."""
+    """Returns a call of a LoRA kernel for the first MLP layer of GPT-2 124M, at rank 16: on the rows of 8 texts of SMS
+    Spam if ``few``, otherwise on those of a batch that fills a GPU.
+    """
     rows, width, rank = (24, 32, 4) if SMALL else (240 if few else 16384, 768, 16)
     dtype = DTYPES[bits]
     x, dy = (torch.randn(rows, n, device=DEVICE).to(dtype) for n in (width, 4 * width))
@@ -122,64 +126,68 @@ def lora_run(kernel: str, bits: int, few: bool) -> Callable[[], object]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A place in one of the tables: "ATTENTION", "MASKED" or "LORA"."""
+    """A key of one of the tables "ATTENTION", "MASKED" and "LORA"."""
 
     name: str
     key: tuple
 
     @property
     def table(self) -> dict:
-        """The table that holds it here."""
+        """The table for this device, which holds the entry."""
         return configs.table(getattr(configs, self.name), configs.capability(torch.device(DEVICE)))
 
     def run(self) -> Callable[[], object]:
-        """What is timed; its tensors are there as long as it is."""
+        """Returns the call to time, which keeps its tensors alive."""
         return lora_run(*self.key) if self.name == "LORA" else attention_run(self.name == "MASKED", *self.key)
 
     @property
     def candidates(self) -> list[AttentionConfig | ProductConfig]:
         kernel, bits, *rest = self.key
-        found = lora_candidates(kernel, bits, *rest) if self.name == "LORA" else attention_candidates(kernel, rest[1])
-        return list(itertools.islice(found, 2) if SMALL else found)
+        candidates = (
+            lora_candidates(kernel, bits, *rest) if self.name == "LORA" else attention_candidates(kernel, rest[1])
+        )
+        return list(itertools.islice(candidates, 2) if SMALL else candidates)
 
 
 def compile_candidate(entry: Entry, candidate: AttentionConfig | ProductConfig) -> None:
-    """Runs it once, in a process beside others, so that the code is in Triton's cache; timing it shows what fails."""
+    """Runs a candidate once in a worker process, which fills Triton's cache; failures show when it is timed."""
     entry.table[entry.key] = candidate
     with suppress(RuntimeError):
         microseconds(entry.run(), timed=False)
 
 
-def compile_all(of_size: list[Entry], jobs: int, end: float) -> None:
-    """All candidates of some entries, or as many as there is time for."""
+def compile_all(entries: list[Entry], jobs: int, end: float) -> None:
+    """Compiles all candidates of some entries, or as many as the time allows."""
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        left = [pool.submit(compile_candidate, entry, one) for entry in of_size for one in entry.candidates]
-        wait(left, timeout=max(0.0, end - time.monotonic()))
+        pending = [
+            pool.submit(compile_candidate, entry, candidate) for entry in entries for candidate in entry.candidates
+        ]
+        wait(pending, timeout=max(0.0, end - time.monotonic()))
         pool.shutdown(cancel_futures=True)
 
 
 def tune(entry: Entry) -> None:
-    """Prints the fastest configuration of an entry, and its time beside that of the entry as it is."""
-    kept, run = entry.table[entry.key], entry.run()
+    """Prints the fastest configuration of an entry, and the times before and after."""
+    original, run = entry.table[entry.key], entry.run()
     before = microseconds(run)
-    found, fastest = kept, before
+    best, fastest = original, before
     for candidate in entry.candidates:
         entry.table[entry.key] = candidate
-        taken = microseconds(run)
-        if taken < fastest:
-            found, fastest = candidate, taken
-    entry.table[entry.key] = kept
-    print(f"    {entry.key}: {found},  # {entry.name}: {before:.0f} -> {fastest:.0f} us", flush=True)
+        time_taken = microseconds(run)
+        if time_taken < fastest:
+            best, fastest = candidate, time_taken
+    entry.table[entry.key] = original
+    print(f"    {entry.key}: {best},  # {entry.name}: {before:.0f} -> {fastest:.0f} us", flush=True)
 
 
-def entries(wanted: set[tuple[str, int]]) -> list[Entry]:
-    """Those of some kernels and sizes of an element."""
+def entries_for(selected: set[tuple[str, int]]) -> list[Entry]:
+    """Table entries of the selected (kernel, bits) pairs."""
     capability = configs.capability(torch.device(DEVICE))
     return [
         Entry(name, key)
         for name in ("ATTENTION", "LORA", "MASKED")
         for key in configs.table(getattr(configs, name), capability)
-        if key[:2] in wanted and (not SMALL or name == "LORA" or key[2:] == (64, 16))
+        if key[:2] in selected and (not SMALL or name == "LORA" or key[2:] == (64, 16))
     ]
 
 
@@ -187,23 +195,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kernels", default="forward,dq,dkdv,product,thin")
     parser.add_argument("--bits", default="16,32")
-    parser.add_argument("--minutes", type=float, default=10.0, help="no entry is begun after that")
+    parser.add_argument("--minutes", type=float, default=10.0, help="time after which no further entry is timed")
     parser.add_argument(
-        "--jobs", type=int, default=0 if SMALL else min(16, os.cpu_count() or 1), help="compile so many at a time"
+        "--jobs",
+        type=int,
+        default=0 if SMALL else min(16, os.cpu_count() or 1),
+        help="number of processes that compile",
     )
-    given = parser.parse_args()
-    end = time.monotonic() + 60 * given.minutes
-    wanted = {(kernel, int(bits)) for kernel in given.kernels.split(",") for bits in given.bits.split(",")}
+    arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
+    selected = {(kernel, int(bits)) for kernel in arguments.kernels.split(",") for bits in arguments.bits.split(",")}
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else "interpreter"
     print(f"# {device}, capability {configs.capability(torch.device(DEVICE))}")
     for bits in DTYPES:
-        of_size = entries({(kernel, size) for kernel, size in wanted if size == bits})
-        if given.jobs and of_size:
-            # A half of what is left, so that time remains for measuring.
-            compile_all(of_size, given.jobs, (time.monotonic() + end) / 2)
-        for entry in of_size:
+        entries = entries_for({(kernel, size) for kernel, size in selected if size == bits})
+        if arguments.jobs and entries:
+            # Compiling may take half of the remaining time.
+            compile_all(entries, arguments.jobs, (time.monotonic() + end) / 2)
+        for entry in entries:
             if time.monotonic() > end:
-                print(f"    {entry.key}: not timed, the {given.minutes:g} minutes are over")
+                print(f"    {entry.key}: not timed, the {arguments.minutes:g} minutes are over")
             else:
                 tune(entry)
 

@@ -13,13 +13,13 @@ from pyllmclf.ops import BACKENDS
 # Relative error max|a - b| / max|b| per tensor against a float64 computation.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 DTYPES = list(TOLERANCE)
-# Triton's kernels have tests of their own, in its interpreter and on a GPU.
+# The Triton kernels have separate tests, in the interpreter and on a GPU.
 CPU_BACKENDS = [backend for backend in BACKENDS if backend != "triton"]
 
 
 @dataclass(frozen=True)
 class AttentionCase:
-    """Rows of each text, heads, head size, mask."""
+    """Rows of each text, heads, head size and mask of an attention call."""
 
     lengths: tuple[int, ...]
     heads: int
@@ -56,18 +56,18 @@ def offsets(lengths: tuple[int, ...]) -> torch.Tensor:
     return torch.tensor([0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()], dtype=torch.int32)
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """max|found - expected| / max|expected|; 0 for empty tensors."""
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """max|actual - expected| / max|expected|; 0 for empty tensors."""
     if expected.numel() == 0:
-        assert found.shape == expected.shape
+        assert actual.shape == expected.shape
         return 0.0
-    difference = (found.double() - expected.double()).abs().max()
+    difference = (actual.double() - expected.double()).abs().max()
     return float(difference / expected.double().abs().max().clamp_min(1e-300))
 
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Fresh memory of torch is full of NaN, so that nothing is taken from it that was not written."""
+    """Fills torch's fresh memory with NaN, so that reading unwritten elements shows."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:

@@ -1,4 +1,4 @@
-"""The ops that csrc/cuda has, as cases for the GPU and for the emulator."""
+"""Cases of the ops in csrc/cuda, for the GPU and for the emulator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 @dataclass(frozen=True)
 class Case:
-    """An op on float inputs of the given shapes; those in ``frozen`` need no gradient."""
+    """An op on float inputs of the shapes; inputs whose index is in ``frozen`` need no gradient."""
 
     name: str
     op: Callable[..., Tensor]
@@ -50,8 +50,8 @@ def _embedding_norm(*tensors: Tensor) -> Tensor:
 
 
 def _cross_entropy(logits: Tensor, *weight: Tensor) -> Tensor:
-    found = ops.cross_entropy(logits, LABELS.to(logits.device), *(w.abs().float() for w in weight))
-    return found.to(logits.dtype)
+    loss = ops.cross_entropy(logits, LABELS.to(logits.device), *(w.abs().float() for w in weight))
+    return loss.to(logits.dtype)
 
 
 CASES = [
@@ -91,15 +91,15 @@ def results(case: Case, tensors: list[Tensor], backend: str) -> list[Tensor]:
 
 
 def check(case: Case, dtype: torch.dtype, device: str = "cpu") -> None:
-    """Native against float64: 1e-5 in fp32, in half precision at most twice the reference's own error."""
+    """Compares native with float64: 1e-5 in fp32; in half precision at most twice the error of the reference ops."""
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(shape, generator=generator).to(device, dtype) for shape in case.shapes]
     exact = results(case, [t.double() for t in tensors], "reference")
     with poisoned_memory():
-        found = results(case, tensors, "native")
+        actual = results(case, tensors, "native")
     plain = results(case, tensors, "reference")
-    assert len(found) == 1 + len(case.shapes) - len(case.frozen)
-    for ours, reference, expected in zip(found, plain, exact, strict=True):
+    assert len(actual) == 1 + len(case.shapes) - len(case.frozen)
+    for ours, reference, expected in zip(actual, plain, exact, strict=True):
         assert ours.dtype == dtype
         allowed = 1e-5 if dtype == torch.float32 else max(2 * relative_error(reference, expected), 1e-6)
         assert relative_error(ours, expected) <= allowed

@@ -1,4 +1,4 @@
-"""An op against a formula written out in float64: outputs and gradients."""
+"""Compares outputs and gradients of an op with a formula in float64."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Op = Callable[..., Tensor]
 
 
 def compare(op: Op, formula: Op, inputs: list[Tensor], dtype: torch.dtype) -> None:
-    """Output and every gradient of ``op`` in ``dtype`` against ``formula`` in float64."""
+    """Compares output and every gradient of ``op`` in ``dtype`` with ``formula`` in float64."""
     ours = [t.detach().clone().to(dtype).requires_grad_() for t in inputs]
     if active_backend() == "native" and dtype != torch.float32:
         with pytest.raises(UsageError, match="float32 on the CPU"):
             op(*ours)
         return
     theirs = [t.detach().clone().double().requires_grad_() for t in ours]
-    found, expected = op(*ours), formula(*theirs)
-    assert found.dtype == dtype and found.shape == expected.shape
-    assert relative_error(found.detach(), expected.detach()) < TOLERANCE[dtype]
+    actual, expected = op(*ours), formula(*theirs)
+    assert actual.dtype == dtype and actual.shape == expected.shape
+    assert relative_error(actual.detach(), expected.detach()) < TOLERANCE[dtype]
     weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (found * weight.to(dtype)).sum().backward()
+    (actual * weight.to(dtype)).sum().backward()
     (expected * weight).sum().backward()
     gradients = [(mine.grad, other.grad) for mine, other in zip(ours, theirs, strict=True)]
     largest = max((float(expected.abs().max()) for _, expected in gradients if expected.numel()), default=0.0)
     for mine, other in gradients:
         if other.numel() and float(other.abs().max()) == 0.0:
-            # No true gradient (a text of one token attends to itself alone): measured on the others' scale.
+            # The true gradient is zero (a text of one token attends to itself alone): compared on the others' scale.
             assert float(mine.abs().max()) <= TOLERANCE[dtype] * largest
         else:
             assert relative_error(mine, other) < TOLERANCE[dtype]
@@ -48,7 +48,7 @@ def attention_formula(
     causal: bool,
     window: tuple[int, int] | None = None,
 ) -> Tensor:
-    """One dense softmax over all rows of all texts; texts are kept apart by the mask."""
+    """Attention as one dense softmax over all rows of all texts; the mask separates the texts."""
     text = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
     allowed = text[:, None] == text[None, :]
     if causal:

@@ -25,9 +25,9 @@ CASES = [
 ]
 
 
-# Two layers of two heads: the interpreter takes its time.
+# Two layers of two heads: the interpreter is slow.
 SMALL = {"gpt2": "long", "bert": "two_layers"}
-# Every two of case, schedule and dtype by default, all three with ``-m slow``; a GPU computes all of them.
+# By default all pairs of case, schedule and dtype, with ``-m slow`` the full product; a GPU computes all of it.
 PAIRS = pairwise({"case": CASES, "scheduled": [True, False], "dtype": DTYPES})
 PRODUCT = [
     pytest.param(*values, marks=() if values in PAIRS else pytest.mark.slow)
@@ -51,17 +51,17 @@ def test_attention_of_some_rows(
 
 
 def test_a_text_without_keys() -> None:
-    """Its queries read nothing: zeros, as the reference gives."""
+    """Queries of a text without keys give zeros, as in the reference ops."""
     q, k = torch.randn(3, 1, 8), torch.randn(2, 1, 8)
     cu_q, cu_k = torch.tensor([0, 1, 3], dtype=torch.int32), torch.tensor([0, 2, 2], dtype=torch.int32)
-    found = []
+    results = []
     for backend in ("triton", "reference"):
         with ops.use_backend(backend):
-            given = q.clone().requires_grad_()
+            queries = q.clone().requires_grad_()
             at = torch.zeros(3, dtype=torch.int32)
-            out = ops.attention(given, k, k, cu_q, cu_k, 2, 2, causal=False, query_positions=at)
-            found.append((out.detach(), *torch.autograd.grad(out.sum(), given)))
-    for mine, exact in zip(*found, strict=True):
+            out = ops.attention(queries, k, k, cu_q, cu_k, 2, 2, causal=False, query_positions=at)
+            results.append((out.detach(), *torch.autograd.grad(out.sum(), queries)))
+    for mine, exact in zip(*results, strict=True):
         torch.testing.assert_close(mine, exact)
 
 
@@ -81,29 +81,29 @@ def test_lora_linear(shape: tuple[int, int, int, int], bias: bool, dtype: torch.
 @pytest.mark.parametrize("trainable", ["all", "lora"])
 @pytest.mark.parametrize("family", ["gpt2", "bert"])
 def test_training(model_folder: Folders, family: str, trainable: str) -> None:
-    """A whole training is that on the reference ops."""
+    """A whole training has the loss of one on the reference ops."""
     folder = model_folder(family, SMALL[family])
     arguments = {"trainable": trainable, "epochs": 1, "batch_size": 4, "dropout": 0.1, "device": "cpu"}
-    found, expected = (
+    actual, expected = (
         finetune(folder, (TEXTS, LABELS), backend=backend, progress=False, **arguments).history[0].train_loss
         for backend in ("triton", "reference")
     )
-    assert abs(found - expected) < 1e-5
+    assert abs(actual - expected) < 1e-5
 
 
 class Waits(TorchDispatchMode):
-    """Notes what would make the host wait for a GPU: numbers read back, and tensors made of the host's memory."""
+    """Records ops that make the host wait for a GPU: reading numbers back, and making tensors from host memory."""
 
     NAMES = ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "is_nonzero", "equal", "item")
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: set[str] = set()
+        self.recorded: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         if name in self.NAMES:
-            self.seen.add(name)
+            self.recorded.add(name)
         return func(*args, **(kwargs or {}))
 
 
@@ -120,38 +120,39 @@ class Waits(TorchDispatchMode):
     ids=str,
 )
 def test_fixed_steps(model_folder: Folders, family: str, trainable: str, changes: dict[str, str]) -> None:
-    """On the tables of a shape a training has the losses that it has otherwise, and a step waits for nothing."""
+    """Steps on static batches have the losses of ordinary steps, and never make the host wait."""
     losses = []
     for fixed in (False, True):
-        given = {"batch_size": 3, "epochs": 1, "max_grad_norm": 1.0, "backend": "triton"}
-        trainer = make_trainer(model_folder(family, SMALL[family]), TEXTS, LABELS, trainable, **given | changes)
-        trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
-        if trainer._fixed_shapes is not None:
-            trainer._fixed_shapes._records = False  # that needs a GPU
+        arguments = {"batch_size": 3, "epochs": 1, "max_grad_norm": 1.0, "backend": "triton"}
+        trainer = make_trainer(model_folder(family, SMALL[family]), TEXTS, LABELS, trainable, **arguments | changes)
+        trainer._graphed_steps = trainer.make_graphed_steps() if fixed else None
+        if trainer._graphed_steps is not None:
+            trainer._graphed_steps._can_record = False  # recording needs a GPU
         steps = list(trainer.epoch_steps(0))
         losses.append([trainer.result_of(trainer.queue_step(step))[0] for step in steps])
-        if trainer._fixed_shapes is None:
+        if trainer._graphed_steps is None:
             continue
-        (held, *_) = trainer._fixed_shapes._steps.values()
-        if trainable in ("all", "lora"):  # else attention of one query is not Triton's on a CPU
-            assert held.memory._tiles is not None and held.memory._tiles._made
-        ops.drop_gradient_buffers(trainer.model.parameters())  # which are kept on CPUs alone
+        (shape_steps, *_) = trainer._graphed_steps._steps.values()
+        static = shape_steps.static
+        if trainable in ("all", "lora"):  # otherwise attention has one query, which is not Triton's on a CPU
+            assert static._schedule is not None and static._schedule._made
+        ops.drop_gradient_buffers(trainer.model.parameters())  # only CPUs have them
         with Waits() as waits:
-            trainer._compute_fixed(held.memory.batch, held.memory.given)
-        assert not waits.seen
+            trainer._compute_static(static.batch, static.cached)
+        assert not waits.recorded
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
 
 
 def test_fixed_steps_of_long_texts(model_folder: Folders) -> None:
-    """Of more than one tile, beside short ones."""
+    """Static batches also hold texts of more than one tile."""
     losses = []
     for fixed in (False, True):
         folder = model_folder("gpt2", "long")
-        given = {"batch_size": 3, "epochs": 1, "backend": "triton"}
-        trainer = make_trainer(folder, ["a" * 150, "b" * 7, "c" * 65, "d" * 64], [0, 1, 2, 0], "all", **given)
-        trainer._fixed_shapes = trainer.make_fixed_shapes() if fixed else None
-        if trainer._fixed_shapes is not None:
-            trainer._fixed_shapes._records = False  # that needs a GPU
+        arguments = {"batch_size": 3, "epochs": 1, "backend": "triton"}
+        trainer = make_trainer(folder, ["a" * 150, "b" * 7, "c" * 65, "d" * 64], [0, 1, 2, 0], "all", **arguments)
+        trainer._graphed_steps = trainer.make_graphed_steps() if fixed else None
+        if trainer._graphed_steps is not None:
+            trainer._graphed_steps._can_record = False  # recording needs a GPU
         losses.append([trainer.result_of(trainer.queue_step(step))[0] for step in trainer.epoch_steps(0)])
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-5)
 
@@ -161,7 +162,7 @@ def test_waiting_is_noticed() -> None:
         torch.tensor(1.0)
         torch.ones(()).item()
         bool(torch.ones(()) > 0)
-    assert waits.seen == {"lift_fresh", "_local_scalar_dense"}
+    assert waits.recorded == {"lift_fresh", "_local_scalar_dense"}
 
 
 def test_what_is_refused() -> None:
@@ -180,7 +181,7 @@ def test_what_is_refused() -> None:
 
 
 def test_pooled_query() -> None:
-    """One query of each text, with the tiles of keys that all queries have."""
+    """Attention with one query per text uses the tiles of keys of the whole batch."""
     lengths = (150, 1, 90, 5, 65)
     cu, generator = offsets(lengths), torch.Generator().manual_seed(3)
     last = cu[1:].long() - 1
@@ -190,8 +191,8 @@ def test_pooled_query() -> None:
 
         def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal=causal, schedule=schedule) -> torch.Tensor:
             cu_q = torch.arange(len(lengths) + 1, dtype=torch.int32)
-            given = {"causal": causal, "query_positions": at, "schedule": schedule}
-            return ops.attention(q, k, v, cu_q, cu, 1, 150, **given)
+            options = {"causal": causal, "query_positions": at, "schedule": schedule}
+            return ops.attention(q, k, v, cu_q, cu, 1, 150, **options)
 
         def formula(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal=causal) -> torch.Tensor:
             full = torch.zeros(sum(lengths), 2, 16, dtype=torch.float64).index_copy(0, last, q)
@@ -201,13 +202,13 @@ def test_pooled_query() -> None:
         triton_ops.compare(run, formula, parts, torch.float32, "cpu")
 
 
-@pytest.mark.parametrize("long", [64, 128])  # rows of a tile of a long text: in fp32, and in half precision
+@pytest.mark.parametrize("long", [64, 128])  # rows per tile of a long text: in fp32, and in half precision
 @pytest.mark.parametrize("longest", [64, 256])
 def test_schedule_of_a_shape(longest: int, long: int) -> None:
-    """Its tables stay where they are, hold every batch of the shape, and name nothing else that is there."""
+    """A shape's tables keep their addresses, cover every batch of the shape, and name no other tile of its texts."""
     rows, texts = 512, 9
     schedule = FixedSchedule(texts, rows, longest, torch.device("cpu"))
-    where = []
+    tables = []
     for seed in range(20):
         generator = torch.Generator().manual_seed(seed)
         lengths = torch.randint(1, longest + 1, (texts,), generator=generator)
@@ -222,18 +223,18 @@ def test_schedule_of_a_shape(longest: int, long: int) -> None:
                 for tiles in Schedule(cu, cu, torch.device("cpu")).tiles(side, long, causal=causal)
                 for text, first in tiles.table.tolist()
             )
-            launches, found = schedule.tiles(side, long, causal=causal), []
+            launches, entries = schedule.tiles(side, long, causal=causal), []
             for tiles in launches:
-                where.append((side, causal, tiles.rows, tiles.count, tiles.table.data_ptr()))
-                there = [entry for entry in tiles.table.tolist() if entry[1] < lengths[entry[0]]]
-                assert tiles.table[: len(there)].tolist() == there  # the others are at the end
-                found += [(tiles is not launches[-1], *entry) for entry in there]
-            assert sorted(found) == expected
-    assert len(set(where)) == 4 * (1 + (longest > 64))
+                tables.append((side, causal, tiles.rows, tiles.count, tiles.table.data_ptr()))
+                used = [entry for entry in tiles.table.tolist() if entry[1] < lengths[entry[0]]]
+                assert tiles.table[: len(used)].tolist() == used  # unused entries are at the end
+                entries += [(tiles is not launches[-1], *entry) for entry in used]
+            assert sorted(entries) == expected
+    assert len(set(tables)) == 4 * (1 + (longest > 64))
 
 
 def test_schedule() -> None:
-    """Every row of every text lies in one tile, and those with the most work come first."""
+    """Every row of every text lies in exactly one tile, and tiles with the most work come first."""
     lengths = torch.tensor([3, 0, 300, 64, 65, 17, 128])
     cu = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     for causal in (True, False):
@@ -245,8 +246,10 @@ def test_schedule() -> None:
                 work = []
                 for text, first in tiles.table.tolist():
                     covered[text][first : first + tiles.rows] += 1
-                    own = int(lengths[text])
-                    work.append(own if not causal else min(first + tiles.rows, own) if side == "q" else own - first)
+                    length = int(lengths[text])
+                    work.append(
+                        length if not causal else min(first + tiles.rows, length) if side == "q" else length - first
+                    )
                 assert work == sorted(work, reverse=True)
                 assert (tiles.rows == 128) is (int(lengths[tiles.table[:, 0].long()].max()) > 64)
             assert all((rows == 1).all() for rows in covered)

@@ -1,8 +1,7 @@
-"""The Triton kernels as they are launched: argument by argument, compiled for a GPU that is not there.
+"""Launches the Triton kernels without a GPU: compiles them for sm_90 and skips the launch itself.
 
-Run by ``test_triton.py`` in a process of its own. The interpreter takes another way to a kernel, which neither compiles
-nor tells one launch's types, alignments and constants from another's; here each launch goes through Triton's
-just-in-time compiler for sm_90, and its end, the launch itself, does nothing.
+``test_triton.py`` runs it in a separate process. The interpreter calls kernels without compiling them, and does not
+distinguish launches by types, alignments and constants. Here each launch goes through Triton's just-in-time compiler.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class Utilities:
 
 
 class NoDevice:
-    """What Triton asks of a driver: a target to compile for; launches end here."""
+    """A driver that names the target to compile for, and whose launches do nothing."""
 
     utils = Utilities()
 
@@ -66,7 +65,7 @@ def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(triton_backend.DTYPES, "cpu", triton_backend.DTYPES["cuda"])
     for module in (configs, attention):
         monkeypatch.setattr(module, "capability", lambda device: (9, 0))
-    monkeypatch.setattr(attention, "processors", lambda device: 0)  # tables of tiles are read
+    monkeypatch.setattr(attention, "processors", lambda device: 0)  # kernels read the tables of tiles
     monkeypatch.setattr(knobs.runtime, "jit_post_compile_hook", compiled)
     driver.set_active(NoDevice())
     COMPILED.clear()
@@ -81,12 +80,12 @@ def newly_compiled(run: Callable[[], object]) -> dict[str, int]:
 
 
 def attend(lengths: tuple[int, ...], *, dtype: torch.dtype = torch.bfloat16, p: float = 0.0) -> None:
-    """Forward and backward of the fused projection of a batch."""
+    """Runs attention on the fused projection of a batch, forward and backward."""
     cu = offsets(lengths)
     qkv = torch.randn(sum(lengths), 3 * WIDTH).to(dtype).requires_grad_()
-    given = {"dropout_p": p, "dropout_key": dropout_key(lengths, "cpu")} if p else {}
+    dropout = {"dropout_p": p, "dropout_key": dropout_key(lengths, "cpu")} if p else {}
     schedule = Schedule(cu, cu, torch.device("cpu"))
-    out = ops.attention_packed(qkv, cu, max(lengths), heads=HEADS, causal=True, schedule=schedule, **given)
+    out = ops.attention_packed(qkv, cu, max(lengths), heads=HEADS, causal=True, schedule=schedule, **dropout)
     out.sum().backward()
 
 
@@ -94,7 +93,7 @@ KERNELS = {f"_attention_{name}_kernel": 1 for name in ("forward", "backward_dq",
 
 
 def test_a_kind_of_batch_is_compiled_once() -> None:
-    """Whatever texts, rows and lengths a batch has, and whatever memory it lies in."""
+    """Batches of other sizes, or at other addresses, compile nothing new."""
     assert newly_compiled(lambda: attend((5, 12))) == KERNELS
     assert newly_compiled(lambda: attend((100, 200))) == KERNELS
     for lengths in ((16,), (1, 2, 3), (65,), (300, 129, 70), (5, 100), (13, 7, 400, 90, 1)):
@@ -111,8 +110,8 @@ def test_the_pooled_query_is_compiled_once() -> None:
         schedule = Schedule(cu, cu, torch.device("cpu")).pooled(causal=True)
         cu_q = torch.arange(len(lengths) + 1, dtype=torch.int32)
         at = torch.tensor(lengths, dtype=torch.int32) - 1
-        given = {"causal": True, "query_positions": at, "schedule": schedule}
-        ops.attention(q, k, v, cu_q, cu, 1, max(lengths), **given).sum().backward()
+        options = {"causal": True, "query_positions": at, "schedule": schedule}
+        ops.attention(q, k, v, cu_q, cu, 1, max(lengths), **options).sum().backward()
 
     assert newly_compiled(lambda: pooled((70, 150, 90))) == KERNELS
     for lengths in ((65,), (200, 66), (99, 98, 97, 96, 500)):
@@ -120,13 +119,13 @@ def test_the_pooled_query_is_compiled_once() -> None:
 
 
 def test_low_rank_layers_are_compiled_once() -> None:
-    """For few rows, forward and backward, and for many; dropout is of the backward product."""
+    """Few rows and many compile once each, forward and backward; dropout compiles the backward product again."""
 
     def layer(rows: int, p: float = 0.0) -> None:
         x, weight = torch.randn(rows, 64).bfloat16().requires_grad_(), torch.randn(256, 64).bfloat16()
         a, b = (torch.randn(shape).bfloat16().requires_grad_() for shape in ((16, 64), (256, 16)))
-        given = {"dropout_p": p, "dropout_key": dropout_key((rows,), "cpu")} if p else {}
-        ops.lora_linear(x, weight, torch.zeros(256).bfloat16(), a, b, scaling=1.0, **given).sum().backward()
+        dropout = {"dropout_p": p, "dropout_key": dropout_key((rows,), "cpu")} if p else {}
+        ops.lora_linear(x, weight, torch.zeros(256).bfloat16(), a, b, scaling=1.0, **dropout).sum().backward()
 
     kernels = {"_lora_linear_product_kernel": 2, "_lora_linear_thin_kernel": 1}
     assert newly_compiled(lambda: layer(240)) == kernels

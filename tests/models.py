@@ -1,4 +1,4 @@
-"""Small random Hugging Face models on disk, and batches for them."""
+"""Makes small random Hugging Face models on disk, and batches for them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ DISTILBERT_CONFIGS = {
     "odd": {"dim": 30, "n_layers": 2, "n_heads": 5, "hidden_dim": 77, "activation": "gelu"},
 }
 MODERNBERT_CONFIGS = {
-    # The third text has 35 tokens: windows of 3 and 1 on either side leave most of it out.
+    # The third text has 35 tokens, most of them outside windows of 3 and 1 on either side.
     "plain": {
         "hidden_size": 32,
         "num_hidden_layers": 4,
@@ -121,7 +121,7 @@ LABELS = [0, 1, 2, 1, 0, 2]
 
 
 def perturb(model: torch.nn.Module, seed: int) -> None:
-    """Makes biases and norms differ from their start, so that none of them can be forgotten unnoticed."""
+    """Moves every parameter from its initial value, so that a test notices an ignored bias or norm."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -168,7 +168,7 @@ def bert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
 
 
 def roberta_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
-    """A RoBERTa classifier with a byte-level tokenizer, in the files of its first release."""
+    """A RoBERTa classifier with a byte-level tokenizer as ``vocab.json`` and ``merges.txt``."""
     torch.manual_seed(0)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *byte_alphabet().values(), "<mask>"]
     config = RobertaConfig(
@@ -216,8 +216,8 @@ def modernbert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Pa
     )
     config._attn_implementation = "eager"
     _save(path, ModernBertForSequenceClassification(config))
-    built = BertWordPieceTokenizer(vocab={token: i for i, token in enumerate(vocab)})
-    (path / "tokenizer.json").write_text(built.to_str(), encoding="utf-8")
+    tokenizer = BertWordPieceTokenizer(vocab={token: i for i, token in enumerate(vocab)})
+    (path / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     return path
 
 
@@ -239,37 +239,37 @@ FAMILIES = {
 
 
 def make_folder(path: Path, family: str, name: str = "plain", n_classes: int = 3) -> Path:
-    """A classifier of an architecture."""
+    """Makes a classifier of an architecture."""
     return FAMILIES[family][0](path, name, n_classes)
 
 
 class Folders:
-    """Model folders, each made once and shared by all tests of a process: they are read and never changed."""
+    """Model folders, made once each and shared by all tests of a process, which only read them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._made: dict[Path, dict[str, tuple[int, int]]] = {}
+        self._states: dict[Path, dict[str, tuple[int, int]]] = {}
 
     def __call__(self, family: str, name: str = "plain", n_classes: int = 3) -> Path:
         """The folder of a classifier, as :func:`make_folder` makes it."""
         path = self._root / f"{family}-{name}-{n_classes}"
-        if path not in self._made:
+        if path not in self._states:
             make_folder(path, family, name, n_classes)
-            self._made[path] = self._state(path)
+            self._states[path] = self._state(path)
         self._check(path)
         return path
 
     def copy(self, to: Path, family: str, name: str = "plain", n_classes: int = 3) -> Path:
-        """A copy for a test that changes it."""
+        """Copies a folder, for a test that changes it."""
         return Path(shutil.copytree(self(family, name, n_classes), to, dirs_exist_ok=True))
 
     def check(self) -> None:
-        """Fails if a folder is not as it was made."""
-        for path in self._made:
+        """Fails if a test has changed a folder."""
+        for path in self._states:
             self._check(path)
 
     def _check(self, path: Path) -> None:
-        assert self._state(path) == self._made[path], f"a test has changed {path}; take a copy"
+        assert self._state(path) == self._states[path], f"a test has changed {path}; take a copy"
 
     @staticmethod
     def _state(path: Path) -> dict[str, tuple[int, int]]:
@@ -287,13 +287,13 @@ def our_model(folder: Path, **changes: Any) -> tuple[SequenceClassifier, Any]:
 
 
 def packer_of(tokenizer: LibraryTokenizer, max_length: int, texts: list[str] = TEXTS) -> Packer:
-    """Packs the texts, without padding."""
+    """A packer over the texts, without padding."""
     store = TokenStore.from_texts(texts, tokenizer)
     return Packer(store, tokenizer, RowLayout(max_length), np.array(LABELS[: len(texts)]))
 
 
 def padded(packer: Packer, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The texts of a packer as (input_ids, attention_mask) [texts, longest]."""
+    """Pads the texts of a packer: (input_ids, attention_mask), each of shape [texts, longest]."""
     rows = []
     for i in range(len(packer)):
         rows.append(packer.batch([i]).input_ids.long())
@@ -303,7 +303,7 @@ def padded(packer: Packer, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def make_trainer(folder: Path, texts: list[str], labels: list[int], trainable: str, **changes: Any) -> Trainer:
-    """The trainer that finetune builds, before its first step."""
+    """Makes the trainer that finetune makes, before its first step."""
     arguments: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "progress": False, "epochs": 2} | changes
     with prepare(Settings(model=folder, train=(texts, labels), trainable=trainable, **arguments)) as run:
         return run.trainer

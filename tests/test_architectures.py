@@ -1,4 +1,4 @@
-"""RoBERTa, DistilBERT and ModernBERT from end to end: training, the kept prefix, checkpoints, other tools."""
+"""RoBERTa, DistilBERT and ModernBERT end to end: training, the activation cache, checkpoints, other tools."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What goes wrong in practice, each with its exit code and its sentence; ``pytest -v`` prints the table.
+"""Errors that occur in practice, each with its exit code and message; ``pytest -v`` prints the table.
 
-The faults that need many runs are in ``test_faults.py`` (kills, failing writes, damage), the ones of several processes
-in ``test_distributed.py``.
+Faults that need many runs are in ``test_faults.py`` (kills, failing writes, damage), those of several processes in
+``test_distributed.py``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checkpoints: round trips, what other tools read of them, damage, and that they are complete or absent."""
+"""Checkpoints: round trips, reading them with other tools, damage, and that they are complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints, which arguments it passes on, and its exit codes."""
+"""The command line: its output, the arguments that it passes on, and its exit codes."""
 
 from __future__ import annotations
 

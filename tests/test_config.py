@@ -1,4 +1,4 @@
-"""Configurations that anybody may have written: of models, of adapters, and of a command."""
+"""Malformed configurations: of models, of adapters, and of a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes compute what one computes, and one that ends ends all."""
+"""Several processes compute the results of one, and the end of one process ends all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documentation promises: it builds without a warning, its examples run, and its schema is what is printed."""
+"""The documentation builds without a warning, its examples run, and its schema is the one that is printed."""
 
 from __future__ import annotations
 

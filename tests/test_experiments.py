@@ -1,4 +1,4 @@
-"""The published table: its data, its padded semantics against plain PyTorch, and the command that runs it again."""
+"""The published table: its data, its padded semantics against plain PyTorch, and the command that reproduces it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps on fixed memory, as CUDA graphs need them: the same training as without. The graphs themselves need a GPU."""
+"""Steps on static batches, as CUDA graphs need them, train as ordinary steps do; the graphs themselves need a GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of frozen layers, computed once and kept: the same training as without, and nothing stale or damaged is used."""
+"""The activation cache: trainings with and without it are equal, and no stale or damaged activations are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fuzz targets on their corpora and on what grows from these; ``tests/fuzz/run.sh`` goes on for longer."""
+"""The fuzz targets on their corpora and on mutations of these; ``tests/fuzz/run.sh`` runs longer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs a CUDA device: the same results there as on the CPU."""
+"""Results on a CUDA device equal those on the CPU."""
 
 from __future__ import annotations
 

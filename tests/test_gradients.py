@@ -1,4 +1,4 @@
-"""Gradients in kept memory, and handed to a consumer, against those of autograd."""
+"""Gradients in buffers, and gradients passed to a consumer, against those of autograd."""
 
 from __future__ import annotations
 

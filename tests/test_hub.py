@@ -1,4 +1,4 @@
-"""Models by folder, preset and hub id; the layouts of the hub's own files; weights that don't fit."""
+"""Models by folder, preset and hub id; the file layouts of the hub; weights that don't fit."""
 
 from __future__ import annotations
 

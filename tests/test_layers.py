@@ -1,4 +1,4 @@
-"""The floors of the package: imports go down only, and what predicts imports nothing that trains."""
+"""The package's layers: imports go down only, and prediction imports no training."""
 
 from __future__ import annotations
 

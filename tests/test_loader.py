@@ -1,4 +1,4 @@
-"""Which texts a step sees: the plain order, budgets of tokens, shares of ranks, and going on in the middle."""
+"""The texts of each step: the plain order, token budgets, shards of ranks, and resuming within an epoch."""
 
 from __future__ import annotations
 

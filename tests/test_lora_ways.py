@@ -1,4 +1,4 @@
-"""The ways to compute a low-rank layer's products, of which a rule chooses: the same results, and what is kept."""
+"""The ways to compute a LoRA layer's products, of which a rule chooses, give the same results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory there is, as the system and its control groups say."""
+"""Available memory, according to the system and its control groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics against figures worked out by hand."""
+"""Metrics against figures computed by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds the native core once: runs its tests without Python, reads nvcc's code, runs the CUDA ops in the emulator."""
+"""Builds the native core once: runs its C++ tests, inspects nvcc's code, runs the CUDA ops in the emulator."""
 
 from __future__ import annotations
 

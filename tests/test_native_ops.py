@@ -1,4 +1,4 @@
-"""The native CPU ops: same bits for any number of threads, every element written, what they refuse."""
+"""The native CPU ops: same bits for any number of threads, every element written, invalid input refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An architecture is one file: a toy one that is registered from outside is trained, saved, opened and exported."""
+"""An architecture is one file: a toy one registered from outside is trained, saved, opened and exported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every op but attention in every backend against formulas written out in float64: outputs and gradients."""
+"""Every op but attention, in every backend, against formulas in float64: outputs and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of one query per text without the others' keys and values, against that with them."""
+"""Attention with one query per text without the other rows' keys and values, against that with them."""
 
 from __future__ import annotations
 

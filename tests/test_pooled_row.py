@@ -1,4 +1,4 @@
-"""One row per text behind the last block's keys and values: the same logits and gradients as from all rows."""
+"""One row per text after the last block's keys and values: the same logits and gradients as from all rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers give texts back exactly as the user wrote them, and errors that name the file and the line."""
+"""Readers return texts exactly as the file has them, and their errors name the file and the line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job on real texts and real weights."""
+"""Trainings on real texts and real weights."""
 
 from __future__ import annotations
 

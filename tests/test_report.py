@@ -1,4 +1,4 @@
-"""The report of an evaluation: its figures against scikit-learn and scipy, and a page that nothing can break into."""
+"""The report of an evaluation: figures against scikit-learn and scipy, and a page that escapes its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trainings that end before their end, and go on: same bits as if they never had."""
+"""Interrupted trainings resume: same bits as an uninterrupted run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The declaration of a training's arguments, and the signatures and options that must follow it."""
+"""The declaration of the settings, and the signatures and options that must follow it."""
 
 from __future__ import annotations
 

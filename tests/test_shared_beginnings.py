@@ -1,4 +1,4 @@
-"""Beginnings that texts share, computed once by a causal model: the same rows, logits and gradients."""
+"""Prefixes that texts share, computed once by a causal model: the same rows, logits and gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scikit-learn estimator, where scikit-learn's own tools use it."""
+"""The scikit-learn estimator, used by scikit-learn's own tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the other tests rely on: the number of threads, pairs of values that meet, folders that stay as they are."""
+"""Helpers of the other tests: the number of threads, pairwise selection, unchanged model folders."""
 
 from __future__ import annotations
 

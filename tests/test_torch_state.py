@@ -1,4 +1,4 @@
-"""Whatever the caller has set in torch, training and predicting are the same, and it is set as before afterwards."""
+"""Training and prediction do not depend on the caller's settings of torch, and restore them."""
 
 from __future__ import annotations
 

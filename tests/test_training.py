@@ -1,4 +1,4 @@
-"""Training: the same losses as a plain padded loop, and an effect of every argument."""
+"""Training: the same losses as a plain padded loop, and an effect of every setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pyllmclf validate``: what is found in data, and what is not."""
+"""``pyllmclf validate``: the problems that it reports, and those that it does not."""
 
 from __future__ import annotations
 

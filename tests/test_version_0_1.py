@@ -1,4 +1,4 @@
-"""What version 0.1 has written opens, predicts and resumes the same; see ``fixtures/make_version_0_1.py``."""
+"""Files of version 0.1 open, predict and resume the same; see ``fixtures/make_version_0_1.py``."""
 
 from __future__ import annotations
 

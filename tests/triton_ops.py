@@ -18,34 +18,34 @@ from pyllmclf.kernels.tiles import Schedule
 
 # (rows, in, out, rank): ranks from 4 to 256, sizes that are multiples of nothing.
 LORA = [(1, 8, 8, 4), (17, 96, 160, 16), (70, 64, 200, 5), (33, 33, 65, 64), (40, 48, 33, 256), (0, 8, 8, 2)]
-# Of outputs and gradients, on the scale of each tensor; in half precision some roundings of 11 or of 8 bits.
+# Relative errors of outputs and gradients, per tensor; in half precision some roundings of 11 or of 8 bits.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 1.6e-2}
 
 Run = Callable[..., Tensor]
 
 
 def tables_are_read() -> AbstractContextManager[object]:
-    """Also for batches that a GPU takes at once, for which one launch would do."""
+    """Makes small batches read the tables of tiles, too, though one launch without a table would do."""
     return patch.object(kernels, "processors", lambda device: 0)
 
 
 def results(run: Run, inputs: list[Tensor], factor: Tensor) -> list[Tensor]:
-    """Output and gradients."""
-    given = [t.detach().requires_grad_() for t in inputs]
-    out = run(*given)
-    return [out.detach(), *torch.autograd.grad(out, given, factor.to(out.dtype))]
+    """Computes output and gradients."""
+    leaves = [t.detach().requires_grad_() for t in inputs]
+    out = run(*leaves)
+    return [out.detach(), *torch.autograd.grad(out, leaves, factor.to(out.dtype))]
 
 
 def compare(run: Run, formula: Run, inputs: list[Tensor], dtype: torch.dtype, device: str) -> None:
-    """Output and gradients of ``run`` in ``dtype`` on ``device`` against ``formula`` in float64 on the CPU."""
+    """Compares output and gradients of ``run`` in ``dtype`` on ``device`` with ``formula`` in float64 on the CPU."""
     rounded = [t.to(dtype) for t in inputs]
     factor = torch.randn(formula(*(t.double() for t in rounded)).shape, generator=torch.Generator().manual_seed(5))
     expected = results(formula, [t.double() for t in rounded], factor.to(dtype).double())
     with ops.use_backend("triton"), poisoned_memory():
-        found = results(run, [t.to(device) for t in rounded], factor.to(device))
+        actual = results(run, [t.to(device) for t in rounded], factor.to(device))
     scale = max((float(t.abs().max()) for t in expected[1:] if t.numel()), default=1.0)
     tolerance = TOLERANCE[dtype]
-    for mine, exact in zip(found, expected, strict=True):
+    for mine, exact in zip(actual, expected, strict=True):
         assert mine.dtype == dtype and mine.shape == exact.shape and mine.isfinite().all()
         if exact.numel() and float(exact.abs().max()) < 1e-6 * scale:  # no true gradient
             assert float(mine.abs().max()) <= tolerance * scale
@@ -54,7 +54,7 @@ def compare(run: Run, formula: Run, inputs: list[Tensor], dtype: torch.dtype, de
 
 
 def check_attention(case: AttentionCase, dtype: torch.dtype, device: str, *, scheduled: bool) -> None:
-    """On a fused projection, whose parts are read in place."""
+    """Checks attention on a fused projection, which the kernels read in place."""
     generator = torch.Generator().manual_seed(3)
     cu, longest = offsets(case.lengths), max(case.lengths, default=0)
     on_device = cu.to(device)
@@ -78,7 +78,7 @@ def check_attention(case: AttentionCase, dtype: torch.dtype, device: str, *, sch
 def check_attention_of_some_rows(
     causal: bool, dtype: torch.dtype, device: str, *, scheduled: bool, window: tuple[int, int] | None = None
 ) -> None:
-    """Texts of several blocks of keys, read by a few queries out of order, one of them by none."""
+    """Checks a few queries, out of order, on texts of several blocks of keys; one text has no query."""
     lengths, counts = (150, 1, 90, 5), (3, 1, 2, 0)
     rows = torch.tensor([149, 0, 77, 150, 240, 152])
     positions = torch.tensor([149, 0, 77, 0, 89, 1], dtype=torch.int32)
@@ -114,7 +114,7 @@ def check_attention_of_some_rows(
 
 
 def dropout_key(lengths: tuple[int, ...], device: str) -> ops.DropoutKey:
-    """With a seed and example ids that need the 32nd bit."""
+    """A key whose seed and example ids need the 32nd bit."""
     sizes = torch.tensor(lengths)
     examples = torch.arange(len(lengths)) + 2**31 + 5
     positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
@@ -122,7 +122,7 @@ def dropout_key(lengths: tuple[int, ...], device: str) -> ops.DropoutKey:
     return ops.DropoutKey(2**32 - 7, 3, 2, 1, examples.to(device), rows.to(device), positions.to(device))
 
 
-def _by_the_reference(run: Run) -> Run:
+def _on_reference(run: Run) -> Run:
     def computed(*inputs: Tensor) -> Tensor:
         with ops.use_backend("reference"):
             return run(*inputs)
@@ -131,7 +131,7 @@ def _by_the_reference(run: Run) -> Run:
 
 
 def check_dropout(p: float, dtype: torch.dtype, device: str) -> None:
-    """Masks are those of the reference: of rows, of attention (all rows, and some), and of low-rank layers."""
+    """Checks that dropout masks are the reference's: of rows, attention (all rows, and some) and LoRA layers."""
     lengths, heads = (70, 3), 2
     generator = torch.Generator().manual_seed(3)
     cu = offsets(lengths)
@@ -140,7 +140,7 @@ def check_dropout(p: float, dtype: torch.dtype, device: str) -> None:
     def rows(x: Tensor) -> Tensor:
         return ops.dropout(x, p, keys[x.device.type])
 
-    compare(rows, _by_the_reference(rows), [torch.randn(73, 37, generator=generator)], dtype, device)
+    compare(rows, _on_reference(rows), [torch.randn(73, 37, generator=generator)], dtype, device)
 
     def attention(qkv: Tensor) -> Tensor:
         where = qkv.device
@@ -149,7 +149,7 @@ def check_dropout(p: float, dtype: torch.dtype, device: str) -> None:
         )
 
     qkv = torch.randn(73, 3 * heads * 16, generator=generator)
-    compare(attention, _by_the_reference(attention), [qkv], dtype, device)
+    compare(attention, _on_reference(attention), [qkv], dtype, device)
 
     def some_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         where = q.device
@@ -160,13 +160,13 @@ def check_dropout(p: float, dtype: torch.dtype, device: str) -> None:
         )  # fmt: skip
 
     parts = [torch.randn(n, heads, 16, generator=generator) for n in (3, 73, 73)]
-    compare(some_rows, _by_the_reference(some_rows), parts, dtype, device)
+    compare(some_rows, _on_reference(some_rows), parts, dtype, device)
 
     def lora(x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return ops.lora_linear(x, weight, None, a, b, scaling=0.5, dropout_p=p, dropout_key=keys[x.device.type])
 
     sizes = [(73, 40), (24, 40), (4, 40), (24, 4)]
-    compare(lora, _by_the_reference(lora), [torch.randn(s, generator=generator) for s in sizes], dtype, device)
+    compare(lora, _on_reference(lora), [torch.randn(s, generator=generator) for s in sizes], dtype, device)
 
 
 def check_lora(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str, *, bias: bool) -> None:

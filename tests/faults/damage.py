@@ -1,8 +1,8 @@
-"""Damage, counted: every byte of a checkpoint flipped, every file cut at every length, and none accepted.
+"""Damages checkpoints and counts: flips a bit in every byte, cuts every file at every length; none may be accepted.
 
-Run as ``python tests/faults/damage.py``. The same is done to kept tokens and to the weights of a model folder without a
-manifest, as the hub has them: cut anywhere these must be refused, and whatever is done to their header must be refused
-or read as it stands, never crash.
+``python tests/faults/damage.py`` does the same to stored tokens, and to the weights of a model folder without a
+manifest, as on the hub. Weights that are cut anywhere must be refused. A damaged header must be refused or read as it
+is, and never crash.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TEXTS, LABELS = ["a cab", "bad", "c a b", "dab"], ["x", "y", "x", "y"]
 
 
 def tiny_bert(folder: Path) -> Path:
-    """A model of few bytes, as transformers writes it."""
+    """A model of few bytes, written by transformers."""
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcd", *(f"##{c}" for c in "abcd")]
     config = BertConfig(
         vocab_size=len(vocab),
@@ -47,7 +47,7 @@ def tiny_bert(folder: Path) -> Path:
 
 
 def checkpoint(model: Path, run: Path, **changes: object) -> Path:
-    """A checkpoint in the middle of a training, with all that one has."""
+    """Makes a checkpoint in the middle of a training, with all its files."""
 
     arguments = {"trainable": "all", "epochs": 2, "batch_size": 2, "max_length": 6, "progress": False} | changes
     pyllmclf.finetune(model, (TEXTS, LABELS), output_dir=run, save_every_steps=1, keep_last=9, **arguments)
@@ -55,12 +55,12 @@ def checkpoint(model: Path, run: Path, **changes: object) -> Path:
 
 
 def content_of(folder: Path) -> dict[Path, bytes]:
-    """Every file."""
+    """The content of every file."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def flips(content: bytes, draw: random.Random, every: int) -> Iterator[bytes]:
-    """One bit of each byte (or of every so-manieth) turned."""
+    """Copies with one bit flipped, in every byte or in one of ``every`` bytes."""
     for position in range(draw.randrange(every), len(content), every):
         damaged = bytearray(content)
         damaged[position] ^= 1 << draw.randrange(8)
@@ -68,13 +68,13 @@ def flips(content: bytes, draw: random.Random, every: int) -> Iterator[bytes]:
 
 
 def cuts(content: bytes, draw: random.Random, every: int) -> Iterator[bytes]:
-    """The first bytes, for every number of them (or every so-manieth)."""
+    """Prefixes of every length, or of one in ``every`` lengths."""
     for length in range(draw.randrange(every), len(content), every):
         yield content[:length]
 
 
 class Sweep:
-    """Damages files, opens what they are part of, and counts."""
+    """Damages files, opens their folders, and counts the outcomes."""
 
     def __init__(self, every: int, seed: int) -> None:
         self.every, self.draw = every, random.Random(seed)
@@ -82,7 +82,7 @@ class Sweep:
         self.wrong: list[str] = []
 
     def run(self, what: str, files: dict[Path, bytes], opened: Callable[[], object]) -> None:
-        """Every file flipped and cut; opening it must raise this library's error."""
+        """Flips and cuts every file; opening the folder must raise this library's error."""
         for path, content in files.items():
             for kind, damaged in (("flipped", flips), ("cut", cuts)):
                 for changed in damaged(content, self.draw, self.every):
@@ -91,7 +91,7 @@ class Sweep:
             path.write_bytes(content)
 
     def header(self, path: Path, opened: Callable[[], object], count: int) -> None:
-        """Random bytes in a safetensors header: refused, or other names and values, but no crash."""
+        """Writes random bytes into a safetensors header, which must be refused or read as other tensors, not crash."""
         content = path.read_bytes()
         end = 8 + int.from_bytes(content[:8], "little")
         for _ in range(count):
@@ -109,7 +109,7 @@ class Sweep:
         path.write_bytes(content)
 
     def count(self, kind: str, what: str, opened: Callable[[], object]) -> None:
-        """Opening must raise this library's error."""
+        """Counts an opening, which must raise this library's error."""
         self.counts[kind] += 1
         try:
             opened()
@@ -122,29 +122,29 @@ class Sweep:
         self.wrong.append(f"{what}: accepted")
 
     def summary(self) -> str:
-        """One line."""
+        """The counts in one line."""
         names = ("flipped", "cut", "headers", "headers refused", "accepted")
         return ", ".join(f"{name} {self.counts[name]:,}" for name in names)
 
 
 def main() -> int:
-    """Counts; exits with 1 if anything was accepted."""
+    """Runs the sweep; returns 1 if anything was accepted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--every", type=int, default=1, help="of how many bytes one is damaged")
+    parser.add_argument("--every", type=int, default=1, help="damage one of so many bytes")
     parser.add_argument("--headers", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    begun = time.perf_counter()
+    start = time.perf_counter()
     sweep = Sweep(arguments.every, arguments.seed)
     with tempfile.TemporaryDirectory(prefix="pyllmclf-damage-") as name, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = Path(name)
         model = tiny_bert(folder / "model")
         for trainable in ("all", "lora"):
-            kept = checkpoint(model, folder / trainable, trainable=trainable)
-            sweep.run(trainable, content_of(kept), lambda kept=kept: pyllmclf.load(kept))
-            pyllmclf.load(kept)
+            saved = checkpoint(model, folder / trainable, trainable=trainable)
+            sweep.run(trainable, content_of(saved), lambda saved=saved: pyllmclf.load(saved))
+            pyllmclf.load(saved)
         tokens = folder / "tokens"
         TokenStore.from_texts(TEXTS, LibraryTokenizer.from_wordpiece_vocab(model / "vocab.txt")).save(tokens)
         sweep.run("tokens", content_of(tokens), lambda: TokenStore.open(tokens))
@@ -158,7 +158,7 @@ def main() -> int:
         pyllmclf.load(model)
     for line in sweep.wrong[:50]:
         print(line)
-    print(f"{sweep.summary()}; {time.perf_counter() - begun:.0f} s")
+    print(f"{sweep.summary()}; {time.perf_counter() - start:.0f} s")
     return 1 if sweep.wrong else 0
 
 

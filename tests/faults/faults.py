@@ -1,15 +1,15 @@
-"""Faults, counted: trainings and saves that are killed or whose file system fails, each resumed and compared.
+"""Kills trainings and saves, or lets their file system fail; resumes each, compares the results and counts.
 
-Run as ``python tests/faults/faults.py --kills 1000``. The process starts itself again with ``inject.c`` preloaded and
-forks a child for each attempt. A child is killed
+Usage: ``python tests/faults/faults.py --kills 1000``. The process restarts itself with ``inject.c`` preloaded and forks
+a child for each attempt. A child is killed
 
-- at a call that changes a file (before it, or when half of a write is done), or
-- at a moment of the clock, wherever it is then,
+- at a call that changes a file (before it, or halfway through a write), or
+- after a random time,
 
-or such a call fails with ENOSPC, EIO or EROFS. Every kill is followed by a start with ``resume=True``, which may be
-killed again, until one ends; then weights, history and figures must be the uninterrupted run's, bit by bit, and so must
-be what its folder holds: the same checkpoints, ``last`` and ``best`` among them, and no unfinished file. An error must
-be a ``ResourceError``, or have done no harm. A checkpoint that was complete before a fault must be complete after it.
+or such a call fails with ENOSPC, EIO or EROFS. A start with ``resume=True`` follows every kill, and
+may be killed again, until one ends. Then weights, history and figures must equal the uninterrupted run's, bit by bit,
+and the folder must have the same checkpoints, ``last`` and ``best``, and no unfinished file. An error must be a
+``ResourceError`` or harmless. A checkpoint that is complete before a fault must be complete after it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PRELOADED = "PYLLMCLF_FAULTS_PRELOADED"
 KILL_BEFORE, KILL_WITHIN = -1, -2
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS}
 REFUSED, BROKEN = 5, 70
-LIMIT = 600.0  # seconds after which a child that nothing kills is taken to hang
+LIMIT = 600.0  # seconds after which a child that nothing kills counts as hanging
 TEXTS = [f"{word} number {i} of {i % 7} {'and more ' * (i % 4)}" for i in range(11) for word in ("parcel", "bill")]
 LABELS = ["delivery", "billing"] * 11
 NANO: dict[str, Any] = {
@@ -53,7 +53,7 @@ NANO: dict[str, Any] = {
     "resume": True,
     "progress": False,
 }
-# Rows of frozen layers in files; dropout, accumulation and a schedule; adapters, the best epoch, and a temperature.
+# Activation cache on disk; dropout, accumulation and a schedule; adapters, the best epoch, and a temperature.
 VARIANTS: dict[str, dict[str, Any]] = {
     "cached": {"trainable": "last_block", "cache": "disk"},
     "all": {
@@ -68,24 +68,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def preload() -> None:
-    """Starts this script again with the faults in front of the C library."""
+    """Restarts this script with ``inject.c`` preloaded, which intercepts the C library's calls."""
     if PRELOADED in os.environ:
         return
-    built = Path(tempfile.mkdtemp(prefix="pyllmclf-faults-")) / "inject.so"
+    library = Path(tempfile.mkdtemp(prefix="pyllmclf-faults-")) / "inject.so"
     source = Path(__file__).with_name("inject.c")
     compiler = os.environ.get("CC", "cc")
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", built, source, "-ldl"], check=True)
-    os.environ |= {PRELOADED: str(built), "LD_PRELOAD": str(built), "OMP_NUM_THREADS": "1"}
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not be there in a child
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    os.environ |= {PRELOADED: str(library), "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1"}
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not exist in a child
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
 class Attempt:
-    """A piece of work in a child of this process, and what became of it."""
+    """Runs work in a child of this process; holds the outcome."""
 
     def __init__(self, work: Callable[[], Any], under: Path, *, nth: int = 0, how: int = 0, after: float = 0.0) -> None:
         readable, writable = os.pipe()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         child = os.fork()
         if child == 0:
             os.close(readable)
@@ -96,16 +96,16 @@ class Attempt:
         if not ended:
             os.kill(child, signal.SIGKILL)
         with os.fdopen(readable) as pipe:
-            said = pipe.read()
+            answer = pipe.read()
         _, status = os.waitpid(child, 0)
-        self.seconds = time.perf_counter() - begun
+        self.seconds = time.perf_counter() - start
         self.killed = os.WIFSIGNALED(status)
         self.code = -1 if self.killed else os.WEXITSTATUS(status)
         if not ended and not after:
-            self.killed, self.code, said = False, BROKEN, json.dumps({"message": f"did not end in {LIMIT:.0f} s"})
-        found = json.loads(said) if said else {}
-        self.result, self.calls = found.get("result"), found.get("calls", 0)
-        self.message = found.get("message", "")
+            self.killed, self.code, answer = False, BROKEN, json.dumps({"message": f"did not end in {LIMIT:.0f} s"})
+        outcome = json.loads(answer) if answer else {}
+        self.result, self.calls = outcome.get("result"), outcome.get("calls", 0)
+        self.message = outcome.get("message", "")
 
 
 def _run_child(work: Callable[[], Any], under: Path, nth: int, how: int, pipe: int) -> None:
@@ -113,24 +113,24 @@ def _run_child(work: Callable[[], Any], under: Path, nth: int, how: int, pipe: i
 
     faults = ctypes.CDLL(os.environ[PRELOADED])
     faults.faults_count.restype = ctypes.c_long
-    said: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     try:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - warnings of damaged checkpoints
         faults.faults_arm(os.fsencode(under), ctypes.c_long(nth), how)
-        said = {"result": work(), "calls": faults.faults_count()}
+        outcome = {"result": work(), "calls": faults.faults_count()}
         code = 0
     except ResourceError as error:
-        said, code = {"message": str(error)}, REFUSED
+        outcome, code = {"message": str(error)}, REFUSED
     except BaseException:
-        said, code = {"message": traceback.format_exc()}, BROKEN
+        outcome, code = {"message": traceback.format_exc()}, BROKEN
     faults.faults_arm(b"", ctypes.c_long(0), 0)
     with os.fdopen(pipe, "w") as file:
-        json.dump(said, file)
+        json.dump(outcome, file)
     os._exit(code)
 
 
 def train(folder: Path, variant: str) -> str:
-    """A training in ``folder``, from where it stands; the hash of all that it gave."""
+    """Trains in ``folder``, resuming if it can; returns the hash of all results."""
     import pyllmclf
 
     changes = dict(VARIANTS[variant])
@@ -143,8 +143,8 @@ def train(folder: Path, variant: str) -> str:
         for name, parameter in sorted(classifier.state.model.named_parameters()):
             digest.update(name.encode() + parameter.detach().numpy().tobytes())
         digest.update(repr(classifier.state.temperature).encode())
-    kept = sorted(path.name for path in (folder / "run").glob("c*-*"))
-    digest.update(repr([kept, *(os.readlink(folder / "run" / name) for name in ("last", "best"))]).encode())
+    names = sorted(path.name for path in (folder / "run").glob("c*-*"))
+    digest.update(repr([names, *(os.readlink(folder / "run" / name) for name in ("last", "best"))]).encode())
     for record in result.history:
         figures = {name: v for name, v in record.to_dict().items() if name not in ("seconds", "tokens_per_second")}
         digest.update(json.dumps(figures, sort_keys=True).encode())
@@ -154,18 +154,18 @@ def train(folder: Path, variant: str) -> str:
 
 
 def complete(run: Path) -> set[int]:
-    """Steps of the checkpoints in a run's folder that every byte is there of."""
+    """Steps of the complete checkpoints in a run's folder."""
     from pyllmclf.data.atomic_folder import verify_folder
     from pyllmclf.errors import ModelError
 
-    found = set()
+    steps = set()
     for folder in run.glob("checkpoint-*"):
         try:
             verify_folder(folder, [])
-            found.add(int(folder.name.removeprefix("checkpoint-")))
+            steps.add(int(folder.name.removeprefix("checkpoint-")))
         except ModelError:
             continue
-    return found
+    return steps
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -174,7 +174,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 class Faults:
-    """Makes them, and counts what came of them."""
+    """Causes faults and counts their outcomes."""
 
     def __init__(self, folder: Path, seed: int, say: Callable[[str], None]) -> None:
         self.folder, self.chance, self.say = folder, random.Random(seed), say
@@ -200,8 +200,8 @@ class Faults:
     def _attempt(self, folder: Path, variant: str, **fault: Any) -> Attempt:
         return Attempt(lambda: train(folder, variant), folder, **fault)
 
-    def _goes_on(self, folder: Path, variant: str, what: str, done: set[int]) -> None:
-        """The run's end after a fault is the uninterrupted run's."""
+    def _check_resume(self, folder: Path, variant: str, what: str, done: set[int]) -> None:
+        """Resumes a run after a fault, and compares its end with the uninterrupted run's."""
         self.counts["resumes"] += 1
         ended = self._attempt(folder, variant)
         problems = []
@@ -216,7 +216,7 @@ class Faults:
             self.wrong.append(f"{variant}, {what}: {problem}")
 
     def kill(self, count: int) -> None:
-        """Kills so many trainings at random points."""
+        """Kills ``count`` trainings at random points."""
         while self.counts["kills"] < count:
             variant = self.chance.choice(list(VARIANTS))
             folder, what, before = self._fresh(), [], set[int]()
@@ -231,18 +231,18 @@ class Faults:
                 if not attempt.killed:
                     break  # it ended before that point
                 self.counts["kills"] += 1
-                before = self._kept(folder, before, f"{variant}, {what}")
+                before = self._check_newest(folder, before, f"{variant}, {what}")
                 if self.chance.random() < 0.5:
                     break
             if attempt.code > 0:
                 self.counts["mismatches"] += 1
                 self.wrong.append(f"{variant}, {what}: ended with {attempt.code}: {attempt.message}")
-            self._goes_on(folder, variant, str(what), before)
+            self._check_resume(folder, variant, str(what), before)
             if self.counts["kills"] % 50 < 2:
                 self.say(self.summary())
 
-    def _kept(self, folder: Path, before: set[int], what: str) -> set[int]:
-        """The newest complete checkpoint is never an older one than before a fault."""
+    def _check_newest(self, folder: Path, before: set[int], what: str) -> set[int]:
+        """Checks that the newest complete checkpoint is not older than before a fault; returns the complete ones."""
         now = complete(folder / "run")
         if before and max(now, default=-1) < max(before):
             self.counts["mismatches"] += 1
@@ -250,7 +250,7 @@ class Faults:
         return now
 
     def fail(self, every: int = 1) -> None:
-        """Lets each call of each variant fail (or every so-manieth), with each error."""
+        """Lets every call of each variant fail, or one of ``every`` calls, with each error."""
         for variant in VARIANTS:
             for name, number in ERRORS.items():
                 for nth in range(1 + self.chance.randrange(every), self.calls[variant] + 1, every):
@@ -266,11 +266,11 @@ class Faults:
                     elif attempt.code != REFUSED:
                         self.counts["mismatches"] += 1
                         self.wrong.append(f"{what}: ended with {attempt.code}: {attempt.message}")
-                    self._goes_on(folder, variant, what, complete(folder / "run"))
+                    self._check_resume(folder, variant, what, complete(folder / "run"))
                 self.say(f"{variant}, {name}: {self.summary()}")
 
     def saves(self, count: int) -> None:
-        """Kills so many saves over an older classifier: one of the two is there afterwards, whole."""
+        """Kills ``count`` saves over an older classifier; afterwards one of the two must be complete."""
         import pyllmclf
 
         first, second = (
@@ -306,21 +306,21 @@ class Faults:
                 first.save(folder / "saved")
 
     def summary(self) -> str:
-        """One line."""
+        """The counts in one line."""
         names = ("kills", "kills while saving", "resumes", "errors", "errors without harm", "mismatches")
         return ", ".join(f"{name} {self.counts[name]:,}" for name in names)
 
 
 def main() -> int:
-    """Counts faults; exits with 1 if one did harm."""
+    """Causes the faults; returns 1 if one did harm."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=1000, help="of trainings")
-    parser.add_argument("--saves", type=int, default=200, help="kills of saves, besides")
-    parser.add_argument("--every", type=int, default=1, help="errors at every so-manieth call; 0: none")
+    parser.add_argument("--kills", type=int, default=1000, help="number of kills of trainings")
+    parser.add_argument("--saves", type=int, default=200, help="number of kills of saves")
+    parser.add_argument("--every", type=int, default=1, help="errors at one of so many calls; 0: none")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     preload()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="pyllmclf-faults-") as folder:
         faults = Faults(Path(folder), arguments.seed, lambda line: print(line, file=sys.stderr, flush=True))
         calls = ", ".join(f"{variant} {count}" for variant, count in faults.calls.items())
@@ -331,7 +331,7 @@ def main() -> int:
             faults.fail(arguments.every)
     for line in faults.wrong:
         print(line)
-    print(f"{faults.summary()}; {time.perf_counter() - begun:.0f} s")
+    print(f"{faults.summary()}; {time.perf_counter() - start:.0f} s")
     return 1 if faults.wrong else 0
 
 

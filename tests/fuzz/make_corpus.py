@@ -1,4 +1,4 @@
-"""Writes the inputs that fuzzing begins with: ``python tests/fuzz/make_corpus.py``."""
+"""Writes the seed corpus of the fuzz targets: ``python tests/fuzz/make_corpus.py``."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 def header(entries: dict[str, object], body: bytes = b"") -> bytes:
-    """A safetensors file with any header."""
+    """A safetensors file with a header of these entries."""
     written = json.dumps(entries).encode()
     return len(written).to_bytes(8, "little") + written + body
 
 
 def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, object]:
-    """A tensor as a header names it."""
+    """A tensor's entry in a header."""
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
 
 
 def seeds() -> dict[str, list[bytes]]:
-    """Inputs of each target."""
+    """The seed inputs of each target."""
     table = b'text,label\n"a ""b""\nc",x\nd,y\n'
     lines = b'{"text": "a", "label": 1}\n\n{"text": "\\ud83d\\ude00", "label": ["x", "y"]}\n'
     flat, offsets = np.array([3, 4, 5], np.int32).tobytes(), np.array([0, 2, 3], np.int64).tobytes()
     key = json.dumps({"sha256": "0" * 64}, indent=2, sort_keys=True).encode()
-    wanted = torch.arange(6, dtype=torch.float32).numpy().tobytes()
+    activations = torch.arange(6, dtype=torch.float32).numpy().tobytes()
     saved = targets.classifier()
     specifications = enumerate(name for name in targets.SPECIFICATIONS if len(saved[name]) < 10_000)
     return {
@@ -61,7 +61,12 @@ def seeds() -> dict[str, list[bytes]]:
             b"[[]]",
         ],
         "tokens": [bytes([len(flat)]) + flat + offsets, b"\0", bytes([3]) + b"abc"],
-        "rows": [bytes([len(key)]) + key + wanted, b"\0" + wanted, b"\0" + wanted[:-3], bytes([2]) + b"{}"],
+        "rows": [
+            bytes([len(key)]) + key + activations,
+            b"\0" + activations,
+            b"\0" + activations[:-3],
+            bytes([2]) + b"{}",
+        ],
         "config": [
             b'model = "gpt2"\nepochs = 3\n[lora]\nrank = 4\ntarget_modules = ["c_attn"]\n',
             b"[class_weights]\nspam = 2.0\n",
@@ -73,7 +78,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 def main() -> None:
-    """Writes them."""
+    """Writes the corpus."""
     for target, inputs in seeds().items():
         folder = CORPUS / target
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""What is fuzzed: each target takes bytes and must end, or refuse them with an error of this library.
+"""Fuzz targets: each takes bytes, and must accept them or raise an error of this library.
 
 Run one under atheris with ``python tests/fuzz/targets.py TARGET tests/fuzz/corpus/TARGET [libFuzzer options]``.
-``tests/test_fuzz.py`` gives them what grows from their corpora, without atheris.
+``tests/test_fuzz.py`` runs them without atheris, on inputs derived from their corpora.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # coverage is of what is imported under this
+if __name__ == "__main__":  # atheris measures coverage of these imports
     import atheris
 
     with atheris.instrument_imports(include=["pyllmclf"]):
@@ -52,7 +52,7 @@ SPECIFICATIONS = ("pyllmclf.json", "config.json", "tokenizer.json", "model.safet
 
 @cache
 def scratch() -> Path:
-    """A folder of this process."""
+    """A temporary folder of this process."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="pyllmclf-fuzz-", dir=memory))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -61,7 +61,7 @@ def scratch() -> Path:
 
 @contextlib.contextmanager
 def refusing() -> Iterator[None]:
-    """This library's errors are fine, and said in one sentence; any other goes on."""
+    """Accepts this library's errors if they have a message; any other error propagates."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -73,28 +73,28 @@ def refusing() -> Iterator[None]:
 
 
 def readers(data: bytes) -> None:
-    """CSV, TSV, JSONL and gzipped CSV files."""
+    """Reads CSV, TSV, JSONL and gzipped CSV files."""
     options, content = data[0] if data else 0, data[1:]
     kind = KINDS[options & 3]
     path = scratch() / f"table{kind}"
     path.write_bytes(gzip.compress(content, 1) if kind.endswith(".gz") and options & 128 else content)
     with refusing():
-        found = read_file(
+        data_set = read_file(
             path,
             labelled=bool(options & 4),
             label_separator="|" if options & 8 else None,
             encoding_errors="replace" if options & 16 else "strict",
             empty_texts=("keep", "skip", "error")[(options >> 5) % 3],
         )
-        assert found.texts and len(found.texts) == len(found.lines or ())
-        assert found.labels is None or len(found.labels) == len(found.texts)
-        assert found.lines == sorted(found.lines or ())
-        for text in found.texts:
+        assert data_set.texts and len(data_set.texts) == len(data_set.lines or ())
+        assert data_set.labels is None or len(data_set.labels) == len(data_set.texts)
+        assert data_set.lines == sorted(data_set.lines or ())
+        for text in data_set.texts:
             text.encode()
 
 
 def text(data: bytes) -> None:
-    """Bytes to text: strictly, the same bytes again; replaced, always a text."""
+    """Decodes bytes: in strict mode the text encodes to the same bytes; with replacement there is always a text."""
     with refusing():
         assert decode(data, "x").encode() == data.removeprefix(b"\xef\xbb\xbf")
     with refusing():
@@ -102,7 +102,7 @@ def text(data: bytes) -> None:
 
 
 def safetensors(data: bytes) -> None:
-    """Weights and adapters."""
+    """Reads weights and adapters."""
     folder = scratch() / "weights"
     folder.mkdir(exist_ok=True)
     path = folder / "model.safetensors"
@@ -114,7 +114,7 @@ def safetensors(data: bytes) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """The manifest of a folder."""
+    """Verifies a folder with this manifest."""
     folder = scratch() / "folder"
     folder.mkdir(exist_ok=True)
     (folder / "content").write_bytes(b"content")
@@ -124,7 +124,7 @@ def manifest(data: bytes) -> None:
 
 
 def _with_manifest(folder: Path, files: dict[str, bytes]) -> None:
-    """As they would be if someone wrote them with all hashes right."""
+    """Writes files and a manifest with their correct hashes."""
     folder.mkdir(exist_ok=True)
     listed = {}
     for name, content in files.items():
@@ -135,7 +135,7 @@ def _with_manifest(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def tokens(data: bytes) -> None:
-    """Kept tokens: their offsets and ids are checked before anything is computed from them."""
+    """Opens stored tokens, whose offsets and ids are checked before use."""
     cut = int.from_bytes(data[:1], "little")
     folder = scratch() / "tokens"
     _with_manifest(folder, {"tokens.bin": data[1 : 1 + cut], "offsets.bin": data[1 + cut :]})
@@ -149,7 +149,7 @@ def tokens(data: bytes) -> None:
 
 
 class _Specials:
-    """What a packer needs of a tokenizer."""
+    """The attributes of a tokenizer that a packer needs."""
 
     kind, vocab_size, pad_token_id, fingerprint = "fuzzed", 50, 0, ""
 
@@ -158,20 +158,20 @@ class _Specials:
 
 
 def rows(data: bytes) -> None:
-    """Kept rows of frozen layers: what is not what was asked for is made anew."""
+    """Opens cached activations; those that do not match the key are computed again."""
     cut = int.from_bytes(data[:1], "little")
     key: dict[str, object] = {"sha256": "0" * 64}
     written = data[1 : 1 + cut] or json.dumps(key, indent=2, sort_keys=True).encode()
     target = shared_folder(scratch(), key)
     _with_manifest(target, {ROWS_FILE: data[1 + cut :], KEY_FILE: written})
-    made = torch.arange(6, dtype=torch.float32).view(2, 3)
+    activations = torch.arange(6, dtype=torch.float32).view(2, 3)
     with refusing():
-        found, _ = in_shared_file(scratch(), key, (2, 3), torch.float32, lambda: iter([made]))
-        assert found.shape == (2, 3)
+        stored, _ = in_shared_file(scratch(), key, (2, 3), torch.float32, lambda: iter([activations]))
+        assert stored.shape == (2, 3)
 
 
 def config(data: bytes) -> None:
-    """The TOML file of ``--config``."""
+    """Reads the TOML file of ``--config``."""
     path = scratch() / "config.toml"
     path.write_bytes(data)
     context = typer.Context(_command())
@@ -200,7 +200,7 @@ def classifier() -> dict[str, bytes]:
 
 
 def specification(data: bytes) -> None:
-    """A checkpoint one of whose files is another, with all hashes right."""
+    """Opens a checkpoint with one file replaced and all hashes correct."""
     name = SPECIFICATIONS[data[0] % len(SPECIFICATIONS) if data else 0]
     folder = scratch() / "changed"
     _with_manifest(folder, classifier() | {name: data[1:]})
@@ -209,7 +209,7 @@ def specification(data: bytes) -> None:
 
 
 def vocabulary(data: bytes) -> None:
-    """A WordPiece vocabulary, or a ``tokenizer.json``."""
+    """Reads a WordPiece vocabulary, or a ``tokenizer.json``."""
     path = scratch() / "vocab.txt"
     path.write_bytes(data)
     for read in (LibraryTokenizer.from_wordpiece_vocab, LibraryTokenizer.from_file):
@@ -226,7 +226,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 
 def main() -> None:
-    """Fuzzes one target until atheris is told to stop."""
+    """Fuzzes one target until atheris stops."""
     torch.set_num_threads(1)
     target = TARGETS[sys.argv.pop(1)]
     np.seterr(all="ignore")

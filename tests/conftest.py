@@ -149,7 +149,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{case:<44} {code:>3}  {sentence}")
 
 
+# Files whose tests take minutes come first, so that no worker has one of them left when the other is done.
+LONGEST = ["triton", "distributed", "faults", "native_core", "documentation", "export", "frozen_prefix", "real_data"]
+LONGEST_FIRST = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST_FIRST.get(item.path.name, len(LONGEST)))
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")

@@ -23,10 +23,10 @@ def test_the_contract() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def imported_by(code: str) -> set[str]:
-    """The package's modules that a fresh interpreter has imported after ``code``."""
+def imported_by(code: str, folder: Path) -> set[str]:
+    """The package's modules that a fresh interpreter has imported after ``code``; run outside of the source tree."""
     code += "\nimport sys; print(*[name for name in sys.modules if name.startswith('pyllmclf')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
 
@@ -41,16 +41,17 @@ def test_a_classifier_imports_no_training(tmp_path: Path) -> None:
         "classifier.evaluate((['a', 'b'], classifier.classes_[:2]))\n"
         f"classifier.save({str(saved)!r})\n"
         f"classifier.export({str(exported)!r})\n"
-        f"pyllmclf.load({str(saved)!r}).predict(['a text'])\n"
+        f"pyllmclf.load({str(saved)!r}).predict(['a text'])\n",
+        tmp_path,
     )
     assert "pyllmclf.classifier.checkpoint" in modules
     upper = ("pyllmclf.training", "pyllmclf.api", "pyllmclf.cli", "pyllmclf.experiments", "pyllmclf.sklearn")
     assert [name for name in modules if name.startswith(upper)] == []
 
 
-def test_packing_imports_no_triton() -> None:
+def test_packing_imports_no_triton(tmp_path: Path) -> None:
     code = "import sys; sys.modules['triton'] = None; import pyllmclf.data.packing"
-    assert not [name for name in imported_by(code) if name.startswith("pyllmclf.kernels.attention")]
+    assert not [name for name in imported_by(code, tmp_path) if name.startswith("pyllmclf.kernels.attention")]
 
 
 def imports_of(file: Path) -> set[str]:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
@@ -78,9 +79,9 @@ def test_the_command_has_what_is_declared() -> None:
             assert options[name.replace("_", "-")].help == declared.help
 
 
-def test_help_needs_neither_torch_nor_numpy() -> None:
+def test_help_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     code = "import sys, pyllmclf.cli.finetune; print([m for m in ('torch', 'numpy', 'pandas') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 

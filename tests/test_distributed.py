@@ -239,7 +239,7 @@ def test_strategy_is_chosen_by_memory(
     ("changes", "said"),
     [
         ({"strategy": "deepspeed"}, "strategy='deepspeed' is unknown; it is one of auto, ddp, fsdp"),
-        ({"strategy": "fsdp", "trainable": "last_block"}, "strategy='fsdp' is for trainable='all', not 'last_block'"),
+        ({"strategy": "fsdp", "trainable": "last_block"}, "strategy='fsdp' needs trainable='all', not 'last_block'"),
     ],
 )
 def test_strategies_that_are_refused(changes: dict[str, Any], said: str) -> None:

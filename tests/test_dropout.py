@@ -110,13 +110,19 @@ def test_attention_dropout_does_not_depend_on_the_batch(generator: torch.Generat
     assert relative_error(both[4:], one) < 1e-6
 
 
-def test_lora_dropout(generator: torch.Generator) -> None:
-    """Dropout is applied to the input of the low-rank part alone."""
-    x, weight, a, b = (torch.randn(s, generator=generator) for s in ((6, 8), (5, 8), (2, 8), (5, 2)))
+def test_lora_dropout(backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
+    """Dropout is applied to the input of the low-rank part alone, in the gradients too."""
+    sizes = ((6, 8), (5, 8), (2, 8), (5, 2))
+    inputs = [torch.randn(s, generator=generator, dtype=dtype_of).requires_grad_() for s in sizes]
+    x, weight, a, b = inputs
     made = key((6,), (0,))
     found = ops.lora_linear(x, weight, None, a, b, scaling=2.0, dropout_p=0.5, dropout_key=made)
     expected = x @ weight.T + 2.0 * ops.dropout(x, 0.5, made) @ a.T @ b.T
-    assert relative_error(found, expected) < 1e-6
+    assert relative_error(found.detach(), expected.detach()) < 1e-6
+    factor = torch.randn(6, 5, generator=generator, dtype=dtype_of)
+    gradients = [torch.autograd.grad(out, inputs, factor) for out in (found, expected)]
+    for mine, exact in zip(*gradients, strict=True):
+        assert relative_error(mine, exact) < 1e-5
 
 
 @pytest.mark.parametrize("width", [1, 7, 64, 133])

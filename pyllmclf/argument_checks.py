@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from .checks import is_number, is_rate
+from .choices import Padding, words
 from .errors import UsageError
 
 Check = Callable[[str, Any], None]
 
 LAST_BLOCKS = re.compile(r"last_([0-9]+)_blocks")
-PADDINGS = ("none", "train_longest", "context")
+PADDINGS = words(Padding)
 
 
 def all_of(*checks: Check) -> Check:

@@ -13,11 +13,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def is_integer(value: Any) -> bool:
-    """Whether a value is an integer; booleans are not."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
 def is_rate(p: float) -> bool:
     """Whether ``p`` is a dropout rate: a 32-bit mask must keep some elements."""
     return 0.0 <= p < 1.0 and round(p * 2**32) < 2**32

@@ -8,6 +8,7 @@ EmptyTexts = Literal["keep", "skip", "error"]
 EncodingErrors = Literal["strict", "replace"]
 Weights = Literal["pretrained", "random"]
 Pooling = Literal["last", "last_position", "first", "mean"]
+Padding = Literal["none", "train_longest", "context"]  # or a number of tokens
 LongTexts = Literal["head", "tail", "both", "windows"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

@@ -35,6 +35,7 @@ from .choices import (
     EmptyTexts,
     EncodingErrors,
     LongTexts,
+    Padding,
     Pooling,
     Scheduler,
     Strategy,
@@ -110,7 +111,7 @@ class Settings:
     causal: bool | None = argument(
         None, "Causal mask; default: the architecture's own.", group=MODEL, check=valid.bool_or_none, resolved=True
     )
-    padding: Literal["none", "train_longest", "context"] | int = argument(
+    padding: Padding | int = argument(
         "none", "none, train_longest, context or a number of tokens.", group=MODEL, parse=as_count_or_word,
         check=valid.padding,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .choices import Backend, Cache, Dtype, LongTexts, Pooling, Scheduler, Strategy, Weights
+from .choices import Backend, Cache, Dtype, LongTexts, Padding, Pooling, Scheduler, Strategy, Weights
 from .errors import DataError, UsageError
 
 # Parameters that finetune does not have, or has under another name.
@@ -65,7 +65,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         lora: Any = None,
         pooling: Pooling | None = None,
         causal: bool | None = None,
-        padding: Literal["none", "train_longest", "context"] | int = "none",
+        padding: Padding | int = "none",
         head_bias: bool | None = None,
         dropout: float | Literal["config"] = 0.0,
         max_length: int | None = None,

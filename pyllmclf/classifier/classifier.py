@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..choices import ExportFormat
 from ..compute import Compute
 from ..data.labels import MultiLabelEncoder
 from ..data.lengths import LengthReport
@@ -274,7 +275,7 @@ class Classifier:
         save_checkpoint(Path(path), self.state)
 
     @own_torch_state()
-    def export(self, path: str | os.PathLike[str], format: str = "huggingface") -> None:
+    def export(self, path: str | os.PathLike[str], format: ExportFormat = "huggingface") -> None:
         """Writes a folder for other tools, without pyllmclf's own files.
 
         Parameters

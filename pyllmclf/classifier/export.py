@@ -7,6 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
+from ..choices import ExportFormat, words
 from ..data.atomic_folder import write_folder
 from ..errors import UsageError
 from ..models.export import copies, write_graph
@@ -14,7 +15,7 @@ from ..models.lora import merge_lora
 from .huggingface import model_files, side_files
 from .state import ClassifierState, why_not_padded, why_not_transformers
 
-EXPORT_FORMATS = ("huggingface", "peft", "onnx", "torch")
+EXPORT_FORMATS = words(ExportFormat)
 GRAPH_FORMATS = ("onnx", "torch")
 
 

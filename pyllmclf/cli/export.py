@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from .options import Debug, Json, print_json
+
+if TYPE_CHECKING:
+    from ..choices import ExportFormat
 
 
 def export(
@@ -22,7 +25,7 @@ def export(
     """Write a classifier for other tools."""
     from ..classifier import load
 
-    load(checkpoint, device="cpu").export(folder, format)
+    load(checkpoint, device="cpu").export(folder, cast("ExportFormat", format))
     if as_json:
         print_json({"checkpoint": str(checkpoint), "folder": str(folder), "format": format})
     else:

@@ -115,7 +115,7 @@ class Architecture:
 
     model_type: str
     title: str
-    backbone: Callable[[ModelConfig], Any]
+    backbone: Callable[[ModelConfig], Backbone]
     class_name: str
     read_config: Callable[[dict[str, Any], str], ModelConfig]
     prefix: str

@@ -260,7 +260,14 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert [untimed(r) for r in found["history"]] == [untimed(r) for r in expected["history"]]
 
 
-@pytest.mark.parametrize(("case", "how"), [("kept_rows", "kill"), ("kept_rows", "raise"), ("sharded", "kill")])
+@pytest.mark.parametrize(
+    ("case", "how"),
+    [
+        ("kept_rows", "raise"),
+        ("sharded", "kill"),
+        pytest.param("kept_rows", "kill", marks=pytest.mark.slow),
+    ],
+)
 def test_a_process_that_ends_is_begun_again_and_goes_on(together: Launch, tmp_path: Path, case: str, how: str) -> None:
     folder = {"output_dir": str(tmp_path / "run"), "resume": True, "save_every_steps": 2}
     kill = {"rank": 1, "step": 8, "how": how, "once": str(tmp_path / "once")}
@@ -313,6 +320,7 @@ def one_process_is_refused(arguments: dict[str, Any]) -> None:
     assert refused.value.exit_code == 2
 
 
+@pytest.mark.slow
 def test_preempted_processes_end_and_are_started_again(together: Launch, tmp_path: Path) -> None:
     """As by a scheduler: nothing is left of the first start but its folder."""
     arguments = INTERRUPTED["kept_rows"] | {"output_dir": str(tmp_path / "run"), "resume": True}

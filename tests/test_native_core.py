@@ -74,6 +74,7 @@ def test_the_core_without_python(build: Path) -> None:
     assert "out of 3" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 def test_cuda_kernels_for_each_architecture(build: Path) -> None:
     """Code for sm_80 and sm_90 and PTX, no spills, and accesses of 16 bytes."""

@@ -123,12 +123,10 @@ def weights_array(name: str, value: Any) -> np.ndarray:
         raise UsageError(f"{wrong_kind}.") from error
     if array.ndim != 1:
         raise UsageError(f"{wrong_kind}, not an array of shape {array.shape}.")
-    if array.dtype.kind == "O":
-        bad = [i for i, each in enumerate(array) if not (is_number(each) or isinstance(each, (bool, Decimal)))]
-    else:
-        bad = [] if array.dtype.kind in "biuf" else list(range(len(array)))
-    if bad:
-        raise UsageError(f"{name}[{bad[0]}] is {array[bad[0]]!r}, not a number.")
+    if array.dtype.kind not in "biuf":
+        for i, each in enumerate(value if isinstance(value, (list, tuple)) else array.tolist()):
+            if not is_number(each) and not isinstance(each, (bool, Decimal)):
+                raise UsageError(f"{name}[{i}] is {each!r}, not a number.")
     try:
         weights = array.astype(np.float64)
     except OverflowError as error:  # an integer of Python beyond every float

@@ -24,6 +24,7 @@ from pyllmclf.data.labels import LabelEncoder, MultiLabelEncoder
 from pyllmclf.data.readers import ReadOptions, TextData, read_path
 from pyllmclf.data.splits import read_splits
 from pyllmclf.settings import Settings
+from pyllmclf.training import cuda_graphs
 from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.objective import MultiLabelObjective, resolve_class_weights, resolve_sample_weights
 from pyllmclf.training.prepare import prepare
@@ -33,7 +34,7 @@ TEXTS = [f"{a} {b}{' and more' * (i % 4)}" for i, a in enumerate(("red", "blue",
 TEXTS += [f"{text} again" for text in TEXTS]
 LABELS = [i % 3 for i in range(16)]
 WEIGHTS = [0.25, 3.0, 1.0, 0.5, 2.0, 7.5, 1e-3, 1.0, 0.75, 4.0, 0.1, 1.0, 2.5, 0.3, 6.0, 1.5]
-QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3, "progress": False}
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "progress": False}
 
 
 def trainer_of(folder: Path, weights: Any = None, labels: Any = LABELS, texts: Any = TEXTS, **changes: Any) -> Trainer:
@@ -187,8 +188,11 @@ def test_windows_have_their_texts_weights(model_folder: Folders) -> None:
 
 @pytest.mark.parametrize("changes", [{"batch_tokens": 60}, {"label_smoothing": 0.1, "class_weights": "balanced"}, {}])
 @pytest.mark.parametrize("trainable", ["all", "head"])
-def test_steps_of_fixed_shapes(model_folder: Folders, trainable: str, changes: dict[str, Any]) -> None:
+def test_steps_of_fixed_shapes(
+    model_folder: Folders, trainable: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As CUDA graphs need them; the dummy text has no weight."""
+    monkeypatch.setattr(cuda_graphs, "MAX_GRAPHS", 0)  # steps on static batches, none of them recorded
     folder = model_folder("gpt2")
     expected = losses(trainer_of(folder, WEIGHTS, trainable=trainable, **changes))
     trainer = trainer_of(folder, WEIGHTS, trainable=trainable, **changes)
@@ -319,7 +323,7 @@ def test_resuming_needs_the_same_weights(tmp_path: Path) -> None:
         ([np.inf, *[1.0] * 15], r"sample_weight\[0\] is inf"),
         ([10**400, *[1] * 15], "not finite"),
         ([0.0] * 16, "zero for every text"),
-        ([1.0, "2", *[1.0] * 14], r"sample_weight\[0\] is '1.0', not a number"),
+        ([1.0, "2", *[1.0] * 14], r"sample_weight\[1\] is '2', not a number"),
         ([1.0, None, *[1.0] * 14], r"sample_weight\[1\] is None"),
         ([[1.0, 2.0]] * 8, "not an array of shape"),
         ([[1.0], [1.0, 2.0]], "sequence with a number"),
@@ -358,8 +362,8 @@ def test_other_columns_that_are_refused(tmp_path: Path) -> None:
         result(train=path, sample_weight="label")
     with pytest.raises(DataError, match="every weight in the column 'trust' is zero"):
         result(train=FRAME.assign(trust=0), sample_weight="trust")
-    with pytest.raises(DataError, match="row 1: the weight is None"):
-        result(train=FRAME.assign(trust=[1, None, *[1] * 14]).astype({"trust": object}), sample_weight="trust")
+    with pytest.raises(DataError, match="row 1: the weight is nan"):
+        result(train=FRAME.assign(trust=[1, None, *[1] * 14]), sample_weight="trust")
     with pytest.raises(UsageError, match="has no columns"):
         result(sample_weight="trust")
 

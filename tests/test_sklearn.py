@@ -52,6 +52,7 @@ def test_parameters_are_those_of_finetune() -> None:
     elsewhere = {"resume", "save_every_steps", "keep_last"}  # a fit is one call
     elsewhere |= {"train", "validation", "test", "text_column", "label_column", "multi_label", "label_separator"}
     elsewhere |= {"empty_texts", "encoding_errors"}  # of files
+    elsewhere |= {"sample_weight"}  # of fit
     expected = {renamed.get(name, name): p.default for name, p in theirs.items() if name not in elsewhere}
     found = {name: p.default for name, p in own.items()}
     assert found == expected | {"validation_fraction": None, "progress": False}
@@ -129,6 +130,19 @@ def test_pickle(folder: str, trainable: str) -> None:
     state["_checkpoint"]["../outside"] = b""
     with pytest.raises(UsageError, match="outside"):
         LLMClassifier.__new__(LLMClassifier).__setstate__(state)
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_skops(folder: str, trainable: str, tmp_path: Path) -> None:
+    """As docs/other_tools.md shows it: the estimator is the one type to trust."""
+    skops_io = pytest.importorskip("skops.io")
+    model = made(folder, trainable=trainable, epochs=1).fit(TEXTS, LABELS)
+    skops_io.dump(model, tmp_path / "classifier.skops")
+    trusted = skops_io.get_untrusted_types(file=tmp_path / "classifier.skops")
+    assert trusted == ["pyllmclf.sklearn.LLMClassifier"]
+    again = skops_io.load(tmp_path / "classifier.skops", trusted=trusted)
+    np.testing.assert_array_equal(again.predict_proba(TEXTS), model.predict_proba(TEXTS))
+    assert again.get_params() == model.get_params() and again.classes_.tolist() == ["ham", "spam"]
 
 
 def test_fitting_again_begins_anew(folder: str) -> None:
@@ -356,18 +370,20 @@ class ChecksOfArrays(LLMClassifier):
         return tags
 
 
-# What stays: the checks fit arrays of numbers, and a text classifier refuses these.
-NEED_NUMBERS: set[str] = set()
+# The other checks fit arrays of numbers, and a text classifier refuses these.
+PASSED = {
+    "do_not_raise_errors_in_init_or_set_params", "estimator_cloneable", "estimator_get_tags_default_keys",
+    "estimator_repr", "estimator_sparse_array", "estimator_sparse_matrix", "estimator_sparse_tag",
+    "estimator_tags_renamed", "estimators_partial_fit_n_features", "estimators_unfitted", "fit1d", "fit2d_1sample",
+    "get_params_invariance", "mixin_order", "no_attributes_set_in_init", "parameters_default_constructible",
+    "requires_y_none", "set_params", "valid_tag_types",
+}  # fmt: skip
 
 
 def test_scikit_learn_s_checks() -> None:
-    reasons = dict.fromkeys(NEED_NUMBERS, "X is an array of numbers")
-    model = ChecksOfArrays("gpt2-nano", **NANO)
-    results = check_estimator(model, expected_failed_checks=reasons, on_fail=None, on_skip=None)
-    assert {each["check_name"] for each in results if each["status"] == "failed"} == set()
-    assert {each["check_name"] for each in results if each["status"] == "xfail"} == NEED_NUMBERS
-    passed = {each["check_name"] for each in results if each["status"] == "passed"}
-    assert passed >= {"check_fit2d_1sample", "check_requires_y_none"}
+    results = check_estimator(ChecksOfArrays("gpt2-nano", **NANO), on_fail=None, on_skip=None)
+    passed = {each["check_name"].removeprefix("check_") for each in results if each["status"] == "passed"}
+    assert passed - {"array_api_input"} >= PASSED, PASSED - passed
 
 
 class OfNumbers(ChecksOfArrays):

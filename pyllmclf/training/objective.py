@@ -212,7 +212,8 @@ def _balanced(labels: np.ndarray, classes: int, sample_weight: np.ndarray | None
     shares = None if sample_weight is None else sample_weight / sample_weight.mean(dtype=np.float64)
     if labels.ndim == 2:
         positives = labels.sum(axis=0) if shares is None else shares @ labels
-        return np.maximum(len(labels) - positives, 1.0) / np.maximum(positives, 1.0)
+        negatives = len(labels) - positives if shares is None else shares @ (1.0 - labels)
+        return np.where(negatives > 0, negatives, 1.0) / np.where(positives > 0, positives, 1.0)
     counts = np.bincount(labels, shares, minlength=classes)
     return len(labels) / (classes * np.where(counts > 0, counts, len(labels) / classes))
 

@@ -46,6 +46,7 @@ def checked_data(
     data = TextData(texts, labels, origin, lines)
     if not texts:
         raise DataError(f"{origin}: there is no row.")
+    data = with_weights(data, options.sample_weight, weights)  # before a row is left out
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             if not _is_missing(text):
@@ -63,7 +64,7 @@ def checked_data(
     if labels is not None:
         for row, label in enumerate(labels):
             labels[row] = _label(label, data, row) if separator is None else _several(label, separator, data, row)
-    return without_empty(with_weights(data, options.sample_weight, weights), options.empty_texts)
+    return without_empty(data, options.empty_texts)
 
 
 def from_indicator(labels: Any) -> Any:

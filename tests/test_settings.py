@@ -101,6 +101,7 @@ CHANGES_NO_RESULT = {
     "model", "train", "validation", "test", "text_column", "label_column", "label_separator", "empty_texts",
     "encoding_errors", "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps", "keep_last",
     "strategy",
+    "sample_weight",  # the weights themselves are compared
 }  # fmt: skip
 NOT_RECORDED = {"logs", "callbacks", "report", "progress"}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from .named import PARTITIONS, Splits, is_named, load_named
-from .readers import FILE_TYPES, ReadOptions, TextData, read_data_object, read_path, without_empty
+from .readers import FILE_TYPES, ReadOptions, TextData, read_data_object, read_path, with_weights, without_empty
 
 
 def load_dataset(name: str, partition: str | None = None, *, split: str | None = None) -> Splits:
@@ -119,18 +119,21 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
 
 
 def read_named(name: str, options: ReadOptions) -> Splits:
-    """All splits of a named data set, with ``empty_texts`` applied.
+    """All splits of a named data set, with ``empty_texts`` applied; ``sample_weight`` is that of the training split.
 
     Raises
     ------
     UsageError
         For an unknown partition, or if ``label_separator`` asks for several labels per text.
     DataError
-        As :func:`load_named` and :func:`without_empty`.
+        As :func:`load_named`, :func:`with_weights` and :func:`without_empty`.
     """
     if options.label_separator is not None:
         raise UsageError(f"the texts of {name} have one label each; leave multi_label out.")
-    return {split: without_empty(data, options.empty_texts) for split, data in load_named(name).items()}
+    splits = load_named(name)
+    train = "train" if "train" in splits else "all"
+    splits = splits | {train: with_weights(splits[train], options.sample_weight)}
+    return {split: without_empty(data, options.empty_texts) for split, data in splits.items()}
 
 
 def applicable(options: ReadOptions, data: Any) -> ReadOptions:

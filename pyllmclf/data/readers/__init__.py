@@ -10,6 +10,7 @@ from .files import FILE_TYPES, read_file, read_path
 from .objects import read_data_object, read_object
 from .options import ReadOptions, check_reading
 from .text_data import Label, Labels, TextData, without_empty
+from .weights import with_weights, without_zero_weights
 
 __all__ = [
     "FILE_TYPES",
@@ -24,5 +25,7 @@ __all__ = [
     "read_file",
     "read_object",
     "read_path",
+    "with_weights",
     "without_empty",
+    "without_zero_weights",
 ]

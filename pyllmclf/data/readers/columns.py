@@ -47,6 +47,20 @@ def pick_columns(
     return text, label
 
 
+def pick_weight_column(columns: Sequence[str], chosen: str, others: Sequence[str | None], origin: str) -> str:
+    """Name of the column ``chosen`` for the weights of the texts.
+
+    Raises
+    ------
+    DataError
+        If it is missing, or is one of the ``others``, the text and the label column.
+    """
+    weight = _pick(columns, chosen, (), "weight", origin, excluded=None)
+    if weight in others:
+        raise DataError(f"{origin}: {weight!r} can't be the column of the weights and of the texts or labels.")
+    return weight
+
+
 def _pick(
     columns: Sequence[str], chosen: str | None, usual: Sequence[str], role: str, origin: str, excluded: str | None
 ) -> str:

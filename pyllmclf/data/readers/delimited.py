@@ -32,6 +32,7 @@ def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
     texts: list[str] = []
     labels: list[Label] = []
     lines: list[int] = []
+    weights: list[str] = []
     with _unlimited_field_size():
         rows = _rows(path, content, delimiter)
         first_line, header = next(rows, (1, None))
@@ -40,6 +41,8 @@ def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
         text_name, label_name = options.columns(header, f"{path}, line {first_line}")
         text_index = header.index(text_name)
         label_index = None if label_name is None else header.index(label_name)
+        weight_name = options.weight_column(header, (text_name, label_name), f"{path}, line {first_line}")
+        weight_index = None if weight_name is None else header.index(weight_name)
         for line, row in rows:
             if len(row) != len(header):
                 raise DataError(
@@ -50,7 +53,10 @@ def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
             lines.append(line)
             if label_index is not None:
                 labels.append(row[label_index])
-    return checked_data(texts, labels if options.labelled else None, str(path), lines, options)
+            if weight_index is not None:
+                weights.append(row[weight_index])
+    columns = (labels if options.labelled else None, weights if weight_index is not None else None)
+    return checked_data(texts, columns[0], str(path), lines, options, columns[1])
 
 
 def _rows(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -19,7 +19,8 @@ def read_jsonl(path: Path, options: ReadOptions) -> TextData:
     texts: list[str] = []
     labels: list[Label] = []
     lines: list[int] = []
-    names: tuple[str, str | None] | None = None
+    weights: list[Any] = []
+    names: tuple[str | None, ...] | None = None  # columns of texts, labels and weights
     # Not splitlines(): JSON strings may hold U+2028 and other line separators of Unicode.
     for number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
@@ -32,6 +33,7 @@ def read_jsonl(path: Path, options: ReadOptions) -> TextData:
             raise DataError(f"{path}, line {number}: a line must be a JSON object, not {type(row).__name__}.")
         if names is None:
             names = options.columns(list(row), f"{path}, line {number}")
+            names = (*names, options.weight_column(list(row), names, f"{path}, line {number}"))
         for name in names:
             if name is not None and name not in row:
                 raise DataError(f"{path}, line {number}: the object has no {name!r}.")
@@ -39,7 +41,12 @@ def read_jsonl(path: Path, options: ReadOptions) -> TextData:
         lines.append(number)
         if names[1] is not None:
             labels.append(row[names[1]])
-    return checked_data(texts, labels if options.labelled else None, str(path), lines, options)
+        if names[2] is not None:
+            weights.append(row[names[2]])
+    weighted = names is not None and names[2] is not None
+    return checked_data(
+        texts, labels if options.labelled else None, str(path), lines, options, weights if weighted else None
+    )
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

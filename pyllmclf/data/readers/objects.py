@@ -44,7 +44,9 @@ def _read_frame(frame: Any, options: ReadOptions) -> TextData:
     text_name, label_name = options.columns([str(c) for c in frame.columns], "DataFrame")
     texts = list(frame[by_name[text_name]])
     labels = None if label_name is None else list(frame[by_name[label_name]])
-    return checked_data(texts, labels, "DataFrame", None, options)
+    weight_name = options.weight_column(list(by_name), (text_name, label_name), "DataFrame")
+    weights = None if weight_name is None else list(frame[by_name[weight_name]])
+    return checked_data(texts, labels, "DataFrame", None, options, weights)
 
 
 def _read_dataset(dataset: Any, options: ReadOptions) -> TextData:
@@ -54,7 +56,9 @@ def _read_dataset(dataset: Any, options: ReadOptions) -> TextData:
         feature = dataset.features[label_name]
         feature = getattr(feature, "feature", feature)  # of a sequence of labels
         labels = [_class_name(label, feature, row) for row, label in enumerate(dataset[label_name])]
-    return checked_data(texts, labels, "Dataset", None, options)
+    weight_name = options.weight_column(list(dataset.column_names), (text_name, label_name), "Dataset")
+    weights = None if weight_name is None else list(dataset[weight_name])
+    return checked_data(texts, labels, "Dataset", None, options, weights)
 
 
 def _class_name(label: Any, feature: Any, row: int) -> Any:

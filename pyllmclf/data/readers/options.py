@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ...settings import check_argument
-from .columns import pick_columns
+from .columns import pick_columns, pick_weight_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ class ReadOptions:
         Whether texts that are empty or white space stay, are left out and counted, or raise.
     encoding_errors : {"strict", "replace"}
         Whether bytes that are not UTF-8 raise, or become U+FFFD, with a warning that counts them.
+    sample_weight : str or array, optional
+        Column of the texts' weights, or the weights of all rows, those that ``empty_texts`` leaves out too.
 
     Raises
     ------
@@ -38,6 +41,7 @@ class ReadOptions:
     label_separator: str | None = None
     empty_texts: str = "keep"
     encoding_errors: str = "strict"
+    sample_weight: Any = None
 
     def __post_init__(self) -> None:
         check_reading(self.empty_texts, self.encoding_errors)
@@ -45,6 +49,12 @@ class ReadOptions:
     def columns(self, names: Sequence[str], origin: str) -> tuple[str, str | None]:
         """Names of the text and the label column among ``names``; see :func:`.columns.pick_columns`."""
         return pick_columns(names, self.text_column, self.label_column, self.labelled, origin)
+
+    def weight_column(self, names: Sequence[str], others: Sequence[str | None], origin: str) -> str | None:
+        """Name of the column of weights, if one is chosen; see :func:`.columns.pick_weight_column`."""
+        if not isinstance(self.sample_weight, str):
+            return None
+        return pick_weight_column(names, self.sample_weight, others, origin)
 
 
 def check_reading(empty_texts: str, encoding_errors: str = "strict") -> None:

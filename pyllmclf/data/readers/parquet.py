@@ -20,12 +20,14 @@ def read_parquet(path: Path, options: ReadOptions) -> TextData:
     try:
         file = pq.ParquetFile(path)
         text_name, label_name = options.columns(file.schema_arrow.names, str(path))
-        table = file.read(columns=[n for n in (text_name, label_name) if n is not None])
+        weight_name = options.weight_column(file.schema_arrow.names, (text_name, label_name), str(path))
+        table = file.read(columns=[n for n in (text_name, label_name, weight_name) if n is not None])
         texts = _strings(table.column(text_name), str(path), options.encoding_errors)
         labels = table.column(label_name).to_pylist() if label_name is not None else None
+        weights = table.column(weight_name).to_pylist() if weight_name is not None else None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
-    return checked_data(texts, labels, str(path), None, options)
+    return checked_data(texts, labels, str(path), None, options, weights)
 
 
 def _strings(column: Any, origin: str, encoding_errors: str) -> list[Any]:

@@ -24,9 +24,8 @@ choices(
 # ONEDNN_WIDE inputs and outputs it gains even for a single row, where memory bandwidth is the limit.
 ONEDNN_MIN_SIZE = 64
 ONEDNN_WIDE = 512
-# oneDNN compiles a matmul for each shape and keeps it; so does torch's layer above it, in each thread: 0.6 MB a shape, up
-# to 1,024 each. Every packed batch has another number of rows, so shapes recur within a step and hardly after it. A step
-# has a dozen of them.
+# oneDNN compiles a matmul for each shape and keeps it, and so does torch's layer above it, in each thread: 0.6 MB a
+# shape, up to 1,024 each. Every packed batch has another number of rows: a step has a dozen shapes, which hardly recur.
 ONEDNN_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 ONEDNN_CACHED_SHAPES = 64
 

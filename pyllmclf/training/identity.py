@@ -180,7 +180,7 @@ def difference(
     for name in ("train", "validation"):
         if identity["data"][name] != expected["data"].get(name):
             return DataError, f"the {name} texts or their labels are not those {which}"
-    if identity["data"]["weights"] != expected["data"].get("weights"):
+    if identity["data"].get("weights") != expected["data"].get("weights"):
         return DataError, f"the sample_weight of the training texts is not the one {which}"
     if identity["data"]["classes"] != list(map(str, expected["data"]["classes"])):
         return DataError, f"the classes are not those {which}"

@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
+from ..paths import user_path
 from ..torch_state import own_torch_state
 from .checkpoint import load_checkpoint
 from .classifier import Classifier
@@ -48,7 +49,7 @@ def load(
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"path={path!r} must be the folder of a classifier.")
-    folder = Path(path)
+    folder = Path(user_path(path))
     state = load_third_party(folder) if is_third_party(folder) else load_checkpoint(folder)
     return Classifier(state, device=device, dtype=dtype, backend=backend)
 

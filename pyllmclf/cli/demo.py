@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..printable import printable
 from .options import Debug, Json, Progress, print_json
 from .tables import print_evaluation
 
@@ -58,4 +59,5 @@ def demo(
     for row in predictions:
         print(f"{row['label']:<10} {row['probability']:6.1%}  {row['text']}")
     if result.output_dir is not None:
-        print(f"\ncheckpoints in {result.output_dir}; try: pyllmclf-eval {result.output_dir} sample")
+        folder = printable(result.output_dir)
+        print(f"\ncheckpoints in {folder}; try: pyllmclf-eval {folder} sample")

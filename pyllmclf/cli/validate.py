@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError
-from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json
+from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json, user_paths
 
 if TYPE_CHECKING:
     from ..models.hub import ModelSource
 
 
+@user_paths
 def validate(
     data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
     test: Annotated[

@@ -105,6 +105,7 @@ def test_signal_while_the_vocabulary_is_fetched(tmp_path: Path, monkeypatch: pyt
         pyllmclf.finetune("gpt2", (TEXTS, LABELS), weights="random", output_dir=tmp_path / "out", progress=False)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python reports an ignored exception
 @pytest.mark.parametrize("swallows", ["Exception", "BaseException", "another error", "an object's end"])
 def test_libraries_that_swallow(swallows: str) -> None:
     class Ends:

@@ -60,7 +60,9 @@ def test_a_run_replaces_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, e
     folder = tmp_path / "out"
     train(folder, epochs=3, keep_last=3, logs="csv", report=True, validation=(TEXTS, LABELS))
     assert not (folder / ".lock").exists()
-    with pytest.raises(UsageError, match=r"resume=True \(--resume\), or replace it with overwrite=True \(--overwrite\)"):
+    with pytest.raises(
+        UsageError, match=r"resume=True \(--resume\), or replace it with overwrite=True \(--overwrite\)"
+    ):
         train(folder)
     during: list[int] = []
 
@@ -90,7 +92,7 @@ def test_a_run_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="stopped"):
         train(folder, overwrite=True, logs="csv", callbacks=Fails())
-    with pytest.raises(pyllmclf.ModelError):
+    with pytest.raises(UsageError, match="no pretrained weights"):
         train(folder, overwrite=True, weights="pretrained")
     assert content(folder) == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -278,7 +280,12 @@ def test_names_of_folders(data: str, model: str, name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_says_that_nothing_was_saved(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int
+    table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    code: int,
 ) -> None:
     from pyllmclf.training.trainer import Trainer
 

@@ -42,7 +42,7 @@ def broken_pipe() -> Iterator[Any]:
 
 
 def full() -> Any:
-    return open("/dev/full", "w", encoding="utf-8")  # noqa: SIM115
+    return open("/dev/full", "w", encoding="utf-8")
 
 
 # --- standard error ---------------------------------------------------------------------------------------------------
@@ -182,5 +182,3 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-

@@ -33,6 +33,7 @@ TEXTS = (
 
 def demo(
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints; default: none are saved.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
     seed: int = 123,
     progress: Progress = True,
     as_json: Json = False,
@@ -42,7 +43,8 @@ def demo(
     from ..api import finetune
     from ..data.named import load_named
 
-    result = finetune("gpt2-nano", "sample", seed=seed, output_dir=output_dir, progress=progress, **SETTINGS)
+    output: dict[str, Any] = {"output_dir": output_dir, "overwrite": overwrite, "progress": progress}
+    result = finetune("gpt2-nano", "sample", seed=seed, **output, **SETTINGS)
     labels = load_named("sample")["test"].labels or []
     majority = max(labels.count(label) for label in set(labels)) / len(labels)
     predictions = [

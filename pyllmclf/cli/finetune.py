@@ -18,6 +18,7 @@ from ..lora_config import LoRAConfig
 from ..printable import printable
 from ..settings import Settings
 from .config import from_file
+from .interrupts import interrupts_mean
 from .options import HINTS, Debug, Json, option, option_type, print_json
 from .runs import new_run_folder
 from .tables import print_evaluation, print_seeds
@@ -132,7 +133,8 @@ def finetune(**options: Any) -> None:
     arguments["lora"] = lora or None
     prints = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, the first
     with ExitStack() as stack:
-        stack.enter_context(_interruptible(arguments["output_dir"]))
+        if arguments["output_dir"] is None:
+            stack.enter_context(interrupts_mean(NOTHING_SAVED))
         if options["seeds"] is not None:
             _finetune_seeds(arguments, options, prints=prints)
             return
@@ -183,17 +185,6 @@ def _kept_classifier(arguments: dict[str, Any], *, save: bool, first: bool) -> I
 
         with new_run_folder(arguments["train"], arguments["model"]) as folder, keep_classifier_in(folder):
             yield folder
-
-
-@contextmanager
-def _interruptible(output_dir: Path | None) -> Iterator[None]:
-    """Notes on an interrupt what it means for a training without an output folder."""
-    try:
-        yield
-    except BaseException as error:
-        if output_dir is None and not isinstance(error, (Exception, SystemExit, GeneratorExit)):
-            error.args = (NOTHING_SAVED,)
-        raise
 
 
 # Typer reads the options from the signature and the annotations.

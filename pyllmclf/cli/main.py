@@ -21,12 +21,10 @@ from .experiments import experiments
 from .export import export
 from .finetune import finetune
 from .info import info
+from .interrupts import INTERRUPTED, TERMINATED, Interrupted, Terminated
 from .predict import predict
 from .streams import discard_output, flush_output, lenient_standard_error, output_is_broken, prepare_streams
 from .validate import validate
-
-INTERRUPTED = 130
-TERMINATED = 143
 
 app = typer.Typer(
     help="Fine-tune GPT-2, BERT and their relatives into text classifiers.",
@@ -104,11 +102,13 @@ def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | N
         code = command(args=args, prog_name=name, standalone_mode=False)
         if sys.stdout is not None:  # None: it was closed
             sys.stdout.flush()
+        if code == INTERRUPTED:  # from Typer, which has handled a KeyboardInterrupt
+            _tell(name, "interrupted.")
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort) as error:
+    except (KeyboardInterrupt, Interrupted, typer.Abort) as error:
         _tell(name, f"interrupted{_consequence(error)}.")
         return INTERRUPTED
-    except _Terminated as error:
+    except Terminated as error:
         _tell(name, f"terminated{_consequence(error)}.")
         return TERMINATED
     except SystemExit as error:  # Typer turns a broken pipe into an exit, and replaces the streams
@@ -142,17 +142,11 @@ def _report(error: Exception, name: str, *, debug: bool) -> int:
 
 
 def _consequence(error: BaseException) -> str:
-    """What an interrupt means for a command, which the command notes as the argument of the exception."""
-    cause = error.__cause__ if isinstance(error, typer.Abort) else error
-    return f"; {cause.args[0]}" if cause is not None and cause.args else ""
-
-
-class _Terminated(BaseException):
-    """SIGTERM has arrived; a BaseException, so that nothing but :func:`run` handles it."""
+    return f"; {error.args[0]}" if error.args else ""
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _command_line_error(error: Exception) -> UsageError | None:

@@ -37,8 +37,8 @@ class LenientStream(io.TextIOBase):
             if os.name == "posix" and type(target) is io.TextIOWrapper:
                 # Not through the buffer: text left in it would fail again when Python exits, and change the exit code.
                 target.flush()
-                errors = "backslashreplace" if target.errors == "strict" else target.errors
-                content = text.encode(target.encoding, errors)
+                # An encoding that has no such character must not lose the line either.
+                content = text.encode(target.encoding, "backslashreplace")
                 while content:
                     content = content[os.write(target.fileno(), content) :]
             else:

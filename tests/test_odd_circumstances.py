@@ -7,6 +7,7 @@ import itertools
 import os
 import random
 import resource
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -229,6 +230,11 @@ def test_a_name_that_is_not_utf8(saved: Path, tmp_path: Path, capfd: pytest.Capt
         with pytest.raises(UsageError, match="not UTF-8"):
             write()
     assert not os.path.exists(odd)
+    shutil.copytree(saved, path)
+    try:
+        assert pyllmclf.load(path).classes_ == ["billing", "delivery"]
+    except pyllmclf.PyllmclfError as error:
+        assert "out" in str(error)
     assert run(app, "pyllmclf", ["export", str(saved), path]) == 2
     assert r"out\udcff: its name is not UTF-8" in capfd.readouterr().err
 

@@ -117,7 +117,7 @@ def test_broken_output_is_no_success_where_the_work_was_not_done(
     assert "closed by its reader" in capsys.readouterr().err
 
 
-VALUES = ["📦 Übergröße", "naïve café", "日本語", "line\u2028sep", "\udcff", "plain"]
+VALUES = ["\x9b2J\x1b\u202e", "📦 Übergröße", "naïve café", "日本語", "line\u2028sep", "\udcff", "plain"]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "gbk", "utf-8", "utf-16", "cp037", "utf-7"])
@@ -133,6 +133,7 @@ def test_json_is_valid_in_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding
         content = raw.getvalue()
         assert json.loads(content.decode("utf-8")) == {"texts": VALUES, "loss": None, "rows": [None, 0.5]}
         assert content.isascii() == (encoding != "utf-8")
+        assert not set(content.decode()) & set("\x9b\x1b\u202e\u2028")
         assert content.count(b"\n") == (1 if indent is None else content.count(b"\n"))
 
 

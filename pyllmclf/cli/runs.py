@@ -27,8 +27,13 @@ def new_run_folder(data: object, model: object) -> Iterator[Path]:
     ------
     ResourceError
         If the current folder can't be written, before anything is trained.
+    UsageError
+        If its name is not UTF-8.
     """
+    from ..data.atomic_folder import check_name
+
     runs = Path(RUNS)
+    check_name(runs)
     try:
         runs.mkdir(exist_ok=True)
         for number in itertools.count(1):

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import select
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..progress import LenientStream
+
+_TERMINAL = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def prepare_streams() -> None:
@@ -33,7 +36,7 @@ def prepare_streams() -> None:
 def lenient_standard_error() -> Iterator[None]:
     """Within the block, nothing that is written to standard error raises."""
     before = sys.stderr
-    sys.stderr = LenientStream(lambda: before)  # type: ignore[assignment]
+    sys.stderr = LenientStream(lambda: before)
     try:
         yield
     finally:
@@ -92,6 +95,8 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
         text = json.dumps(value, indent=indent, ensure_ascii=escape, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(value), indent=indent, ensure_ascii=escape)
+    # The same JSON, without characters that a terminal obeys; json itself escapes those below U+0020.
+    text = _TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     buffer = getattr(stream, "buffer", None)
     if buffer is None:
         stream.write(f"{text}\n")

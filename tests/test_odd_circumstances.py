@@ -157,7 +157,13 @@ def test_a_clock_that_stands_still(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
                                  "--epochs", "1", "--report", "--output-dir", str(tmp_path / "out")]) == 0  # fmt: skip
 
 
-def test_the_callers_random_numbers(saved: Path) -> None:
+def test_the_callers_random_numbers(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn.metrics
+
+    original = sklearn.metrics.f1_score
+    # As the first import of rich, which scikit-learn imports, in a process.
+    monkeypatch.setattr(sklearn.metrics, "f1_score", lambda *a, **k: (random.random(), original(*a, **k))[1])
+
     def state() -> list[Any]:
         return [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()]
 
@@ -175,6 +181,10 @@ def few_descriptors() -> Iterator[Callable[[int], None]]:
     before, held = resource.getrlimit(resource.RLIMIT_NOFILE), []
 
     def leave(count: int) -> None:
+        if count < 0:  # as before
+            while held:
+                os.close(held.pop())
+            return
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[0], 256), before[1]))
         for _ in itertools.count():
             try:
@@ -205,6 +215,7 @@ def test_no_temporary_folder_stays_without_descriptors(
             path.with_name("second").write_text("y")
 
     few_descriptors(left)
+    folder = tmp_path
     try:
         with pytest.raises(ResourceError, match="Too many open files"):
             write_folder(tmp_path / "target", {"sub/sub/a": exhausts})
@@ -213,7 +224,8 @@ def test_no_temporary_folder_stays_without_descriptors(
     finally:
         for descriptor in kept:
             os.close(descriptor)
-    assert not list(tmp_path.iterdir())
+        few_descriptors(-1)
+    assert os.listdir(tmp_path) == []
     assert left < 9 or not folder.exists()
 
 
@@ -235,8 +247,8 @@ def test_a_name_that_is_not_utf8(saved: Path, tmp_path: Path, capfd: pytest.Capt
         assert pyllmclf.load(path).classes_ == ["billing", "delivery"]
     except pyllmclf.PyllmclfError as error:
         assert "out" in str(error)
-    assert run(app, "pyllmclf", ["export", str(saved), path]) == 2
-    assert r"out\udcff: its name is not UTF-8" in capfd.readouterr().err
+    assert run(app, "pyllmclf", ["export", str(saved), f"{path}2"]) == 2
+    assert r"out\udcff2: its name is not UTF-8" in capfd.readouterr().err
 
 
 # --- truncated texts --------------------------------------------------------------------------------------------------
@@ -255,7 +267,7 @@ def test_truncated_texts_are_reported(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     long = "refund " * 50
-    Path("long.csv").write_text(f"text,label\n{long},a\nshort,b\n" * 2)
+    Path("long.csv").write_text("text,label\n" + f"{long},a\nshort,b\n" * 2)
     Path("long.txt").write_text(f"{long}\nshort\n")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")

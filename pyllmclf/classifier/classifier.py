@@ -25,6 +25,7 @@ from ..evaluation.metrics import EvaluationResult, evaluate_logits, softmax
 from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
 from ..paths import user_path
 from ..progress import warn
+from ..random_state import keeps_random_state
 from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
 from .export import export_classifier, merged_state
@@ -227,6 +228,7 @@ class Classifier:
         packer = self.packer(data.texts, labels)
         return self.evaluate_packed(packer, skipped=data.skipped, started=started, progress=progress)
 
+    @keeps_random_state()
     def evaluate_packed(
         self,
         packer: Packer,
@@ -264,6 +266,7 @@ class Classifier:
             lengths=LengthReport.of(packer, self.state.tokenizer, skipped).to_dict(),
         )
 
+    @keeps_random_state()
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a checkpoint that :func:`pyllmclf.load` opens, which is complete or absent.
 
@@ -291,6 +294,7 @@ class Classifier:
             )
         save_checkpoint(folder, self.state, overwrite=overwrite)
 
+    @keeps_random_state()
     @own_torch_state()
     def export(
         self, path: str | os.PathLike[str], format: ExportFormat = "huggingface", *, overwrite: bool = False
@@ -327,6 +331,7 @@ class Classifier:
             return self
         return Classifier(merged_state(self.state), compute=self.compute)
 
+    @keeps_random_state()
     def packed_logits(
         self,
         packer: Packer,

@@ -65,7 +65,7 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
     """
     if not isinstance(name, (str, os.PathLike)):
         raise UsageError(f"model={name!r} must be a name, a folder or a hub id.")
-    name = os.fspath(user_path(name))
+    name = str(os.fspath(user_path(name)))
     if weights not in ("pretrained", "random"):
         raise UsageError(f"weights={weights!r} is unknown; it is 'pretrained' or 'random'.")
     if Path(name).is_dir():

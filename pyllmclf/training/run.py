@@ -20,6 +20,7 @@ from ..evaluation.multi_label import MultiLabelResult
 from ..evaluation.report import provenance, write_report
 from ..models.hub import read_json
 from ..progress import say, warn
+from ..random_state import keeps_random_state
 from ..settings import Settings
 from ..sharding import full_tensors
 from .classifier_folder import classifier_folder
@@ -228,6 +229,7 @@ class Run:
         self._seconds["evaluate"] += time.perf_counter() - started
         return result
 
+    @keeps_random_state()
     def report(self) -> None:
         """Writes the report of the training and its test texts, or the validation texts where there is no test split.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -132,27 +132,29 @@ def finetune(**options: Any) -> None:
     lora = {name: value for name, value in _values(LoRAConfig, options, LORA).items() if value is not None}
     arguments["lora"] = lora or None
     prints = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, the first
-    with ExitStack() as stack:
-        if arguments["output_dir"] is None:
-            stack.enter_context(interrupts_mean(NOTHING_SAVED))
-        if options["seeds"] is not None:
-            _finetune_seeds(arguments, options, prints=prints)
-            return
-        folder = stack.enter_context(_kept_classifier(arguments, save=options["save"], first=prints))
-        from ..api import finetune as run
+    interrupts = nullcontext() if arguments["output_dir"] is not None else interrupts_mean(NOTHING_SAVED)
+    if options["seeds"] is not None:
+        _finetune_seeds(arguments, options, interrupts, prints=prints)
+        return
+    with _kept_classifier(arguments, save=options["save"], first=prints) as folder:
+        with interrupts:
+            from ..api import finetune as run
 
-        result = run(**arguments)
+            result = run(**arguments)
         if prints and options["as_json"]:
             print_json(result.to_dict() | ({} if folder is None else {"output_dir": str(folder)}))
         elif prints:
             _print(result, folder)
 
 
-def _finetune_seeds(arguments: dict[str, Any], options: dict[str, Any], *, prints: bool) -> None:
+def _finetune_seeds(
+    arguments: dict[str, Any], options: dict[str, Any], interrupts: AbstractContextManager[None], *, prints: bool
+) -> None:
     """Trains with several seeds; their classifiers are saved in an output folder only."""
     from ..seeds import finetune_seeds
 
-    repeated = finetune_seeds(seeds=options["seeds"], **arguments)
+    with interrupts:
+        repeated = finetune_seeds(seeds=options["seeds"], **arguments)
     if prints and options["as_json"]:
         print_json(repeated.to_dict())
     elif prints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,10 @@ class FolderLock:
                 pass
             finally:
                 os.close(descriptor)
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the end of the interpreter
+            self.release()
 
     def _has_name(self, descriptor: int) -> bool:
         try:

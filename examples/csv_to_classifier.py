@@ -29,6 +29,7 @@ result = pyllmclf.finetune(
     class_weights="balanced",
     early_stopping=2,
     output_dir=options.output_dir,
+    overwrite=True,  # the classifier of an earlier call
 )
 print(f"validation accuracy {result.metrics['validation']['accuracy']:.2%}")
 

@@ -34,6 +34,6 @@ for split, metrics in result.metrics.items():
     print(f"{split}: accuracy {metrics['accuracy']:.2%}")
 
 # PeftModel.from_pretrained(base, FOLDER) opens the first, AutoModelForSequenceClassification the second.
-result.classifier.export(options.output_dir / "peft", format="peft")
-result.classifier.export(options.output_dir / "merged", format="huggingface")
+result.classifier.export(options.output_dir / "peft", format="peft", overwrite=True)
+result.classifier.export(options.output_dir / "merged", format="huggingface", overwrite=True)
 print(f"written to {options.output_dir}/peft and {options.output_dir}/merged")

@@ -75,6 +75,7 @@ def finetune(
     cuda_graphs: bool = True,
     strategy: Strategy = "auto",
     output_dir: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     resume: bool = False,
     save_every_steps: int | None = None,
     keep_last: int = 1,
@@ -198,6 +199,9 @@ def finetune(
         Folder for a checkpoint after each epoch; ``last`` and ``best`` in it point at the newest checkpoint and at the
         one with the best validation accuracy. On SIGTERM or SIGINT a training with an ``output_dir`` finishes its step,
         saves a checkpoint, and raises :class:`PreemptedError`.
+    overwrite : bool
+        Whether an earlier run or classifier in ``output_dir`` is replaced, at once, when the first checkpoint is
+        complete; never a folder with other files. By default such a folder is refused.
     resume : bool
         Resume from the newest complete checkpoint in ``output_dir``, bit for bit; start afresh if there is none. Data,
         model and settings must be those of the checkpoint.

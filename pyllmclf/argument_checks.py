@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from .checks import is_number, is_rate
+from .checks import LARGEST, as_float, is_number, is_rate
 from .choices import Padding, words
 from .errors import UsageError
+from .printable import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def satisfies(test: Callable[[Any], bool], must: str) -> Check:
 
     def check(name: str, value: Any) -> None:
         if not test(value):
-            raise UsageError(f"{name}={value!r} must {must}.")
+            raise UsageError(f"{name}={shown(value)} must {must}.")
 
     return check
 
@@ -52,7 +52,7 @@ def one_of(choices: Iterable[str]) -> Check:
 
     def check(name: str, value: Any) -> None:
         if value not in words:
-            raise UsageError(f"{name}={value!r} is unknown; it is one of {', '.join(words)}.")
+            raise UsageError(f"{name}={shown(value)} is unknown; it is one of {', '.join(words)}.")
 
     return check
 
@@ -61,19 +61,32 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-positive_integer = satisfies(lambda value: _is_int(value) and value >= 1, "be a positive integer")
-integer = satisfies(lambda value: type(value) is int, "be an integer")
+# Counts of batches, steps and tokens: their products fit 64 bits.
+MOST = 2**31 - 1
+
+positive_integer = satisfies(lambda value: _is_int(value) and 1 <= value <= MOST, f"be an integer from 1 to {MOST:,}")
+integer = satisfies(lambda value: type(value) is int and -MOST <= value <= MOST, f"be an integer up to {MOST:,}")
 seed_number = satisfies(lambda value: _is_int(value) and 0 <= value < 2**32, "be an integer from 0 to 2**32 - 1")
 number = satisfies(is_number, "be a number")
-positive_number = all_of(number, satisfies(lambda value: value > 0, "be positive"))
-finite_positive_number = all_of(number, satisfies(lambda value: math.isfinite(value) and value > 0, "be positive"))
+positive_number = all_of(number, satisfies(lambda value: as_float(value) > 0, "be positive"))
+finite_positive_number = all_of(
+    number, satisfies(lambda value: 0 < as_float(value) <= LARGEST, f"be positive and at most {LARGEST:.2g}")
+)
 finite_nonnegative_number = all_of(
-    number, satisfies(lambda value: math.isfinite(value) and value >= 0, "not be negative")
+    number, satisfies(lambda value: 0 <= as_float(value) <= LARGEST, f"not be negative, and at most {LARGEST:.2g}")
 )
 bool_or_none = satisfies(lambda value: isinstance(value, (bool, type(None))), "be True, False or None")
 separator = satisfies(lambda value: isinstance(value, str) and bool(value.strip()), "be a string that is not blank")
+
+
+def fraction_if_number(name: str, value: Any) -> None:
+    """Accepts data of any kind, and a fraction of the training data."""
+    if is_number(value) and not 0.0 < as_float(value) < 1.0:
+        raise UsageError(f"{name}: a fraction of the training data must lie between 0 and 1, not {shown(value)}.")
+
+
 rate_or_config = satisfies(
-    lambda value: value == "config" or (is_number(value) and is_rate(float(value))),
+    lambda value: value == "config" or (is_number(value) and is_rate(as_float(value))),
     "be a number in [0, 1 - 2**-32] or 'config'",
 )
 
@@ -82,15 +95,15 @@ def trainable(name: str, value: Any) -> None:
     """Accepts the names of sets of trained parameters; the model decides how many blocks there are."""
     if value not in ("head", "last_block", "all", "lora") and not LAST_BLOCKS.fullmatch(str(value)):
         raise UsageError(
-            f"trainable={value!r} is unknown; it is 'head', 'last_block', 'last_N_blocks' (N a number), "
+            f"trainable={shown(value)} is unknown; it is 'head', 'last_block', 'last_N_blocks' (N a number), "
             "'all' or 'lora'."
         )
 
 
 def padding(name: str, value: Any) -> None:
     """Accepts the paddings, and a number of tokens."""
-    if value not in PADDINGS and type(value) is not int:
-        raise UsageError(f"padding={value!r} is unknown; it is {', '.join(map(repr, PADDINGS))} or a number.")
+    if value not in PADDINGS and (type(value) is not int or abs(value) > MOST):
+        raise UsageError(f"padding={shown(value)} is unknown; it is {', '.join(map(repr, PADDINGS))} or a number.")
 
 
 def sample_weight(name: str, value: Any) -> None:
@@ -141,5 +154,5 @@ def weights_array(name: str, value: Any) -> np.ndarray:
 
 def byte_count(name: str, value: Any) -> None:
     """Accepts a number of bytes, and ``None``."""
-    if value is not None and (not _is_int(value) or value < 0):
-        raise UsageError(f"{name}={value!r} must be a number of bytes.")
+    if value is not None and (not _is_int(value) or not 0 <= value < 2**63):
+        raise UsageError(f"{name}={shown(value)} must be a number of bytes.")

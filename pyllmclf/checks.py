@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import os
 import sys
@@ -11,6 +12,18 @@ from typing import Any
 def is_number(value: Any) -> bool:
     """Whether a value is a real number; booleans are not."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+# The largest finite number of fp32, in which training computes.
+LARGEST = (2.0 - 2.0**-23) * 2.0**127
+
+
+def as_float(value: Any) -> float:
+    """A real number as float; infinity where it is larger than every float."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def is_rate(p: float) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,9 +9,10 @@ from numbers import Integral, Real
 from typing import Any
 
 from .arguments import argument, as_blocks, as_modules
-from .checks import is_rate
+from .checks import LARGEST, as_float, is_rate
 from .choices import LoRAScaling, words
 from .errors import UsageError
+from .printable import shown
 
 MAX_RANK = 1024
 GROUP = "LoRA"
@@ -74,13 +74,13 @@ class LoRAConfig:
             except TypeError as error:
                 raise UsageError(f"LoRA: layers={self.layers!r} must be numbers of blocks.") from error
         if not isinstance(self.rank, Integral) or not 1 <= self.rank <= MAX_RANK:
-            raise UsageError(f"LoRA: rank={self.rank!r} must be an integer from 1 to {MAX_RANK}.")
+            raise UsageError(f"LoRA: rank={shown(self.rank)} must be an integer from 1 to {MAX_RANK}.")
         if not self.target_modules or self.layers == ():
             raise UsageError("LoRA: target_modules and layers must not be empty; without them nothing is adapted.")
-        if not isinstance(self.alpha, Real) or not 0 < self.alpha < math.inf:
-            raise UsageError(f"LoRA: alpha={self.alpha!r} must be positive.")
-        if not isinstance(self.dropout, Real) or not is_rate(float(self.dropout)):
-            raise UsageError(f"LoRA: dropout={self.dropout!r} must lie in [0, 1 - 2**-32].")
+        if not isinstance(self.alpha, Real) or not 0 < as_float(self.alpha) <= LARGEST:
+            raise UsageError(f"LoRA: alpha={shown(self.alpha)} must be positive and at most {LARGEST:.2g}.")
+        if not isinstance(self.dropout, Real) or not is_rate(as_float(self.dropout)):
+            raise UsageError(f"LoRA: dropout={shown(self.dropout)} must lie in [0, 1 - 2**-32].")
         for name, kind in (("rank", int), ("alpha", float), ("dropout", float)):  # JSON has no NumPy numbers
             object.__setattr__(self, name, kind(getattr(self, name)))
         if self.scaling not in words(LoRAScaling):

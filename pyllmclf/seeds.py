@@ -13,8 +13,10 @@ import numpy as np
 from .api import FinetuneResult, finetune
 from .checks import plain
 from .errors import UsageError
+from .printable import shown
 from .settings import check_argument
 
+MOST_SEEDS = 10_000
 METRICS = ("accuracy", "macro_f1", "log_loss")
 
 
@@ -85,6 +87,9 @@ def finetune_seeds(
         seeds = seeds.tolist()
     if isinstance(seeds, bool) or not isinstance(seeds, (int, Sequence)) or isinstance(seeds, str):
         raise UsageError(f"seeds={seeds!r} must be a number of seeds, or the seeds.")
+    if isinstance(seeds, int) and seeds > MOST_SEEDS:
+        raise UsageError(f"seeds={shown(seeds)} must be at most {MOST_SEEDS:,}.")
+    check_argument("seed", seed)
     chosen = [seed + i for i in range(seeds)] if isinstance(seeds, int) else [plain(each) for each in seeds]
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"seeds={seeds!r} must name at least one seed, and none twice.")

@@ -45,9 +45,12 @@ from .choices import (
 )
 from .errors import UsageError
 from .lora_config import LoRAConfig
+from .paths import user_path
 
 LABEL_SEPARATOR = "|"
 DATA, MODEL, TRAINING, MACHINE, OUTPUT = "Data", "Model", "Training", "Machine", "Output"
+# Arguments that are, or may be, paths: ~ in them is the home folder.
+PATHS = ("model", "train", "validation", "test", "cache_dir", "output_dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +210,10 @@ class Settings:
     output_dir: str | os.PathLike[str] | None = argument(
         None, "Folder for checkpoints.", group=OUTPUT, changes_result=False
     )
+    overwrite: bool = argument(
+        False, "Replace the earlier run or classifier in OUTPUT_DIR.", group=OUTPUT, changes_result=False,
+        recorded=False,
+    )  # fmt: skip
     resume: bool = argument(
         False, "Resume the training in OUTPUT_DIR.", group=OUTPUT, estimator=False, changes_result=False
     )
@@ -231,12 +238,21 @@ class Settings:
     def __post_init__(self) -> None:
         for each in fields(self):
             object.__setattr__(self, each.name, plain(getattr(self, each.name)))
+        for name in PATHS:
+            object.__setattr__(self, name, user_path(getattr(self, name)))
         for name in ARGUMENTS:
             check_argument(name, getattr(self, name))
         self._check_together()
 
     def _check_together(self) -> None:
         """Raises :class:`UsageError` for values that exclude each other."""
+        valid.fraction_if_number("validation", self.validation)
+        if self.overwrite and self.output_dir is None:
+            raise UsageError(
+                "overwrite is about an earlier run in output_dir: give output_dir, or leave overwrite out."
+            )
+        if self.overwrite and self.resume:
+            raise UsageError("overwrite replaces the earlier run that resume continues; leave one of them out.")
         if (self.resume or self.save_every_steps is not None or self.keep_last != 1) and self.output_dir is None:
             raise UsageError("resume, save_every_steps and keep_last need a folder for checkpoints: give output_dir.")
         check_label_separator(self.label_separator, several=self.multi_label)

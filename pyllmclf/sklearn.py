@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import os
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from .choices import Backend, Cache, Dtype, LongTexts, Padding, Pooling, Scheduler, Strategy, Weights
+from .data.temporary import temporary_folder
 from .errors import DataError, UsageError
 
 # Parameters that finetune does not have, or has under another name.
@@ -34,8 +34,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         As for :func:`pyllmclf.finetune`: the training.
     validation_fraction : float, optional
         Fraction of the texts that is held out to validate each epoch; ``early_stopping`` and ``calibrate`` need it.
-    dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, strategy, output_dir, logs, callbacks, report,
-    progress
+    dtype, device, backend, cache, cache_budget, cache_dir, cuda_graphs, strategy, output_dir, overwrite, logs,
+    callbacks, report, progress
         As for :func:`pyllmclf.finetune`: device, cache, output and progress.
     random_state : int, RandomState or None
         The ``seed`` of :func:`pyllmclf.finetune`. A RandomState, or numpy's global one for ``None``, draws a new seed
@@ -95,6 +95,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         cuda_graphs: bool = True,
         strategy: Strategy = "auto",
         output_dir: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
         logs: Any = None,
         callbacks: Any = None,
         report: bool = False,
@@ -204,8 +205,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         classifier = state.pop("classifier_", None)
         state.pop("history_", None)
         if classifier is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                checkpoint = Path(folder) / "classifier"
+            with temporary_folder() as folder:
+                checkpoint = folder / "classifier"
                 classifier.save(checkpoint)
                 files = [path for path in checkpoint.rglob("*") if path.is_file()]
                 state["_checkpoint"] = {path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in files}
@@ -219,7 +220,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         super().__setstate__(state)
         if checkpoint is None:
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with temporary_folder() as folder:
             for name, content in checkpoint.items():
                 path = (Path(folder) / name).resolve()
                 if not path.is_relative_to(Path(folder).resolve()):

@@ -596,7 +596,7 @@ def test_run_keeps_last_and_best(tmp_path: Path) -> None:
     best = max(result.history, key=lambda r: (r.validation_accuracy, -r.validation_loss))
     steps["best"] = best.step
     names = {f"checkpoint-{step}" for step in steps.values()}
-    assert {p.name for p in folder.iterdir()} == names | {"last", "best", ".lock"}
+    assert {p.name for p in folder.iterdir()} == names | {"last", "best"}
     for name, step in steps.items():
         assert (folder / name).is_symlink()
         assert (folder / name).readlink() == Path(f"checkpoint-{step}")
@@ -623,7 +623,7 @@ def run_of_three(trained: Trained, tmp_path: Path) -> tuple[Path, list[np.ndarra
 
 def test_last_and_best_are_kept_and_the_others_deleted(run_of_three: tuple[Path, list[np.ndarray]]) -> None:
     folder, (_, best, last) = run_of_three
-    assert sorted(p.name for p in folder.iterdir()) == [".lock", "best", "checkpoint-10", "checkpoint-9", "last"]
+    assert sorted(p.name for p in folder.iterdir()) == ["best", "checkpoint-10", "checkpoint-9", "last"]
     np.testing.assert_array_equal(pyllmclf.load(folder).logits(TEXTS), last)
     np.testing.assert_array_equal(pyllmclf.load(folder / "last").logits(TEXTS), last)
     np.testing.assert_array_equal(pyllmclf.load(folder / "best").logits(TEXTS), best)

@@ -55,13 +55,15 @@ def example(name: str, *arguments: str, cwd: Path) -> str:
 
 def test_example_csv_to_classifier(tmp_path: Path) -> None:
     data = ROOT / "pyllmclf/data/sample/messages.csv"
-    out = example("csv_to_classifier.py", str(data), *TINY, cwd=tmp_path)
+    for _ in range(2):  # the second call replaces the classifier of the first
+        out = example("csv_to_classifier.py", str(data), *TINY, cwd=tmp_path)
     assert re.search(r"validation accuracy \d+\.\d\d%", out) and "I will be ten minutes late." in out
     assert (tmp_path / "classifier/best/model.safetensors").is_file()
 
 
 def test_example_lora_on_gpt2(tmp_path: Path) -> None:
-    out = example("lora_on_gpt2.py", "sample", "--rank", "4", *TINY, cwd=tmp_path)
+    for _ in range(2):
+        out = example("lora_on_gpt2.py", "sample", "--rank", "4", *TINY, cwd=tmp_path)
     assert "parameters were trained" in out and "test: accuracy" in out
     assert (tmp_path / "adapter/peft/adapter_config.json").is_file()
     assert (tmp_path / "adapter/merged/model.safetensors").is_file()

@@ -27,7 +27,7 @@ from pyllmclf.sklearn import LLMClassifier
 RENAMED = {"seed": "random_state"}
 OWN_OF_ESTIMATOR = {"random_state": 123, "validation_fraction": None, "progress": False}
 # Options of the command that are no arguments of a training.
-OWN_OF_COMMAND = {"seeds", "config", "json", "debug", "help"}
+OWN_OF_COMMAND = {"seeds", "save", "config", "json", "debug", "help"}
 
 
 def defaults() -> dict[str, Any]:
@@ -103,7 +103,7 @@ CHANGES_NO_RESULT = {
     "strategy",
     "sample_weight",  # the weights themselves are compared
 }  # fmt: skip
-NOT_RECORDED = {"logs", "callbacks", "report", "progress"}
+NOT_RECORDED = {"logs", "callbacks", "report", "progress", "overwrite"}
 
 
 def test_what_a_resumed_run_must_have_in_common() -> None:

@@ -59,6 +59,7 @@ def save_checkpoint(
     optimizer: Mapping[str, Tensor] | None = None,
     *,
     keep_others: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Writes a checkpoint, which is complete or absent.
 
@@ -70,7 +71,7 @@ def save_checkpoint(
         Progress of the training run, as JSON can hold it.
     optimizer : mapping of str to tensor, optional
         State of the optimizer.
-    keep_others : bool
+    keep_others, overwrite : bool
         As for :func:`pyllmclf.data.atomic_folder.write_folder`.
 
     Raises
@@ -92,7 +93,7 @@ def save_checkpoint(
     if optimizer:
         files[OPTIMIZER_FILE] = tensor_writer(optimizer)
         size += sum(tensor.nbytes for tensor in optimizer.values())
-    write_folder(folder, files, size, keep_others=keep_others)
+    write_folder(folder, files, size, keep_others=keep_others, overwrite=overwrite)
 
 
 def load_checkpoint(path: Path) -> ClassifierState:

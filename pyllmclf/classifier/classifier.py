@@ -14,7 +14,7 @@ import torch
 from ..choices import ExportFormat
 from ..compute import Compute
 from ..data.labels import MultiLabelEncoder
-from ..data.lengths import LengthReport
+from ..data.lengths import LengthReport, truncation
 from ..data.packing import Packer
 from ..data.readers import Label, TextData, read_object
 from ..data.sources import read_data
@@ -23,10 +23,14 @@ from ..distributed import ProcessGroup
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult, evaluate_logits, softmax
 from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
+from ..paths import user_path
+from ..progress import warn
+from ..random_state import keeps_random_state
 from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
 from .export import export_classifier, merged_state
 from .inference import ActivationLookup, predict_logits
+from .replaceable import check_replaceable, is_run
 from .state import ClassifierState
 
 
@@ -54,6 +58,7 @@ class Classifier:
     ) -> None:
         self.state = state
         self.compute = compute or Compute.resolve(device, dtype, backend)
+        self._warned_of_truncation = False
         state.model.to(self.device)
 
     @property
@@ -223,6 +228,7 @@ class Classifier:
         packer = self.packer(data.texts, labels)
         return self.evaluate_packed(packer, skipped=data.skipped, started=started, progress=progress)
 
+    @keeps_random_state()
     def evaluate_packed(
         self,
         packer: Packer,
@@ -260,22 +266,39 @@ class Classifier:
             lengths=LengthReport.of(packer, self.state.tokenizer, skipped).to_dict(),
         )
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    @keeps_random_state()
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Writes a checkpoint that :func:`pyllmclf.load` opens, which is complete or absent.
+
+        Parameters
+        ----------
+        path : path
+            A new or empty folder, or one of a classifier that was saved before, which is replaced at once.
+        overwrite : bool
+            Whether the folder of a run, or one of its checkpoints, is replaced too; never a folder with other files.
 
         Raises
         ------
         UsageError
-            If the folder holds anything but a saved classifier, or is a checkpoint that a run may resume from.
+            If the folder holds anything but a saved classifier, or is of a training run and ``overwrite`` is false.
         ResourceError
             If the folder can't be written.
         """
-        if is_run_checkpoint(Path(path)):
-            raise UsageError(f"{path} is a checkpoint that a training run may resume from; choose another folder.")
-        save_checkpoint(Path(path), self.state)
+        folder = Path(user_path(path))
+        if overwrite:
+            check_replaceable(folder)
+        elif is_run_checkpoint(folder) or is_run(folder):
+            raise UsageError(
+                f"{path} is of a training run, which may resume from it; choose another folder, or replace it with "
+                "overwrite=True."
+            )
+        save_checkpoint(folder, self.state, overwrite=overwrite)
 
+    @keeps_random_state()
     @own_torch_state()
-    def export(self, path: str | os.PathLike[str], format: ExportFormat = "huggingface") -> None:
+    def export(
+        self, path: str | os.PathLike[str], format: ExportFormat = "huggingface", *, overwrite: bool = False
+    ) -> None:
         """Writes a folder for other tools, without pyllmclf's own files.
 
         Parameters
@@ -288,16 +311,18 @@ class Classifier:
             maps ``input_ids`` and ``attention_mask`` [texts, length] to ``logits`` [texts, classes], for a causal or a
             bidirectional classifier with any pooling that does not read padding. ``"torch"`` is the same graph as
             ``model.pt2``, for ``torch.export.load``.
+        overwrite : bool
+            Whether the folder of an earlier export, classifier or run is replaced, at once; never one with other files.
 
         Raises
         ------
         UsageError
-            If the format can't express the classifier, a package is missing, or the path exists and is not an empty
-            folder.
+            If the format can't express the classifier, a package is missing, or the path exists and is neither an
+            empty folder nor one that ``overwrite`` replaces.
         ResourceError
             If the folder can't be written.
         """
-        export_classifier(self.state, Path(path), format)
+        export_classifier(self.state, Path(user_path(path)), format, overwrite=overwrite)
 
     @own_torch_state()
     def merge_lora(self) -> Classifier:
@@ -306,6 +331,7 @@ class Classifier:
             return self
         return Classifier(merged_state(self.state), compute=self.compute)
 
+    @keeps_random_state()
     def packed_logits(
         self,
         packer: Packer,
@@ -314,5 +340,12 @@ class Classifier:
         group: ProcessGroup | None = None,
         progress: bool = False,
     ) -> np.ndarray:
-        """Logits of tokenized texts; see :func:`pyllmclf.classifier.inference.predict_logits`."""
+        """Logits of tokenized texts; see :func:`pyllmclf.classifier.inference.predict_logits`.
+
+        Texts that are truncated are reported: with ``progress`` in a line each time, otherwise in a warning once. In a
+        training, which has a ``group``, the run reports them.
+        """
+        if packer.cut and group is None and (progress or not self._warned_of_truncation):
+            warn(truncation(packer), progress)
+            self._warned_of_truncation = True
         return predict_logits(self.state.model, packer, self.compute, lookup=lookup, group=group, progress=progress)

@@ -9,12 +9,15 @@ from typing import Any
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
+from ..paths import user_path
+from ..random_state import keeps_random_state
 from ..torch_state import own_torch_state
 from .checkpoint import load_checkpoint
 from .classifier import Classifier
 from .third_party import is_third_party, load_third_party
 
 
+@keeps_random_state()
 @own_torch_state()
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
@@ -48,7 +51,7 @@ def load(
     """
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"path={path!r} must be the folder of a classifier.")
-    folder = Path(path)
+    folder = Path(user_path(path))
     state = load_third_party(folder) if is_third_party(folder) else load_checkpoint(folder)
     return Classifier(state, device=device, dtype=dtype, backend=backend)
 

@@ -13,6 +13,7 @@ from ..data.packing import PackedBatch, Packer, budget_bounds, token_budget_batc
 from ..distributed import ProcessGroup, of_this_process
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
+from ..progress import STANDARD_ERROR
 from ..sharding import is_sharded
 from ..torch_state import own_torch_state
 
@@ -96,7 +97,14 @@ def predict_logits(
     first = packer.store.first_equal_texts(packer.layout.max_length)
     distinct = np.flatnonzero(first == np.arange(len(first)))
     batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[compute.device.type])
-    bar = tqdm(total=len(distinct), unit="text", disable=None if progress else True, dynamic_ncols=True, leave=False)
+    bar = tqdm(
+        total=len(distinct),
+        unit="text",
+        disable=None if progress else True,
+        dynamic_ncols=True,
+        leave=False,
+        file=STANDARD_ERROR,
+    )
     local_batches = of_this_process(batches, group)
     # All processes gather the shards of a model together: one that has no batch left computes one of another process.
     sharded = is_sharded(model)

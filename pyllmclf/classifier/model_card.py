@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..models.architectures.registry import architecture_of
+from ..printable import printable
 from ..settings import ARGUMENTS
 from .state import ClassifierState
 
@@ -93,7 +94,7 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
 
 def _code(value: Any) -> str:
     """A value as Markdown code, on one line of a table."""
-    text = str(value).replace("`", "'").replace("|", "\\|").replace("\n", " ").replace("\r", " ")
+    text = printable(str(value).replace("\n", " ").replace("\r", " ")).replace("`", "'").replace("|", "\\|")
     return f"`{text}`"
 
 
@@ -101,4 +102,4 @@ def _name(train: Any) -> str:
     """Name of the training data, without the folders of this machine."""
     if not isinstance(train, str):
         return "own data"
-    return Path(train).name
+    return printable(Path(train).name)

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from ..errors import UsageError
+from ..paths import user_path
 
 # Tables of the file that stand for options: name -> function from the table to options and values.
 TABLES = {
@@ -38,6 +39,7 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
     """
     if path is None:
         return None
+    path = user_path(path)
     # By their spellings on the command line: --json sets as_json.
     options = {
         spelling.lstrip("-").replace("-", "_"): p

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..printable import printable
 from .options import Debug, Json, Progress, print_json
 from .tables import print_evaluation
 
@@ -32,6 +33,7 @@ TEXTS = (
 
 def demo(
     output_dir: Annotated[Path | None, typer.Option(help="Folder for checkpoints; default: none are saved.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
     seed: int = 123,
     progress: Progress = True,
     as_json: Json = False,
@@ -41,7 +43,8 @@ def demo(
     from ..api import finetune
     from ..data.named import load_named
 
-    result = finetune("gpt2-nano", "sample", seed=seed, output_dir=output_dir, progress=progress, **SETTINGS)
+    output: dict[str, Any] = {"output_dir": output_dir, "overwrite": overwrite, "progress": progress}
+    result = finetune("gpt2-nano", "sample", seed=seed, **output, **SETTINGS)
     labels = load_named("sample")["test"].labels or []
     majority = max(labels.count(label) for label in set(labels)) / len(labels)
     predictions = [
@@ -58,4 +61,5 @@ def demo(
     for row in predictions:
         print(f"{row['label']:<10} {row['probability']:6.1%}  {row['text']}")
     if result.output_dir is not None:
-        print(f"\ncheckpoints in {result.output_dir}; try: pyllmclf-eval {result.output_dir} sample")
+        folder = printable(result.output_dir)
+        print(f"\ncheckpoints in {folder}; try: pyllmclf-eval {folder} sample")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ..errors import UsageError
+from ..printable import printable
+from .formulas import without_formulas
 from .options import (
     Backend,
     Debug,
@@ -21,6 +23,7 @@ from .options import (
     Progress,
     TextColumn,
     print_json,
+    user_paths,
 )
 from .tables import print_evaluation
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from ..evaluation.multi_label import MultiLabelResult
 
 
+@user_paths
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
     data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
@@ -123,8 +127,9 @@ def evaluate(
     for name, other in others.items():
         print_evaluation(other.to_dict(), title=f"{name} on {texts.origin}")
         counts = _compare(result, other)
+        first, name = printable(checkpoint), printable(name)
         print(
-            f"only {checkpoint} is right on {counts['only_first']:,} texts, only {name} on {counts['only_second']:,}; "
+            f"only {first} is right on {counts['only_first']:,} texts, only {name} on {counts['only_second']:,}; "
             f"McNemar's test: p = {counts['p']:.4g}\n"
         )
 
@@ -170,20 +175,15 @@ def _compare(
     return {"only_first": only_first, "only_second": only_second, "p": p}
 
 
-# First characters of cells that spreadsheets evaluate as formulas.
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
 def _write_predictions(
     file: TextIO, texts: list[str], result: Any, separator: str | None, escape_formulas: bool
 ) -> None:
     import csv
 
-    def escape(value: str) -> str:
-        return f"'{value}" if escape_formulas and value.startswith(FORMULA) else value
-
+    escape = without_formulas if escape_formulas else str
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["text", "label", "prediction", *(f"probability_{name}" for name in result.classes)])
+    header = ["text", "label", "prediction", *(f"probability_{name}" for name in result.classes)]
+    writer.writerow(map(escape, header))
     for text, label, prediction, row in zip(
         texts, result.labels, result.predictions, result.probabilities.tolist(), strict=True
     ):

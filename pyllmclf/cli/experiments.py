@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ..errors import UsageError
-from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json
+from ..printable import printable
+from ..progress import say
+from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json, user_paths
 
 if TYPE_CHECKING:
     from ..choices import Weights
 
 
+@user_paths
 def experiments(
     rows: Annotated[
         str | None, typer.Option(help="Rows of the table, for example 1-5,11,bow (bag of words). Default: all.")
@@ -59,10 +61,6 @@ def experiments(
         replaced = replace_model(row, model, cast("Weights | None", weights))
         to_run.append((row, replaced) if isinstance(replaced, str) else replaced)
 
-    def say(line: str) -> None:
-        if progress:
-            print(line, file=sys.stderr)
-
     about = {
         "table": table,
         "data": data,
@@ -71,10 +69,10 @@ def experiments(
         "overrides": overrides or "none",
     }
     results = []
-    for results in runner.run(to_run, range(123, 123 + seeds), say):
+    for results in runner.run(to_run, range(123, 123 + seeds), lambda line: say(line, progress)):
         write_results(output_dir, results, about)
     if as_json:
         print_json(about | {"rows": [summary(result) for result in results]})
         return
-    print(markdown(results))
-    print(f"tables and plot in {output_dir}")
+    print(printable(markdown(results), keep="\n"))
+    print(f"tables and plot in {printable(output_dir)}")

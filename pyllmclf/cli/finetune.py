@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -11,10 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ..arguments import declared_of
+from ..errors import UsageError
 from ..lora_config import LoRAConfig
+from ..printable import printable
 from ..settings import Settings
 from .config import from_file
+from .interrupts import interrupts_mean
 from .options import HINTS, Debug, Json, option, option_type, print_json
+from .runs import new_run_folder
 from .tables import print_evaluation, print_seeds
 
 if TYPE_CHECKING:
@@ -32,6 +38,17 @@ COMMAND = {
         ],
         None,
     ),
+    "save": (
+        Annotated[
+            bool,
+            typer.Option(
+                "--save/--no-save",
+                help="Without --output-dir, save the classifier in pyllmclf-runs/DATA-MODEL-N.",
+                rich_help_panel="Output",
+            ),
+        ],
+        True,
+    ),
     "config": (
         Annotated[
             Path | None,
@@ -48,6 +65,11 @@ COMMAND = {
     "debug": (Debug, False),
 }
 LORA = "lora_"
+# Arguments that finetune refuses without an output folder.
+NEED_OUTPUT_DIR = ("overwrite", "resume", "save_every_steps", "logs", "report")
+NOTHING_SAVED = (
+    "nothing was saved; with --output-dir a training that is interrupted saves a checkpoint, and --resume resumes it"
+)
 
 
 def _parameters() -> list[inspect.Parameter]:
@@ -110,22 +132,61 @@ def finetune(**options: Any) -> None:
     lora = {name: value for name, value in _values(LoRAConfig, options, LORA).items() if value is not None}
     arguments["lora"] = lora or None
     prints = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, the first
+    interrupts = nullcontext() if arguments["output_dir"] is not None else interrupts_mean(NOTHING_SAVED)
     if options["seeds"] is not None:
-        from ..seeds import finetune_seeds
-
-        repeated = finetune_seeds(seeds=options["seeds"], **arguments)
-        if prints and options["as_json"]:
-            print_json(repeated.to_dict())
-        elif prints:
-            print_seeds(repeated.summary, repeated.seeds)
+        _finetune_seeds(arguments, options, interrupts, prints=prints)
         return
-    from ..api import finetune as run
+    with _kept_classifier(arguments, save=options["save"], first=prints) as folder:
+        with interrupts:
+            from ..api import finetune as run
 
-    result = run(**arguments)
+            result = run(**arguments)
+        if prints and options["as_json"]:
+            print_json(result.to_dict() | ({} if folder is None else {"output_dir": str(folder)}))
+        elif prints:
+            _print(result, folder)
+
+
+def _finetune_seeds(
+    arguments: dict[str, Any], options: dict[str, Any], interrupts: AbstractContextManager[None], *, prints: bool
+) -> None:
+    """Trains with several seeds; their classifiers are saved in an output folder only."""
+    from ..seeds import finetune_seeds
+
+    with interrupts:
+        repeated = finetune_seeds(seeds=options["seeds"], **arguments)
     if prints and options["as_json"]:
-        print_json(result.to_dict())
+        print_json(repeated.to_dict())
     elif prints:
-        _print(result)
+        print_seeds(repeated.summary, repeated.seeds)
+        if arguments["output_dir"] is None:
+            print("no classifier was saved; --output-dir saves that of each seed")
+
+
+@contextmanager
+def _kept_classifier(arguments: dict[str, Any], *, save: bool, first: bool) -> Iterator[Path | None]:
+    """Keeps the classifier of a training without an output folder; yields its folder, in the first process.
+
+    Raises
+    ------
+    UsageError
+        If the training has an output folder, and nothing is to be saved.
+    ResourceError
+        If the current folder can't be written.
+    """
+    if arguments["output_dir"] is not None:
+        if not save:
+            raise UsageError(
+                "--output-dir names a folder to save in, and --no-save saves nothing; leave one of them out."
+            )
+        yield None
+    elif not save or not first or any(arguments[name] for name in NEED_OUTPUT_DIR):  # which finetune refuses
+        yield None
+    else:
+        from ..training.classifier_folder import keep_classifier_in
+
+        with new_run_folder(arguments["train"], arguments["model"]) as folder, keep_classifier_in(folder):
+            yield folder
 
 
 # Typer reads the options from the signature and the annotations.
@@ -134,7 +195,7 @@ _command.__signature__ = inspect.Signature(_parameters())
 _command.__annotations__ = {name: each.annotation for name, each in _command.__signature__.parameters.items()}
 
 
-def _print(result: FinetuneResult) -> None:
+def _print(result: FinetuneResult, folder: Path | None) -> None:
     for name, metrics in result.metrics.items():
         print_evaluation(metrics, title=name)
     if (calibration := result.calibration) is not None:
@@ -147,4 +208,6 @@ def _print(result: FinetuneResult) -> None:
         f"{timing['tokens_per_second']:,.0f} tokens/s"
     )
     if result.output_dir is not None:
-        print(f"checkpoints in {result.output_dir}")
+        print(f"checkpoints in {printable(result.output_dir)}")
+    elif folder is not None:
+        print(f"classifier in {folder}")

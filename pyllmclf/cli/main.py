@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
-import os
 import signal
 import sys
 import threading
@@ -16,17 +14,17 @@ from types import FrameType
 import typer
 
 from ..errors import PyllmclfError, ResourceError, UsageError
+from ..printable import printable
 from .demo import demo
 from .evaluate import evaluate
 from .experiments import experiments
 from .export import export
 from .finetune import finetune
 from .info import info
+from .interrupts import INTERRUPTED, TERMINATED, Interrupted, Terminated
 from .predict import predict
+from .streams import discard_output, flush_output, lenient_standard_error, output_is_broken, prepare_streams
 from .validate import validate
-
-INTERRUPTED = 130
-TERMINATED = 143
 
 app = typer.Typer(
     help="Fine-tune GPT-2, BERT and their relatives into text classifiers.",
@@ -57,9 +55,7 @@ def main_eval(arguments: Sequence[str] | None = None) -> None:
 
 
 def _enter(command: Callable[..., object], name: str, arguments: Sequence[str] | None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may not be UTF-8
+    prepare_streams()
     return run(command, name, arguments)
 
 
@@ -80,10 +76,17 @@ def run(command: Callable[..., object], name: str, arguments: Sequence[str] | No
     int
         Exit code: 0, or that of the error's class.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), lenient_standard_error():
         # Without the place in the library, of no use to users of a command.
-        warnings.showwarning = lambda message, *_, **__: print(f"{name}: warning: {message}", file=sys.stderr)
-        return _run(command, name, arguments)
+        warnings.showwarning = lambda message, *_, **__: _tell(name, f"warning: {message}")
+        try:
+            return _run(command, name, arguments)
+        finally:
+            flush_output()
+
+
+def _tell(name: str, sentence: str) -> None:
+    print(f"{name}: {printable(sentence)}", file=sys.stderr)
 
 
 def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | None) -> int:
@@ -93,49 +96,57 @@ def _run(command: Callable[..., object], name: str, arguments: Sequence[str] | N
         return UsageError.exit_code
     in_main_thread = threading.current_thread() is threading.main_thread()
     # A training with an output folder saves a checkpoint; everything else ends, and removes unfinished files.
-    previous = signal.signal(signal.SIGTERM, _terminated) if in_main_thread else None
+    previous, stdout = signal.signal(signal.SIGTERM, _terminated) if in_main_thread else None, sys.stdout
     try:
         # Not standalone: errors of the command line are raised here, and printed in one sentence as all others.
         code = command(args=args, prog_name=name, standalone_mode=False)
         if sys.stdout is not None:  # None: it was closed
             sys.stdout.flush()
+        if code == INTERRUPTED:  # from Typer, which has handled a KeyboardInterrupt
+            _tell(name, "interrupted.")
         return code if isinstance(code, int) else 0
-    except (KeyboardInterrupt, typer.Abort):
-        print(f"{name}: interrupted.", file=sys.stderr)
+    except (KeyboardInterrupt, Interrupted, typer.Abort) as error:
+        _tell(name, f"interrupted{_consequence(error)}.")
         return INTERRUPTED
-    except _Terminated:
-        print(f"{name}: terminated.", file=sys.stderr)
+    except Terminated as error:
+        _tell(name, f"terminated{_consequence(error)}.")
         return TERMINATED
-    except (BrokenPipeError, SystemExit) as error:  # the reader of the output, such as head, has closed it
-        # Typer turns a broken pipe into an exit.
-        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+    except SystemExit as error:  # Typer turns a broken pipe into an exit, and replaces the streams
+        if not isinstance(error.__context__, BrokenPipeError):
             raise
-        _discard_output()
-        return 0
+        sys.stdout = stdout
+        return _report(error.__context__, name, debug="--debug" in args)
     except Exception as error:
-        if "--debug" in args:
-            traceback.print_exc()
-        reported = error
-        if not isinstance(error, PyllmclfError):
-            reported = _command_line_error(error) or _memory_error(error) or _system_error(error) or error
-        if isinstance(reported, PyllmclfError):
-            print(f"{name}: {reported}", file=sys.stderr)
-            return reported.exit_code
-        print(
-            f"{name}: unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where.", file=sys.stderr
-        )
-        return PyllmclfError.exit_code
+        return _report(error, name, debug="--debug" in args)
     finally:
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
 
 
-class _Terminated(BaseException):
-    """SIGTERM has arrived; a BaseException, so that nothing but :func:`run` handles it."""
+def _report(error: Exception, name: str, *, debug: bool) -> int:
+    """Prints an error as one sentence, and returns its exit code."""
+    if isinstance(error, BrokenPipeError) and output_is_broken():
+        # Output is printed when the work is done: its reader, such as head, has seen enough.
+        discard_output()
+        return 0
+    if debug:
+        traceback.print_exception(error)
+    reported = error
+    if not isinstance(error, PyllmclfError):
+        reported = _command_line_error(error) or _memory_error(error) or _system_error(error) or error
+    if isinstance(reported, PyllmclfError):
+        _tell(name, str(reported))
+        return reported.exit_code
+    _tell(name, f"unexpected {type(error).__name__}: {error}; this is a bug, --debug shows where.")
+    return PyllmclfError.exit_code
+
+
+def _consequence(error: BaseException) -> str:
+    return f"; {error.args[0]}" if error.args else ""
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _command_line_error(error: Exception) -> UsageError | None:
@@ -150,19 +161,18 @@ _NOT_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG)
 
 
 def _system_error(error: Exception) -> ResourceError | None:
-    if not isinstance(error, OSError) or error.errno not in _NOT_WRITTEN:
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return ResourceError(f"too many files are open ({error}); raise the limit, as by ulimit -n 4096.")
+    if error.errno == errno.EPIPE:
+        return ResourceError(f"a pipe was closed by its reader ({error}).")
+    if error.errno not in _NOT_WRITTEN:
         return None
     if error.filename is None:  # standard output: all other writers name their file
-        _discard_output()
+        discard_output()
         return ResourceError(f"the output can't be written ({error}).")
     return ResourceError(f"{error.filename} can't be written ({error.strerror}).")
-
-
-def _discard_output() -> None:
-    """Redirects standard output to the null device: Python would flush it again at exit."""
-    sys.stdout = sys.__stdout__
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _memory_error(error: Exception) -> ResourceError | None:

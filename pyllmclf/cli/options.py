@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import types
+from collections.abc import Callable
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -12,7 +13,27 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 import typer
 
 from ..arguments import declared_of
+from ..paths import user_path
 from ..settings import Settings
+from .streams import print_json as print_json
+
+# Options whose text may be a path; those of type Path are known by it.
+_MAY_BE_PATHS = ("data", "model", "test")
+
+
+def user_paths(command: Callable[..., None]) -> Callable[..., None]:
+    """Makes a command with ``~`` replaced in its paths: a shell doesn't do it behind ``=``, or in a quoted word."""
+
+    def expanded(name: str, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [expanded(name, entry) for entry in value]
+        return user_path(value) if isinstance(value, Path) or name in _MAY_BE_PATHS else value
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        command(**{name: expanded(name, value) for name, value in options.items()})
+
+    return run
 
 
 def option_type(each: Field[Any], hint: Any) -> type:
@@ -73,8 +94,3 @@ Backend = _settings_option("backend")
 Progress = _settings_option("progress")
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
-
-
-def print_json(value: Any) -> None:
-    """Prints one JSON object on standard output; ``value`` consists of types that JSON has."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +9,10 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn
+from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn, print_json, user_paths
 
 
+@user_paths
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
     data: Annotated[
@@ -50,10 +50,10 @@ def predict(
         for text, label, row in zip(texts, labels, probabilities, strict=True)
     ]
     if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
+        print_json(rows, indent=None)
     else:
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))
+            print_json(row, indent=None)
 
 
 def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..printable import printable
+
 
 def print_evaluation(metrics: dict[str, Any], title: str) -> None:
     """Prints headline metrics, metrics per class, and the confusion matrix.
@@ -16,8 +18,11 @@ def print_evaluation(metrics: dict[str, Any], title: str) -> None:
     title : str
     """
     from rich.console import Console
-    from rich.markup import escape
+    from rich.markup import escape as escape_markup
     from rich.table import Table
+
+    def escape(text: Any) -> str:
+        return escape_markup(printable(text))
 
     console = Console(highlight=False)
     console.print(

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError
-from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json
+from ..printable import printable
+from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json, user_paths
 
 if TYPE_CHECKING:
     from ..models.hub import ModelSource
 
 
+@user_paths
 def validate(
     data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
     test: Annotated[
@@ -63,14 +65,14 @@ def validate(
         for name, split in report.splits.items():
             classes = split.classes.items()
             shares = ", ".join(f"{label} {count:,} ({count / split.texts:.1%})" for label, count in classes)
-            print(f"{name}: {split.texts:,} texts; {shares}; {split.duplicates:,} duplicates")
+            print(printable(f"{name}: {split.texts:,} texts; {shares}; {split.duplicates:,} duplicates"))
             if split.lengths is not None:
                 lengths = split.lengths
                 print(
                     f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
                     f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated at {positions:,}"
                 )
-        print("\n".join(report.problems) or "no problem found")
+        print("\n".join(map(printable, report.problems)) or "no problem found")
     if strict and report.problems:
         raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
 

@@ -17,6 +17,7 @@ from typing import TextIO
 from ..errors import ModelError, ResourceError, UsageError
 from .fetch import sha256
 from .json_text import parse_json
+from .temporary import close_all, spare_descriptors
 
 MANIFEST = "manifest.json"
 MANIFEST_VERSION = 1
@@ -88,7 +89,9 @@ def check_writable(path: Path) -> None:
         raise ResourceError(f"{path} can't be written ({error}).") from error
 
 
-def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0, *, keep_others: bool = False) -> None:
+def write_folder(
+    target: Path, files: Mapping[str, Writer], need: int = 0, *, keep_others: bool = False, overwrite: bool = False
+) -> None:
     """Writes a temporary folder next to the target, syncs every file, and renames the folder to its final name.
 
     An older folder that this function wrote, and that holds nothing else, is replaced; any other non-empty folder
@@ -103,25 +106,30 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0, *, ke
         Bytes that the files take; the disk must have as many free before anything is written.
     keep_others : bool
         Whether other files in an older folder are copied into the new one, instead of raising.
+    overwrite : bool
+        Whether an older folder is replaced whatever it holds; the caller has checked it.
 
     Raises
     ------
     UsageError
-        If ``target`` holds other files.
+        If ``target`` holds other files, or its name is not UTF-8.
     ResourceError
         If the folder can't be written.
     """
     target = target.resolve()
+    check_name(target)
     others: set[str] = set()
-    if target.exists() and not is_replaceable(target):
+    if target.exists() and not overwrite and not is_replaceable(target):
         if not keep_others or not target.is_dir():
             raise UsageError(f"{target} exists and holds more than a checkpoint; choose another folder.")
         others = _files_in(target) - set(files) - {MANIFEST}
         with suppress(ModelError):
             others -= set(_read_manifest(target))
     beside = beside_of(target, "tmp")
+    spare: list[int] = []
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        spare = spare_descriptors()
         if need and (free := shutil.disk_usage(target.parent).free) < need:
             raise ResourceError(
                 f"{target} can't be written: it takes {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free."
@@ -141,13 +149,26 @@ def write_folder(target: Path, files: Mapping[str, Writer], need: int = 0, *, ke
         _sync(beside / MANIFEST)
         for folder in {(beside / name).parent for name in files} | {beside}:
             _sync(folder)
-        _move_into_place(beside, target)
-        _sync(target.parent)
+        close_all(spare)
+        replace_folder(beside, target)
     except BaseException as error:  # an interrupt must not leave the temporary folder either
+        close_all(spare)
         shutil.rmtree(beside, ignore_errors=True)
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise ResourceError(f"{target} can't be written ({error}).") from error
         raise
+    finally:
+        close_all(spare)
+
+
+def check_name(folder: Path) -> None:
+    """Raises :class:`UsageError` if a folder's name, or that of one above it, is not UTF-8."""
+    try:
+        str(folder.resolve()).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{folder}: its name is not UTF-8, and the libraries that write weights need that; choose another name."
+        ) from error
 
 
 def clean_up(folder: Path) -> None:
@@ -170,15 +191,18 @@ def clean_up(folder: Path) -> None:
 
 def is_replaceable(folder: Path) -> bool:
     """Whether a folder is empty, or one that :func:`write_folder` made and that holds nothing else."""
-    if not folder.is_dir():
-        return False
+    return folder.is_dir() and not files_beside_manifest(folder)
+
+
+def files_beside_manifest(folder: Path) -> set[str]:
+    """Names of a folder's files that its manifest doesn't list; of all files if it has none."""
     present = _files_in(folder)
     if not present:
-        return True
+        return present
     try:
-        return present <= set(_read_manifest(folder)) | {MANIFEST}
+        return present - set(_read_manifest(folder)) - {MANIFEST}
     except ModelError:
-        return False
+        return present
 
 
 def _files_in(folder: Path) -> set[str]:
@@ -233,6 +257,12 @@ def _read_manifest(folder: Path) -> dict[str, tuple[str, int]]:
 def beside_of(target: Path, suffix: str) -> Path:
     """A temporary name next to ``target`` that no other process or thread uses."""
     return target.with_name(f".{target.name}.{uuid.uuid4().hex}.{suffix}")
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Gives a complete folder the name ``target``; an older folder of that name is replaced at once, and removed."""
+    _move_into_place(new, target)
+    _sync(target.parent)
 
 
 def _move_into_place(beside: Path, target: Path) -> None:

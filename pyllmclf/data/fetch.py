@@ -11,24 +11,42 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import DataError, ResourceError
+from ..paths import environment_path
 
 TIMEOUT_SECONDS = 60
 
 
 def cache_dir() -> Path:
-    """The user cache: ``$PYLLMCLF_CACHE_DIR``, else ``$XDG_CACHE_HOME/pyllmclf``, else ``~/.cache/pyllmclf``."""
-    if explicit := os.environ.get("PYLLMCLF_CACHE_DIR"):
-        return Path(explicit)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "pyllmclf"
+    """The user cache: ``$PYLLMCLF_CACHE_DIR``, else ``$XDG_CACHE_HOME/pyllmclf``, else ``~/.cache/pyllmclf``.
+
+    Raises
+    ------
+    ResourceError
+        If neither variable is set, and there is no home folder.
+    """
+    if (folder := cache_dir_if_any()) is None:
+        raise ResourceError(
+            "there is no folder for the user cache: HOME is not set, and the system knows no home folder of this user; "
+            "set PYLLMCLF_CACHE_DIR, XDG_CACHE_HOME or HOME to a folder that can be written."
+        )
+    return folder
+
+
+def cache_dir_if_any() -> Path | None:
+    """:func:`cache_dir`, or ``None`` where there is none: what is not kept needs no cache."""
+    if (explicit := environment_path("PYLLMCLF_CACHE_DIR")) is not None:
+        return explicit
+    if (base := environment_path("XDG_CACHE_HOME")) is None:
+        home = os.path.expanduser("~")
+        base = None if home == "~" else Path(home) / ".cache"
+    return None if base is None else base / "pyllmclf"
 
 
 def find_local(name: str, filename: str) -> Path | None:
     """The file in ``$PYLLMCLF_DATA_DIR/<name>/``, else in the user cache; ``None`` if it is in neither."""
-    roots = [Path(os.environ["PYLLMCLF_DATA_DIR"])] if os.environ.get("PYLLMCLF_DATA_DIR") else []
-    roots.append(cache_dir() / "data")
-    for root in roots:
-        if (path := root / name / filename).is_file():
+    cache = cache_dir_if_any()
+    for root in (environment_path("PYLLMCLF_DATA_DIR"), None if cache is None else cache / "data"):
+        if root is not None and (path := root / name / filename).is_file():
             return path
     return None
 

@@ -10,6 +10,18 @@ from .packing import Packer
 from .tokenizers import Tokenizer, special_count
 
 
+def truncation(packer: Packer) -> str:
+    """Says how many texts of a packer are truncated, and which of their tokens are read; empty if none is."""
+    if not packer.cut:
+        return ""
+    length, part = packer.layout.max_length, packer.layout.long_texts
+    of_text = f"first {length - length // 2} and last {length // 2}" if part == "both" else f"first {length}"
+    of_text = f"last {length}" if part == "tail" else of_text
+    total = len(packer.tokens_by_text)
+    verb = "text has" if total == 1 else "texts have"
+    return f"{packer.cut:,} of {total:,} {verb} more than {length:,} tokens, of which only the {of_text} are read"
+
+
 @dataclass(frozen=True)
 class LengthReport:
     """Lengths of a data set's texts in tokens, special tokens included; of their windows, where texts are cut so.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, UsageError
+from ..paths import user_path
 from .named import PARTITIONS, Splits, is_named, load_named
 from .readers import FILE_TYPES, ReadOptions, TextData, read_data_object, read_path, with_weights, without_empty
 
@@ -80,6 +81,7 @@ def read_data(
     DataError
         If the data can't be read.
     """
+    data = user_path(data)
     options = ReadOptions(
         text_column=text_column,
         label_column=label_column,
@@ -98,6 +100,7 @@ def read_data(
 
 def read_source(data: Any, options: ReadOptions, *, split: str | None = None, default_split: str = "all") -> TextData:
     """:func:`read_data` with options that are known to be :func:`applicable`."""
+    data = user_path(data)
     if is_named(data):
         splits = read_named(data, options)
         wanted = split or (default_split if default_split in splits else "all")

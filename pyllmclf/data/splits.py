@@ -8,6 +8,7 @@ from typing import Any
 
 from ..checks import is_number
 from ..errors import DataError, UsageError
+from ..random_state import keeps_random_state
 from .named import is_named
 from .readers import ReadOptions, TextData
 from .sources import applicable, check_applicable, read_named, read_source
@@ -85,7 +86,8 @@ def stratified_split(data: TextData, fraction: float, seed: int) -> tuple[TextDa
     DataError
         If a class has a single member, or the fraction leaves a side without room for every class.
     """
-    from sklearn.model_selection import train_test_split
+    with keeps_random_state():
+        from sklearn.model_selection import train_test_split
 
     if not 0.0 < fraction < 1.0:
         raise UsageError(f"a fraction of the training data must lie between 0 and 1, not {fraction}.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..printable import printable
 from .metrics import EvaluationResult
 from .statistics import BINS, Calibration
 
@@ -134,7 +135,8 @@ def _curve(figure: Figure, axes: Axes, x: str, y: str, legend: str = "best") -> 
 
 
 def _short(name: str) -> str:
-    """A class name of at most 20 characters, with dollar signs escaped, which would begin a formula."""
+    """A class name of at most 20 characters; control characters and dollar signs, which begin formulas, are escaped."""
+    name = printable(name)
     name = name if len(name) <= 20 else name[:19] + "…"
     return name.replace("$", r"\$")
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..data.atomic_folder import MANIFEST, write_text
 from ..data.fetch import sha256
 from ..data.readers import TextData
+from ..printable import printable
 from ..version import __version__
 from . import plots
 from .metrics import EvaluationResult
@@ -120,6 +121,11 @@ def confident_errors(result: EvaluationResult, data: TextData) -> list[dict[str,
     ]
 
 
+def _shown(value: Any) -> Any:
+    """A value in the page: control characters of names and texts as visible escapes, but for line ends and tabs."""
+    return printable(value, keep="\n\r\t") if type(value) is str else value
+
+
 def _truncate(text: str) -> str:
     return text if len(text) <= MAX_CHARACTERS else text[:MAX_CHARACTERS] + " …"
 
@@ -159,6 +165,7 @@ def write_report(
         loader=PackageLoader(__package__),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )

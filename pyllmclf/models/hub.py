@@ -9,7 +9,8 @@ from typing import Any
 
 from ..data.json_text import parse_json
 from ..data.tokenizers import Tokenizer, load_tokenizer
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, ResourceError, UsageError
+from ..paths import user_path
 from .adapters import ADAPTER_CONFIG, Adapter, read_adapter, without_prefix
 from .architecture import Preset
 from .architectures.registry import architecture_of, model_config, presets
@@ -64,7 +65,7 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
     """
     if not isinstance(name, (str, os.PathLike)):
         raise UsageError(f"model={name!r} must be a name, a folder or a hub id.")
-    name = os.fspath(name)
+    name = str(os.fspath(user_path(name)))
     if weights not in ("pretrained", "random"):
         raise UsageError(f"weights={weights!r} is unknown; it is 'pretrained' or 'random'.")
     if Path(name).is_dir():
@@ -210,6 +211,13 @@ class _HubFiles:
     """Files of a hub repository, from the hub's cache, or from the network unless ``HF_HUB_OFFLINE`` is set."""
 
     def __init__(self, hub_id: str, revision: str | None = None) -> None:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_CACHE.startswith("~"):  # it would be a folder named ~
+            raise ResourceError(
+                f"{hub_id}: there is no home folder for the hub's cache; set HF_HOME (or HOME) to a folder that can be "
+                "written, or pass the path of a model folder."
+            )
         self.hub_id, self.revision = hub_id, revision
 
     def get(self, filename: str, *, required: bool = False) -> Path | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.atomic_folder import MANIFEST, Writer, text_writer, verify_folder
 from ..data.disk_cache import find_or_make, remove
-from ..data.fetch import cache_dir
+from ..data.fetch import cache_dir, cache_dir_if_any
 from ..data.json_text import parse_json
 from ..errors import ModelError, ResourceError
 from ..memory import available_memory
@@ -77,6 +77,8 @@ def choose_place(
         )
     places = []
     for kind in ("device", "memory", "disk") if device.type == "cuda" else ("memory", "disk"):
+        if kind == "disk" and folder is None and cache_dir_if_any() is None:  # without a home folder
+            continue
         share = _share_of_free(kind, device, folder, reserved, local_world_size)
         places.append(Place(kind, share if budget is None else min(share, budget)))
     return next((place for place in places if place.bytes >= need), max(places, key=lambda place: place.bytes))

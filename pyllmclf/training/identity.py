@@ -153,7 +153,14 @@ def check_identity(folder: Path, saved: Mapping[str, Any], identity: Mapping[str
         saved = {**saved, "model": model}
     if (differs := difference(saved, identity, "that the run was begun with")) is not None:
         kind, problem = differs
-        raise kind(f"{folder}: {problem}; resume with the same settings, data and model, or choose another output_dir.")
+        onward = ""
+        if not problem.startswith("processes was"):
+            weights = " and weights='pretrained'" if identity["settings"].get("weights") == "random" else ""
+            onward = f"train on from its weights with model={str(folder.parent / 'last')!r} (--model){weights} in "
+        raise kind(
+            f"{folder}: {problem}; resume with the same settings, data and model, or {onward or 'choose '}another "
+            "output_dir (--output-dir)."
+        )
 
 
 def difference(

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import ops
+from ..checks import as_float
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..errors import UsageError
 
@@ -201,7 +202,7 @@ def resolve_class_weights(
         raise UsageError("class_weights must be 'balanced', a mapping or a sequence.")
     weights = [weight.item() if isinstance(weight, (Tensor, np.generic)) else weight for weight in weights]
     numbers_only = all(isinstance(w, numbers.Real) and not isinstance(w, bool) for w in weights)
-    resolved = torch.tensor(weights if numbers_only else [], dtype=torch.float64).float()
+    resolved = torch.tensor([as_float(w) for w in weights] if numbers_only else [], dtype=torch.float64).float()
     if len(resolved) != len(names) or not (resolved > 0.0).all() or not resolved.isfinite().all():
         raise UsageError(f"class_weights must be a positive number for each of the {len(names)} classes.")
     return resolved

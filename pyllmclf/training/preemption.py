@@ -14,6 +14,14 @@ from ..errors import PreemptedError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class SignalArrived(BaseException):
+    """Ends a block of :meth:`Preemption.at_once`; no ``except Exception`` of a library swallows a BaseException."""
+
+
+# Errors of a preempted training: a signal between the end of a block and its conversion leaves the first.
+PREEMPTED = (SignalArrived, PreemptedError)
+
+
 class Preemption:
     """Handles SIGTERM and SIGINT within its block; the handlers of before are restored at its end.
 
@@ -50,23 +58,41 @@ class Preemption:
         for number, handler in self._before.items():
             # None: a handler that Python has not set.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if kind is SignalArrived:
+            raise PreemptedError(self._message) from error
 
     @contextmanager
     def at_once(self, message: str = "preempted.") -> Iterator[None]:
-        """Lets a signal raise :class:`PreemptedError` at once, in work that a resumed run repeats.
+        """Lets a signal end the block at once, in work that a resumed run repeats.
+
+        Within the block the signal raises a BaseException, which becomes :class:`PreemptedError` at its end. If a
+        library swallows it, or turns it into an error of its own, the end of the block raises all the same.
 
         Raises
         ------
         PreemptedError
             If a signal arrives within the block, or arrived before it.
         """
-        self._at_once, self._message = self._single_process, message
-        try:
-            if self._at_once and self.requested:
-                raise PreemptedError(message)
+        if not self._single_process:
             yield
-        finally:
-            self._at_once = False
+            return
+        if self.requested:
+            raise PreemptedError(message)
+        self._message = message
+        try:
+            try:
+                self._at_once = True
+                yield
+            finally:
+                self._at_once = False
+        except SignalArrived as error:
+            raise PreemptedError(message) from error
+        except Exception as error:
+            if self.requested:
+                raise PreemptedError(message) from error
+            raise
+        if self.requested:
+            raise PreemptedError(message)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
@@ -74,4 +100,4 @@ class Preemption:
         self.requested = True
         if self._at_once:
             self._at_once = False  # only once: the handling of the error must not be interrupted
-            raise PreemptedError(self._message)
+            raise SignalArrived

@@ -16,6 +16,7 @@ from ..classifier.checkpoint import SPEC_FILE
 from ..classifier.classifier import Classifier
 from ..compute import Compute, resolve_device
 from ..data.labels import Label, LabelEncoder, MultiLabelEncoder
+from ..data.lengths import truncation
 from ..data.packing import Packer
 from ..data.readers import TextData, without_zero_weights
 from ..data.splits import read_splits
@@ -99,7 +100,7 @@ def prepare(settings: Settings) -> Iterator[Run]:
         if not group.is_first:
             settings, callbacks = replace(settings, progress=False), []
         elif output_dir is not None:
-            folder = stack.enter_context(RunFolder(output_dir, resume=settings.resume, keep_last=settings.keep_last))
+            folder = stack.enter_context(_run_folder(output_dir, settings))
         single_process = group.world_size == 1
         preemption = stack.enter_context(Preemption(enabled=output_dir is not None, single_process=single_process))
         with preemption.at_once(PREEMPTED):
@@ -109,6 +110,10 @@ def prepare(settings: Settings) -> Iterator[Run]:
             session = _Session(compute, group, folder, preemption, callbacks, started)
             run = _prepare(settings, session, recorded.get("classes"))
         yield run
+
+
+def _run_folder(path: Path, settings: Settings) -> RunFolder:
+    return RunFolder(path, resume=settings.resume, keep_last=settings.keep_last, overwrite=settings.overwrite)
 
 
 def _recorded(folder: RunFolder | None, group: ProcessGroup) -> Mapping[str, Any]:
@@ -275,6 +280,12 @@ def _announce(run: Run, obstacle: str | None) -> None:
     """Reports lengths of the texts, skipped texts, the activation cache and the strategy."""
     progress, trainer = run.settings.progress, run.trainer
     say(f"train: {run.lengths}", progress)
+    truncated = {split: truncation(packer) for split, packer in run.packers.items() if packer.cut}
+    if progress:
+        truncated.pop("train", None)  # the line above has it
+    if truncated and trainer.group.is_first:
+        lines = "; ".join(f"{split}: {line}" for split, line in truncated.items())
+        warn(f"{lines}; long_texts='windows' (--long-texts windows) reads all tokens.", progress)
     for split, skipped in run.skipped.items():
         if skipped and split != "train":
             say(f"{split}: {skipped:,} empty texts left out", progress)

@@ -54,6 +54,11 @@ class EpochRecord:
         return asdict(self)
 
 
+def per_second(count: float, seconds: float) -> float:
+    """Rate of a count; 0 where the clock did not advance, as in a virtual machine that was paused."""
+    return count / seconds if seconds > 0 else 0.0
+
+
 def not_finite(step: int, problem: str, ids: np.ndarray) -> NonFiniteError:
     """Makes the error for a step with the texts ``ids`` whose result is not finite."""
     texts = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
@@ -153,5 +158,5 @@ class EpochSums:
             validation_accuracy=None,
             learning_rate=self.learning_rate,
             seconds=self.seconds,
-            tokens_per_second=self.tokens / self.seconds,
+            tokens_per_second=per_second(self.tokens, self.seconds),
         )

@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ..classifier.calibration import calibrate_head
-from ..classifier.checkpoint import STATE_FILE
+from ..classifier.checkpoint import STATE_FILE, save_checkpoint
 from ..classifier.classifier import Classifier
 from ..data.lengths import LengthReport
 from ..data.packing import Packer
 from ..data.readers import TextData
-from ..errors import PreemptedError
+from ..errors import NonFiniteError, PreemptedError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
 from ..evaluation.report import provenance, write_report
 from ..models.hub import read_json
-from ..progress import say
+from ..progress import say, warn
+from ..random_state import keeps_random_state
 from ..settings import Settings
 from ..sharding import full_tensors
-from .records import EpochRecord
+from .classifier_folder import classifier_folder
+from .preemption import PREEMPTED
+from .records import EpochRecord, per_second
 from .resume import numerics, optimizer_tensors
 from .run_folder import RunFolder
 from .trainer import Trainer
@@ -133,6 +136,7 @@ class Run:
             If a signal has arrived; a checkpoint is saved then.
         """
         output_dir = self.settings.output_dir
+        kept_in = classifier_folder() if self.trainer.group.is_first else None
         try:
             self.fit()
             with self.trainer.preemption.at_once():
@@ -141,11 +145,17 @@ class Run:
                     self.evaluate("test")
                 if self.settings.report:
                     self.report()
-        except PreemptedError as error:
+        except PREEMPTED as error:
             raise PreemptedError(
                 f"preempted after step {self.trainer.step}; a checkpoint is in {output_dir}: resume from it with "
                 "resume=True (--resume)."
             ) from error
+        except Exception as error:
+            if kept_in is not None and self.trainer.step and not isinstance(error, NonFiniteError):
+                self._save_unfinished(kept_in)
+            raise
+        if kept_in is not None:
+            save_checkpoint(kept_in, self.state)
         return FinetuneResult(
             self.classifier,
             self.trainer.history,
@@ -155,6 +165,13 @@ class Run:
             self.lengths,
             calibration,
         )
+
+    def _save_unfinished(self, folder: Path) -> None:
+        """Saves the classifier as it is trained so far, of a training that ends with an error."""
+        if self.trainer.sharded and self.state.model is self.trainer.model:  # in pieces, in several processes
+            return
+        save_checkpoint(folder, self.state)
+        warn(f"the classifier, as trained until step {self.trainer.step}, is saved in {folder}.", progress=False)
 
     def fit(self) -> None:
         """Trains for the remaining epochs, then gathers the whole model and evaluates it on the validation texts."""
@@ -212,6 +229,7 @@ class Run:
         self._seconds["evaluate"] += time.perf_counter() - started
         return result
 
+    @keeps_random_state()
     def report(self) -> None:
         """Writes the report of the training and its test texts, or the validation texts where there is no test split.
 
@@ -246,7 +264,7 @@ class Run:
             "save_seconds": self._seconds["save"],
             "total_seconds": time.perf_counter() - self._started,
             "steps": float(self.trainer.step),
-            "tokens_per_second": tokens * len(history) / train_seconds,
+            "tokens_per_second": per_second(tokens * len(history), train_seconds),
         }
 
     def _record(self, split: str, result: EvaluationResult | MultiLabelResult) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor
 
 from ..classifier.checkpoint import SPEC_FILE, STATE_FILE, find_checkpoint, save_checkpoint
+from ..classifier.replaceable import check_replaceable, is_run
 from ..classifier.state import ClassifierState
-from ..data.atomic_folder import beside_of, clean_up
+from ..data.atomic_folder import beside_of, check_name, clean_up
+from ..data.folder_lock import FolderLock
 from ..errors import ResourceError, UsageError
 from ..models.hub import read_json
-
-LOCK = ".lock"
+from .replacement import Replacement
 
 
 class RunFolder:
@@ -31,6 +32,8 @@ class RunFolder:
         Whether a run whose checkpoints are in the folder is resumed.
     keep_last : int
         How many of the newest checkpoints are kept.
+    overwrite : bool
+        Whether an earlier run or classifier in the folder is replaced, when the first checkpoint is complete.
 
     Attributes
     ----------
@@ -40,18 +43,20 @@ class RunFolder:
     Raises
     ------
     UsageError
-        If the folder contains checkpoints and ``resume`` is false, contains a saved classifier, or is locked by another
-        run.
+        If the folder contains checkpoints and ``resume`` is false, contains a saved classifier, is locked by another
+        run, or has a name that is not UTF-8; with ``overwrite``, if it contains other files.
     ModelError
         If a run is resumed and all of its checkpoints are damaged.
     ResourceError
         If the folder can't be written.
     """
 
-    def __init__(self, path: Path, *, resume: bool = False, keep_last: int = 1) -> None:
+    def __init__(self, path: Path, *, resume: bool = False, keep_last: int = 1, overwrite: bool = False) -> None:
         self.path, self.keep_last = path, keep_last
         self.newest: Path | None = None
         self._written: tuple[int, int] | None = None
+        self._replacement: Replacement | None = None
+        check_name(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = beside_of(path / "write-test", "tmp")
@@ -59,38 +64,44 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise ResourceError(f"output_dir {path} can't be written ({error}).") from error
-        self._lock()
+        self._acquire_lock()
         try:
-            if (path / SPEC_FILE).exists():
-                raise UsageError(f"output_dir {path} already holds a classifier; choose another folder or delete it.")
-            if any(path.glob("checkpoint-*")) and not resume:
+            holds_run, holds_classifier = is_run(path), (path / SPEC_FILE).exists()
+            if (holds_classifier or holds_run) and overwrite:
+                check_replaceable(path, "output_dir ", lock=self._lock)
+                clean_up(path)
+                self._replacement = Replacement(path, self._lock)
+                return
+            replace = "replace it with overwrite=True (--overwrite)"
+            if holds_classifier:
+                raise UsageError(f"output_dir {path} already holds a classifier; choose another folder, or {replace}.")
+            if holds_run and not resume:
                 raise UsageError(
-                    f"output_dir {path} already holds a classifier; choose another folder, delete it, or resume its "
-                    "training with resume=True (--resume)."
+                    f"output_dir {path} already holds a classifier; choose another folder, resume its training with "
+                    f"resume=True (--resume), or {replace}."
                 )
             clean_up(path)
             clean_up(path / "logs")
-            if any(path.glob("checkpoint-*")):
+            if holds_run:
                 self.newest = find_checkpoint(path)
         except BaseException:
             self.close()
             raise
 
-    def _lock(self) -> None:
-        from filelock import FileLock, Timeout
-
-        # The system releases it when the process ends, however it ends.
-        self._file_lock = FileLock(self.path / LOCK, timeout=0)
+    def _acquire_lock(self) -> None:
+        self._lock = FolderLock(self.path)
         try:
-            self._file_lock.acquire()
-        except Timeout as error:
+            self._lock.acquire()
+        except BlockingIOError as error:
             raise UsageError(f"output_dir {self.path}: another run is at work there; choose another folder.") from error
         except OSError as error:
             raise ResourceError(f"output_dir {self.path} can't be written ({error}).") from error
 
     def close(self) -> None:
-        """Releases the lock of the folder."""
-        self._file_lock.release()
+        """Releases the lock of the folder; a run without a checkpoint leaves the one that it would replace."""
+        if self._replacement is not None:
+            self._replacement.abandon()
+        self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -123,7 +134,12 @@ class RunFolder:
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step, whether it exists or not."""
-        return self.path / f"checkpoint-{step}"
+        return self._place / f"checkpoint-{step}"
+
+    @property
+    def _place(self) -> Path:
+        """Where checkpoints are: beside the folder until the first of a run that replaces another is complete."""
+        return self.path if self._replacement is None else self._replacement.folder
 
     def best_of(self, folder: Path) -> Path | None:
         """Finds the checkpoint of the best epoch, as of another checkpoint.
@@ -175,6 +191,9 @@ class RunFolder:
         self._point("last", folder)
         if is_best:
             self._point("best", folder)
+        if self._replacement is not None:
+            self._lock = self._replacement.take_place()
+            self._replacement = None
         self._delete_old(step)
 
     def _delete_old(self, newest: int) -> None:
@@ -233,9 +252,9 @@ class RunFolder:
         self._point("best", calibrated)
 
     def _point(self, name: str, folder: Path) -> None:
-        beside = beside_of(self.path / name, "tmp")
+        beside = beside_of(self._place / name, "tmp")
         try:
             beside.symlink_to(folder.name, target_is_directory=True)
-            beside.replace(self.path / name)
+            beside.replace(self._place / name)
         except OSError as error:
             raise ResourceError(f"{self.path / name} can't be written ({error}).") from error

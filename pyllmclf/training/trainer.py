@@ -17,11 +17,13 @@ from ..data.packing import Packer
 from ..distributed import ProcessGroup
 from ..errors import PreemptedError
 from ..models.sequence_classifier import SequenceClassifier
+from ..progress import STANDARD_ERROR
 from ..settings import Settings
 from ..sharding import copy_from_first, local_tensor
 from .callbacks import Callback, CallbackList, StepRecord, warn_of_errors
 from .optim import restore_schedule
-from .records import EpochRecord, EpochSums, QueuedStep
+from .preemption import PREEMPTED
+from .records import EpochRecord, EpochSums, QueuedStep, per_second
 from .steps import StepTrainer
 
 
@@ -126,7 +128,7 @@ class Trainer(StepTrainer):
                             with self.preemption.at_once():
                                 loss, accuracy = validate()
                             record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
-                    except PreemptedError:
+                    except PREEMPTED:
                         pause()
                         self.group.barrier()
                         raise
@@ -268,7 +270,7 @@ class Trainer(StepTrainer):
                 accuracy, rate = step_correct / texts, queued.learning_rate
                 record = StepRecord(queued.step, epoch + 1, step_loss, accuracy, rate, texts, tokens)
                 self._stop_requested |= self.callbacks.on_step(record)
-            speed, loss = sums.tokens / sums.seconds, sums.loss / sums.total
+            speed, loss = per_second(sums.tokens, sums.seconds), sums.loss / sums.total
             bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
             if nothing_queued and self.preempted:
@@ -311,7 +313,14 @@ class Trainer(StepTrainer):
         from tqdm import tqdm
 
         disable = None if self.settings.progress else True  # None: on a terminal only
-        return tqdm(total=self.total_steps, initial=self.step, unit="step", disable=disable, dynamic_ncols=True)
+        return tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            unit="step",
+            disable=disable,
+            dynamic_ncols=True,
+            file=STANDARD_ERROR,
+        )
 
 
 def _score(record: EpochRecord) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import zlib
 from pathlib import Path, PurePosixPath
 
 from ...errors import DataError
-from ..fetch import cache_dir, download, find_local, write_into_cache
+from ..fetch import cache_dir, cache_dir_if_any, download, find_local, write_into_cache
 from ..readers import TextData
 from .cut import PUBLISHED_SEED, Splits, cut
 
@@ -82,7 +82,8 @@ def _rows() -> list[list[str]]:
         raise DataError(f"{path}: can't be read ({error}).") from error
     # A file that was made here, in the user cache, from the pinned archive has its own hash beside it.
     hash_file = _hash_file(path)
-    made_here = path.is_relative_to(cache_dir()) and hash_file.is_file()
+    cache = cache_dir_if_any()
+    made_here = cache is not None and path.is_relative_to(cache) and hash_file.is_file()
     known = {CSV_SHA256} | ({hash_file.read_text().strip()} if made_here else set())
     if (digest := hashlib.sha256(content).hexdigest()) not in known:
         raise DataError(f"{path}: the SHA-256 of its content is {digest}, not the pinned {CSV_SHA256}; delete it.")

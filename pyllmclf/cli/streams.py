@@ -1,0 +1,121 @@
+"""Standard output and standard error of a command: closed, full, and of any encoding."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import math
+import os
+import re
+import select
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..progress import LenientStream
+
+_TERMINAL = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
+def prepare_streams() -> None:
+    """Opens the null device for standard streams that are closed, and lets names that aren't UTF-8 be printed."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Otherwise the next file that is opened, perhaps a checkpoint, would receive what libraries print.
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def lenient_standard_error() -> Iterator[None]:
+    """Within the block, nothing that is written to standard error raises."""
+    before = sys.stderr
+    sys.stderr = LenientStream(lambda: before)
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
+def output_is_broken() -> bool:
+    """Whether the reader of standard output, such as ``head``, has closed it."""
+    try:
+        # rich redirects a broken output to the null device.
+        if os.path.samestat(os.fstat(sys.stdout.fileno()), os.stat(os.devnull)):
+            return True
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no descriptor, or a system without poll
+        return True
+
+
+def flush_output() -> None:
+    """Writes what standard output still holds, or drops it: Python would try again at exit, and fail."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        discard_output()
+
+
+def discard_output() -> None:
+    """Redirects standard output to the null device."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+        sys.stdout.flush()
+
+
+def print_json(value: Any, *, indent: int | None = 2) -> None:
+    """Prints JSON on standard output that is valid whatever the stream's encoding.
+
+    Numbers that are not finite become null. Characters stay as they are where the stream is UTF-8; elsewhere they are
+    escaped, and ASCII is written.
+
+    Parameters
+    ----------
+    value : object
+        Consists of types that JSON has.
+    indent : int, optional
+        As for :func:`json.dumps`; ``None`` prints a single line.
+    """
+    stream = sys.stdout
+    if stream is None:
+        return
+    escape = not _is_utf8(stream)
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=escape, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(value), indent=indent, ensure_ascii=escape)
+    # The same JSON, without characters that a terminal obeys; json itself escapes those below U+0020.
+    text = _TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    buffer = getattr(stream, "buffer", None)
+    if buffer is None:
+        stream.write(f"{text}\n")
+        return
+    stream.flush()
+    # backslashreplace: lone surrogates become JSON's own escapes.
+    buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
+def _is_utf8(stream: Any) -> bool:
+    try:
+        return codecs.lookup(stream.encoding).name in ("utf-8", "utf-8-sig")
+    except (LookupError, TypeError, AttributeError):  # a stream of text without an encoding
+        return getattr(stream, "buffer", None) is None
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(entry) for name, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -9,12 +9,15 @@ from typing import Any
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
+from ..suggestions import checked_names
 from ..torch_state import own_torch_state
 from .checkpoint import load_checkpoint
 from .classifier import Classifier
+from .swapped import check_checkpoint_and_data
 from .third_party import is_third_party, load_third_party
 
 
+@checked_names
 @own_torch_state()
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
@@ -53,6 +56,7 @@ def load(
     return Classifier(state, device=device, dtype=dtype, backend=backend)
 
 
+@checked_names
 def evaluate(
     checkpoint: str | os.PathLike[str] | Classifier,
     data: Any,
@@ -95,6 +99,7 @@ def evaluate(
         if (device, dtype, backend) != ("auto", "auto", "auto"):
             raise UsageError("device, dtype and backend are chosen when a classifier is loaded; pass them to load().")
     else:
+        check_checkpoint_and_data(checkpoint, data)
         checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
     return checkpoint.evaluate(
         data,

@@ -13,6 +13,7 @@ import typer
 
 from ..arguments import declared_of
 from ..settings import Settings
+from ..version import __version__
 
 
 def option_type(each: Field[Any], hint: Any) -> type:
@@ -57,10 +58,14 @@ _FIELDS = {each.name: each for each in fields(Settings)}
 
 
 def _settings_option(name: str) -> Any:
-    """Makes the option of a setting without a heading, for commands with few options."""
-    annotation, info = get_args(option(_FIELDS[name], HINTS[name]))
-    info.rich_help_panel = None
-    return Annotated[annotation, info]
+    """Makes the option of a setting, for commands other than finetune."""
+    return option(_FIELDS[name], HINTS[name])
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pyllmclf {__version__}")
+        raise typer.Exit
 
 
 TextColumn = _settings_option("text_column")
@@ -71,6 +76,10 @@ Device = _settings_option("device")
 Dtype = _settings_option("dtype")
 Backend = _settings_option("backend")
 Progress = _settings_option("progress")
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_show_version, is_eager=True, expose_value=False, help="Show the version."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import warnings
@@ -56,8 +57,8 @@ def progress_bar(
     kind = _bar_class() if progress and sys.stderr is not None else None
     if kind is None:
         return LineProgress(total, unit, initial, enabled=progress and lines)
-    file = _Unbroken(sys.stderr)
-    return kind(total=total, initial=initial, unit=unit, file=file, dynamic_ncols=True, leave=leave)
+    width = {"dynamic_ncols": True} if _has_width() else {"ncols": 80}
+    return kind(total=total, initial=initial, unit=unit, file=_Unbroken(sys.stderr), leave=leave, **width)
 
 
 def _bar_class() -> Any:
@@ -74,6 +75,14 @@ def _bar_class() -> Any:
     from tqdm import tqdm
 
     return tqdm
+
+
+def _has_width() -> bool:
+    """Whether the terminal says how wide it is; some of containers say 0, and a bar of that width shows nothing."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError, AttributeError):
+        return True
 
 
 class LineProgress:
@@ -151,7 +160,7 @@ class _Unbroken:
         self._stream = stream
 
     def __eq__(self, other: object) -> bool:
-        return getattr(other, "_stream", other) is self._stream
+        return isinstance(other, _Unbroken) and other._stream is self._stream
 
     def __hash__(self) -> int:
         return hash(self._stream)

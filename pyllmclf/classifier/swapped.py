@@ -59,7 +59,7 @@ def _is_data(value: Any) -> bool:
     path = Path(value)
     if path.name in _OF_MODELS or _is(path.is_dir):
         return False
-    return is_named(value) or path.name.lower().removesuffix(".gz").endswith(FILE_TYPES)
+    return is_named(os.fspath(value)) or path.name.lower().removesuffix(".gz").endswith(FILE_TYPES)
 
 
 def _is_model(value: Any) -> bool:

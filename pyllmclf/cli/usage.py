@@ -9,6 +9,11 @@ from ..errors import UsageError
 from ..suggestions import closest, meant
 
 LISTED = "--help lists the commands and options"
+# Other words for commands.
+COMMANDS = {
+    "evaluate": "eval", "test": "eval", "train": "finetune", "fit": "finetune", "fine-tune": "finetune",
+    "classify": "predict", "infer": "predict", "check": "validate", "convert": "export", "env": "info",
+}  # fmt: skip
 
 
 def command_line_error(error: Exception) -> UsageError | None:
@@ -22,7 +27,7 @@ def command_line_error(error: Exception) -> UsageError | None:
         return UsageError(f"there is no option {option}{_meant(_option(option, command))}; {LISTED}.")
     message = error.format_message().rstrip(".?")
     if unknown := re.match("No such command '(.*?)'", message):
-        match = closest(unknown[1], getattr(command, "commands", {}))
+        match = COMMANDS.get(unknown[1]) or closest(unknown[1], getattr(command, "commands", {}))
         return UsageError(f"there is no command {unknown[1]!r}{_meant(match)}; {LISTED}.")
     return UsageError(f"{message}; {LISTED}.")
 

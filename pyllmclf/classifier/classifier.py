@@ -7,21 +7,27 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from ..choices import ExportFormat
+from ..compute import Compute
 from ..data.labels import MultiLabelEncoder
 from ..data.lengths import LengthReport
 from ..data.packing import Packer
-from ..data.readers import TextData
+from ..data.readers import Label, TextData
 from ..data.sources import read_data
+from ..data.token_store import TokenStore
 from ..distributed import ProcessGroup
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult, evaluate_logits
-from ..evaluation.multi_label import MultiLabelResult, evaluate_multi_label
+from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label
 from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
 from .export import export_classifier, merged_state
-from .inference import ActivationLookup
+from .inference import ActivationLookup, predict_logits
 from .predictor import Predictor
+from .state import ClassifierState
 
 
 class Classifier(Predictor):
@@ -37,12 +43,76 @@ class Classifier(Predictor):
         Device, dtype and backend of predictions.
     """
 
+    def __init__(
+        self,
+        state: ClassifierState,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        backend: str = "auto",
+        compute: Compute | None = None,
+    ) -> None:
+        self.state = state
+        self.compute = compute or Compute.resolve(device, dtype, backend)
+        state.model.to(self.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self.compute.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the computation."""
+        return self.compute.dtype
+
+    @property
+    def backend(self) -> str:
+        """Implementation of the ops."""
+        return self.compute.backend
+
+    @property
+    def classes_(self) -> list[Label]:
+        """Labels, in the order of the columns of :meth:`predict_proba`."""
+        return list(self.state.encoder.classes)
+
     def __repr__(self) -> str:
         config, spec = self.state.model.config, self.state.model.spec
         return (
             f"Classifier({config.model_type}, {config.n_layers} layers of {config.width}, "
             f"pooling={spec.pooling!r}, causal={spec.causal}, classes={self.state.encoder.names})"
         )
+
+    def packer(self, texts: list[str], labels: np.ndarray | None = None, keep_in: Path | None = None) -> Packer:
+        """Tokenizes texts and makes a packer of them.
+
+        Parameters
+        ----------
+        texts : list of str
+        labels : ndarray, optional
+            Encoded labels; see :class:`pyllmclf.data.packing.Packer`.
+        keep_in : Path, optional
+            Folder of the disk cache of tokens.
+
+        Raises
+        ------
+        DataError
+            If a text can't be tokenized, or has a token outside the model's vocabulary.
+        """
+        tokenizer = self.state.tokenizer
+        if keep_in is None:
+            store = TokenStore.from_texts(texts, tokenizer)
+        else:
+            store = TokenStore.cached(keep_in, texts, tokenizer)
+        store.check(self.state.model.config.vocab_size)
+        return Packer(store, self.state.tokenizer, self.state.layout, labels)
+
+    def decide(self, probabilities: np.ndarray) -> list[Any]:
+        """The labels that :meth:`predict` returns for probabilities [texts, classes]."""
+        encoder = self.state.encoder
+        if isinstance(encoder, MultiLabelEncoder):
+            return encoder.decode(probabilities >= THRESHOLD)
+        return encoder.decode(probabilities.argmax(axis=1))
 
     def evaluate(
         self,
@@ -188,3 +258,14 @@ class Classifier(Predictor):
         if self.state.lora is None:
             return self
         return Classifier(merged_state(self.state), compute=self.compute)
+
+    def packed_logits(
+        self,
+        packer: Packer,
+        *,
+        lookup: ActivationLookup | None = None,
+        group: ProcessGroup | None = None,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """Logits of tokenized texts; see :func:`pyllmclf.classifier.inference.predict_logits`."""
+        return predict_logits(self.state.model, packer, self.compute, lookup=lookup, group=group, progress=progress)

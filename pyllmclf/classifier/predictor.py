@@ -1,95 +1,33 @@
-"""Predictions of a classifier: from texts in any form to logits, probabilities and labels."""
+"""Predictions of a classifier: texts in any form to logits, probabilities and labels."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..compute import Compute
-from ..data.labels import MultiLabelEncoder
-from ..data.packing import Packer
-from ..data.readers import Label
-from ..data.token_store import TokenStore
-from ..distributed import ProcessGroup
 from ..evaluation.metrics import softmax
-from ..evaluation.multi_label import THRESHOLD, sigmoid
-from .inference import ActivationLookup, predict_logits
+from ..evaluation.multi_label import sigmoid
 from .inputs import TextInput, check_as_frame, check_top_k, most_probable
 from .state import ClassifierState
 
 
 class Predictor:
-    """The part of a :class:`.classifier.Classifier` that predicts.
+    """The methods of a :class:`.classifier.Classifier` that predict, which it completes with those that compute."""
 
-    Parameters
-    ----------
-    state : ClassifierState
-        Model, tokenizer, labels and layout of the rows; the model moves to the device.
-    device, dtype, backend : str
-        As for :func:`pyllmclf.load`.
-    compute : Compute, optional
-        Replaces ``device``, ``dtype`` and ``backend``.
-    """
+    state: ClassifierState
 
-    def __init__(
-        self,
-        state: ClassifierState,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        backend: str = "auto",
-        compute: Compute | None = None,
-    ) -> None:
-        self.state = state
-        self.compute = compute or Compute.resolve(device, dtype, backend)
-        state.model.to(self.device)
+    def packer(self, *args: Any, **options: Any) -> Any:
+        """Tokenizes texts; see :meth:`.classifier.Classifier.packer`."""
+        raise NotImplementedError
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return self.compute.device
+    def packed_logits(self, *args: Any, **options: Any) -> Any:
+        """Logits of tokenized texts; see :meth:`.classifier.Classifier.packed_logits`."""
+        raise NotImplementedError
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the computation."""
-        return self.compute.dtype
-
-    @property
-    def backend(self) -> str:
-        """Implementation of the ops."""
-        return self.compute.backend
-
-    @property
-    def classes_(self) -> list[Label]:
-        """Labels, in the order of the columns of :meth:`predict_proba`."""
-        return list(self.state.encoder.classes)
-
-    def packer(self, texts: list[str], labels: np.ndarray | None = None, keep_in: Path | None = None) -> Packer:
-        """Tokenizes texts and makes a packer of them.
-
-        Parameters
-        ----------
-        texts : list of str
-        labels : ndarray, optional
-            Encoded labels; see :class:`pyllmclf.data.packing.Packer`.
-        keep_in : Path, optional
-            Folder of the disk cache of tokens.
-
-        Raises
-        ------
-        DataError
-            If a text can't be tokenized, or has a token outside the model's vocabulary.
-        """
-        tokenizer = self.state.tokenizer
-        if keep_in is None:
-            store = TokenStore.from_texts(texts, tokenizer)
-        else:
-            store = TokenStore.cached(keep_in, texts, tokenizer)
-        store.check(self.state.model.config.vocab_size)
-        return Packer(store, self.state.tokenizer, self.state.layout, labels)
+    def decide(self, probabilities: np.ndarray) -> list[Any]:
+        """Labels of probabilities; see :meth:`.classifier.Classifier.decide`."""
+        raise NotImplementedError
 
     def logits(self, texts: Any, *, as_frame: bool | None = None, progress: bool = False) -> Any:
         """Computes the logits of texts.
@@ -117,7 +55,7 @@ class Predictor:
             If ``texts`` are bytes, or another object that holds no texts.
         """
         inputs = TextInput.of(texts)
-        return inputs.scores(self._logits(inputs, progress), self.classes_, as_frame)
+        return inputs.scores(self._logits(inputs, progress), self.state.encoder.classes, as_frame)
 
     def predict_proba(self, texts: Any, *, as_frame: bool | None = None, progress: bool = False) -> Any:
         """Probabilities of the classes; arguments and errors as for :meth:`logits`.
@@ -128,7 +66,7 @@ class Predictor:
             Rows sum to 1; where texts may have several labels, each class has a probability of its own.
         """
         inputs = TextInput.of(texts)
-        return inputs.scores(self._probabilities(inputs, progress), self.classes_, as_frame)
+        return inputs.scores(self._probabilities(inputs, progress), self.state.encoder.classes, as_frame)
 
     def predict(
         self, texts: Any, *, top_k: int | None = None, as_frame: bool | None = None, progress: bool = False
@@ -169,7 +107,7 @@ class Predictor:
         labels: list[Any] = self.decide(probabilities)
         if as_frame:
             return inputs.frame({self.label_name: labels} | self.columns(probabilities, top_k))
-        results = labels if top_k is None else most_probable(probabilities, self.classes_, top_k)
+        results = labels if top_k is None else most_probable(probabilities, self.state.encoder.classes, top_k)
         if inputs.index is not None and as_frame is None:
             return inputs.series(results, self.label_name if top_k is None else "top_k")
         return results[0] if inputs.single else results
@@ -190,36 +128,18 @@ class Predictor:
         if top_k is None:
             names = self.state.encoder.names
             return {f"probability_{name}": column for name, column in zip(names, probabilities.T, strict=True)}
-        best = most_probable(probabilities, self.classes_, top_k)
+        best = most_probable(probabilities, self.state.encoder.classes, top_k)
         columns: dict[str, Any] = {}
-        for place in range(min(top_k, len(self.classes_))):
+        for place in range(min(top_k, len(self.state.encoder.classes))):
             columns[f"label_{place + 1}"] = [row[place][0] for row in best]
             columns[f"probability_{place + 1}"] = [row[place][1] for row in best]
         return columns
 
     def _logits(self, inputs: TextInput, progress: bool) -> np.ndarray:
         if not inputs.texts:
-            return np.zeros((0, len(self.classes_)), dtype=np.float32)
+            return np.zeros((0, len(self.state.encoder.classes)), dtype=np.float32)
         return self.packed_logits(self.packer(inputs.texts), progress=progress)
 
     def _probabilities(self, inputs: TextInput, progress: bool = False) -> np.ndarray:
         logits = self._logits(inputs, progress)
         return softmax(logits) if self.state.label_separator is None else sigmoid(logits)
-
-    def decide(self, probabilities: np.ndarray) -> list[Any]:
-        """The labels that :meth:`predict` returns for probabilities [texts, classes]."""
-        encoder = self.state.encoder
-        if isinstance(encoder, MultiLabelEncoder):
-            return encoder.decode(probabilities >= THRESHOLD)
-        return encoder.decode(probabilities.argmax(axis=1))
-
-    def packed_logits(
-        self,
-        packer: Packer,
-        *,
-        lookup: ActivationLookup | None = None,
-        group: ProcessGroup | None = None,
-        progress: bool = False,
-    ) -> np.ndarray:
-        """Logits of tokenized texts; see :func:`pyllmclf.classifier.inference.predict_logits`."""
-        return predict_logits(self.state.model, packer, self.compute, lookup=lookup, group=group, progress=progress)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ...errors import DataError
 from .delimited import _unlimited_field_size
-from .encoding import is_gzipped, warn_replaced
+from .encoding import warn_replaced
 from .options import ReadOptions
 from .values import checked_data
 
@@ -76,7 +76,11 @@ class RowStream:
 
 def streamed_format(path: Path) -> str | None:
     """Format of a file by the ending of its name, ``.gz`` left out; ``None`` for others than :data:`ENDINGS`."""
-    return ENDINGS.get((path.with_suffix("") if is_gzipped(path) else path).suffix.lower())
+    return ENDINGS.get((path.with_suffix("") if _is_gzipped(path) else path).suffix.lower())
+
+
+def _is_gzipped(path: Path) -> bool:
+    return path.suffix.lower() == ".gz"
 
 
 def open_stream(path: Path) -> BinaryIO:
@@ -90,7 +94,7 @@ def open_stream(path: Path) -> BinaryIO:
     if path.is_dir() or not path.exists():
         raise DataError(f"{path}: {'a folder, not a file' if path.is_dir() else 'there is no such file'}.")
     try:
-        return gzip.open(path) if is_gzipped(path) else path.open("rb")  # type: ignore[return-value]
+        return gzip.open(path) if _is_gzipped(path) else path.open("rb")  # type: ignore[return-value]
     except OSError as error:
         raise DataError(f"{path}: can't be read ({error}).") from error
 
@@ -322,8 +326,6 @@ def _parquet(file: BinaryIO, origin: str, options: ReadOptions) -> RowStream:
 def _parquet_rows(source: Any, origin: str, text_name: str, options: ReadOptions) -> Iterator[Rows]:
     import pyarrow as pa
 
-    from .parquet import _strings
-
     done = 0
     try:
         for batch in source.iter_batches(batch_size=BATCH_ROWS):
@@ -337,6 +339,21 @@ def _parquet_rows(source: Any, origin: str, text_name: str, options: ReadOptions
             done += len(texts)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{origin}: not a readable Parquet file ({error}).") from error
+
+
+def _strings(column: Any, origin: str, encoding_errors: str) -> list[Any]:
+    """Values of a column; invalid UTF-8 in strings is replaced if ``encoding_errors`` says so, and raises otherwise."""
+    import pyarrow as pa
+
+    from .encoding import decode_values
+
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        if encoding_errors == "strict" or not is_text:
+            raise
+    return decode_values(column.cast(pa.large_binary()).to_pylist(), origin)
 
 
 def first_batch_read(stream: RowStream) -> RowStream:

@@ -7,8 +7,6 @@ import gzip
 import io
 import itertools
 import json
-import zlib
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any, BinaryIO
 
 from ...errors import DataError
 from .delimited import _unlimited_field_size
-from .encoding import warn_replaced
+from .line_stream import LineStream
 from .options import ReadOptions
 from .values import checked_data
 
@@ -28,8 +26,6 @@ STREAMED = tuple(dict.fromkeys(ENDINGS.values()))
 
 # Bounds of a batch: enough for whole batches of a GPU, few enough for memory.
 BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 22
-_CHUNK = 1 << 16
-_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -127,7 +123,7 @@ def read_rows(file: BinaryIO, origin: str, kind: str, options: ReadOptions, *, l
     """
     if kind == "parquet":
         return _parquet(file, origin, options)
-    lines = _Lines(file, origin, options.encoding_errors)
+    lines = LineStream(file, origin, options.encoding_errors)
     if kind == "txt":
         texts = ((lines.number, line.removesuffix("\n").removesuffix("\r"), None) for line in lines)
         return RowStream(_batches(texts, lines, live, origin, options))
@@ -138,77 +134,11 @@ def read_rows(file: BinaryIO, origin: str, kind: str, options: ReadOptions, *, l
     return _delimited(lines, origin, DELIMITERS[kind], options, live)
 
 
-class _Lines:
-    """Lines of a file of UTF-8, each with its line break; ``ready`` says whether the next one has arrived."""
-
-    def __init__(self, file: BinaryIO, origin: str, errors: str) -> None:
-        self.number, self.replaced = 0, 0
-        self._file, self._origin, self._errors = file, origin, errors
-        self._arrived: deque[bytes] = deque()
-        self._pieces: list[bytes] = []  # of a line that has not ended
-        self._offset, self._ended = 0, False
-
-    @property
-    def ready(self) -> bool:
-        return bool(self._arrived)
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        while not self._arrived:
-            if self._ended:
-                if self.replaced:
-                    warn_replaced(self._origin, self.replaced)
-                    self.replaced = 0
-                raise StopIteration
-            self._read()
-        raw = self._arrived.popleft()
-        self.number += 1
-        if self.number == 1 and raw.startswith(_MARK):
-            raw, self._offset = raw[len(_MARK) :], len(_MARK)
-        text = self._decoded(raw)
-        self._offset += len(raw)
-        return text
-
-    def _read(self) -> None:
-        try:
-            chunk = self._file.read1(_CHUNK) if hasattr(self._file, "read1") else self._file.read(_CHUNK)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self._origin}: can't be read ({error}).") from error
-        if not chunk:
-            self._ended = True
-            if self._pieces:
-                self._arrived.append(b"".join(self._pieces))
-            return
-        *whole, rest = chunk.split(b"\n")
-        if whole:
-            whole[0] = b"".join([*self._pieces, whole[0]])
-            self._pieces = []
-            self._arrived.extend(line + b"\n" for line in whole)
-        if rest:
-            self._pieces.append(rest)
-
-    def _decoded(self, raw: bytes) -> str:
-        try:
-            return raw.decode()
-        except UnicodeDecodeError as error:
-            if self._errors == "strict":
-                raise DataError(
-                    f"{self._origin}, line {self.number}: byte {self._offset + error.start} "
-                    f"(0x{raw[error.start]:02x}) is not valid UTF-8; convert the file to UTF-8, or say "
-                    'encoding_errors="replace" (--encoding-errors replace).'
-                ) from error
-        text = raw.decode(errors="replace")
-        self.replaced += text.count("\ufffd") - raw.count("\ufffd".encode())
-        return text
-
-
 # Line, text (not yet checked), and all columns of a row.
 _Row = tuple[int, Any, dict[str, Any] | None]
 
 
-def _batches(rows: Iterator[_Row], lines: _Lines, live: bool, origin: str, options: ReadOptions) -> Iterator[Rows]:
+def _batches(rows: Iterator[_Row], lines: LineStream, live: bool, origin: str, options: ReadOptions) -> Iterator[Rows]:
     batch: list[_Row] = []
     characters = 0
     try:
@@ -233,7 +163,7 @@ def _rows(batch: list[_Row]) -> Rows:
     return Rows([text for _, text, _ in batch], records or None, None, [line for line, _, _ in batch])
 
 
-def _delimited(lines: _Lines, origin: str, delimiter: str, options: ReadOptions, live: bool) -> RowStream:
+def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOptions, live: bool) -> RowStream:
     # A line of an old Macintosh ends in a carriage return alone.
     parts = (part for line in lines for part in (io.StringIO(line, newline="") if "\r" in line else (line,)))
     rows = _fields(parts, origin, delimiter)
@@ -281,7 +211,7 @@ def _fields(lines: Iterator[str], origin: str, delimiter: str) -> Iterator[tuple
             ) from error
 
 
-def _json_rows(lines: _Lines, origin: str, options: ReadOptions, stream: RowStream) -> Iterator[_Row]:
+def _json_rows(lines: LineStream, origin: str, options: ReadOptions, stream: RowStream) -> Iterator[_Row]:
     name: str | None = None
     for content in lines:
         if not content.strip():

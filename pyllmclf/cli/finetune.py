@@ -124,12 +124,15 @@ def _train(options: dict[str, Any]) -> str:
     by_position, by_option = options["data"], options["train"]
     if by_position is None and by_option is None:
         raise UsageError("the training data are missing: pyllmclf finetune DATA (or --train DATA).")
-    source = options["context"].get_parameter_source("train")
-    if by_position is not None and by_option is not None and source is not None and source.name == "COMMANDLINE":
+    if by_position is None or by_option is None:
+        return by_option if by_position is None else by_position
+    sources = (options["context"].get_parameter_source(name) for name in ("data", "train"))
+    typed = [source is not None and source.name == "COMMANDLINE" for source in sources]
+    if all(typed):
         raise UsageError(
             f"the training data are named twice, {by_position} by position and {by_option} by --train; leave one out."
         )
-    return by_option if by_position is None else by_position
+    return by_option if typed == [False, True] else by_position
 
 
 def finetune(**options: Any) -> None:

@@ -170,8 +170,7 @@ def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOpti
     first_line, header = next(rows, (1, None))
     if header is None:
         raise DataError(f"{origin}: the file is empty.")
-    text_name, _ = options.columns(header, f"{origin}, line {first_line}")
-    place, names = header.index(text_name), _distinct(header)
+    place, names = _text_place(header, f"{origin}, line {first_line}", options), _distinct(header)
 
     def records() -> Iterator[_Row]:
         for line, row in rows:
@@ -183,6 +182,11 @@ def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOpti
             yield line, row[place], dict(zip(names, row, strict=True))
 
     return RowStream(_batches(records(), lines, live, origin, options), names)
+
+
+def _text_place(names: list[str], origin: str, options: ReadOptions) -> int:
+    """Place of the column of the texts; raises as :meth:`ReadOptions.columns`."""
+    return names.index(options.columns(names, origin)[0])
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -225,7 +229,7 @@ def _json_rows(lines: LineStream, origin: str, options: ReadOptions, stream: Row
             raise DataError(f"{where}: a line must be a JSON object, not {type(row).__name__}.")
         if name is None:
             stream.columns = list(row)
-            name, _ = options.columns(list(row), where)
+            name = stream.columns[_text_place(stream.columns, where, options)]
         if name not in row:
             raise DataError(f"{where}: the object has no {name!r}.")
         yield lines.number, row[name], row
@@ -247,13 +251,12 @@ def _parquet(file: BinaryIO, origin: str, options: ReadOptions) -> RowStream:
         schema = source.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{origin}: not a readable Parquet file ({error}).") from error
-    text_name, _ = options.columns(schema.names, origin)
-    names = _distinct(schema.names)
+    place, names = _text_place(schema.names, origin, options), _distinct(schema.names)
     schema = pa.schema([each.with_name(name) for each, name in zip(schema, names, strict=True)])
-    return RowStream(_parquet_rows(source, origin, text_name, options), names, schema)
+    return RowStream(_parquet_rows(source, origin, place, options), names, schema)
 
 
-def _parquet_rows(source: Any, origin: str, text_name: str, options: ReadOptions) -> Iterator[Rows]:
+def _parquet_rows(source: Any, origin: str, place: int, options: ReadOptions) -> Iterator[Rows]:
     import pyarrow as pa
 
     done = 0
@@ -263,7 +266,7 @@ def _parquet_rows(source: Any, origin: str, text_name: str, options: ReadOptions
             names = table.schema.names
             columns = [_strings(column, origin, options.encoding_errors) for column in table.columns]
             where = origin if done == 0 else f"{origin} (counted from row {done:,})"
-            texts = checked_data(list(columns[names.index(text_name)]), None, where, None, options).texts
+            texts = checked_data(list(columns[place]), None, where, None, options).texts
             table, names = table.rename_columns(_distinct(names)), _distinct(names)
             yield Rows(texts, [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)], table)
             done += len(texts)
@@ -313,7 +316,7 @@ def looks_like(line: str, options: ReadOptions) -> str | None:
             continue
         try:
             names = columns()
-            options.columns(names, "")
+            _text_place(names, "", options)
         except (ValueError, RecursionError):  # DataError is one
             continue
         if kind == "jsonl" or len(names) > 1:

@@ -13,7 +13,8 @@ from ..progress import progress_bar
 from .evaluate import check_outputs
 from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn
 from .prediction_input import STANDARD_INPUT, open_source
-from .prediction_output import FORMATS, Shape, open_writer, output_format
+from .prediction_output import FORMATS, open_writer, output_format
+from .prediction_writer import Shape
 
 INPUT, OUTPUT = "Data", "Output"
 

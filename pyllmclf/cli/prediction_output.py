@@ -7,13 +7,13 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, UsageError
+from .prediction_writer import Shape, Writer, free_name, no_rows, plain_list
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,31 +23,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 ENDINGS = {f".{name}": name for name in FORMATS} | {".ndjson": "jsonl"}
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the output contains.
-
-    Attributes
-    ----------
-    format : str
-        One of :data:`FORMATS`, or ``"labels"``: a line with the label of each text.
-    top_k : int or None
-        Only the most probable classes, best first.
-    proba : bool
-        Probabilities of all classes, which JSON always has without ``top_k``.
-    keep_columns : bool
-        Whether the columns of the input come first.
-    escape_formulas : bool
-        Whether ' is put before cells that a spreadsheet takes for formulas.
-    """
-
-    format: str
-    top_k: int | None = None
-    proba: bool = False
-    keep_columns: bool = True
-    escape_formulas: bool = False
 
 
 def output_format(chosen: str | None, output: Path | None, as_json: bool, label_only: bool) -> str:
@@ -115,85 +90,13 @@ def open_writer(output: Path | None, shape: Shape, classifier: Classifier, strea
         writer.end()
 
 
-class Writer:
-    """Writes predictions; subclasses have a format each.
-
-    Parameters
-    ----------
-    file : file or Path
-    shape : Shape
-    classifier : Classifier
-    stream : RowStream
-        Source of the rows.
-    """
-
-    def __init__(self, file: Any, shape: Shape, classifier: Classifier, stream: RowStream) -> None:
-        self.file, self.shape, self.classifier, self.stream = file, shape, classifier, stream
-        self.started = False
-
-    def write(self, rows: Rows, probabilities: np.ndarray) -> None:
-        """Writes a batch of rows with their probabilities [rows, classes]."""
-        if not self.started:
-            self.begin()
-        self.write_batch(rows, self.classifier.decide(probabilities), probabilities)
-        if hasattr(self.file, "flush"):
-            self.file.flush()
-
-    def begin(self) -> None:
-        """Writes what comes before the first row."""
-        self.started = True
-
-    def end(self) -> None:
-        """Writes what comes after the last row."""
-        if not self.started:
-            self.begin()
-
-    def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
-        """Writes a batch with its labels."""
-        raise NotImplementedError
-
-    # --- for subclasses
-
-    def input_columns(self) -> list[str]:
-        """Names of the input's columns that are kept, or of the text alone."""
-        if self.stream.columns is None or not self.shape.keep_columns:
-            return ["text"]
-        return self.stream.columns
-
-    def input_values(self, rows: Rows, row: int) -> dict[str, Any]:
-        """Values of the input's columns in a row."""
-        if rows.records is None or not self.shape.keep_columns:
-            return {"text": rows.texts[row]}
-        return rows.records[row]
-
-    def added(self, labels: list[Any], probabilities: np.ndarray) -> dict[str, Sequence[Any]]:
-        """Columns that a table gets, by names that the input has not."""
-        name = self.classifier.label_name
-        columns: dict[str, Sequence[Any]] = {name: labels}
-        if self.shape.top_k is not None or self.shape.proba:
-            columns |= self.classifier.columns(probabilities, self.shape.top_k)
-        elif name == "label":
-            columns["probability"] = probabilities.max(axis=1) if len(labels) else probabilities[:, 0]
-        taken = set(self.input_columns())
-        return {_free(name, taken): values for name, values in columns.items()}
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """A name for a new column that is not taken, and from now on is."""
-    chosen = name
-    while chosen in taken:
-        chosen = f"predicted_{chosen}"
-    taken.add(chosen)
-    return chosen
-
-
 class JsonLines(Writer):
     """An object per line: the input's columns, ``text``, ``label``, ``probabilities``."""
 
     def begin(self) -> None:
         super().begin()
         taken = set(self.input_columns()) | {"text"}
-        self.names = [_free(name, taken) for name in (self.classifier.label_name, "probabilities")]
+        self.names = [free_name(name, taken) for name in (self.classifier.label_name, "probabilities")]
 
     def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
         from ..classifier.inputs import most_probable
@@ -290,16 +193,6 @@ KINDS: dict[str, type[Writer]] = {
     "csv": Delimited,
     "tsv": Delimited,
 }
-
-
-def no_rows(classes: int) -> np.ndarray:
-    import numpy as np
-
-    return np.zeros((0, classes))
-
-
-def plain_list(values: Any) -> list[Any]:
-    return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
 def _jsonable(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .prediction_output import Writer, no_rows, plain_list
+from .prediction_writer import Writer, no_rows, plain_list
 
 if TYPE_CHECKING:
     import numpy as np

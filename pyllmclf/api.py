@@ -21,6 +21,7 @@ from .choices import (
 )
 from .lora_config import LoRAConfig
 from .settings import LABEL_SEPARATOR, Settings
+from .suggestions import checked_names
 from .training.callbacks import Callback
 from .training.prepare import prepare
 from .training.run import FinetuneResult
@@ -28,6 +29,7 @@ from .training.run import FinetuneResult
 __all__ = ["FinetuneResult", "finetune"]
 
 
+@checked_names
 def finetune(
     model: str | os.PathLike[str] = "gpt2",
     train: Any = None,

@@ -15,6 +15,10 @@ class UsageError(PyllmclfError, ValueError):
     exit_code = 2
 
 
+class UnknownArgumentError(UsageError, TypeError):
+    """A call has a keyword that the function doesn't have; the message names the argument that is meant."""
+
+
 class DataError(PyllmclfError, ValueError):
     """Data can't be read, or don't fit the classifier."""
 

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from .choices import Backend, Cache, Dtype, LongTexts, Padding, Pooling, Scheduler, Strategy, Weights
 from .data.temporary import temporary_folder
 from .errors import DataError, UsageError
+from .suggestions import checked_names
 
 # Parameters that finetune does not have, or has under another name.
 _RENAMED = ("random_state", "validation_fraction", "output_dir")
@@ -56,6 +57,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     files of a checkpoint: weights as safetensors, everything else as text.
     """
 
+    @checked_names
     def __init__(
         self,
         model: str | os.PathLike[str] = "gpt2",

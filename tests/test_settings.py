@@ -27,7 +27,7 @@ from pyllmclf.sklearn import LLMClassifier
 RENAMED = {"seed": "random_state"}
 OWN_OF_ESTIMATOR = {"random_state": 123, "validation_fraction": None, "progress": False}
 # Options of the command that are no arguments of a training.
-OWN_OF_COMMAND = {"seeds", "save", "config", "json", "debug", "help"}
+OWN_OF_COMMAND = {"data", "seeds", "save", "config", "json", "debug", "help"}
 
 
 def defaults() -> dict[str, Any]:

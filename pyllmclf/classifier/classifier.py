@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,13 @@ from ..compute import Compute
 from ..data.labels import MultiLabelEncoder
 from ..data.lengths import LengthReport, truncation
 from ..data.packing import Packer
-from ..data.readers import Label, TextData, read_object
+from ..data.readers import Label, TextData
 from ..data.sources import read_data
 from ..data.token_store import TokenStore
 from ..distributed import ProcessGroup
 from ..errors import UsageError
-from ..evaluation.metrics import EvaluationResult, evaluate_logits, softmax
-from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label, sigmoid
+from ..evaluation.metrics import EvaluationResult, evaluate_logits
+from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label
 from ..paths import user_path
 from ..progress import warn
 from ..random_state import keeps_random_state
@@ -30,11 +29,12 @@ from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
 from .export import export_classifier, merged_state
 from .inference import ActivationLookup, predict_logits
+from .predictor import Predictor
 from .replaceable import check_replaceable, is_run
 from .state import ClassifierState
 
 
-class Classifier:
+class Classifier(Predictor):
     """Predicts the classes of texts; :func:`pyllmclf.finetune` and :func:`pyllmclf.load` return one.
 
     Attributes
@@ -111,53 +111,6 @@ class Classifier:
             store = TokenStore.cached(keep_in, texts, tokenizer)
         store.check(self.state.model.config.vocab_size)
         return Packer(store, self.state.tokenizer, self.state.layout, labels)
-
-    def logits(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
-        """Computes the logits of texts.
-
-        Parameters
-        ----------
-        texts : iterable of str
-        progress : bool
-            Whether a bar is shown.
-
-        Returns
-        -------
-        ndarray of float32, shape [texts, classes]
-
-        Raises
-        ------
-        DataError
-            If there is no text, or one is not a string.
-        UsageError
-            If ``texts`` is a single string.
-        """
-        if isinstance(texts, (str, bytes)):
-            raise UsageError("predict takes a sequence of texts; put the single text into a list.")
-        data = read_object(texts, text_column=None, label_column=None, labelled=False)
-        return self.packed_logits(self.packer(data.texts), progress=progress)
-
-    def predict_proba(self, texts: Iterable[str], *, progress: bool = False) -> np.ndarray:
-        """Probabilities of the classes; arguments and errors as for :meth:`logits`.
-
-        Returns
-        -------
-        ndarray of float64, shape [texts, classes]
-            Rows sum to 1; where texts may have several labels, each class has a probability of its own.
-        """
-        logits = self.logits(texts, progress=progress)
-        return softmax(logits) if self.state.label_separator is None else sigmoid(logits)
-
-    def predict(self, texts: Iterable[str], *, progress: bool = False) -> list[Any]:
-        """Predicts the labels of texts; arguments and errors as for :meth:`logits`.
-
-        Returns
-        -------
-        list of str or int
-            The most probable label of each text. Where texts may have several labels, a list for each text: those with
-            a probability of at least 0.5.
-        """
-        return self.decide(self.predict_proba(texts, progress=progress))
 
     def decide(self, probabilities: np.ndarray) -> list[Any]:
         """The labels that :meth:`predict` returns for probabilities [texts, classes]."""

@@ -11,13 +11,16 @@ from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
 from ..paths import user_path
 from ..random_state import keeps_random_state
+from ..suggestions import checked_names
 from ..torch_state import own_torch_state
 from .checkpoint import load_checkpoint
 from .classifier import Classifier
+from .swapped import check_checkpoint_and_data
 from .third_party import is_third_party, load_third_party
 
 
 @keeps_random_state()
+@checked_names
 @own_torch_state()
 def load(
     path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
@@ -56,6 +59,7 @@ def load(
     return Classifier(state, device=device, dtype=dtype, backend=backend)
 
 
+@checked_names
 def evaluate(
     checkpoint: str | os.PathLike[str] | Classifier,
     data: Any,
@@ -98,6 +102,7 @@ def evaluate(
         if (device, dtype, backend) != ("auto", "auto", "auto"):
             raise UsageError("device, dtype and backend are chosen when a classifier is loaded; pass them to load().")
     else:
+        check_checkpoint_and_data(checkpoint, data)
         checkpoint = load(checkpoint, device=device, dtype=dtype, backend=backend)
     return checkpoint.evaluate(
         data,

@@ -13,7 +13,7 @@ from ..data.packing import PackedBatch, Packer, budget_bounds, token_budget_batc
 from ..distributed import ProcessGroup, of_this_process
 from ..errors import NonFiniteError
 from ..models.sequence_classifier import SequenceClassifier
-from ..progress import STANDARD_ERROR
+from ..progress import progress_bar
 from ..sharding import is_sharded
 from ..torch_state import own_torch_state
 
@@ -90,21 +90,12 @@ def predict_logits(
     NonFiniteError
         If a logit is not a finite number.
     """
-    from tqdm import tqdm
-
     group = group or ProcessGroup()
     logits = np.zeros((len(packer), model.head.weight.shape[0]), dtype=np.float32)
     first = packer.store.first_equal_texts(packer.layout.max_length)
     distinct = np.flatnonzero(first == np.arange(len(first)))
     batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[compute.device.type])
-    bar = tqdm(
-        total=len(distinct),
-        unit="text",
-        disable=None if progress else True,
-        dynamic_ncols=True,
-        leave=False,
-        file=STANDARD_ERROR,
-    )
+    bar = progress_bar(len(distinct), "text", progress)
     local_batches = of_this_process(batches, group)
     # All processes gather the shards of a model together: one that has no batch left computes one of another process.
     sharded = is_sharded(model)

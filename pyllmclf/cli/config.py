@@ -10,6 +10,7 @@ import typer
 
 from ..errors import UsageError
 from ..paths import user_path
+from ..suggestions import meant
 
 # Tables of the file that stand for options: name -> function from the table to options and values.
 TABLES = {
@@ -54,7 +55,9 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
         for option, setting in (TABLES[key](value) if as_table else {key: value}).items():
             shown = f"{name}.{option.removeprefix('lora_')}" if as_table and key == "lora" else name
             if option not in options:
-                raise UsageError(f"--config {path}: {shown!r} is no option of this command; see --help.")
+                match = meant(option, [name for name in options if not name.startswith("no_")])
+                hint = "see --help." if match is None else f"{match!r} is meant."
+                raise UsageError(f"--config {path}: {shown!r} is no option of this command; {hint}")
             if isinstance(setting, (dict, list)):
                 raise UsageError(f"--config {path}: {shown!r} must be a single value.")
             parameter = options[option]

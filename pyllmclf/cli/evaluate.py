@@ -22,6 +22,7 @@ from .options import (
     LabelColumn,
     Progress,
     TextColumn,
+    Version,
     print_json,
     user_paths,
 )
@@ -66,10 +67,12 @@ def evaluate(
     progress: Progress = True,
     as_json: Json = False,
     debug: Debug = False,
+    version: Version = False,
 ) -> None:
     """Measure a classifier on labelled texts."""
     from ..classifier import load
     from ..classifier.checkpoint import find_checkpoint, label_separator_of, training_history
+    from ..classifier.swapped import check_checkpoint_and_data
     from ..classifier.third_party import is_third_party
     from ..data.atomic_folder import check_writable, new_file
     from ..data.sources import read_data
@@ -78,6 +81,7 @@ def evaluate(
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas changes the file of --predictions; give --predictions, or leave it out.")
+    check_checkpoint_and_data(checkpoint, data)
     # Data are read first: errors in them are reported before weights are read.
     texts = read_data(
         data,
@@ -96,7 +100,7 @@ def evaluate(
         )
     folders = [path if is_third_party(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     outputs = {"--predictions": predictions, "--report": report}
-    _check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
+    check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
     classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
     if report is not None and classifier.state.label_separator is not None:
         raise UsageError("--report is only for classifiers with one label for each text; leave it out.")
@@ -134,7 +138,7 @@ def evaluate(
         )
 
 
-def _check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Path]) -> None:
+def check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Path]) -> None:
     """Checks that no output replaces another file of this call, or is written into a checkpoint.
 
     An output beside the checkpoints of a run is accepted, unless it is a JSON file: the folder could become a model's.

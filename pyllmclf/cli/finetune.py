@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 # Options that are no arguments of a training: name -> (annotation, default).
 COMMAND = {
+    "context": (typer.Context, inspect.Parameter.empty),
+    "data": (
+        Annotated[
+            str | None,
+            typer.Argument(
+                metavar="DATA",
+                help="Data set (sms_spam, imdb, sample) or file of labelled texts, as --train.",
+                show_default=False,
+            ),
+        ],
+        None,
+    ),
     "seeds": (
         Annotated[
             int | None,
@@ -75,14 +87,10 @@ NOTHING_SAVED = (
 def _parameters() -> list[inspect.Parameter]:
     """Parameters of the command: settings, low-rank adaptation, and options of the command itself."""
     declared = [*_options(Settings, HINTS), *_options(LoRAConfig, get_type_hints(LoRAConfig), LORA), *COMMAND.items()]
-    required = {"train"}
-    parameters = []
-    for name, (annotation, default) in declared:
-        default = inspect.Parameter.empty if name in required else default
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-        )
-    return sorted(parameters, key=lambda parameter: parameter.name not in required)
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        for name, (annotation, default) in declared
+    ]
 
 
 def _options(cls: type, hints: dict[str, Any], prefix: str = "") -> list[tuple[str, tuple[Any, Any]]]:
@@ -126,8 +134,31 @@ def _values(cls: type, options: dict[str, Any], prefix: str = "") -> dict[str, A
     return values
 
 
+def _train(options: dict[str, Any]) -> str:
+    """The training data, by position or by option; on the command line they replace those of a file of options.
+
+    Raises
+    ------
+    UsageError
+        If there are none, or both.
+    """
+    by_position, by_option = options["data"], options["train"]
+    if by_position is None and by_option is None:
+        raise UsageError("the training data are missing: pyllmclf finetune DATA (or --train DATA).")
+    if by_position is None or by_option is None:
+        return by_option if by_position is None else by_position
+    sources = (options["context"].get_parameter_source(name) for name in ("data", "train"))
+    typed = [source is not None and source.name == "COMMANDLINE" for source in sources]
+    if all(typed):
+        raise UsageError(
+            f"the training data are named twice, {by_position} by position and {by_option} by --train; leave one out."
+        )
+    return by_option if typed == [False, True] else by_position
+
+
 def finetune(**options: Any) -> None:
     """Fine-tune a model into a classifier."""
+    options["train"] = _train(options)
     arguments = _values(Settings, options)
     lora = {name: value for name, value in _values(LoRAConfig, options, LORA).items() if value is not None}
     arguments["lora"] = lora or None

@@ -22,26 +22,40 @@ from .export import export
 from .finetune import finetune
 from .info import info
 from .interrupts import INTERRUPTED, TERMINATED, Interrupted, Terminated
+from .options import Version
 from .predict import predict
 from .streams import discard_output, flush_output, lenient_standard_error, output_is_broken, prepare_streams
+from .usage import command_line_error
 from .validate import validate
 
 app = typer.Typer(
     help="Fine-tune GPT-2, BERT and their relatives into text classifiers.",
-    add_completion=False,
+    epilog="Example: pyllmclf finetune reviews.csv --model bert-base-uncased --output-dir out",
     pretty_exceptions_enable=False,
 )
-app.command()(finetune)
-app.command("eval")(evaluate)
-app.command()(predict)
-app.command()(experiments)
-app.command()(validate)
-app.command()(export)
-app.command()(demo)
-app.command()(info)
+TRAIN, USE, ABOUT = "Train", "Use a classifier", "Try and inspect"
 
-eval_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-eval_app.command()(evaluate)
+
+@app.callback()
+def _program(version: Version = False) -> None:
+    pass
+
+
+def _add(command: Callable[..., None], group: str, example: str, name: str | None = None) -> None:
+    app.command(name, rich_help_panel=group, epilog=f"Example: {example}")(command)
+
+
+_add(finetune, TRAIN, "pyllmclf finetune reviews.csv --validation 0.1 --model gpt2 --output-dir out")
+_add(validate, TRAIN, "pyllmclf validate reviews.csv --test held_out.csv --model gpt2")
+_add(experiments, TRAIN, "pyllmclf experiments --rows 1-5 --output-dir experiments")
+_add(evaluate, USE, "pyllmclf eval out held_out.csv --report report.html", "eval")
+_add(predict, USE, "pyllmclf predict out reviews.csv --output predictions.csv")
+_add(export, USE, "pyllmclf export out graph --format onnx")
+_add(demo, ABOUT, "pyllmclf demo --output-dir demo")
+_add(info, ABOUT, "pyllmclf info --json")
+
+eval_app = typer.Typer(pretty_exceptions_enable=False)
+eval_app.command(epilog="Example: pyllmclf-eval out held_out.csv --report report.html")(evaluate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -133,7 +147,7 @@ def _report(error: Exception, name: str, *, debug: bool) -> int:
         traceback.print_exception(error)
     reported = error
     if not isinstance(error, PyllmclfError):
-        reported = _command_line_error(error) or _memory_error(error) or _system_error(error) or error
+        reported = command_line_error(error) or _memory_error(error) or _system_error(error) or error
     if isinstance(reported, PyllmclfError):
         _tell(name, str(reported))
         return reported.exit_code
@@ -147,13 +161,6 @@ def _consequence(error: BaseException) -> str:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     raise Terminated
-
-
-def _command_line_error(error: Exception) -> UsageError | None:
-    # Typer vendors Click, or uses the installed one; the errors of both have this method.
-    if not hasattr(error, "format_message"):
-        return None
-    return UsageError(f"{error.format_message().rstrip('.')}; --help lists the commands and options.")
 
 
 # Error codes of file systems that are full, failing or read-only.

@@ -15,6 +15,7 @@ import typer
 from ..arguments import declared_of
 from ..paths import user_path
 from ..settings import Settings
+from ..version import __version__
 from .streams import print_json as print_json
 
 # Options whose text may be a path; those of type Path are known by it.
@@ -78,10 +79,14 @@ _FIELDS = {each.name: each for each in fields(Settings)}
 
 
 def _settings_option(name: str) -> Any:
-    """Makes the option of a setting without a heading, for commands with few options."""
-    annotation, info = get_args(option(_FIELDS[name], HINTS[name]))
-    info.rich_help_panel = None
-    return Annotated[annotation, info]
+    """Makes the option of a setting, for commands other than finetune."""
+    return option(_FIELDS[name], HINTS[name])
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"pyllmclf {__version__}")
+        raise typer.Exit
 
 
 TextColumn = _settings_option("text_column")
@@ -92,5 +97,9 @@ Device = _settings_option("device")
 Dtype = _settings_option("dtype")
 Backend = _settings_option("backend")
 Progress = _settings_option("progress")
+Version = Annotated[
+    bool,
+    typer.Option("--version", callback=_show_version, is_eager=True, expose_value=False, help="Show the version."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]

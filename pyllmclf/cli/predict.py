@@ -1,4 +1,4 @@
-"""``pyllmclf predict``: prints labels and probabilities of texts."""
+"""``pyllmclf predict``: labels and probabilities of texts, as they arrive."""
 
 from __future__ import annotations
 
@@ -9,71 +9,126 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn, print_json, user_paths
+from ..progress import progress_bar
+from .evaluate import check_outputs
+from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn, user_paths
+from .prediction_input import STANDARD_INPUT, open_source
+from .prediction_output import FORMATS, open_writer, output_format
+from .prediction_writer import Shape
+
+INPUT, OUTPUT = "Data", "Output"
+
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        help="CSV, TSV, JSONL or Parquet file; .txt file with a text per line; - (default) for standard input; or a "
+        "text of several words.",
+        show_default=False,
+    ),
+]
+Text = Annotated[
+    list[str] | None, typer.Option(help="A text, instead of DATA; can be repeated.", rich_help_panel=INPUT)
+]
+InputFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="Format of DATA where its name doesn't tell: txt (a text per line), csv, tsv, jsonl or parquet.",
+        rich_help_panel=INPUT,
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(help="File for the predictions, complete or absent; default: print.", rich_help_panel=OUTPUT),
+]
+Format = Annotated[
+    str | None,
+    typer.Option(
+        help=f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}; default: by the ending of --output, else jsonl.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+JsonArray = Annotated[
+    bool, typer.Option("--json", help="One JSON array: the same as --format json.", rich_help_panel=OUTPUT)
+]
+LabelOnly = Annotated[
+    bool, typer.Option("--label-only", help="A line with the label of each text.", rich_help_panel=OUTPUT)
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Only this many classes, the most probable first.", rich_help_panel=OUTPUT)
+]
+Proba = Annotated[
+    bool,
+    typer.Option(
+        "--proba", help="In tables too, the probabilities of all classes; JSON has them.", rich_help_panel=OUTPUT
+    ),
+]
+KeepColumns = Annotated[
+    bool, typer.Option(help="Keep the columns of DATA, before those of the predictions.", rich_help_panel=OUTPUT)
+]
+EscapeFormulas = Annotated[
+    bool,
+    typer.Option(
+        "--escape-formulas",
+        help="In CSV and TSV, put ' before cells that a spreadsheet takes for formulas.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 @user_paths
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
-    data: Annotated[
-        str,
-        typer.Argument(help="CSV, TSV, JSONL or Parquet file; .txt file with a text per line; - for standard input."),
-    ] = "-",
+    data: Data = None,
+    text: Text = None,
+    input_format: InputFormat = None,
     text_column: TextColumn = None,
     encoding_errors: EncodingErrors = "strict",
+    output: Output = None,
+    format: Format = None,
+    as_json: JsonArray = False,
+    label_only: LabelOnly = False,
+    top_k: TopK = None,
+    proba: Proba = False,
+    keep_columns: KeepColumns = True,
+    escape_formulas: EscapeFormulas = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     backend: Backend = "auto",
     progress: Progress = True,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON array instead of one object per line.")
-    ] = False,
     debug: Debug = False,
 ) -> None:
-    """Print each text's label (or labels) and probabilities as JSON, one line per text."""
-    texts = _texts(data, text_column, encoding_errors)
-    import numpy as np
+    """Classify texts: an object with label and probabilities for each, a line each, as they arrive."""
+    if output is not None and str(output) == "-":
+        output = None
+    shape = Shape(output_format(format, output, as_json, label_only), top_k, proba, keep_columns, escape_formulas)
+    _check_shape(shape)
+    from ..classifier.swapped import check_checkpoint_and_data
+    from ..data.readers import ReadOptions
 
+    check_checkpoint_and_data(checkpoint, data)
+    if output is not None:
+        folders = [checkpoint, *(checkpoint / name for name in ("last", "best") if (checkpoint / name).exists())]
+        check_outputs({"--output": output}, Path(data or STANDARD_INPUT), folders)
+    options = ReadOptions(text_column=text_column, labelled=False, encoding_errors=encoding_errors)
+    stream = open_source(data, text, input_format, options, progress)
     from ..classifier import load
 
     classifier = load(checkpoint, device=device, dtype=dtype, backend=backend)
-    probabilities = list(classifier.predict_proba(texts, progress=progress)) if texts else []
-    names = classifier.state.encoder.names
-    labels = classifier.decide(np.array(probabilities)) if texts else []
-    key = "label" if classifier.state.label_separator is None else "labels"
-    rows = [
-        {
-            "text": text,
-            key: label,
-            "probabilities": dict(zip(names, row.tolist(), strict=True)),
-        }
-        for text, label, row in zip(texts, labels, probabilities, strict=True)
-    ]
-    if as_json:
-        print_json(rows, indent=None)
-    else:
-        for row in rows:
-            print_json(row, indent=None)
+    # On a terminal the bar would stand among the predictions.
+    shown = progress and (output is not None or sys.stdout is None or not sys.stdout.isatty())
+    with progress_bar(None, "text", shown) as bar, open_writer(output, shape, classifier, stream) as writer:
+        for rows in stream.batches:
+            writer.write(rows, classifier.predict_proba(rows.texts))
+            bar.update(len(rows.texts))
 
 
-def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str]:
-    """Reads the texts of a file or of standard input; a .txt file and standard input have one text per line.
-
-    Raises
-    ------
-    UsageError, DataError
-        If the arguments don't fit, or the texts can't be read.
-    """
-    from ..data.readers import check_reading, decode, read_bytes
-    from ..data.sources import read_data
-
-    if data != "-" and not data.lower().endswith(".txt"):
-        return read_data(data, text_column=text_column, labelled=False, encoding_errors=encoding_errors).texts
-    check_reading("keep", encoding_errors)
-    if text_column is not None:
-        raise UsageError("--text-column chooses a column, and lines of text have none; leave it out.")
-    raw = sys.stdin.buffer.read() if data == "-" else read_bytes(Path(data))
-    lines = decode(raw, "standard input" if data == "-" else data, encoding_errors).split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+def _check_shape(shape: Shape) -> None:
+    """Raises :class:`UsageError` for options that don't fit together."""
+    if shape.top_k is not None and shape.top_k < 1:
+        raise UsageError(f"--top-k: {shape.top_k} is not a positive number.")
+    if shape.top_k is not None and shape.proba:
+        raise UsageError("--proba is for all classes, --top-k for the most probable ones; leave one out.")
+    if shape.format == "labels" and (shape.top_k is not None or shape.proba):
+        raise UsageError("--label-only leaves probabilities out; leave out --top-k and --proba, or it.")
+    if shape.escape_formulas and shape.format not in ("csv", "tsv"):
+        raise UsageError("--escape-formulas changes CSV and TSV; say --format csv, or leave it out.")

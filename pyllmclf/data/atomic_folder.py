@@ -55,12 +55,18 @@ def new_file(path: Path) -> Iterator[TextIO]:
     ResourceError
         If the file can't be written.
     """
+    with new_path(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+@contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """:func:`new_file` for a writer that opens the path itself: the name to write to, and to close before the end."""
     special = path.exists() and not path.is_file()  # asked before resolving: the target of /dev/stdout may not exist
     target = path if special else path.resolve()  # a link stays a link
     beside = target if special else beside_of(target, "tmp")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            yield file
+        yield beside
         if beside != target:
             if target.exists():
                 shutil.copymode(target, beside)

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from ..paths import user_path
+from ..suggestions import did_you_mean
 from .named import PARTITIONS, Splits, is_named, load_named
 from .readers import FILE_TYPES, ReadOptions, TextData, read_data_object, read_path, with_weights, without_empty
 
@@ -115,7 +116,7 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
         if not _exists(data) and not str(data).lower().endswith((*FILE_TYPES, ".gz")):
             raise DataError(
                 f"{str(data)[:80]}: neither a file nor the name of a data set; "
-                f"the named ones are {', '.join(PARTITIONS)}."
+                f"the named ones are {', '.join(PARTITIONS)}{did_you_mean(data, PARTITIONS)}."
             )
         return read_path(Path(data), options)
     return read_data_object(data, options)

@@ -11,6 +11,7 @@ from ..data.json_text import parse_json
 from ..data.tokenizers import Tokenizer, load_tokenizer
 from ..errors import ModelError, ResourceError, UsageError
 from ..paths import user_path
+from ..suggestions import did_you_mean
 from .adapters import ADAPTER_CONFIG, Adapter, read_adapter, without_prefix
 from .architecture import Preset
 from .architectures.registry import architecture_of, model_config, presets
@@ -88,7 +89,11 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
     assert hub_id is not None
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
         raise ModelError(f"{name}: there is no such folder.")
-    return _check_vocabulary(_from_hub(name, hub_id, weights, preset))
+    try:
+        return _check_vocabulary(_from_hub(name, hub_id, weights, preset))
+    except ModelError as error:
+        hint = did_you_mean(name, presets()) if preset is None and "/" not in name else ""
+        raise (ModelError(f"{str(error).removesuffix('.')}{hint}.") if hint else error) from error.__cause__
 
 
 def _from_adapter(folder: Path) -> ModelSource:

@@ -25,7 +25,7 @@ from ..distributed import ProcessGroup
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from ..ops.backends import triton as triton_backend
-from ..progress import STANDARD_ERROR
+from ..progress import progress_bar
 from ..settings import Settings
 from .activation_plan import Plan, frozen_stages, why_not
 from .activation_storage import Place, choose_place, in_memory, in_shared_file, in_temporary_file, shared_folder
@@ -201,11 +201,7 @@ class ActivationCache:
 
     def _blocks(self) -> Iterator[Tensor]:
         """Yields the rows of each batch of the plan, in the order in which they are stored."""
-        from tqdm import tqdm
-
-        disable = None if self.progress else True  # None: on a terminal only
-        bar_options = {"disable": disable, "dynamic_ncols": True, "leave": False, "file": STANDARD_ERROR}
-        with tqdm(total=self.plan.rows, unit="row", **bar_options) as bar:
+        with progress_bar(self.plan.rows, "row", self.progress) as bar:
             for rows in self._shared_blocks():
                 yield rows
                 bar.update(len(rows))

@@ -14,6 +14,7 @@ import numpy as np
 from ..checks import is_number
 from ..classifier.checkpoint import SPEC_FILE
 from ..classifier.classifier import Classifier
+from ..classifier.swapped import check_model_and_data
 from ..compute import Compute, resolve_device
 from ..data.labels import Label, LabelEncoder, MultiLabelEncoder
 from ..data.lengths import truncation
@@ -89,6 +90,7 @@ def prepare(settings: Settings) -> Iterator[Run]:
     started = time.perf_counter()
     if settings.train is None:
         raise UsageError("train is missing: give the name of a data set, a file, a DataFrame or (texts, labels).")
+    check_model_and_data(settings.model, settings.train)
     with ExitStack() as stack:
         stack.enter_context(own_torch_state())
         device = local_device(resolve_device(settings.device))

@@ -17,11 +17,12 @@ from ..data.packing import Packer
 from ..distributed import ProcessGroup
 from ..errors import PreemptedError
 from ..models.sequence_classifier import SequenceClassifier
-from ..progress import STANDARD_ERROR
+from ..progress import progress_bar
 from ..settings import Settings
 from ..sharding import copy_from_first, local_tensor
 from .callbacks import Callback, CallbackList, StepRecord, warn_of_errors
 from .optim import restore_schedule
+from .pace import Pace
 from .preemption import PREEMPTED
 from .records import EpochRecord, EpochSums, QueuedStep, per_second
 from .steps import StepTrainer
@@ -120,6 +121,7 @@ class Trainer(StepTrainer):
         pause = on_pause or (lambda: None)
         try:
             self.callbacks.begin(self.step, self.total_steps)
+            self._pace = self._new_pace()
             with self._bar() as bar:
                 while not self.finished:
                     try:
@@ -273,6 +275,8 @@ class Trainer(StepTrainer):
             speed, loss = per_second(sums.tokens, sums.seconds), sums.loss / sums.total
             bar.set_postfix_str(f"epoch {epoch + 1}, loss {loss:.4f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update()
+            if not self._pace.finished:
+                self._pace.step(tokens)
             if nothing_queued and self.preempted:
                 self.check_parameters()
                 raise PreemptedError("preempted.")
@@ -309,18 +313,13 @@ class Trainer(StepTrainer):
         """Yields the texts of each optimizer step's micro-batches, int64 arrays, in the order of (seed, epoch)."""
         return self.loader.steps(epoch, first)
 
-    def _bar(self) -> Any:
-        from tqdm import tqdm
+    def _new_pace(self) -> Pace:
+        epochs = self.settings.epochs - len(self.history)
+        tokens = int(self.packer.real_lengths.sum()) * epochs - self._sums.tokens
+        return Pace(tokens, epochs, self.compute.device, self.settings.progress)
 
-        disable = None if self.settings.progress else True  # None: on a terminal only
-        return tqdm(
-            total=self.total_steps,
-            initial=self.step,
-            unit="step",
-            disable=disable,
-            dynamic_ncols=True,
-            file=STANDARD_ERROR,
-        )
+    def _bar(self) -> Any:
+        return progress_bar(self.total_steps, "step", self.settings.progress, initial=self.step, leave=True)
 
 
 def _score(record: EpochRecord) -> tuple[float, float]:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import UsageError
+from ...suggestions import did_you_mean
 from . import imdb, sample, sms_spam
 from .cut import Splits
 
@@ -61,9 +62,14 @@ def load_named(name: str, partition: str | None = None) -> Splits:
     """
     base, _, named_partition = name.partition(":")
     if base not in PARTITIONS:
-        raise UsageError(f"there is no data set {base!r}; the named ones are {', '.join(PARTITIONS)}.")
+        raise UsageError(
+            f"there is no data set {base!r}; the named ones are {', '.join(PARTITIONS)}"
+            f"{did_you_mean(base, PARTITIONS)}."
+        )
     loaders = PARTITIONS[base]
     chosen = partition or named_partition or next(iter(loaders))
     if chosen not in loaders:
-        raise UsageError(f"{base} has no partition {chosen!r}; it has {', '.join(loaders)}.")
+        raise UsageError(
+            f"{base} has no partition {chosen!r}; it has {', '.join(loaders)}{did_you_mean(chosen, loaders)}."
+        )
     return loaders[chosen]()

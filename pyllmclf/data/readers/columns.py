@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...errors import DataError
+from ...suggestions import did_you_mean
 
 TEXT_COLUMNS = ("text", "sentence", "message", "review", "content", "document")
 LABEL_COLUMNS = ("label", "labels", "class", "category", "target")
@@ -66,7 +67,10 @@ def _pick(
 ) -> str:
     if chosen is not None:
         if chosen not in columns:
-            raise DataError(f"{origin}: there is no column {chosen!r}; the columns are {_listed(columns)}.")
+            raise DataError(
+                f"{origin}: there is no column {chosen!r}; the columns are {_listed(columns)}"
+                f"{did_you_mean(chosen, columns)}."
+            )
         return chosen
     candidates = [c for c in columns if c.strip().lower() in usual and c != excluded]
     if len(candidates) == 1:

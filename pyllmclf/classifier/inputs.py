@@ -1,0 +1,112 @@
+"""Texts to classify in the forms that callers have, and results in the same forms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..data.readers import Label, read_object
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Texts, and the form in which the caller has them.
+
+    Attributes
+    ----------
+    texts : list of str
+    single : bool
+        Whether they are one string, whose result is that of one text rather than a sequence.
+    index : pandas.Index or None
+        Of a Series or a DataFrame, which its result keeps.
+    """
+
+    texts: list[str]
+    single: bool = False
+    index: Any = None
+
+    @classmethod
+    def of(cls, texts: Any) -> TextInput:
+        """Reads a string, a sequence or an iterator of strings, a Series, a DataFrame or a ``datasets.Dataset``.
+
+        Raises
+        ------
+        UsageError
+            If ``texts`` is none of these.
+        DataError
+            If a text is missing or not a string.
+        """
+        if isinstance(texts, np.ndarray) and texts.ndim == 0:
+            texts = texts.item()
+        if isinstance(texts, bytes):
+            raise UsageError("a text must be a string, not bytes; decode it first.")
+        if isinstance(texts, str):
+            return cls(_read([texts]), single=True)
+        index = texts.index if hasattr(texts, "iloc") else None
+        has_columns = hasattr(texts, "columns") or hasattr(texts, "column_names")
+        if not isinstance(texts, (dict, Sequence)) and not has_columns and hasattr(texts, "__iter__"):
+            texts = list(texts)
+        empty = not isinstance(texts, dict) and hasattr(texts, "__len__") and len(texts) == 0
+        return cls([] if empty else _read(texts), index=index)
+
+    def frame(self, columns: dict[Any, Any]) -> Any:
+        """A DataFrame with a row for each text, and the index of the caller's Series or DataFrame."""
+        import pandas as pd
+
+        index = pd.RangeIndex(len(self.texts)) if self.index is None else self.index
+        return pd.DataFrame(columns, index=index)
+
+    def series(self, values: list[Any], name: str) -> Any:
+        """A Series with a value for each text, and the index of the caller's Series or DataFrame."""
+        import pandas as pd
+
+        dtype = object if not values or isinstance(values[0], (list, tuple)) else None
+        return pd.Series(values, index=self.index, name=name, dtype=dtype)
+
+    def scores(self, scores: np.ndarray, classes: Sequence[Label], as_frame: bool | None) -> Any:
+        """Scores [texts, classes] in the form of :attr:`texts`: a row of one text, an array, or a DataFrame.
+
+        Parameters
+        ----------
+        scores : ndarray
+        classes : sequence of str or int
+            Columns of a DataFrame.
+        as_frame : bool or None
+            Whether the result is a DataFrame; ``None`` means as the texts are.
+        """
+        check_as_frame(as_frame)
+        if self.index is not None if as_frame is None else as_frame:
+            return self.frame(dict(zip(classes, scores.T, strict=True)))
+        return scores[0] if self.single else scores
+
+
+def check_as_frame(as_frame: Any) -> None:
+    """Raises :class:`UsageError` unless ``as_frame`` is a boolean or ``None``."""
+    if not isinstance(as_frame, (bool, type(None))):
+        raise UsageError(f"as_frame={as_frame!r} must be True, False or None.")
+
+
+def check_top_k(top_k: Any) -> None:
+    """Raises :class:`UsageError` unless ``top_k`` is a positive integer or ``None``."""
+    if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
+        raise UsageError(f"top_k={top_k!r} must be a positive integer.")
+
+
+def most_probable(probabilities: np.ndarray, classes: Sequence[Label], top_k: int) -> list[list[tuple[Label, float]]]:
+    """The ``top_k`` most probable classes of each row of ``probabilities`` [texts, classes], best first.
+
+    Returns
+    -------
+    list of list of (label, probability)
+        All classes where there are fewer; of equal ones, the first comes first.
+    """
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return [[(classes[i], float(row[i])) for i in best] for best, row in zip(order, probabilities, strict=True)]
+
+
+def _read(texts: Any) -> list[str]:
+    return read_object(texts, text_column=None, label_column=None, labelled=False).texts

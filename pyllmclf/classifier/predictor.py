@@ -1,0 +1,145 @@
+"""Predictions of a classifier: texts in any form to logits, probabilities and labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.metrics import softmax
+from ..evaluation.multi_label import sigmoid
+from .inputs import TextInput, check_as_frame, check_top_k, most_probable
+from .state import ClassifierState
+
+
+class Predictor:
+    """The methods of a :class:`.classifier.Classifier` that predict, which it completes with those that compute."""
+
+    state: ClassifierState
+
+    def packer(self, *args: Any, **options: Any) -> Any:
+        """Tokenizes texts; see :meth:`.classifier.Classifier.packer`."""
+        raise NotImplementedError
+
+    def packed_logits(self, *args: Any, **options: Any) -> Any:
+        """Logits of tokenized texts; see :meth:`.classifier.Classifier.packed_logits`."""
+        raise NotImplementedError
+
+    def decide(self, probabilities: np.ndarray) -> list[Any]:
+        """Labels of probabilities; see :meth:`.classifier.Classifier.decide`."""
+        raise NotImplementedError
+
+    def logits(self, texts: Any, *, as_frame: bool | None = None, progress: bool = False) -> Any:
+        """Computes the logits of texts.
+
+        Parameters
+        ----------
+        texts : str, or iterable of str
+            One text, or several: a list, an array, a Series, a DataFrame, a ``datasets.Dataset``. Of no text the result
+            is empty.
+        as_frame : bool, optional
+            Whether the result is a DataFrame with a column for each class. By default it is one where ``texts`` are a
+            Series or a DataFrame, whose index it keeps.
+        progress : bool
+            Whether a bar is shown.
+
+        Returns
+        -------
+        ndarray of float32, shape [texts, classes], or [classes] for one text; or a DataFrame of that shape
+
+        Raises
+        ------
+        DataError
+            If a text is not a string.
+        UsageError
+            If ``texts`` are bytes, or another object that holds no texts.
+        """
+        inputs = TextInput.of(texts)
+        return inputs.scores(self._logits(inputs, progress), self.state.encoder.classes, as_frame)
+
+    def predict_proba(self, texts: Any, *, as_frame: bool | None = None, progress: bool = False) -> Any:
+        """Probabilities of the classes; arguments and errors as for :meth:`logits`.
+
+        Returns
+        -------
+        ndarray of float64, shape [texts, classes], or [classes] for one text; or a DataFrame of that shape
+            Rows sum to 1; where texts may have several labels, each class has a probability of its own.
+        """
+        inputs = TextInput.of(texts)
+        return inputs.scores(self._probabilities(inputs, progress), self.state.encoder.classes, as_frame)
+
+    def predict(
+        self, texts: Any, *, top_k: int | None = None, as_frame: bool | None = None, progress: bool = False
+    ) -> Any:
+        """Predicts the labels of texts.
+
+        Parameters
+        ----------
+        texts : str, or iterable of str
+            As for :meth:`logits`.
+        top_k : int, optional
+            Instead of its label, the most probable classes of each text: a list of that many pairs
+            ``(label, probability)``, the most probable first.
+        as_frame : bool, optional
+            ``True``: a DataFrame with the columns ``label`` (``labels`` where texts may have several) and
+            ``probability_CLASS`` for each class; with ``top_k`` instead ``label_1``, ``probability_1``, ``label_2`` and
+            so on. By default a Series, with the same index, of a Series or a DataFrame.
+        progress : bool
+            Whether a bar is shown.
+
+        Returns
+        -------
+        list of str or int; the label for one text; a Series or a DataFrame
+            The most probable label of each text. Where texts may have several labels, a list for each text: those with
+            a probability of at least 0.5.
+
+        Raises
+        ------
+        DataError
+            If a text is not a string.
+        UsageError
+            If ``texts`` are bytes or another object that holds no texts, or ``top_k`` is not a positive integer.
+        """
+        check_top_k(top_k)
+        check_as_frame(as_frame)
+        inputs = TextInput.of(texts)
+        probabilities = self._probabilities(inputs, progress)
+        labels: list[Any] = self.decide(probabilities)
+        if as_frame:
+            return inputs.frame({self.label_name: labels} | self.columns(probabilities, top_k))
+        results = labels if top_k is None else most_probable(probabilities, self.state.encoder.classes, top_k)
+        if inputs.index is not None and as_frame is None:
+            return inputs.series(results, self.label_name if top_k is None else "top_k")
+        return results[0] if inputs.single else results
+
+    @property
+    def label_name(self) -> str:
+        """Name of predictions in tables: ``label``, or ``labels`` where texts may have several."""
+        return "label" if self.state.label_separator is None else "labels"
+
+    def columns(self, probabilities: np.ndarray, top_k: int | None = None) -> dict[str, Any]:
+        """Columns of a table: ``probability_CLASS``, or with ``top_k`` ``label_1``, ``probability_1``, ``label_2``, ...
+
+        Parameters
+        ----------
+        probabilities : ndarray, shape [texts, classes]
+        top_k : int, optional
+        """
+        if top_k is None:
+            names = self.state.encoder.names
+            return {f"probability_{name}": column for name, column in zip(names, probabilities.T, strict=True)}
+        best = most_probable(probabilities, self.state.encoder.classes, top_k)
+        columns: dict[str, Any] = {}
+        for place in range(min(top_k, len(self.state.encoder.classes))):
+            columns[f"label_{place + 1}"] = [row[place][0] for row in best]
+            columns[f"probability_{place + 1}"] = [row[place][1] for row in best]
+        return columns
+
+    def _logits(self, inputs: TextInput, progress: bool) -> np.ndarray:
+        if not inputs.texts:
+            return np.zeros((0, len(self.state.encoder.classes)), dtype=np.float32)
+        return self.packed_logits(self.packer(inputs.texts), progress=progress)
+
+    def _probabilities(self, inputs: TextInput, progress: bool = False) -> np.ndarray:
+        logits = self._logits(inputs, progress)
+        return softmax(logits) if self.state.label_separator is None else sigmoid(logits)

@@ -1,0 +1,140 @@
+"""Sources of the texts of ``pyllmclf predict``: a file, standard input, or texts on the command line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DataError, UsageError
+from ..progress import say
+
+if TYPE_CHECKING:
+    from ..data.readers import ReadOptions
+    from ..data.readers.row_stream import Rows, RowStream
+
+STANDARD_INPUT = "-"
+
+
+def open_source(
+    data: str | None, texts: list[str] | None, input_format: str | None, options: ReadOptions, progress: bool
+) -> RowStream:
+    """Opens the source; of a regular file, the first batch is read, so that errors come before weights are read.
+
+    Raises
+    ------
+    UsageError, DataError
+        If the arguments don't fit, or the source can't be read.
+    """
+    from ..data.readers.row_stream import STREAMED, first_batch_read, open_stream, read_rows, streamed_format
+
+    if input_format not in (None, *STREAMED):
+        raise UsageError(f"--input-format: {input_format!r} is unknown; it is one of {', '.join(STREAMED)}.")
+    if texts and data is not None:
+        raise UsageError("DATA and --text exclude each other; leave one out.")
+    if data is not None and input_format is None and _is_text(data):
+        texts = [data]
+    if texts:
+        if input_format is not None:
+            raise UsageError("--input-format is the format of a file, and --text is none; leave one out.")
+        return _of_texts(texts, options)
+    if data is None or data == STANDARD_INPUT:
+        return _standard_input(input_format or "txt", options, progress)
+    path = Path(data)
+    kind = input_format or streamed_format(path)
+    is_pipe = path.exists() and not path.is_file() and not path.is_dir()
+    if kind is None and not is_pipe:
+        return first_batch_read(_of_other(data, options))
+    kind = kind or "txt"
+    _check_lines(kind, options)
+    if not is_pipe:
+        return first_batch_read(read_rows(open_stream(path), data, kind, options, live=False))
+    return _hinted(read_rows(open_stream(path), data, kind, options, live=True), kind, options, progress)
+
+
+def _standard_input(kind: str, options: ReadOptions, progress: bool) -> RowStream:
+    from ..data.readers.row_stream import read_rows
+
+    _check_lines(kind, options)
+    if sys.stdin is None:
+        raise UsageError("standard input is closed; name a file, or say --text TEXT.")
+    if sys.stdin.isatty():
+        say("Type a text and Enter; Ctrl-D ends. (pyllmclf predict CHECKPOINT FILE reads a file.)", progress)
+    return _hinted(read_rows(sys.stdin.buffer, "standard input", kind, options, live=True), kind, options, progress)
+
+
+def _hinted(stream: RowStream, kind: str, options: ReadOptions, progress: bool) -> RowStream:
+    """The same stream, with a hint where lines of text look like another format."""
+    from ..data.readers.row_stream import looks_like
+
+    batches = stream.batches
+
+    def hinted() -> Iterator[Rows]:
+        first = next(batches, None)
+        if first is None:
+            return
+        if kind == "txt" and (other := looks_like(first.texts[0], options)) is not None:
+            say(
+                f"each line is read as a text; --input-format {other} reads the columns that they seem to have",
+                progress,
+            )
+        yield from chain([first], batches)
+
+    stream.batches = hinted()
+    return stream
+
+
+def _check_lines(kind: str, options: ReadOptions) -> None:
+    if kind == "txt" and options.text_column is not None:
+        raise UsageError(
+            "--text-column chooses a column, and lines of text have none; leave it out, or say --input-format csv."
+        )
+
+
+def _of_texts(texts: list[str], options: ReadOptions) -> RowStream:
+    from ..data.readers import read_object
+    from ..data.readers.row_stream import Rows, RowStream
+
+    if options.text_column is not None:
+        raise UsageError("--text-column chooses a column, and a text has none; leave it out.")
+    return RowStream(iter([Rows(read_object(texts, labelled=False).texts)]))
+
+
+def _of_other(data: str, options: ReadOptions) -> RowStream:
+    """Texts of a named data set, or of a file of another format."""
+    from ..data.readers.row_stream import BATCH_ROWS, Rows, RowStream
+    from ..data.sources import read_data
+
+    try:
+        texts = read_data(
+            data, text_column=options.text_column, labelled=False, encoding_errors=options.encoding_errors
+        ).texts
+    except DataError as error:
+        if Path(data).suffix or _exists(data):
+            raise
+        raise DataError(f"{str(error).removesuffix('.')}; --text classifies a text.") from error
+    starts = range(0, len(texts), BATCH_ROWS)
+    return RowStream(Rows(texts[start : start + BATCH_ROWS]) for start in starts)
+
+
+def _is_text(data: str) -> bool:
+    """Whether an argument is a text: several words that are no file, and don't look like the name of one."""
+    from ..data.named import is_named
+
+    if data == STANDARD_INPUT or not re.search(r"\S\s+\S", data) or is_named(data) or _exists(data):
+        return False
+    if "\n" in data:
+        return True
+    parent = Path(data).parent
+    in_a_folder = str(parent) != "." and _exists(str(parent))
+    return not in_a_folder and not re.search(r"\.[A-Za-z][A-Za-z0-9]{1,7}$", data)
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # too long for a name, or with a NUL in it
+        return False

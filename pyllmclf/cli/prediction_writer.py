@@ -1,0 +1,121 @@
+"""What the writers of predictions have in common: columns of the input, and names of those that are added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..classifier import Classifier
+    from ..data.readers.row_stream import Rows, RowStream
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the output contains.
+
+    Attributes
+    ----------
+    format : str
+        One of :data:`FORMATS`, or ``"labels"``: a line with the label of each text.
+    top_k : int or None
+        Only the most probable classes, best first.
+    proba : bool
+        Probabilities of all classes, which JSON always has without ``top_k``.
+    keep_columns : bool
+        Whether the columns of the input come first.
+    escape_formulas : bool
+        Whether ' is put before cells that a spreadsheet takes for formulas.
+    """
+
+    format: str
+    top_k: int | None = None
+    proba: bool = False
+    keep_columns: bool = True
+    escape_formulas: bool = False
+
+
+class Writer:
+    """Writes predictions; subclasses have a format each.
+
+    Parameters
+    ----------
+    file : file or Path
+    shape : Shape
+    classifier : Classifier
+    stream : RowStream
+        Source of the rows.
+    """
+
+    def __init__(self, file: Any, shape: Shape, classifier: Classifier, stream: RowStream) -> None:
+        self.file, self.shape, self.classifier, self.stream = file, shape, classifier, stream
+        self.started = False
+
+    def write(self, rows: Rows, probabilities: np.ndarray) -> None:
+        """Writes a batch of rows with their probabilities [rows, classes]."""
+        if not self.started:
+            self.begin()
+        self.write_batch(rows, self.classifier.decide(probabilities), probabilities)
+        if hasattr(self.file, "flush"):
+            self.file.flush()
+
+    def begin(self) -> None:
+        """Writes what comes before the first row."""
+        self.started = True
+
+    def end(self) -> None:
+        """Writes what comes after the last row."""
+        if not self.started:
+            self.begin()
+
+    def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
+        """Writes a batch with its labels."""
+        raise NotImplementedError
+
+    # --- for subclasses
+
+    def input_columns(self) -> list[str]:
+        """Names of the input's columns that are kept, or of the text alone."""
+        if self.stream.columns is None or not self.shape.keep_columns:
+            return ["text"]
+        return self.stream.columns
+
+    def input_values(self, rows: Rows, row: int) -> dict[str, Any]:
+        """Values of the input's columns in a row."""
+        if rows.records is None or not self.shape.keep_columns:
+            return {"text": rows.texts[row]}
+        return rows.records[row]
+
+    def added(self, labels: list[Any], probabilities: np.ndarray) -> dict[str, Any]:
+        """Columns that a table gets, by names that the input has not."""
+        name = self.classifier.label_name
+        columns: dict[str, Any] = {name: labels}
+        if self.shape.top_k is not None or self.shape.proba:
+            columns |= self.classifier.columns(probabilities, self.shape.top_k)
+        elif name == "label":
+            columns["probability"] = probabilities.max(axis=1) if len(labels) else probabilities[:, 0]
+        taken = set(self.input_columns())
+        return {free_name(name, taken): values for name, values in columns.items()}
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """A name for a new column that is not taken, and from now on is."""
+    chosen = name
+    while chosen in taken:
+        chosen = f"predicted_{chosen}"
+    taken.add(chosen)
+    return chosen
+
+
+def no_rows(classes: int) -> np.ndarray:
+    """Probabilities of no texts, shape [0, classes]."""
+    import numpy as np
+
+    return np.zeros((0, classes))
+
+
+def plain_list(values: Any) -> list[Any]:
+    """Values of a list or an array as Python's."""
+    return values.tolist() if hasattr(values, "tolist") else list(values)

@@ -35,7 +35,7 @@ class Classifier:
 
     Attributes
     ----------
-    classes_ : list of str or int
+    classes_ : list of str, int or bool
         Labels, in the order of the columns of :meth:`predict_proba`.
     state : ClassifierState
         Model, tokenizer, labels and layout of the rows.
@@ -148,7 +148,7 @@ class Classifier:
 
         Returns
         -------
-        list of str or int
+        list of str, int or bool
             The most probable label of each text. Where texts may have several labels, a list for each text: those with
             a probability of at least 0.5.
         """
@@ -170,6 +170,7 @@ class Classifier:
         label_column: str | None = None,
         empty_texts: str = "keep",
         encoding_errors: str = "strict",
+        missing: str = "error",
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
         """Computes metrics on labelled data.
@@ -186,6 +187,8 @@ class Classifier:
             Whether texts that are empty or white space are kept, left out and counted in ``lengths``, or raise.
         encoding_errors : {"strict", "replace"}
             Whether bytes of a file that are not UTF-8 raise, or become U+FFFD.
+        missing : {"error", "skip"}
+            Whether rows whose text or label is missing raise, or are left out and counted in ``lengths``.
         progress : bool
             Whether a bar is shown.
 
@@ -207,6 +210,7 @@ class Classifier:
             label_separator=self.state.label_separator,
             empty_texts=empty_texts,
             encoding_errors=encoding_errors,
+            missing=missing,
         )
         return self.evaluate_texts(labelled_texts, progress=progress)
 
@@ -255,7 +259,7 @@ class Classifier:
         return (evaluate_multi_label if multi_label else evaluate_logits)(
             logits,
             packer.text_labels,
-            self.state.encoder.names,
+            self.classes_,
             seconds=time.perf_counter() - started,
             lengths=LengthReport.of(packer, self.state.tokenizer, skipped).to_dict(),
         )

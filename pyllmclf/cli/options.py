@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import types
+import uuid
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -67,6 +68,7 @@ TextColumn = _settings_option("text_column")
 LabelColumn = _settings_option("label_column")
 EmptyTexts = _settings_option("empty_texts")
 EncodingErrors = _settings_option("encoding_errors")
+Missing = _settings_option("missing")
 Device = _settings_option("device")
 Dtype = _settings_option("dtype")
 Backend = _settings_option("backend")
@@ -76,5 +78,28 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 
 def print_json(value: Any) -> None:
-    """Prints one JSON object on standard output; ``value`` consists of types that JSON has."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Prints one JSON object on standard output; ``value`` consists of types that JSON has.
+
+    Rows of a confusion matrix are a line each: one number on each line would be slow to write and to read.
+    """
+    matrices: dict[str, str] = {}
+    content = json.dumps(_without_matrices(value, matrices), indent=2, ensure_ascii=False)
+    for place, matrix in matrices.items():
+        content = content.replace(json.dumps(place), matrix, 1)
+    print(content)
+
+
+def _without_matrices(value: Any, matrices: dict[str, str]) -> Any:
+    """The value with a unique string for each confusion matrix, by which ``matrices`` then has the matrix's JSON."""
+    if isinstance(value, list):
+        return [_without_matrices(each, matrices) for each in value]
+    if not isinstance(value, dict):
+        return value
+    content = {}
+    for key, each in value.items():
+        if key == "confusion_matrix" and isinstance(each, list):
+            content[key] = uuid.uuid4().hex
+            matrices[content[key]] = "[\n" + ",\n".join(map(json.dumps, each)) + "\n]"
+        else:
+            content[key] = _without_matrices(each, matrices)
+    return content

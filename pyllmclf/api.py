@@ -13,6 +13,7 @@ from .choices import (
     EmptyTexts,
     EncodingErrors,
     LongTexts,
+    Missing,
     Padding,
     Pooling,
     Scheduler,
@@ -42,6 +43,7 @@ def finetune(
     label_separator: str = LABEL_SEPARATOR,
     empty_texts: EmptyTexts = "keep",
     encoding_errors: EncodingErrors = "strict",
+    missing: Missing = "error",
     weights: Weights = "pretrained",
     trainable: str = "last_block",
     lora: LoRAConfig | dict[str, Any] | None = None,
@@ -112,6 +114,8 @@ def finetune(
         How texts that are empty or white space are handled: as any other text, left out and counted, or as an error.
     encoding_errors : {"strict", "replace"}
         Whether bytes of a file that are not UTF-8 raise an error, or become U+FFFD with a warning that counts them.
+    missing : {"error", "skip"}
+        Whether rows whose text or label is missing raise an error, or are left out and counted.
     weights : {"pretrained", "random"}
         Initial weights of the model.
     trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}

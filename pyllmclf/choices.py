@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 EmptyTexts = Literal["keep", "skip", "error"]
 EncodingErrors = Literal["strict", "replace"]
+Missing = Literal["error", "skip"]
 Weights = Literal["pretrained", "random"]
 Pooling = Literal["last", "last_position", "first", "mean"]
 Padding = Literal["none", "train_longest", "context"]  # or a number of tokens

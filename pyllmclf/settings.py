@@ -35,6 +35,7 @@ from .choices import (
     EmptyTexts,
     EncodingErrors,
     LongTexts,
+    Missing,
     Padding,
     Pooling,
     Scheduler,
@@ -99,6 +100,10 @@ class Settings:
     encoding_errors: EncodingErrors = argument(
         "strict", "Bytes of a file that are not UTF-8: strict (an error) or replace.", group=DATA, estimator=False,
         check=one_of(words(EncodingErrors)), changes_result=False,
+    )  # fmt: skip
+    missing: Missing = argument(
+        "error", "Rows whose text or label is missing: error or skip.", group=DATA, estimator=False,
+        check=one_of(words(Missing)), changes_result=False,
     )  # fmt: skip
     weights: Weights = argument("pretrained", "pretrained or random.", group=MODEL)
     trainable: str = argument(

@@ -151,6 +151,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "label_separator": (["--label-separator", ";"], ";"),
     "empty_texts": (["--empty-texts", "skip"], "skip"),
     "encoding_errors": (["--encoding-errors", "replace"], "replace"),
+    "missing": (["--missing", "skip"], "skip"),
     "weights": (["--weights", "random"], "random"),
     "trainable": (["--trainable", "lora"], "lora"),
     "lora": (

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.readers import TextData, read_file
-from pyllmclf.data.splits import stratified_split
+from pyllmclf.data.splits import stratified_split, without_validation
 from pyllmclf.errors import DataError, UsageError
 
 
@@ -71,7 +71,8 @@ def test_integers_accept_their_decimal_strings_and_the_reverse() -> None:
     numbers = LabelEncoder.fit(labelled([10, 2]))
     assert numbers.encode(labelled(["2", "10", 10])).tolist() == [0, 1, 1]
     assert numbers.decode([0, 1]) == [2, 10]
-    for other in ("02", "2.0", " 2", "+2"):
+    assert numbers.encode(labelled(["2.0"])).tolist() == [0]
+    for other in ("02", " 2", "+2"):
         with pytest.raises(DataError, match=re.escape(repr(other))):
             numbers.encode(labelled([other]))
     assert LabelEncoder.fit(labelled(["10", "2"])).encode(labelled([2, 10])).tolist() == [1, 0]
@@ -158,9 +159,33 @@ def test_data_are_not_modified() -> None:
     assert (data.texts, data.labels) == (texts, labels)
 
 
-def test_a_class_with_a_single_member_is_refused() -> None:
-    with pytest.raises(DataError, match="here: the class 'rare' has one text only"):
-        stratified_split(labelled(["a"] * 10 + ["rare"] + ["b"] * 10), 0.5, 0)
+def test_a_class_with_a_single_member_stays_in_training() -> None:
+    labels = ["a"] * 10 + ["rare"] + ["b"] * 10
+    rest, taken = stratified_split(labelled(labels), 0.5, 0)
+    assert Counter(rest.labels) == {"a": 5, "b": 5, "rare": 1} and Counter(taken.labels) == {"a": 5, "b": 5}
+    assert [int(text.split()[1]) for text in rest.texts] == sorted(int(text.split()[1]) for text in rest.texts)
+    # The other classes are split as without it.
+    without = stratified_split(TextData(*map(list, zip(*_pairs(labels), strict=True)), "here"), 0.5, 0)
+    assert taken.texts == without[1].texts
+    line = without_validation(rest, taken)
+    assert line is not None and line.startswith("no validation text has the class 'rare' (1 text): its texts stay in")
+    assert without_validation(taken, rest) is None
+
+
+def _pairs(labels: list[str]) -> list[tuple[str, str]]:
+    return [(f"text {i}", label) for i, label in enumerate(labels) if label != "rare"]
+
+
+def test_classes_without_a_validation_text_are_named() -> None:
+    data = labelled([*"ab" * 100, *(f"class {i}" for i in range(15) for _ in range(2))])
+    line = without_validation(*stratified_split(data, 0.1, 0))
+    assert line is not None and "no validation text has the classes 'class " in line and " more: their texts" in line
+    assert len(line) < 500
+
+
+def test_only_single_members_leave_nothing_to_split() -> None:
+    with pytest.raises(DataError, match=r"here: a fraction of 0\.5 can't be split off"):
+        stratified_split(labelled(["a", "b", "c"]), 0.5, 0)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, float("nan"), float("inf")])

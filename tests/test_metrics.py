@@ -8,7 +8,17 @@ import math
 import numpy as np
 import pytest
 
-from pyllmclf.evaluation.metrics import cross_entropy, evaluate_logits, softmax
+from pyllmclf.cli.options import print_json
+from pyllmclf.cli.tables import MATRIX_COLUMNS, print_evaluation
+from pyllmclf.evaluation import plots
+from pyllmclf.evaluation.metrics import (
+    CONFUSIONS,
+    MATRIX_CLASSES,
+    EvaluationResult,
+    cross_entropy,
+    evaluate_logits,
+    softmax,
+)
 
 
 def test_figures() -> None:
@@ -36,3 +46,68 @@ def test_large_logits_neither_overflow_nor_underflow() -> None:
     logits = np.array([[1000.0, 0.0], [-1000.0, 1000.0]], dtype=np.float32)
     assert softmax(logits).tolist() == [[1.0, 0.0], [0.0, 1.0]]
     assert cross_entropy(logits, np.array([1, 1])) == pytest.approx(500.0)
+
+
+def of_many_classes(classes: int, texts: int = 60) -> EvaluationResult:
+    """One half right; class 1 is taken for class 0 most often."""
+    labels = np.array([i % 7 if i % 2 else i for i in range(texts)])
+    predictions = np.where(labels % 2 == 1, 0, labels)
+    logits = np.zeros((texts, classes), dtype=np.float32)
+    logits[np.arange(texts), predictions] = 5.0
+    return evaluate_logits(logits, labels, [f"class {i}" for i in range(classes)])
+
+
+def test_the_most_frequent_wrong_predictions() -> None:
+    result = of_many_classes(60)
+    matrix = result.confusion_matrix
+    assert matrix.dtype == np.int64 and matrix.sum() == 60
+    wrong = {(i, j): int(matrix[i, j]) for i, j in np.argwhere(matrix) if i != j}
+    found = result.confusions()
+    assert [count for *_, count in found] == sorted(wrong.values(), reverse=True)[:CONFUSIONS]
+    assert {(result.classes.index(true), result.classes.index(predicted)): n for true, predicted, n in found} == wrong
+    assert result.confusions(1) == found[:1]
+    perfect = evaluate_logits(np.eye(3, dtype=np.float32), np.arange(3), [False, True, 2])
+    assert perfect.confusions() == [] and perfect.to_dict()["confusions"] == []
+
+
+def test_a_matrix_of_very_many_classes_is_no_json() -> None:
+    """With 20,000 classes it has 400 million numbers."""
+    content = of_many_classes(20_000).to_dict()
+    assert content["confusion_matrix"] is None and content["confusions"][0]["texts"] > 0
+    assert MATRIX_CLASSES > 3000
+
+
+def test_many_classes_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    print_evaluation(of_many_classes(60).to_dict(), "here")
+    out = capsys.readouterr().out
+    assert "most frequent wrong predictions" in out and "class 59" in out and "predicted →" not in out
+    assert 6 <= MATRIX_COLUMNS < 60
+    print_evaluation(of_many_classes(6, 6).to_dict(), "here")
+    assert "predicted →" in capsys.readouterr().out
+
+
+def test_a_long_table_looks_as_a_short_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    content = of_many_classes(60).to_dict()
+    print_evaluation(content, "here")
+    short = capsys.readouterr().out
+    monkeypatch.setattr("pyllmclf.cli.tables.TABLE_ROWS", 10)
+    print_evaluation(content, "here")
+    long = capsys.readouterr().out
+    assert [line.rstrip() for line in long.splitlines()] == [line.rstrip() for line in short.splitlines()]
+
+
+def test_json_has_a_line_for_each_row_of_a_matrix(capsys: pytest.CaptureFixture[str]) -> None:
+    content = of_many_classes(60).to_dict()
+    print_json({"a": [content, {"confusion_matrix": None}], "b": "x"})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"a": [content, {"confusion_matrix": None}], "b": "x"}
+    rows = ",\n".join(json.dumps(row) for row in content["confusion_matrix"])
+    assert rows in out
+
+
+def test_a_plot_of_many_classes_shows_those_with_errors() -> None:
+    result = of_many_classes(200)
+    rows = plots._most_confused(result)
+    assert {0, 1, 3, 5} <= set(rows.tolist()) and len(rows) == plots.CONFUSION_CLASSES
+    np.testing.assert_array_equal(plots._confusion_of(result, rows), result.confusion_matrix[np.ix_(rows, rows)])
+    assert plots._most_confused(of_many_classes(40, 40)).tolist() == list(range(40))

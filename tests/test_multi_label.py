@@ -84,7 +84,7 @@ def test_labels_of_a_text(label: Any, expected: tuple[Any, ...]) -> None:
     assert read_object((["a"], [label]), text_column=None, label_column=None, label_separator="|").labels == [expected]
 
 
-@pytest.mark.parametrize("label", ["a||b", [1.5], [["a"]], [""], {"a": 1}])
+@pytest.mark.parametrize("label", ["a||b", [float("inf")], [["a"]], [""], {"a": 1}])
 def test_labels_that_are_none(label: Any) -> None:
     with pytest.raises(DataError, match=r"\(texts, labels\), row 0: the label is"):
         read_object((["a"], [label]), text_column=None, label_column=None, label_separator="|")

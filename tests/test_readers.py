@@ -101,7 +101,7 @@ def test_delimited_round_trip(
 @settings(max_examples=50, deadline=None)
 @given(
     rows=rows,
-    labels=st.lists(st.integers(), min_size=1),
+    labels=st.lists(st.integers(-(2**63), 2**64 - 1), min_size=1),
     mark=st.booleans(),
     ascii_only=st.booleans(),
     line_end=st.sampled_from(["\n", "\r\n", "\n\n"]),
@@ -374,7 +374,7 @@ BROKEN = {
     "list as text": (".jsonl", b'{"text": ["a"], "label": 1}\n', 1, "the text is ['a']"),
     "null as label": (".jsonl", b'{"text": "a", "label": 1}\n{"text": "b", "label": null}\n', 2, "label is None"),
     "NaN as label": (".jsonl", b'{"text": "a", "label": NaN}\n', 1, "label is nan"),
-    "fraction as label": (".jsonl", b'{"text": "a", "label": 0.5}\n', 1, "label is 0.5"),
+    "infinity as label": (".jsonl", b'{"text": "a", "label": Infinity}\n', 1, "label is inf"),
     "deep nesting": (".jsonl", b'{"text": "a", "label": 1}\n' + b"[" * 200_000, 2, "not valid JSON"),
 }
 
@@ -505,11 +505,15 @@ def test_parquet_with_texts_that_are_no_strings(tmp_path: Path, texts: list[Any]
         (np.int8(5), 5),
         (np.uint64(2**63), 2**63),
         (np.float32(4.0), 4),
+        (np.float32(0.1), 0.1),
+        (0.5, 0.5),
+        (True, True),
+        (np.bool_(False), False),
         (np.str_("x"), "x"),
     ],
     ids=repr,
 )
-def test_labels(given_label: Any, expected: str | int) -> None:
+def test_labels(given_label: Any, expected: Any) -> None:
     data = read_object((["a", "b"], [given_label, given_label]), text_column=None, label_column=None)
     assert data.labels == [expected, expected]
     assert type((data.labels or [])[0]) is type(expected)
@@ -517,7 +521,7 @@ def test_labels(given_label: Any, expected: str | int) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    ["", None, math.nan, np.float32("nan"), math.inf, 0.5, b"x", ["x"], pd.NA, pd.NaT],
+    ["", None, math.nan, np.float32("nan"), math.inf, 1j, b"x", ["x"], pd.NA, pd.NaT],
     ids=repr,
 )
 def test_labels_refused(bad: Any) -> None:

@@ -510,3 +510,43 @@ def test_out_of_memory_with_a_single_text(monkeypatch: pytest.MonkeyPatch, clipp
     with pytest.raises(ResourceError, match=r"out of memory on cpu with . texts? of up to .* tokens"):
         warnings.simplefilter("ignore")
         run(None, "all_with_dropout", **clipped)
+
+
+def test_what_was_trained_is_saved_if_measuring_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a resumed run measures first: the same bits, with each step taken once."""
+    whole = pyllmclf.finetune(**NANO, validation=VALIDATION)
+    run = {**NANO, "validation": VALIDATION, "output_dir": tmp_path / "run"}
+    measure, measured = pyllmclf.Classifier.evaluate_packed, []
+
+    def fails_in_the_second_epoch(self: Any, *arguments: Any, **options: Any) -> Any:
+        measured.append(len(measured))
+        if len(measured) == 2:
+            raise MemoryError("no room for the figures")
+        return measure(self, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pyllmclf.Classifier, "evaluate_packed", fails_in_the_second_epoch)
+        with pytest.raises(MemoryError, match="no room"):
+            pyllmclf.finetune(**run)
+    state = json.loads((tmp_path / "run" / "last" / "training_state" / "state.json").read_text())
+    assert (state["step"], state["epoch"], len(state["history"])) == (10, 1, 1)
+    steps: list[int] = []
+
+    class Steps(Callback):
+        def on_step(self, record: Any) -> None:
+            steps.append(record.step)
+
+    resumed = pyllmclf.finetune(**run, resume=True, callbacks=Steps())
+    assert steps == [11, 12, 13, 14, 15]
+    assert [record.validation_loss for record in resumed.history] == [r.validation_loss for r in whole.history]
+    np.testing.assert_array_equal(resumed.classifier.logits(TEXTS), whole.classifier.logits(TEXTS))
+
+
+def test_a_diverged_model_replaces_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_finite(self: Any, *arguments: Any, **options: Any) -> Any:
+        raise pyllmclf.NonFiniteError("the logits of text 0 are not finite")
+
+    monkeypatch.setattr(pyllmclf.Classifier, "evaluate_packed", not_finite)
+    with pytest.raises(pyllmclf.NonFiniteError):
+        pyllmclf.finetune(**NANO, validation=VALIDATION, output_dir=tmp_path / "run")
+    assert not list((tmp_path / "run").glob("checkpoint-*"))

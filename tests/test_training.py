@@ -182,7 +182,7 @@ ELSEWHERE = {
     "cuda_graphs",  # test_fixed_shapes.py, test_gpu.py
     "early_stopping",  # test_objective.py
     "long_texts", "calibrate", "logs", "callbacks", "report",  # test_training_features.py
-    "empty_texts", "encoding_errors",  # test_bad_input.py
+    "empty_texts", "encoding_errors", "missing",  # test_bad_input.py, test_missing.py
     "multi_label", "label_separator",  # test_multi_label.py
     "resume", "save_every_steps", "keep_last",  # test_resume.py
     "strategy",  # test_distributed.py

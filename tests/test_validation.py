@@ -133,3 +133,117 @@ def test_the_test_part_of_a_named_data_set(cli: Callable[..., Any], tmp_path: Pa
 def test_separators_that_make_no_sense(cli: Callable[..., Any], tmp_path: Path, options: tuple[str, ...]) -> None:
     found = cli("validate", written(tmp_path / "a.csv", [("a", "x"), ("b", "y")]), *options)
     assert found.code == 2 and "label_separator" in found.err
+
+
+# --- everything is counted --------------------------------------------------------------------------------------------
+
+BAD_JSON = [
+    {"text": "fine one", "label": "a"},
+    {"text": None, "label": "b"},
+    {"text": "no label", "label": None},
+    {"text": 7, "label": "a"},
+    {"text": "wrong label", "label": {"x": 1}},
+    {"label": "b"},
+    {"text": "fine two", "label": "b"},
+]
+
+
+def test_rows_of_every_kind_are_counted(cli: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in BAD_JSON) + "{broken\n[1]\n")
+    found = cli("validate", str(path), "--json")
+    content = json.loads(found.out)
+    rows = {kind: each["count"] for kind, each in content["parts"]["train"]["rows"].items()}
+    assert rows == {"broken_rows": 2, "missing_texts": 2, "missing_labels": 1, "invalid_texts": 1, "invalid_labels": 1}
+    assert content["parts"]["train"]["texts"] == 2
+    assert content["parts"]["train"]["rows"]["missing_labels"]["first"] == [f"{path}, line 3"]
+    assert found.code == 3 and "line 8: not valid JSON" in found.err  # as finetune would refuse it
+    assert content["finetune"]["refuses"] is not None
+
+
+def test_missing_values_may_be_left_out(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [("a", "x"), ("", "y"), ("b", ""), ("c", "y"), ("d", "x")])
+    found = cli("validate", data)
+    assert found.code == 3 and "1 labels are missing" in found.out and "line 4: the label is ''" in found.err
+    assert f"finetune would refuse: {data}, line 4" in found.out and "--missing skip" in found.err
+    found = cli("validate", data, "--missing", "skip")
+    assert found.code == 0 and "2 rows are left out" in found.out
+    columns = "the texts of the column 'text' and the labels of 'label': 3 texts, 2 classes (text)"
+    assert f"finetune would take {columns}" in found.out
+    assert cli("validate", data, "--missing", "drop").code == 2
+
+
+def test_broken_rows_are_counted(cli: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na,x\nb,y,z\nc\nd,y\n")
+    found = cli("validate", str(path))
+    assert found.code == 3 and "train: 2 rows can't be read" in found.out and "line 3; " in found.out
+    assert "line 3: 3 fields where the header has 2" in found.err
+
+
+def test_the_first_ten_rows_are_named() -> None:
+    data = TextData([f"{i}\ufffd" for i in range(15)], [0, 1, 1] * 5, "here")
+    report = validate_splits({"train": data})
+    assert report.splits["train"].rows["replaced"].count == 15
+    (line,) = report.problems
+    assert "row 9; ..." in line and "row 10" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("caf\ufffd", "replaced"),
+        ("cafÃ© au lait", "mojibake"),
+        ("donâ€™t go", "mojibake"),
+        ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "mojibake"),
+        ("Â£5 off", "mojibake"),
+        ("a\x1b[31mb", "control_characters"),
+        ("12345 67890 !!", "few_letters"),
+        ("café — “don’t” É— Ünïcode", None),
+        ("CAFÉ’S MENÜ“ ÂGE ÃO", None),
+        ("Привет, мир! 你好，世界 שלום", None),
+        ("ok :)", None),
+        ("a\tb\nc\r\n", None),
+    ],
+)
+def test_damaged_texts(text: str, kind: str | None) -> None:
+    data = TextData([text, "whole text"], ["a", "b"], "here")
+    assert list(validate_splits({"train": data}).splits["train"].rows) == ([] if kind is None else [kind])
+
+
+def test_classes_that_look_alike_are_a_problem(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [("a", "neg"), ("b", "neg "), ("c", "Neg"), ("d", "pos")])
+    found = cli("validate", data, "--strict")
+    assert found.code == 3 and "'Neg' and 'neg' and 'neg '" in found.out
+    assert json.loads(cli("validate", data, "--json").out)["near_duplicates"] == [["Neg", "neg", "neg "]]
+
+
+def test_white_space_around_names_is_a_problem(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [("a", " neg"), ("b", " pos")])
+    found = cli("validate", data, "--strict")
+    assert found.code == 3 and "begin or end with white space: ' neg', ' pos'" in found.out
+
+
+def test_rare_classes_are_noted(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [(f"text {i}", "common" if i else "rare") for i in range(12)])
+    found = cli("validate", data, "--strict")
+    assert found.code == 0 and "note: train: 1 classes have fewer than 5 texts (rare: 1)" in found.out
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [(("1", "10"), "integers"), (("0.5", "1.0"), "numbers with fractions"), (("true", "false"), "booleans")],
+)
+def test_the_kind_of_labels(cli: Callable[..., Any], tmp_path: Path, labels: tuple[str, str], kind: str) -> None:
+    data = written(tmp_path / "a.csv", [("a", labels[0]), ("b", labels[1])])
+    assert f"2 classes ({kind}); no row is left out" in cli("validate", data).out
+    other = written(tmp_path / "b.csv", [("c", "none")])
+    found = cli("validate", data, "--test", other)
+    assert "finetune would refuse: " in found.out and "no training text has the label none" in found.out
+
+
+def test_very_many_classes(cli: Callable[..., Any], tmp_path: Path) -> None:
+    data = written(tmp_path / "a.csv", [(f"text {i}", f"class {i % 3000}") for i in range(6000)])
+    found = cli("validate", data)
+    assert "and 2,980 more classes; 0 duplicates" in found.out and len(found.out) < 3000
+    assert len(json.loads(cli("validate", data, "--json").out)["parts"]["train"]["classes"]) == 3000

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..data.atomic_folder import text_writer, verify_folder, write_folder
 from ..data.json_text import parse_json
-from ..data.labels import LabelEncoder, MultiLabelEncoder
+from ..data.labels import LabelEncoder, MultiLabelEncoder, checked_classes
 from ..data.packing import RowLayout
 from ..data.tokenizers import restore_tokenizer
 from ..errors import ModelError, UsageError
@@ -204,7 +204,7 @@ def _read_state(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
         if not base_folder.is_dir():
             base_folder = fetch_revision(base["hub_id"], base["revision"])
     config = read_config(base_folder)
-    classes, separator = tuple(spec["classes"]), spec["label_separator"]
+    classes, separator = checked_classes(spec["classes"]), spec["label_separator"]
     encoder = LabelEncoder(classes) if separator is None else MultiLabelEncoder(classes, separator)
     head = HeadSpec.resolve(config, spec["pooling"], spec["causal"], spec["head_bias"])
     layout = RowLayout(spec["max_length"], spec["pad_to"], spec["long_texts"])

@@ -39,7 +39,7 @@ class Classifier(Predictor):
 
     Attributes
     ----------
-    classes_ : list of str or int
+    classes_ : list of str, int or bool
         Labels, in the order of the columns of :meth:`predict_proba`.
     state : ClassifierState
         Model, tokenizer, labels and layout of the rows.
@@ -128,6 +128,7 @@ class Classifier(Predictor):
         label_column: str | None = None,
         empty_texts: str = "keep",
         encoding_errors: str = "strict",
+        missing: str = "error",
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
         """Computes metrics on labelled data.
@@ -144,6 +145,8 @@ class Classifier(Predictor):
             Whether texts that are empty or white space are kept, left out and counted in ``lengths``, or raise.
         encoding_errors : {"strict", "replace"}
             Whether bytes of a file that are not UTF-8 raise, or become U+FFFD.
+        missing : {"error", "skip"}
+            Whether rows whose text or label is missing raise, or are left out and counted in ``lengths``.
         progress : bool
             Whether a bar is shown.
 
@@ -165,6 +168,7 @@ class Classifier(Predictor):
             label_separator=self.state.label_separator,
             empty_texts=empty_texts,
             encoding_errors=encoding_errors,
+            missing=missing,
         )
         return self.evaluate_texts(labelled_texts, progress=progress)
 
@@ -214,7 +218,7 @@ class Classifier(Predictor):
         return (evaluate_multi_label if multi_label else evaluate_logits)(
             logits,
             packer.text_labels,
-            self.state.encoder.names,
+            self.classes_,
             seconds=time.perf_counter() - started,
             lengths=LengthReport.of(packer, self.state.tokenizer, skipped).to_dict(),
         )

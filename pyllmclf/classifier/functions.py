@@ -69,6 +69,7 @@ def evaluate(
     label_column: str | None = None,
     empty_texts: str = "keep",
     encoding_errors: str = "strict",
+    missing: str = "error",
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
@@ -80,7 +81,7 @@ def evaluate(
     ----------
     checkpoint : path or Classifier
         A :class:`Classifier` has its device, dtype and backend already.
-    data, split, text_column, label_column, empty_texts, encoding_errors, progress
+    data, split, text_column, label_column, empty_texts, encoding_errors, missing, progress
         As for :meth:`Classifier.evaluate`.
     device, dtype, backend : str
         As for :func:`load`.
@@ -111,5 +112,6 @@ def evaluate(
         label_column=label_column,
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
+        missing=missing,
         progress=progress,
     )

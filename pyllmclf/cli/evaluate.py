@@ -20,6 +20,7 @@ from .options import (
     EncodingErrors,
     Json,
     LabelColumn,
+    Missing,
     Progress,
     TextColumn,
     Version,
@@ -45,6 +46,7 @@ def evaluate(
     label_column: LabelColumn = None,
     empty_texts: EmptyTexts = "keep",
     encoding_errors: EncodingErrors = "strict",
+    missing: Missing = "error",
     predictions: Annotated[
         Path | None, typer.Option(help="Write each text's label, prediction and probabilities to this CSV file.")
     ] = None,
@@ -92,6 +94,7 @@ def evaluate(
         label_separator=label_separator_of(checkpoint),
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
+        missing=missing,
     )
     separators = {str(path): label_separator_of(path) is not None for path in (checkpoint, *(compare or ()))}
     if len(set(separators.values())) > 1:
@@ -172,8 +175,9 @@ def _compare(
     """
     from ..evaluation.statistics import mcnemar
 
-    if first.classes != second.classes or first.labels.shape != second.labels.shape:
-        classes = f"{', '.join(first.classes)}; {', '.join(second.classes)}"
+    names = [list(map(str, result.classes)) for result in (first, second)]
+    if sorted(names[0]) != sorted(names[1]) or first.labels.shape != second.labels.shape:
+        classes = "; ".join(", ".join(each[:12]) + (", ..." if len(each) > 12 else "") for each in names)
         raise UsageError(f"--compare: the checkpoints have different classes: {classes}.")
     only_first, only_second, p = mcnemar(first, second)
     return {"only_first": only_first, "only_second": only_second, "p": p}
@@ -195,8 +199,8 @@ def _write_predictions(
         writer.writerow([*map(escape, (text, *names)), *row])
 
 
-def _class_names(chosen: Any, classes: list[str], separator: str | None) -> str:
+def _class_names(chosen: Any, classes: list[Any], separator: str | None) -> str:
     """Name of a class by its number, or joined names of several by an array of 0 and 1."""
     if separator is None:
-        return classes[chosen]
-    return separator.join(name for name, has in zip(classes, chosen, strict=True) if has)
+        return str(classes[chosen])
+    return separator.join(str(label) for label, has in zip(classes, chosen, strict=True) if has)

@@ -10,6 +10,7 @@ import os
 import re
 import select
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -77,7 +78,8 @@ def discard_output() -> None:
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Prints JSON on standard output that is valid whatever the stream's encoding.
 
-    Numbers that are not finite become null. Characters stay as they are where the stream is UTF-8; elsewhere they are
+    Numbers that are not finite become null. Rows of a confusion matrix are a line each: one number on each line would be
+    slow to write and to read. Characters stay as they are where the stream is UTF-8; elsewhere they are
     escaped, and ASCII is written.
 
     Parameters
@@ -91,10 +93,15 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     if stream is None:
         return
     escape = not _is_utf8(stream)
+    matrices: dict[str, str] = {}
+    if indent is not None:
+        value = _without_matrices(value, matrices)
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=escape, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(value), indent=indent, ensure_ascii=escape)
+    for place, matrix in matrices.items():
+        text = text.replace(json.dumps(place), matrix, 1)
     # The same JSON, without characters that a terminal obeys; json itself escapes those below U+0020.
     text = _TERMINAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
     buffer = getattr(stream, "buffer", None)
@@ -104,6 +111,22 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     stream.flush()
     # backslashreplace: lone surrogates become JSON's own escapes.
     buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
+
+
+def _without_matrices(value: Any, matrices: dict[str, str]) -> Any:
+    """The value with a unique string for each confusion matrix, by which ``matrices`` then has the matrix's JSON."""
+    if isinstance(value, list):
+        return [_without_matrices(each, matrices) for each in value]
+    if not isinstance(value, dict):
+        return value
+    content = {}
+    for key, each in value.items():
+        if key == "confusion_matrix" and isinstance(each, list):
+            content[key] = uuid.uuid4().hex
+            matrices[content[key]] = "[\n" + ",\n".join(map(json.dumps, each)) + "\n]"
+        else:
+            content[key] = _without_matrices(each, matrices)
+    return content
 
 
 def _is_utf8(stream: Any) -> bool:

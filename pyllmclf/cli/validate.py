@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DataError
 from ..printable import printable
-from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json, user_paths
+from .options import Debug, EncodingErrors, Json, LabelColumn, Missing, TextColumn, print_json, user_paths
 
 if TYPE_CHECKING:
+    from ..data.readers import TextData
+    from ..data.validation import DataReport, SplitReport
     from ..models.hub import ModelSource
+
+# Most classes whose texts are counted in a line; --json has all.
+CLASSES = 20
 
 
 @user_paths
@@ -28,6 +33,7 @@ def validate(
         str, typer.Option(help="String between the labels of a text, with --multi-label.")
     ] = "|",
     encoding_errors: EncodingErrors = "strict",
+    missing: Missing = "error",
     model: Annotated[
         str | None, typer.Option(help="Count tokens with this model's tokenizer, and compare with its positions.")
     ] = None,
@@ -35,18 +41,30 @@ def validate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Look for empty and duplicate texts, conflicting labels, and texts in several splits."""
+    """Count everything in data that makes a training or its figures wrong, and say what finetune would do with them."""
+    from ..data.label_types import settle_types
     from ..data.named import is_named, load_named
-    from ..data.readers import ReadOptions, TextData
+    from ..data.readers import ReadOptions
     from ..data.sources import applicable, check_applicable, read_source
     from ..data.validation import validate_splits
-    from ..settings import check_label_separator
+    from ..settings import check_argument, check_label_separator
 
-    options = ReadOptions(
+    check_argument("missing", missing)
+    columns: dict[str, tuple[str, str | None]] = {}
+
+    class Watched(ReadOptions):
+        """Options that remember the columns which they choose."""
+
+        def columns(self, names: Any, origin: str) -> Any:
+            columns[origin] = chosen = super().columns(names, origin)
+            return chosen
+
+    options = Watched(
         text_column=text_column,
         label_column=label_column,
         label_separator=label_separator if multi_label else None,
         encoding_errors=encoding_errors,
+        missing="collect" if missing == "error" else "collect_blank",
     )
     check_label_separator(label_separator, several=multi_label)
     check_applicable(options, [data, *(test or ())])
@@ -55,26 +73,99 @@ def validate(
         return read_source(source, applicable(options, source), default_split="test")
 
     splits = dict(load_named(data)) if is_named(data) else {"train": read(data)}
+    picked = list(columns.values())[-1] if columns else None
     splits |= {path: read(path) for path in test or ()}
+    settled = settle_types(list(splits.values()))
+    splits = {name: split for name, split in zip(splits, settled, strict=True) if split is not None}
     source = None if model is None else _source(model)
     tokenizer, positions = (None, None) if source is None else (source.tokenizer, source.config.n_positions)
     report = validate_splits(splits, tokenizer, positions)
+    plan = _plan(splits, report, picked, missing)
     if as_json:
-        print_json({"data": data} | report.to_dict())
+        print_json({"data": data} | report.to_dict() | {"finetune": plan})
     else:
         for name, split in report.splits.items():
-            classes = split.classes.items()
-            shares = ", ".join(f"{label} {count:,} ({count / split.texts:.1%})" for label, count in classes)
-            print(printable(f"{name}: {split.texts:,} texts; {shares}; {split.duplicates:,} duplicates"))
-            if split.lengths is not None:
-                lengths = split.lengths
-                print(
-                    f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
-                    f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated at {positions:,}"
-                )
+            _print_split(name, split, positions)
         print("\n".join(map(printable, report.problems)) or "no problem found")
+        print("".join(f"note: {printable(note)}\n" for note in report.notes), end="")
+        print(printable(_sentence(plan)))
+    if plan["unreadable"] is not None:
+        raise DataError(f"{plan['unreadable']}.")
     if strict and report.problems:
         raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
+
+
+def _print_split(name: str, split: SplitReport, positions: int | None) -> None:
+    shown = list(split.classes.items())[:CLASSES]
+    total = max(split.texts, 1)
+    shares = ", ".join(f"{_printable(label)} {count:,} ({count / total:.1%})" for label, count in shown)
+    more = f" and {len(split.classes) - CLASSES:,} more classes" if len(split.classes) > CLASSES else ""
+    print(f"{name}: {split.texts:,} texts; {shares}{more}; {split.duplicates:,} duplicates")
+    if split.lengths is not None:
+        lengths = split.lengths
+        print(
+            f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
+            f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated at {positions:,}"
+        )
+
+
+def _printable(label: str) -> str:
+    """A label as it is if it shows as it is, else quoted."""
+    return label if label.isprintable() and label.strip() == label and label else repr(label)
+
+
+def _plan(
+    splits: dict[str, TextData],
+    report: DataReport,
+    columns: tuple[Any, Any] | None,
+    missing: str,
+) -> dict[str, Any]:
+    """What ``finetune`` would do with the first split, and with the others as validation or test texts.
+
+    Returns
+    -------
+    dict
+        ``text_column`` and ``label_column`` (``None`` where the data have none), ``texts``, ``left_out`` (rows),
+        ``classes`` (their number), ``labels`` (their kind), ``refuses`` (the reason, or ``None``) and ``unreadable``
+        (the reason, where a row can't be used).
+    """
+    first, *others = report.splits.values()
+    faults = [fault for split in splits.values() for fault in split.faults]
+    skipped = [fault for fault in faults if missing == "skip" and fault.is_missing]
+    raising = [fault for fault in faults if missing == "error" or not fault.is_missing]
+    unreadable = f"{raising[0].where}: {raising[0].problem}" if raising else None
+    refuses = unreadable
+    if refuses is None and len(first.classes) < 2:
+        refuses = "there are fewer than two classes" if first.texts else "no text is left"
+    for name, classes in report.unknown_classes.items():
+        if refuses is None:
+            refuses = f"{name}: no training text has the label {_printable(classes[0])}"
+    if refuses is None and not all(split.texts for split in others):
+        refuses = "a split has no text"
+    return {
+        "text_column": None if columns is None else columns[0],
+        "label_column": None if columns is None else columns[1],
+        "texts": first.texts,
+        "left_out": len(skipped),
+        "classes": len(first.classes),
+        "labels": first.labels,
+        "refuses": refuses,
+        "unreadable": unreadable,
+    }
+
+
+def _sentence(plan: dict[str, Any]) -> str:
+    """The plan as a line."""
+    if plan["refuses"] is not None:
+        return f"finetune would refuse: {plan['refuses']}"
+    columns = ""
+    if plan["text_column"] is not None:
+        columns = f"the texts of the column {plan['text_column']!r} and the labels of {plan['label_column']!r}: "
+    left_out = f"{plan['left_out']:,} rows are left out" if plan["left_out"] else "no row is left out"
+    return (
+        f"finetune would take {columns}{plan['texts']:,} texts, {plan['classes']:,} classes ({plan['labels']}); "
+        f"{left_out}"
+    )
 
 
 def _source(model: str) -> ModelSource:

@@ -40,7 +40,7 @@ class LengthReport:
     truncated : int
         Number of texts that lose tokens to ``max_length``.
     skipped : int
-        Number of texts left out because they are empty or white space.
+        Number of rows left out because their text is empty, or their text or label missing.
     padding_avoided : float
         Fraction of the rows that are saved, of those that padding every text to the longest would take; 0 where texts
         are padded.
@@ -89,7 +89,7 @@ class LengthReport:
         if self.empty:
             text += f", {self.empty:,} texts empty"
         if self.skipped:
-            text += f", {self.skipped:,} empty texts left out"
+            text += f", {self.skipped:,} rows with an empty text, or without text or label, left out"
         return text
 
     def to_dict(self) -> dict[str, float | int]:

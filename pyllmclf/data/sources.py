@@ -61,6 +61,7 @@ def read_data(
     label_separator: str | None = None,
     empty_texts: str = "keep",
     encoding_errors: str = "strict",
+    missing: str = "error",
 ) -> TextData:
     """Reads any supported kind of data.
 
@@ -72,7 +73,7 @@ def read_data(
         Split of a named data set: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
     default_split : str
         Split to read without ``split``, if the data set has it; all of them otherwise.
-    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors
+    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors, missing
         As for :class:`ReadOptions`.
 
     Raises
@@ -90,6 +91,7 @@ def read_data(
         label_separator=label_separator,
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
+        missing=missing,
     )
     usable = applicable(options, data)
     if (usable.text_column, usable.label_column) != (text_column, label_column):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..checks import is_number
 from ..errors import DataError, UsageError
 from ..random_state import keeps_random_state
+from .label_types import each_label, quoted, settle_types
 from .named import is_named
-from .readers import ReadOptions, TextData
+from .readers import Label, ReadOptions, TextData
 from .sources import applicable, check_applicable, read_named, read_source
+
+# Most classes that a line names.
+SHOWN = 10
 
 
 def read_splits(
-    train: Any, validation: Any, test: Any, /, *, seed: int, **options: Any
+    train: Any, validation: Any, test: Any, /, *, seed: int, classes: Sequence[Label] | None = None, **options: Any
 ) -> tuple[TextData, TextData | None, TextData | None]:
     """Reads the texts of all three splits.
 
@@ -26,6 +31,8 @@ def read_splits(
         none; a number as ``validation`` splits that fraction off the training texts.
     seed : int
         Seed of the split where ``validation`` is a fraction.
+    classes : sequence of str, int or bool, optional
+        Classes of the resumed run.
     **options
         Fields of :class:`ReadOptions`. Each is used for the sources that it applies to, ``sample_weight`` for
         ``train`` alone.
@@ -33,6 +40,8 @@ def read_splits(
     Returns
     -------
     (train, validation, test) : tuple of TextData, the last two or None
+        Labels of sources of text have the type that all labels of all splits can have; see
+        :func:`.label_types.settle_types`.
 
     Raises
     ------
@@ -57,14 +66,18 @@ def read_splits(
 
     train_data = (named.get("train") or named["all"]) if named else read(train, "train")
     test_data = read_if_any(test, "test")
+    validation_data = None if is_number(validation) else read_if_any(validation, "validation")
+    settled = settle_types([train_data, validation_data, test_data], classes)
+    assert settled[0] is not None
     if is_number(validation):
-        train_data, validation_data = stratified_split(train_data, float(validation), seed)
-        return train_data, validation_data, test_data
-    return train_data, read_if_any(validation, "validation"), test_data
+        settled[:2] = stratified_split(settled[0], float(validation), seed)
+    return settled[0], settled[1], settled[2]
 
 
 def stratified_split(data: TextData, fraction: float, seed: int) -> tuple[TextData, TextData]:
     """Splits a fraction of the rows off, in each class's proportion; at random where texts have several labels.
+
+    The text of a class with one text alone is not split off.
 
     Parameters
     ----------
@@ -84,7 +97,7 @@ def stratified_split(data: TextData, fraction: float, seed: int) -> tuple[TextDa
     UsageError
         If the fraction is not strictly between 0 and 1.
     DataError
-        If a class has a single member, or the fraction leaves a side without room for every class.
+        If the fraction leaves a side without room for every class that has more than one text.
     """
     with keeps_random_state():
         from sklearn.model_selection import train_test_split
@@ -92,19 +105,41 @@ def stratified_split(data: TextData, fraction: float, seed: int) -> tuple[TextDa
     if not 0.0 < fraction < 1.0:
         raise UsageError(f"a fraction of the training data must lie between 0 and 1, not {fraction}.")
     assert data.labels is not None
-    labels = None
+    labels: list[str] | None = None
+    rows, kept = list(range(len(data))), []
     if not any(isinstance(label, tuple) for label in data.labels):
         labels = [str(label) for label in data.labels]
-        rarest, count = min(Counter(labels).items(), key=lambda item: item[1])
-        if count < 2:
-            raise DataError(
-                f"{data.origin}: the class {rarest!r} has one text only; a fraction of it can't be split off."
-            )
+        counts = Counter(labels)
+        kept = [row for row in rows if counts[labels[row]] == 1]
+        rows = [row for row in rows if counts[labels[row]] > 1]
+        labels = [labels[row] for row in rows]
     try:
-        rest, taken = train_test_split(range(len(data)), test_size=fraction, random_state=seed, stratify=labels)
+        rest, taken = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
     except ValueError as error:
         raise DataError(f"{data.origin}: a fraction of {fraction} can't be split off ({error}).") from error
-    return data.select(sorted(rest)), data.select(sorted(taken))
+    return data.select(sorted([*rest, *kept])), data.select(sorted(taken))
+
+
+def without_validation(train: TextData, validation: TextData) -> str | None:
+    """One line that names the classes of the training texts that no validation text has; ``None`` if there are none.
+
+    Parameters
+    ----------
+    train, validation : TextData
+        Labelled, the second split off the first.
+    """
+    measured = set(map(str, each_label(validation)))
+    counts = Counter(label for label in map(str, each_label(train)) if label not in measured)
+    if not counts:
+        return None
+    rarest = sorted(counts.items(), key=lambda item: (item[1], item[0]))
+    listed = ", ".join(f"{quoted(name)} ({count:,} text{'' if count == 1 else 's'})" for name, count in rarest[:SHOWN])
+    more = f" and {len(rarest) - SHOWN:,} more" if len(rarest) > SHOWN else ""
+    return (
+        f"no validation text has the class{'' if len(rarest) == 1 else 'es'} {listed}{more}: "
+        f"{'its texts stay' if len(rarest) == 1 else 'their texts stay'} in training, and the macro-F1 of the "
+        f"validation texts leaves {'it' if len(rarest) == 1 else 'them'} out"
+    )
 
 
 def _is_source(value: Any) -> bool:

@@ -3,19 +3,77 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
+from . import damaged_text
+from .label_types import about_names, each_label, kind_of, near_duplicates, quoted
+from .labels import classes_of
 from .lengths import LengthReport
 from .packing import Packer
-from .readers import Label, Labels, TextData
+from .readers import Fault, TextData
 from .row_layout import RowLayout
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
 
-# Maximum number of rows of each kind that a report names.
+# Maximum number of rows or classes of each kind that a report names.
 SHOWN = 10
+# A class with fewer texts is rare.
+RARE = 5
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with one thing in common.
+
+    Attributes
+    ----------
+    count : int
+    first : list of str
+        Places of the first ten.
+    """
+
+    count: int
+    first: list[str]
+
+    @classmethod
+    def of(cls, places: Sequence[str]) -> Rows:
+        """Counts places, in order."""
+        return cls(len(places), list(places[:SHOWN]))
+
+    @classmethod
+    def matching(cls, data: TextData, check: Callable[[str], bool]) -> Rows:
+        """The rows whose texts meet a check."""
+        return cls.of([data.where(row) for row, text in enumerate(data.texts) if check(text)])
+
+    def __str__(self) -> str:
+        return "; ".join(self.first) + ("; ..." if self.count > len(self.first) else "")
+
+
+# Kinds of rows, and what a line says of them: the first make a training or its figures wrong, others may be intended.
+_PROBLEMS = {
+    "broken_rows": "rows can't be read",
+    "missing_texts": "texts are missing",
+    "missing_labels": "labels are missing",
+    "invalid_texts": "texts are no strings",
+    "invalid_labels": "labels are no text, number or boolean",
+    "replaced": "texts hold U+FFFD, which stands for bytes that could not be read",
+    "mojibake": "texts look like UTF-8 that was read as Latin-1 ('Ã©' for 'é')",
+}
+_NOTES = {
+    "missing_words": "labels are words for missing values, or white space",
+    "control_characters": "texts hold control characters",
+    "few_letters": "texts are hardly letters",
+}
+_FAULTS = {
+    "row": "broken_rows",
+    "missing text": "missing_texts",
+    "missing label": "missing_labels",
+    "text": "invalid_texts",
+    "label": "invalid_labels",
+}
 
 
 @dataclass(frozen=True)
@@ -25,24 +83,33 @@ class SplitReport:
     Attributes
     ----------
     texts : int
-        Number of texts.
+        Number of texts that can be used.
     classes : dict of str to int
-        Number of texts of each class.
+        Number of texts of each class, in the order of the classes.
+    labels : {"text", "booleans", "integers", "numbers with fractions"}
+        Kind of the labels.
     empty : list of str
         Places of the texts that are empty or white space.
     duplicates : int
         Number of texts that also appear earlier in the split.
     conflicting : list of list of str
         For each text with different labels, its places.
+    rows : dict of str to Rows
+        By kind: rows that can't be read, whose text or label is missing or of no use, or whose text is damaged.
+    rare : dict of str to int
+        Number of texts of each class with fewer than five.
     lengths : dict, optional
         See :class:`pyllmclf.data.lengths.LengthReport`.
     """
 
     texts: int
     classes: dict[str, int]
+    labels: str
     empty: list[str]
     duplicates: int
     conflicting: list[list[str]]
+    rows: dict[str, Rows] = field(default_factory=dict)
+    rare: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, float | int] | None = None
 
 
@@ -79,17 +146,21 @@ class DataReport:
     overlaps : list of Overlap
     unknown_classes : dict of str to list of str
         By split, the classes that the first split lacks.
+    near_duplicates : list of list of str
+        Classes of any split that differ only in white space, case or Unicode normalisation.
     """
 
     splits: dict[str, SplitReport]
     overlaps: list[Overlap] = field(default_factory=list)
     unknown_classes: dict[str, list[str]] = field(default_factory=dict)
+    near_duplicates: list[list[str]] = field(default_factory=list)
 
     @property
     def problems(self) -> list[str]:
-        """One line per problem: empty texts, a single class, conflicting labels, overlaps, unknown classes."""
+        """One line per problem: what makes a training fail, or its figures wrong."""
         lines = []
         for name, split in self.splits.items():
+            lines += _lines(name, split, _PROBLEMS)
             if split.empty:
                 lines.append(f"{name}: {len(split.empty):,} texts are empty ({_some(split.empty)})")
             if len(split.classes) == 1 and name == next(iter(self.splits)):
@@ -101,13 +172,28 @@ class DataReport:
             line = f"{overlap.texts:,} texts of {overlap.first} are also in {overlap.second} ({overlap.rows:,} rows"
             lines.append(line + (f", {overlap.conflicting:,} with other labels)" if overlap.conflicting else ")"))
         for name, classes in self.unknown_classes.items():
-            lines.append(f"{name}: no training text has the label {_some(classes)}")
+            lines.append(f"{name}: no training text has the label {_some(list(map(_shown, classes)))}")
+        return lines + about_names(list(dict.fromkeys(one for split in self.splits.values() for one in split.classes)))
+
+    @property
+    def notes(self) -> list[str]:
+        """One line for each thing that may be as intended: rare classes, unusual texts and labels."""
+        lines = []
+        for name, split in self.splits.items():
+            lines += _lines(name, split, _NOTES)
+            if split.rare and name == next(iter(self.splits)):
+                rarest = sorted(split.rare.items(), key=lambda item: item[1])
+                named = _some([f"{_shown(label)}: {count}" for label, count in rarest])
+                lines.append(
+                    f"{name}: {len(rarest):,} classes have fewer than {RARE} texts ({named}); a validation fraction "
+                    "may hold none of them, and the text of a class with one stays in training"
+                )
         return lines
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report in values that JSON can hold; the splits are under ``"parts"``."""
         content = asdict(self)
-        return {"parts": content.pop("splits")} | content | {"problems": self.problems}
+        return {"parts": content.pop("splits")} | content | {"problems": self.problems, "notes": self.notes}
 
 
 def validate_splits(
@@ -118,7 +204,7 @@ def validate_splits(
     Parameters
     ----------
     splits : dict of str to TextData
-        Labelled, the training split first.
+        Labelled, the training split first; rows that can't be used are in :attr:`TextData.faults`.
     tokenizer : Tokenizer, optional
         Measures lengths.
     positions : int, optional
@@ -141,30 +227,57 @@ def validate_splits(
             )
     known = set(next(iter(reports.values())).classes)
     unknown = {name: sorted(set(report.classes) - known) for name, report in reports.items()}
-    return DataReport(reports, overlaps, {name: classes for name, classes in unknown.items() if classes})
+    every = dict.fromkeys(label for report in reports.values() for label in report.classes)
+    return DataReport(
+        reports, overlaps, {name: classes for name, classes in unknown.items() if classes}, near_duplicates(every)
+    )
 
 
 def _report(
     data: TextData, labels: dict[str, set[str]], tokenizer: Tokenizer | None, positions: int | None
 ) -> SplitReport:
     """Report on one split, whose distinct texts have these labels."""
-    assert data.labels is not None
     places: dict[str, list[str]] = {text: [] for text, distinct in labels.items() if len(distinct) > 1}
     for row, text in enumerate(data.texts):
         if text in places:
             places[text].append(data.where(row))
+    counts = Counter(map(str, each_label(data)))
+    classes = {name: counts[name] for name in map(str, classes_of(each_label(data)))}
     return SplitReport(
         texts=len(data),
-        classes=dict(sorted(Counter(str(one) for label in data.labels for one in _each(label)).items())),
+        classes=classes,
+        labels=kind_of(each_label(data)),
         empty=[data.where(row) for row, text in enumerate(data.texts) if not text.strip()],
         duplicates=len(data) - len(labels),
         conflicting=list(places.values()),
-        lengths=None if tokenizer is None or positions is None else _lengths(data, tokenizer, positions),
+        rows=_rows(data),
+        rare={name: count for name, count in classes.items() if count < RARE},
+        lengths=None
+        if tokenizer is None or positions is None or not len(data)
+        else _lengths(data, tokenizer, positions),
     )
 
 
-def _each(label: Labels) -> tuple[Label, ...]:
-    return label if isinstance(label, tuple) else (label,)
+def _rows(data: TextData) -> dict[str, Rows]:
+    """Rows of each kind, of all kinds that there are."""
+    assert data.labels is not None
+    words = [
+        data.where(row)
+        for row, label in enumerate(data.labels)
+        if isinstance(label, str) and label.strip().lower() in damaged_text.MISSING_WORDS
+    ]
+    rows = {name: Rows.of(_places(data.faults, kind)) for kind, name in _FAULTS.items()} | {
+        "replaced": Rows.matching(data, damaged_text.is_replaced),
+        "mojibake": Rows.matching(data, damaged_text.is_mojibake),
+        "missing_words": Rows.of(words),
+        "control_characters": Rows.matching(data, damaged_text.has_control_characters),
+        "few_letters": Rows.matching(data, damaged_text.has_few_letters),
+    }
+    return {name: found for name, found in rows.items() if found.count}
+
+
+def _places(faults: Iterable[Fault], kind: str) -> list[str]:
+    return [fault.where for fault in faults if fault.kind == kind]
 
 
 def _labels_by_text(data: TextData) -> dict[str, set[str]]:
@@ -180,6 +293,15 @@ def _lengths(data: TextData, tokenizer: Tokenizer, positions: int) -> dict[str, 
     store = TokenStore.from_texts(data.texts, tokenizer)
     longest = max(positions, special_count(tokenizer) + 1)
     return LengthReport.of(Packer(store, tokenizer, RowLayout(longest)), tokenizer).to_dict()
+
+
+def _lines(name: str, split: SplitReport, kinds: dict[str, str]) -> list[str]:
+    return [f"{name}: {rows.count:,} {kinds[kind]} ({rows})" for kind, rows in split.rows.items() if kind in kinds]
+
+
+def _shown(name: str) -> str:
+    """A class name as it is, if it shows as it is and is short; quoted otherwise."""
+    return name if name.isprintable() and name.strip() == name and 0 < len(name) <= 60 else quoted(name)
 
 
 def _some(entries: list[str]) -> str:

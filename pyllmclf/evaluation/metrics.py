@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+# Most classes of a confusion matrix in JSON: with 4,096 it has 17 million numbers.
+MATRIX_CLASSES = 4096
+CONFUSIONS = 20  # the most frequent wrong predictions
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,9 @@ class EvaluationResult:
         Mean F1 over the classes that occur among labels or predictions.
     log_loss : float
         Mean negative log-probability of the true class, in nats.
-    per_class : dict of str to ClassMetrics
-    confusion_matrix : ndarray of int64, shape [classes, classes]
-        Number of texts by true class (row) and predicted class (column).
-    classes : list of str
-        Names in the order of the class indices.
+    per_class : dict of label to ClassMetrics
+    classes : list of str, int or bool
+        Labels in the order of the class indices.
     probabilities : ndarray of float64, shape [texts, classes]
     labels, predictions : ndarray of int64, shape [texts]
         Class indices.
@@ -55,9 +58,8 @@ class EvaluationResult:
     accuracy: float
     macro_f1: float
     log_loss: float
-    per_class: dict[str, ClassMetrics]
-    confusion_matrix: np.ndarray
-    classes: list[str]
+    per_class: dict[Any, ClassMetrics]
+    classes: list[Any]
     probabilities: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
     predictions: np.ndarray = field(repr=False)
@@ -65,18 +67,43 @@ class EvaluationResult:
     lengths: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON can hold them, without those of single texts."""
+        """All figures as JSON can hold them, without those of single texts.
+
+        Names of classes are strings. The confusion matrix is ``None`` above :data:`MATRIX_CLASSES` classes.
+        """
         return {
             "texts": len(self.labels),
             "accuracy": self.accuracy,
             "macro_f1": self.macro_f1,
             "log_loss": self.log_loss,
-            "per_class": {name: vars(m) for name, m in self.per_class.items()},
-            "classes": self.classes,
-            "confusion_matrix": self.confusion_matrix.tolist(),
+            "per_class": {str(label): vars(m) for label, m in self.per_class.items()},
+            "classes": list(map(str, self.classes)),
+            "confusion_matrix": self.confusion_matrix.tolist() if len(self.classes) <= MATRIX_CLASSES else None,
+            "confusions": [
+                {"class": str(true), "predicted": str(predicted), "texts": texts}
+                for true, predicted, texts in self.confusions()
+            ],
             "seconds": self.seconds,
             "lengths": self.lengths,
         }
+
+    @cached_property
+    def confusion_matrix(self) -> np.ndarray:
+        """Number of texts by true class (row) and predicted class (column), int64, shape [classes, classes].
+
+        Computed when it is first asked for: with 20,000 classes it takes 3.2 GB.
+        """
+        count = len(self.classes)
+        matrix = np.zeros((count, count), dtype=np.int64)
+        np.add.at(matrix, (self.labels, self.predictions), 1)
+        return matrix
+
+    def confusions(self, limit: int = CONFUSIONS) -> list[tuple[Any, Any, int]]:
+        """The most frequent wrong predictions, most frequent first: (true label, predicted label, texts)."""
+        wrong = np.flatnonzero(~self.right)
+        pairs, counts = np.unique(np.stack([self.labels[wrong], self.predictions[wrong]]), axis=1, return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:limit]
+        return [(self.classes[pairs[0, i]], self.classes[pairs[1, i]], int(counts[i])) for i in most]
 
     @property
     def right(self) -> np.ndarray:
@@ -95,9 +122,11 @@ class EvaluationResult:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits [texts, classes], float64, of the same shape."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    values = logits.astype(np.float64)  # and in place: with many classes it is large
+    values -= logits.max(axis=1, keepdims=True)
+    np.exp(values, out=values)
+    values /= values.sum(axis=1, keepdims=True)
+    return values
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -114,16 +143,19 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     float
         In nats.
     """
-    logits64 = logits.astype(np.float64)
-    peak = logits64.max(axis=1, keepdims=True)
-    log_sum = peak[:, 0] + np.log(np.exp(logits64 - peak).sum(axis=1))
-    return float((log_sum - logits64[np.arange(len(labels)), labels]).mean())
+    values = logits.astype(np.float64)
+    true = values[np.arange(len(labels)), labels]
+    peak = values.max(axis=1, keepdims=True)
+    values -= peak
+    np.exp(values, out=values)
+    log_sum = peak[:, 0] + np.log(values.sum(axis=1))
+    return float((log_sum - true).mean())
 
 
 def evaluate_logits(
     logits: np.ndarray,
     labels: np.ndarray,
-    classes: list[str],
+    classes: list[Any],
     *,
     seconds: float = 0.0,
     lengths: dict[str, Any] | None = None,
@@ -135,12 +167,12 @@ def evaluate_logits(
     logits : ndarray of float32, shape [texts, classes]
     labels : ndarray of int64, shape [texts]
         Class indices.
-    classes : list of str
-        Names in the order of the class indices.
+    classes : list of str, int or bool
+        Labels in the order of the class indices.
     seconds, lengths
         As in :class:`EvaluationResult`.
     """
-    from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
+    from sklearn.metrics import f1_score, precision_recall_fscore_support
 
     predictions = logits.argmax(axis=1)
     indices = np.arange(len(classes))
@@ -148,15 +180,14 @@ def evaluate_logits(
         labels, predictions, labels=indices, zero_division=0.0
     )
     per_class = {
-        name: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        for i, name in enumerate(classes)
+        label: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, label in enumerate(classes)
     }
     return EvaluationResult(
         accuracy=float((predictions == labels).mean()),
         macro_f1=float(f1_score(labels, predictions, average="macro", zero_division=0.0)),
         log_loss=cross_entropy(logits, labels),
         per_class=per_class,
-        confusion_matrix=confusion_matrix(labels, predictions, labels=indices).astype(np.int64),
         classes=classes,
         probabilities=softmax(logits),
         labels=labels,

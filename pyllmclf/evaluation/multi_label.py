@@ -31,9 +31,9 @@ class MultiLabelResult:
         Fraction of the decisions that are wrong.
     log_loss : float
         Mean binary cross-entropy of a decision, in nats.
-    per_class : dict of str to ClassMetrics
-    classes : list of str
-        Names in the order of the columns.
+    per_class : dict of label to ClassMetrics
+    classes : list of str, int or bool
+        Labels in the order of the columns.
     probabilities : ndarray of float64, shape [texts, classes]
     labels, predictions : ndarray of bool, shape [texts, classes]
         Whether a text has a class, and whether its probability is at least 0.5.
@@ -48,8 +48,8 @@ class MultiLabelResult:
     macro_f1: float
     hamming_loss: float
     log_loss: float
-    per_class: dict[str, ClassMetrics]
-    classes: list[str]
+    per_class: dict[Any, ClassMetrics]
+    classes: list[Any]
     probabilities: np.ndarray = field(repr=False)
     labels: np.ndarray = field(repr=False)
     predictions: np.ndarray = field(repr=False)
@@ -75,8 +75,8 @@ class MultiLabelResult:
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON can hold them, without those of single texts."""
         return self.headline() | {
-            "per_class": {name: vars(m) for name, m in self.per_class.items()},
-            "classes": self.classes,
+            "per_class": {str(label): vars(m) for label, m in self.per_class.items()},
+            "classes": list(map(str, self.classes)),
             "seconds": self.seconds,
             "lengths": self.lengths,
         }
@@ -110,7 +110,7 @@ def binary_cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 def evaluate_multi_label(
     logits: np.ndarray,
     labels: np.ndarray,
-    classes: list[str],
+    classes: list[Any],
     *,
     seconds: float = 0.0,
     lengths: dict[str, Any] | None = None,
@@ -122,8 +122,8 @@ def evaluate_multi_label(
     logits : ndarray of float32, shape [texts, classes]
     labels : ndarray of float32, shape [texts, classes]
         1 where a text has a class, else 0.
-    classes : list of str
-        Names in the order of the columns.
+    classes : list of str, int or bool
+        Labels in the order of the columns.
     seconds, lengths
         As in :class:`MultiLabelResult`.
     """
@@ -133,8 +133,8 @@ def evaluate_multi_label(
     true, predictions = labels > 0.5, probabilities >= THRESHOLD
     precision, recall, f1, support = precision_recall_fscore_support(true, predictions, zero_division=0.0)
     per_class = {
-        name: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
-        for i, name in enumerate(classes)
+        label: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
+        for i, label in enumerate(classes)
     }
     return MultiLabelResult(
         accuracy=float((predictions == true).all(axis=1).mean()),

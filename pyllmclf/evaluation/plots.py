@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,18 +18,24 @@ if TYPE_CHECKING:
 
 BLUE, GREY = "#1f77b4", "#999999"
 SIZE = (5.0, 3.6)  # inches
+CONFUSION_CLASSES = 40  # of the plot of the confusion matrix
 
 
 def confusion(result: EvaluationResult) -> str:
-    """Number of texts by true and predicted class; the shade is the fraction of the true class."""
-    figure, axes = _figure(max(SIZE[1], 1.6 + 0.35 * len(result.classes)))
-    counts = result.confusion_matrix
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    """Number of texts by true and predicted class; the shade is the fraction of the true class.
+
+    Of more than 40 classes, those with the most wrong predictions.
+    """
+    rows = _most_confused(result)
+    figure, axes = _figure(max(SIZE[1], 1.6 + 0.35 * len(rows)))
+    counts = _confusion_of(result, rows)
+    totals = np.bincount(result.labels, minlength=len(result.classes))[rows]
+    shares = counts / np.maximum(totals[:, None], 1)
     axes.pcolormesh(
         np.arange(-0.5, len(shares)), np.arange(-0.5, len(shares)), shares, cmap="Blues", vmin=0.0, vmax=1.0
     )
     axes.invert_yaxis()
-    names = [_short(name) for name in result.classes]
+    names = [_short(result.classes[row]) for row in rows]
     axes.set_xticks(
         range(len(names)), names, rotation=30 if len(names) > 3 else 0, ha="right" if len(names) > 3 else "center"
     )
@@ -41,6 +47,27 @@ def confusion(result: EvaluationResult) -> str:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return _svg(figure)
+
+
+def _most_confused(result: EvaluationResult) -> np.ndarray:
+    """Indices of the classes that the confusion matrix shows, in order."""
+    classes = len(result.classes)
+    if classes <= CONFUSION_CLASSES:
+        return np.arange(classes)
+    wrong = ~result.right
+    confused = np.bincount(np.concatenate([result.labels[wrong], result.predictions[wrong]]), minlength=classes)
+    return np.sort(np.argsort(-confused, kind="stable")[:CONFUSION_CLASSES])
+
+
+def _confusion_of(result: EvaluationResult, rows: np.ndarray) -> np.ndarray:
+    """The confusion matrix of some classes, int64, shape [rows, rows]."""
+    place = np.full(len(result.classes), -1)
+    place[rows] = np.arange(len(rows))
+    true, predicted = place[result.labels], place[result.predictions]
+    shown = (true >= 0) & (predicted >= 0)
+    counts = np.zeros((len(rows), len(rows)), dtype=np.int64)
+    np.add.at(counts, (true[shown], predicted[shown]), 1)
+    return counts
 
 
 def roc(result: EvaluationResult) -> str:
@@ -134,9 +161,9 @@ def _curve(figure: Figure, axes: Axes, x: str, y: str, legend: str = "best") -> 
     return _svg(figure)
 
 
-def _short(name: str) -> str:
+def _short(label: Any) -> str:
     """A class name of at most 20 characters; control characters and dollar signs, which begin formulas, are escaped."""
-    name = printable(name)
+    name = printable(str(label))
     name = name if len(name) <= 20 else name[:19] + "…"
     return name.replace("$", r"\$")
 

@@ -113,8 +113,8 @@ def confident_errors(result: EvaluationResult, data: TextData) -> list[dict[str,
         {
             "where": data.where(int(i)).removeprefix(f"{data.origin}, "),
             "text": _truncate(data.texts[i]),
-            "label": result.classes[result.labels[i]],
-            "prediction": result.classes[result.predictions[i]],
+            "label": str(result.classes[result.labels[i]]),
+            "prediction": str(result.classes[result.predictions[i]]),
             "probability": float(confidence[i]),
         }
         for i in highest

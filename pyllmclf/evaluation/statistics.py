@@ -69,14 +69,24 @@ def macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.nd
     -------
     ndarray of float64, shape [resamples]
     """
-    scores, present = np.zeros(len(labels)), np.zeros(len(labels))
-    for c in range(classes):
-        is_label, is_predicted = labels == c, predictions == c
-        both = (is_label & is_predicted).sum(axis=1)
-        either = is_label.sum(axis=1) + is_predicted.sum(axis=1)
-        scores += np.divide(2.0 * both, either, out=np.zeros(len(labels)), where=either > 0)
-        present += either > 0
-    return scores / np.maximum(present, 1)
+    block = max(1, 4_000_000 // classes)  # resamples at a time, to bound memory
+    blocks = [slice(begin, begin + block) for begin in range(0, len(labels), block)]
+    return np.concatenate([_macro_f1(labels[rows], predictions[rows], classes) for rows in blocks])
+
+
+def _macro_f1(labels: np.ndarray, predictions: np.ndarray, classes: int) -> np.ndarray:
+    """:func:`macro_f1` of a few resamples."""
+    resamples = len(labels)
+    offsets = classes * np.arange(resamples)[:, None]
+
+    def counts(indices: np.ndarray) -> np.ndarray:
+        """Number of texts, int64, shape [classes, resamples]."""
+        return np.bincount(indices.ravel(), minlength=classes * resamples).reshape(resamples, classes).T
+
+    both = counts((labels + offsets)[labels == predictions])
+    either = counts(labels + offsets) + counts(predictions + offsets)
+    scores = np.divide(2.0 * both, either, out=np.zeros((classes, resamples)), where=either > 0)
+    return scores.sum(axis=0) / np.maximum((either > 0).sum(axis=0), 1)
 
 
 def intervals(result: EvaluationResult) -> dict[str, Interval]:
@@ -105,13 +115,14 @@ def calibration(result: EvaluationResult) -> Calibration:
     """Calibration of the predicted class's probability."""
     confidence = result.probabilities.max(axis=1)
     counts, mean_confidence, mean_accuracy = _bins(confidence, result.right)
-    true = np.eye(len(result.classes))[result.labels]
+    differences = result.probabilities.copy()
+    differences[np.arange(len(differences)), result.labels] -= 1.0
     return Calibration(
         confidence=mean_confidence,
         accuracy=mean_accuracy,
         counts=counts,
         ece=expected_calibration_error(confidence, result.right),
-        brier=float(((result.probabilities - true) ** 2).sum(axis=1).mean()),
+        brier=float((differences**2).sum(axis=1).mean()),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .. import ops
 from ..checks import as_float
-from ..data.labels import LabelEncoder, MultiLabelEncoder
+from ..data.labels import LabelEncoder, MultiLabelEncoder, class_finder
+from ..data.readers import Label, shorten
 from ..errors import UsageError
 
 
@@ -192,10 +193,12 @@ def resolve_class_weights(
             raise UsageError(f"class_weights={class_weights!r} is unknown; it is 'balanced', a mapping or a sequence.")
         return torch.from_numpy(_balanced(labels, len(names), sample_weight).astype(np.float32))
     if isinstance(class_weights, Mapping):
-        by_name = {_class_name(label, names): weight for label, weight in class_weights.items()}
-        if set(by_name) != set(names):
-            raise UsageError(f"class_weights names {', '.join(sorted(by_name))}; the classes are {', '.join(names)}.")
-        weights = [by_name[name] for name in names]
+        find = class_finder(names)
+        by_class = {_index(label, find): weight for label, weight in class_weights.items()}
+        if set(by_class) != set(range(len(names))) or len(by_class) < len(class_weights):
+            listed = ", ".join(sorted(one if isinstance(one, str) else shorten(one) for one in class_weights))
+            raise UsageError(f"class_weights names {listed}; the classes are {', '.join(names)}.")
+        weights = [by_class[i] for i in range(len(names))]
     elif isinstance(class_weights, (Sequence, np.ndarray, Tensor)):
         weights = list(class_weights)
     else:
@@ -219,8 +222,11 @@ def _balanced(labels: np.ndarray, classes: int, sample_weight: np.ndarray | None
     return len(labels) / (classes * np.where(counts > 0, counts, len(labels) / classes))
 
 
-def _class_name(label: Any, names: Sequence[str]) -> str:
-    """Name of the class of a label; labels of an integer column may have been read as floats."""
-    if str(label) not in names and isinstance(label, numbers.Real) and float(label).is_integer():
-        return str(int(float(label)))
-    return str(label)
+def _index(label: Any, find: Callable[[Label], int | None]) -> int | None:
+    """Index of the class of a label; labels of an integer column may have been read as floats."""
+    try:
+        index = find(label)
+        whole = index is None and isinstance(label, numbers.Real) and float(label).is_integer()
+        return find(int(float(label))) if whole else index
+    except (ValueError, OverflowError):  # an integer of very many digits
+        return None

@@ -16,13 +16,14 @@ from ..classifier.checkpoint import SPEC_FILE
 from ..classifier.classifier import Classifier
 from ..classifier.swapped import check_model_and_data
 from ..compute import Compute, resolve_device
-from ..data.labels import Label, LabelEncoder, MultiLabelEncoder
+from ..data.label_types import about_names
+from ..data.labels import Label, LabelEncoder, MultiLabelEncoder, checked_classes, with_classes
 from ..data.lengths import truncation
 from ..data.packing import Packer
 from ..data.readers import TextData, without_zero_weights
-from ..data.splits import read_splits
+from ..data.splits import read_splits, without_validation
 from ..distributed import ProcessGroup, local_device, processes
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..models.hub import find_model, read_json
 from ..progress import say, warn
 from ..settings import Settings, with_recorded
@@ -106,7 +107,7 @@ def prepare(settings: Settings) -> Iterator[Run]:
         single_process = group.world_size == 1
         preemption = stack.enter_context(Preemption(enabled=output_dir is not None, single_process=single_process))
         with preemption.at_once(PREEMPTED):
-            recorded = _recorded(folder, group)
+            recorded = _recorded(folder, group, output_dir)
             settings = with_recorded(settings, recorded.get("settings", {}))
             compute = Compute.resolve(device, settings.dtype, settings.backend)
             session = _Session(compute, group, folder, preemption, callbacks, started)
@@ -118,17 +119,17 @@ def _run_folder(path: Path, settings: Settings) -> RunFolder:
     return RunFolder(path, resume=settings.resume, keep_last=settings.keep_last, overwrite=settings.overwrite)
 
 
-def _recorded(folder: RunFolder | None, group: ProcessGroup) -> Mapping[str, Any]:
+def _recorded(folder: RunFolder | None, group: ProcessGroup, output_dir: Path | None) -> Mapping[str, Any]:
     """Settings and classes that the resumed checkpoint records, in all processes; empty without a checkpoint."""
     spec = None
     if folder is not None and folder.newest is not None:
         spec = read_json(folder.newest / SPEC_FILE)
     spec = group.broadcast_object(spec) or {}
-    return {
-        name: value
-        for name, kind in (("settings", dict), ("classes", list))
-        if isinstance(value := spec.get(name), kind)
-    }
+    try:
+        classes = {"classes": list(checked_classes(spec["classes"]))} if "classes" in spec else {}
+    except TypeError as error:
+        raise ModelError(f"{output_dir}: {SPEC_FILE} of the checkpoint is malformed ({error}).") from error
+    return classes | ({"settings": spec["settings"]} if isinstance(spec.get("settings"), dict) else {})
 
 
 def _prepare(settings: Settings, session: _Session, classes: list[Label] | None) -> Run:
@@ -206,7 +207,7 @@ def read_texts(
     Parameters
     ----------
     settings : Settings
-    classes : list of str or int, optional
+    classes : list of str, int or bool, optional
         Classes of the resumed run, in its order.
 
     Returns
@@ -226,12 +227,14 @@ def read_texts(
         settings.validation,
         settings.test,
         seed=settings.seed,
+        classes=classes,
         text_column=settings.text_column,
         label_column=settings.label_column,
         label_separator=separator,
         empty_texts=settings.empty_texts,
         encoding_errors=settings.encoding_errors,
         sample_weight=settings.sample_weight,
+        missing=settings.missing,
     )
     encoder: LabelEncoder | MultiLabelEncoder
     if separator is None:
@@ -249,7 +252,7 @@ def read_texts(
     if len(weighted) < len(train):
         say(f"train: {len(train) - len(weighted):,} texts of weight 0 left out", settings.progress)
     splits = {"train": weighted, "validation": validation, "test": test}
-    return {split: data for split, data in splits.items() if data is not None}, encoder
+    return {split: with_classes(data, encoder) for split, data in splits.items() if data is not None}, encoder
 
 
 def _make_objective(
@@ -279,8 +282,11 @@ def _skipped(settings: Settings, texts: Mapping[str, TextData]) -> dict[str, int
 
 
 def _announce(run: Run, obstacle: str | None) -> None:
-    """Reports lengths of the texts, skipped texts, the activation cache and the strategy."""
+    """Reports lengths of the texts, skipped texts, unusual classes, the activation cache and the strategy."""
     progress, trainer = run.settings.progress, run.trainer
+    if trainer.group.is_first:
+        for line in _about_classes(run):
+            warn(line, progress)
     say(f"train: {run.lengths}", progress)
     truncated = {split: truncation(packer) for split, packer in run.packers.items() if packer.cut}
     if progress:
@@ -290,10 +296,18 @@ def _announce(run: Run, obstacle: str | None) -> None:
         warn(f"{lines}; long_texts='windows' (--long-texts windows) reads all tokens.", progress)
     for split, skipped in run.skipped.items():
         if skipped and split != "train":
-            say(f"{split}: {skipped:,} empty texts left out", progress)
+            say(f"{split}: {skipped:,} rows with an empty text, or without text or label, left out", progress)
     _announce_cache(trainer, obstacle)
     if trainer.group.world_size > 1:
         say(f"{trainer.group.world_size} processes, strategy {run.strategy}", progress)
+
+
+def _about_classes(run: Run) -> list[str]:
+    """Lines on classes that differ only in white space or case, and on those that no validation text has."""
+    lines = about_names(run.state.encoder.names)
+    if "validation" in run.texts and is_number(run.settings.validation) and not run.settings.multi_label:
+        lines += filter(None, [without_validation(run.texts["train"], run.texts["validation"])])
+    return lines
 
 
 def _announce_cache(trainer: Trainer, obstacle: str | None) -> None:

@@ -15,9 +15,9 @@ from ..compute import Compute
 from ..data.loader import BatchLoader, Position
 from ..data.packing import Packer
 from ..distributed import ProcessGroup
-from ..errors import PreemptedError
+from ..errors import NonFiniteError, PreemptedError, ResourceError
 from ..models.sequence_classifier import SequenceClassifier
-from ..progress import progress_bar
+from ..progress import progress_bar, say
 from ..settings import Settings
 from ..sharding import copy_from_first, local_tensor
 from .callbacks import Callback, CallbackList, StepRecord, warn_of_errors
@@ -96,7 +96,8 @@ class Trainer(StepTrainer):
         Parameters
         ----------
         validate : callable, optional
-            Called after each epoch; returns (loss, accuracy).
+            Called after each epoch; returns (loss, accuracy). If it fails, ``on_pause`` is called before the error
+            ends the training; a resumed run then begins with it.
         on_epoch : callable, optional
             Called with each epoch's record, after the callbacks.
         on_pause : callable, optional
@@ -117,6 +118,8 @@ class Trainer(StepTrainer):
             If the device has no memory for a step, or another process is lost.
         PreemptedError
             If a signal has arrived; ``on_pause`` or ``on_epoch`` has been called then.
+        Exception
+            Of ``validate``; ``on_pause`` has been called then.
         """
         pause = on_pause or (lambda: None)
         try:
@@ -127,8 +130,7 @@ class Trainer(StepTrainer):
                     try:
                         record = self._train_epoch(bar, pause, save_every_steps)
                         if validate is not None:
-                            with self.preemption.at_once():
-                                loss, accuracy = validate()
+                            loss, accuracy = self._measure(validate, pause)
                             record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
                     except PREEMPTED:
                         pause()
@@ -152,6 +154,28 @@ class Trainer(StepTrainer):
             for parameter, weights in self._best_weights.items():
                 local_tensor(parameter).copy_(weights)
         return self.history
+
+    def _measure(self, validate: Callable[[], tuple[float, float]], pause: Callable[[], None]) -> tuple[float, float]:
+        """Calls ``validate``; if it fails in any process, calls ``pause`` before the error.
+
+        A classifier whose logits are not finite is not saved: it would replace a checkpoint that is usable.
+        """
+        failure: Exception | None = None
+        result = (0.0, 0.0)
+        try:
+            with self.preemption.at_once():
+                result = validate()
+        except (PreemptedError, NonFiniteError):
+            raise
+        except Exception as error:
+            failure = error
+        if self.group.any(failure is not None):
+            pause()
+            if self.settings.output_dir is not None:
+                place = f"{self.settings.output_dir}, and resume=True (--resume) measures it first"
+                say(f"measuring the epoch failed; what was trained is saved in {place}", self.settings.progress)
+            raise failure or ResourceError("another process failed to measure the epoch; its message says why.")
+        return result
 
     def gather(self) -> SequenceClassifier:
         """Gathers the whole model in every process, as :meth:`StepTrainer.gather`; drops the best epoch's weights."""

@@ -9,11 +9,14 @@ from .encoding import decode, read_bytes
 from .files import FILE_TYPES, read_file, read_path
 from .objects import read_data_object, read_object
 from .options import ReadOptions, check_reading
-from .text_data import Label, Labels, TextData, without_empty
+from .text_data import INTEGERS, Fault, Label, Labels, TextData, without_empty
+from .values import shorten
 from .weights import with_weights, without_zero_weights
 
 __all__ = [
     "FILE_TYPES",
+    "INTEGERS",
+    "Fault",
     "Label",
     "Labels",
     "ReadOptions",
@@ -25,6 +28,7 @@ __all__ = [
     "read_file",
     "read_object",
     "read_path",
+    "shorten",
     "with_weights",
     "without_empty",
     "without_zero_weights",

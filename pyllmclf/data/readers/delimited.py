@@ -13,8 +13,8 @@ from pathlib import Path
 from ...errors import DataError
 from .encoding import read_text
 from .options import ReadOptions
-from .text_data import Label, TextData
-from .values import checked_data
+from .text_data import Fault, Label, TextData
+from .values import broken_row, checked_data
 
 
 def read_csv(path: Path, options: ReadOptions) -> TextData:
@@ -33,6 +33,7 @@ def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
     labels: list[Label] = []
     lines: list[int] = []
     weights: list[str] = []
+    broken: list[Fault] = []
     with _unlimited_field_size():
         rows = _rows(path, content, delimiter)
         first_line, header = next(rows, (1, None))
@@ -45,10 +46,10 @@ def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
         weight_index = None if weight_name is None else header.index(weight_name)
         for line, row in rows:
             if len(row) != len(header):
-                raise DataError(
-                    f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; "
-                    "quote fields that hold the delimiter or a line break."
-                )
+                problem = f"{len(row)} fields where the header has {len(header)}; "
+                problem += "quote fields that hold the delimiter or a line break"
+                broken.append(broken_row(f"{path}, line {line}", problem, options))
+                continue
             texts.append(row[text_index])
             lines.append(line)
             if label_index is not None:
@@ -56,7 +57,7 @@ def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
             if weight_index is not None:
                 weights.append(row[weight_index])
     columns = (labels if options.labelled else None, weights if weight_index is not None else None)
-    return checked_data(texts, columns[0], str(path), lines, options, columns[1])
+    return checked_data(texts, columns[0], str(path), lines, options, columns[1], untyped=True, broken=broken)
 
 
 def _rows(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -28,11 +28,15 @@ class ReadOptions:
         Whether bytes that are not UTF-8 raise, or become U+FFFD, with a warning that counts them.
     sample_weight : str or array, optional
         Column of the texts' weights, or the weights of all rows, those that ``empty_texts`` leaves out too.
+    missing : {"error", "skip", "collect", "collect_blank"}
+        Whether rows whose text or label is missing raise, or are left out and counted. The others, which are no values
+        of the argument, put all rows that can't be used into :attr:`TextData.faults`; blank fields of a source of text
+        are empty texts with ``"collect"`` and missing with ``"collect_blank"``, as with ``"error"`` and ``"skip"``.
 
     Raises
     ------
     UsageError
-        For an unknown ``empty_texts`` or ``encoding_errors``.
+        For an unknown ``empty_texts``, ``encoding_errors`` or ``missing``.
     """
 
     text_column: str | None = None
@@ -42,9 +46,22 @@ class ReadOptions:
     empty_texts: str = "keep"
     encoding_errors: str = "strict"
     sample_weight: Any = None
+    missing: str = "error"
 
     def __post_init__(self) -> None:
         check_reading(self.empty_texts, self.encoding_errors)
+        if not self.collects:
+            check_argument("missing", self.missing)
+
+    @property
+    def collects(self) -> bool:
+        """Whether rows that can't be used are collected instead of raised."""
+        return self.missing in ("collect", "collect_blank")
+
+    @property
+    def blank_is_missing(self) -> bool:
+        """Whether blank fields of a source of text are missing texts, rather than empty ones."""
+        return self.missing in ("skip", "collect_blank")
 
     def columns(self, names: Sequence[str], origin: str) -> tuple[str, str | None]:
         """Names of the text and the label column among ``names``; see :func:`.columns.pick_columns`."""

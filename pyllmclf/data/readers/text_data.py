@@ -8,9 +8,36 @@ from typing import Any
 
 from ...errors import DataError
 
-Label = str | int
+# Booleans are integers of Python's, too; floats are numbers with fractions, whose classes are text.
+Label = str | int | float
 # The label of one text, or all its labels where texts may have several.
 Labels = Label | tuple[Label, ...]
+# Labels that are integers: of 64 bits, signed or not, as NumPy and Arrow hold them. Longer ones are text.
+INTEGERS = range(-(2**63), 2**64)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A row that can't be used.
+
+    Attributes
+    ----------
+    kind : {"missing text", "missing label", "text", "label", "row"}
+        What is missing, or is of a type that can't be used; ``"row"`` where the row itself can't be read.
+    where : str
+        Place of the row, for a message.
+    problem : str
+        What is wrong with it.
+    """
+
+    kind: str
+    where: str
+    problem: str
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the text or the label is missing, rather than of another type."""
+        return self.kind.startswith("missing")
 
 
 @dataclass(frozen=True)
@@ -27,11 +54,15 @@ class TextData:
     lines : list of int, or None
         Line of the file on which each row begins (1-based); ``None`` for sources without lines.
     skipped : int
-        Number of rows left out because their text was empty.
+        Number of rows left out because their text was empty, or their text or label missing.
     rows : list of int, or None
         Index of each row in a source without lines (0-based); ``None`` if no row was left out or moved.
     weights : list of float, or None
         Weight of each training text, finite and not negative.
+    untyped : bool
+        Whether the source is text, and its labels are strings until :func:`pyllmclf.data.label_types.settle_types`.
+    faults : tuple of Fault
+        Rows that can't be used, where they are counted instead of raised.
     """
 
     texts: list[str]
@@ -41,6 +72,8 @@ class TextData:
     skipped: int = 0
     rows: list[int] | None = None
     weights: list[float] | None = None
+    untyped: bool = False
+    faults: tuple[Fault, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -53,12 +86,11 @@ class TextData:
 
     def select(self, rows: Sequence[int]) -> TextData:
         """The rows with these indices, in this order."""
-        return TextData(
+        return replace(
+            self,
             texts=[self.texts[i] for i in rows],
             labels=None if self.labels is None else [self.labels[i] for i in rows],
-            origin=self.origin,
             lines=None if self.lines is None else [self.lines[i] for i in rows],
-            skipped=self.skipped,
             rows=None if self.lines is not None else [i if self.rows is None else self.rows[i] for i in rows],
             weights=None if self.weights is None else [self.weights[i] for i in rows],
         )

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 
 from ...errors import DataError
 from .options import ReadOptions
-from .text_data import Label, TextData, without_empty
+from .text_data import INTEGERS, Fault, Label, TextData, without_empty
 from .weights import with_weights
+
+
+class _Invalid(Exception):
+    """A value that is no text or no label: (kind of the fault, problem)."""
 
 
 def checked_data(
@@ -21,6 +28,9 @@ def checked_data(
     lines: list[int] | None,
     options: ReadOptions,
     weights: list[Any] | None = None,
+    *,
+    untyped: bool = False,
+    broken: Sequence[Fault] = (),
 ) -> TextData:
     """Checks the values of all rows and makes :class:`TextData` of them; changes texts and labels in place.
 
@@ -35,6 +45,10 @@ def checked_data(
     options : ReadOptions
     weights : list, optional
         Values of the column of weights, where ``options`` name one.
+    untyped : bool
+        Whether the source is text, as CSV: numbers among its labels are strings, and an empty field is missing.
+    broken : sequence of Fault
+        Rows that the reader has left out; see :func:`broken_row`.
 
     Raises
     ------
@@ -43,28 +57,59 @@ def checked_data(
     DataError
         If there is no row, or a value is no text, no label or no weight; names its row.
     """
-    data = TextData(texts, labels, origin, lines)
-    if not texts:
+    data = TextData(texts, labels, origin, lines, untyped=untyped)
+    if not texts and not broken:
         raise DataError(f"{origin}: there is no row.")
     data = with_weights(data, options.sample_weight, weights)  # before a row is left out
-    for row, text in enumerate(texts):
-        if not isinstance(text, str):
-            if not _is_missing(text):
-                raise DataError(f"{data.where(row)}: the text is {shorten(text)}, not a string.")
-            if options.empty_texts == "keep":
-                advice = "; empty_texts='skip' (--empty-texts skip) leaves out texts that are missing"
-                raise DataError(f"{data.where(row)}: the text is {shorten(text)}{advice if options.labelled else ''}.")
-            texts[row] = text = ""
-        _check_unicode(text, "text", data, row)
+    faults: dict[int, Fault] = {}
+
+    def check_all(values: list[Any], check: Callable[[Any], Any]) -> None:
+        for row, value in enumerate(values):
+            try:
+                values[row] = check(value)
+            except _Invalid as invalid:
+                fault = Fault(invalid.args[0], data.where(row), invalid.args[1])
+                if not options.collects and (options.missing == "error" or not fault.is_missing):
+                    raise DataError(f"{fault.where}: {fault.problem}.") from None
+                faults.setdefault(row, fault)
+
+    blank_is_missing = untyped and options.blank_is_missing
+    check_all(texts, lambda text: _text(text, options, blank_is_missing))
     separator = options.label_separator
     if labels is not None and separator is not None and _looks_like_indicator(labels):
         raise DataError(
             f"{origin}: the labels are rows of 0 and 1; to say which classes a text has, they must be a NumPy array."
         )
     if labels is not None:
-        for row, label in enumerate(labels):
-            labels[row] = _label(label, data, row) if separator is None else _several(label, separator, data, row)
+        check_all(labels, _label if separator is None else lambda label: _several(label, separator))
+    if faults:
+        data = _without(data, faults, options)
+    if broken:
+        data = replace(data, faults=(*broken, *data.faults))
     return without_empty(data, options.empty_texts)
+
+
+def broken_row(where: str, problem: str, options: ReadOptions) -> Fault:
+    """A row that can't be read, where faults are collected.
+
+    Raises
+    ------
+    DataError
+        Otherwise.
+    """
+    if not options.collects:
+        raise DataError(f"{where}: {problem}.")
+    return Fault("row", where, problem)
+
+
+def _without(data: TextData, faults: dict[int, Fault], options: ReadOptions) -> TextData:
+    """The rows without faults; where faults are collected, with all of them."""
+    kept = [row for row in range(len(data)) if row not in faults]
+    if options.collects:
+        return replace(data.select(kept), faults=tuple(faults[row] for row in sorted(faults)))
+    if not kept:
+        raise DataError(f"{data.origin}: every row lacks its text or its label; none is left.")
+    return replace(data.select(kept), skipped=data.skipped + len(faults))
 
 
 def from_indicator(labels: Any) -> Any:
@@ -97,7 +142,10 @@ def from_indicator(labels: Any) -> Any:
 
 def shorten(value: Any) -> str:
     """``repr`` of a value, of at most 60 characters, for a message."""
-    shown = repr(value)
+    try:
+        shown = repr(value)
+    except ValueError:  # Python makes no string of very long integers
+        return f"an integer of {value.bit_length():,} bits" if isinstance(value, int) else f"a {type(value).__name__}"
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -109,45 +157,87 @@ def _looks_like_indicator(labels: list[Any]) -> bool:
     return all(isinstance(flag, (bool, int)) and flag in (0, 1) for row in rows for flag in row)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a value is an empty cell of JSON, Arrow or pandas."""
-    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and math.isnan(value))
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    return isinstance(value, (float, np.floating)) and math.isnan(value)
 
 
-def _check_unicode(value: str, what: str, data: TextData, row: int) -> None:
+def _text(text: Any, options: ReadOptions, blank_is_missing: bool) -> str:
+    """A text as it is; an empty string for a missing one where empty texts are left out or refused."""
+    if isinstance(text, str):
+        if blank_is_missing and not text:
+            raise _Invalid("missing text", "the text is missing")
+        _check_unicode(text, "text")
+        return text
+    if not is_missing(text):
+        raise _Invalid("text", f"the text is {shorten(text)}, not a string")
+    if options.empty_texts != "keep" and options.missing == "error":
+        return ""
+    advice = f"; {_ADVICE}, and empty_texts='skip' (--empty-texts skip) those with an empty text"
+    raise _Invalid("missing text", f"the text is {shorten(text)}{advice if options.labelled else ''}")
+
+
+_ADVICE = "missing='skip' (--missing skip) leaves out rows whose text or label is missing"
+
+
+def _check_unicode(value: str, what: str) -> None:
+    if value.isascii():
+        return
     try:
         value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{data.where(row)}: the {what} holds a lone surrogate, which is not valid Unicode.") from error
+    except UnicodeEncodeError:
+        raise _Invalid(what, f"the {what} holds a lone surrogate, which is not valid Unicode") from None
 
 
-def _several(labels: Any, separator: str, data: TextData, row: int) -> tuple[Label, ...]:
+def _several(labels: Any, separator: str) -> tuple[Label, ...]:
     """Labels of one text, each once."""
     if isinstance(labels, str):
         labels = [name.strip() for name in labels.split(separator)] if labels.strip() else []
-    elif _is_missing(labels):
+    elif is_missing(labels):
         labels = []
     elif not hasattr(labels, "__iter__") or isinstance(labels, (bytes, dict)):
         labels = [labels]
-    return tuple(dict.fromkeys(_label(label, data, row) for label in labels))
+    distinct = {str(one): one for one in map(_label, labels)}
+    return tuple(distinct.values())
 
 
-def _label(label: Any, data: TextData, row: int) -> Label:
-    """A label as a string or an integer of Python."""
+def _label(label: Any) -> Label:
+    """A label as a string, a boolean, an integer of 64 bits, or a float that is no whole number."""
     if isinstance(label, str) and label:
-        if not label.isascii():
-            _check_unicode(label, "label", data, row)
-        return str(label)
-    if isinstance(label, (bool, np.bool_)):  # the names that Python and CSV files of pandas write
-        return str(bool(label))
-    if isinstance(label, numbers.Integral):
-        return int(label)
-    # A column of integers with a missing value, or one read by pandas, arrives as floats.
-    if isinstance(label, numbers.Real) and float(label).is_integer():
-        return int(float(label))
-    if isinstance(label, (list, tuple, set)):
-        raise DataError(
-            f"{data.where(row)}: the label is {shorten(label)}; where texts have several labels, say multi_label=True "
-            "(--multi-label)."
+        _check_unicode(label, "label")
+        return str.__str__(label)  # of a member of an enumeration, its value
+    if isinstance(label, (bool, np.bool_)):
+        return bool(label)
+    try:
+        number = _number(label)
+        if number is not None:
+            return number if isinstance(number, float) or number in INTEGERS else str(number)
+    except (ValueError, OverflowError):  # too large for a string, or for a float
+        raise _Invalid("label", f"the label is {shorten(label)}; a label has at most 4,300 digits") from None
+    if isinstance(label, (list, tuple, set, np.ndarray)):
+        raise _Invalid(
+            "label",
+            f"the label is {shorten(label)}; where texts have several labels, say multi_label=True (--multi-label)",
         )
-    raise DataError(f"{data.where(row)}: the label is {shorten(label)}; a label is a non-empty string or an integer.")
+    if is_missing(label) or isinstance(label, str):
+        raise _Invalid("missing label", f"the label is {shorten(label)}; {_ADVICE}")
+    raise _Invalid("label", f"the label is {shorten(label)}; a label is a non-empty string, a number or a boolean")
+
+
+def _number(value: Any) -> int | float | None:
+    """A finite number: an integer if it is whole, else a float; ``None`` for all else."""
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, Decimal) and value.is_finite():
+        if value.adjusted() > 4300:
+            raise OverflowError
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, numbers.Real) and not isinstance(value, Decimal) and math.isfinite(value):
+        # The shortest string of a value of 32 bits is that of the number that was written.
+        number = float(str(value)) if isinstance(value, np.floating) else float(value)
+        return int(number) if number.is_integer() else number
+    return None

@@ -78,7 +78,7 @@ def discard_output() -> None:
 def print_json(value: Any, *, indent: int | None = 2) -> None:
     """Prints JSON on standard output that is valid whatever the stream's encoding.
 
-    Numbers that are not finite become null. Rows of a confusion matrix are a line each: one number on each line would be
+    Numbers that are not finite become null. Each row of a confusion matrix is a line: a line for each number would be
     slow to write and to read. Characters stay as they are where the stream is UTF-8; elsewhere they are
     escaped, and ASCII is written.
 

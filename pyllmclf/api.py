@@ -41,6 +41,7 @@ def finetune(
     empty_texts: EmptyTexts = "keep",
     encoding_errors: EncodingErrors = "strict",
     weights: Weights = "pretrained",
+    revision: str | None = None,
     trainable: str = "last_block",
     lora: LoRAConfig | dict[str, Any] | None = None,
     pooling: Pooling | None = None,
@@ -112,6 +113,9 @@ def finetune(
         Whether bytes of a file that are not UTF-8 raise an error, or become U+FFFD with a warning that counts them.
     weights : {"pretrained", "random"}
         Initial weights of the model.
+    revision : str, optional
+        Branch, tag or commit of a model from the hub, also written ``model="name@revision"``; its main branch by
+        default. Checkpoints record the commit, and a resumed run stays on it.
     trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}
         Trained parameters: the head; the last block, or the last N blocks, with all layers after them; all parameters;
         or low-rank additions and the head.

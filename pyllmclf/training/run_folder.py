@@ -186,7 +186,8 @@ class RunFolder:
         if self._written == progress:
             return
         folder = self.checkpoint(step)
-        save_checkpoint(folder, state, {"step": step, **training_state}, optimizer, keep_others=True)
+        training_state, place = {"step": step, **training_state}, self.path / folder.name
+        save_checkpoint(folder, state, training_state, optimizer, keep_others=True, place=place)
         self._written = progress
         self._point("last", folder)
         if is_best:
@@ -229,7 +230,8 @@ class RunFolder:
             best = read_json(folder / STATE_FILE).get("best")
         except ValueError:  # damaged
             return None
-        return best["step"] if isinstance(best, dict) else None
+        step = best.get("step") if isinstance(best, dict) else None
+        return step if type(step) is int else None
 
     def save_calibrated(self, step: int, state: ClassifierState, calibration: Mapping[str, float]) -> None:
         """Saves the calibrated classifier of a step: in the step's checkpoint, if its training is finished.
@@ -245,10 +247,10 @@ class RunFolder:
         folder = self.checkpoint(step)
         training_state = read_json(folder / STATE_FILE) | {"calibration": calibration}
         if training_state["finished"]:
-            save_checkpoint(folder, state, training_state, keep_others=True)
+            save_checkpoint(folder, state, training_state, keep_others=True, place=self.path / folder.name)
             return
         calibrated = self.path / f"calibrated-{step}"
-        save_checkpoint(calibrated, state, training_state, keep_others=True)
+        save_checkpoint(calibrated, state, training_state, keep_others=True, place=self.path / calibrated.name)
         self._point("best", calibrated)
 
     def _point(self, name: str, folder: Path) -> None:

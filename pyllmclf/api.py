@@ -45,6 +45,7 @@ def finetune(
     encoding_errors: EncodingErrors = "strict",
     missing: Missing = "error",
     weights: Weights = "pretrained",
+    revision: str | None = None,
     trainable: str = "last_block",
     lora: LoRAConfig | dict[str, Any] | None = None,
     pooling: Pooling | None = None,
@@ -118,6 +119,9 @@ def finetune(
         Whether rows whose text or label is missing raise an error, or are left out and counted.
     weights : {"pretrained", "random"}
         Initial weights of the model.
+    revision : str, optional
+        Branch, tag or commit of a model from the hub, also written ``model="name@revision"``; its main branch by
+        default. Checkpoints record the commit, and a resumed run stays on it.
     trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}
         Trained parameters: the head; the last block, or the last N blocks, with all layers after them; all parameters;
         or low-rank additions and the head.

@@ -77,6 +77,10 @@ finite_nonnegative_number = all_of(
 )
 bool_or_none = satisfies(lambda value: isinstance(value, (bool, type(None))), "be True, False or None")
 separator = satisfies(lambda value: isinstance(value, str) and bool(value.strip()), "be a string that is not blank")
+revision = satisfies(
+    lambda value: isinstance(value, str) and bool(value.strip()) and value == value.strip(),
+    "be the name of a branch, a tag or a commit",
+)
 
 
 def fraction_if_number(name: str, value: Any) -> None:

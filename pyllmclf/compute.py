@@ -13,8 +13,11 @@ import torch
 
 from . import _C
 from .errors import ResourceError, UsageError
+from .forked import make_forks_safe
 from .ops.dispatch import active_backend, check_backend
 from .version import __version__
+
+make_forks_safe()
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Least compute capability whose tensor cores multiply bfloat16 (Ampere).

@@ -106,6 +106,10 @@ class Settings:
         check=one_of(words(Missing)), changes_result=False,
     )  # fmt: skip
     weights: Weights = argument("pretrained", "pretrained or random.", group=MODEL)
+    revision: str | None = argument(
+        None, "Branch, tag or commit of a model from the hub, as MODEL@REVISION; default: its main branch.",
+        group=MODEL, check=optional(valid.revision), changes_result=False,
+    )  # fmt: skip
     trainable: str = argument(
         "last_block", "head, last_block, last_N_blocks, all or lora.", group=MODEL, check=valid.trainable,
         on_card=True,

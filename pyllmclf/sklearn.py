@@ -28,7 +28,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     Parameters
     ----------
-    model, weights, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length, long_texts
+    model, weights, revision, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length,
+    long_texts
         As for :func:`pyllmclf.finetune`: the model, its trained parameters, and how it reads a text.
     epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, weight_decay, warmup_ratio, scheduler,
     layerwise_lr_decay, max_grad_norm, class_weights, label_smoothing, early_stopping, calibrate
@@ -63,6 +64,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         model: str | os.PathLike[str] = "gpt2",
         *,
         weights: Weights = "pretrained",
+        revision: str | None = None,
         trainable: str = "last_block",
         lora: Any = None,
         pooling: Pooling | None = None,

@@ -644,5 +644,5 @@ def test_adapter_that_transformers_would_compute_otherwise_carries_its_base(
     classifier.save(tmp_path / "adapter")
     assert json.loads((tmp_path / "adapter/base/config.json").read_text())["model_type"] == "pyllmclf"
     peft = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
-    assert (peft["base_model_name_or_path"], peft["revision"]) == ("base", None)
+    assert (peft["base_model_name_or_path"], peft["revision"]) == (str(tmp_path / "adapter/base"), None)
     np.testing.assert_array_equal(pyllmclf.load(tmp_path / "adapter").logits(TEXTS), classifier.logits(TEXTS))

@@ -38,6 +38,9 @@ class FakeTokenizer:
     pad_token_id: int = PAD
     vocab_size: int = 0x110000
     kind: str = "tokenizers"
+    splits_special_tokens: bool = True
+    without_position: int | None = None
+    whole: list[str] = field(default_factory=list)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         empty = [] if self.prefix or self.suffix else [self.pad_token_id]

@@ -21,17 +21,18 @@ from ..data.atomic_folder import text_writer, verify_folder, write_folder
 from ..data.json_text import parse_json
 from ..data.labels import LabelEncoder, MultiLabelEncoder, checked_classes
 from ..data.packing import RowLayout
-from ..data.tokenizers import restore_tokenizer
+from ..data.tokenizers import Tokenizer, restore_tokenizer
 from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
-from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter, read_tensors
-from ..models.hub import fetch_revision, read_config, read_json
+from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, load_adapter, read_tensors
+from ..models.config import ModelConfig
+from ..models.hub import fetch_revision, follow_architecture, read_config, read_json
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weights import WEIGHTS_FILE, WEIGHTS_INDEX, backbone_state, check_size, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
+from .schema import BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
 from .state import ClassifierState
 
-FORMAT_VERSION = 1
 SPEC_FILE = "pyllmclf.json"
 STATE_FILE = "training_state/state.json"
 OPTIMIZER_FILE = "training_state/optimizer.safetensors"
@@ -81,13 +82,11 @@ def save_checkpoint(
     ResourceError
         If the folder can't be written.
     """
-    files = dict(model_files(state))
-    spec = _spec(state)
+    files = dict(model_files(state, folder))
     if state.lora is not None:
         # LoRA does not change the base: one hash serves all checkpoints of a run.
         state.base_sha256 = state.base_sha256 or content_hash(backbone_state(state.model))
-        spec["base"]["sha256"] = state.base_sha256
-    files[SPEC_FILE] = text_writer(json.dumps(spec, indent=2))
+    files[SPEC_FILE] = text_writer(json.dumps(_spec(state).to_json(), indent=2))
     files[STATE_FILE] = text_writer(json.dumps(dict(training_state or {}), indent=2))
     size = parameter_bytes(state)
     if optimizer:
@@ -115,13 +114,10 @@ def load_checkpoint(path: Path) -> ClassifierState:
 
 
 def _read_checkpoint(folder: Path) -> ClassifierState:
-    spec = read_json(folder / SPEC_FILE)
-    if (version := spec.get("format_version")) != FORMAT_VERSION:
-        raise ModelError(f"{folder}: format version {version!r} is not {FORMAT_VERSION}; update pyllmclf.")
     try:
-        return _read_state(folder, spec)
-    except (KeyError, TypeError, IndexError, AttributeError, UsageError) as error:
-        raise ModelError(f"{folder / SPEC_FILE}: incomplete or malformed ({error!r}).") from error
+        return _read_state(folder, read_spec(read_json(folder / SPEC_FILE), folder / SPEC_FILE))
+    except UsageError as error:
+        raise ModelError(f"{folder / SPEC_FILE}: {error}") from error
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -195,75 +191,87 @@ def _newest_first(path: Path) -> list[Path]:
     return [candidate for _, candidate in sorted(by_step, reverse=True)]
 
 
-def _read_state(folder: Path, spec: Mapping[str, Any]) -> ClassifierState:
-    lora = LoRAConfig.coerce(spec["lora"]) if spec["lora"] is not None else None
+def _read_state(folder: Path, spec: CheckpointSpec) -> ClassifierState:
+    lora = LoRAConfig.coerce(spec.lora) if spec.lora is not None else None
     base_folder = folder
     if lora is not None:
-        base = spec["base"]
-        base_folder = folder / "base"
+        base_folder = folder / BASE_FOLDER
         if not base_folder.is_dir():
-            base_folder = fetch_revision(base["hub_id"], base["revision"])
+            if spec.base.hub_id is None:
+                raise ModelError(f"{folder}: lacks its base model, the folder {BASE_FOLDER}.")
+            base_folder = fetch_revision(spec.base.hub_id, spec.base.revision)
     config = read_config(base_folder)
-    classes, separator = checked_classes(spec["classes"]), spec["label_separator"]
+    classes = checked_classes(spec.classes)
+    separator = spec.label_separator
     encoder = LabelEncoder(classes) if separator is None else MultiLabelEncoder(classes, separator)
-    head = HeadSpec.resolve(config, spec["pooling"], spec["causal"], spec["head_bias"])
-    layout = RowLayout(spec["max_length"], spec["pad_to"], spec["long_texts"])
+    head = HeadSpec.resolve(config, spec.pooling, spec.causal, spec.head_bias)
+    layout = RowLayout(spec.max_length, spec.pad_to, spec.long_texts)
     layout.check(config.n_positions)
     check_size(config, base_folder)
     model = SequenceClassifier(config, len(encoder.classes), head)
     load_weights(model, base_folder, head=lora is None)
     if lora is not None:
-        if content_hash(backbone_state(model)) != spec["base"]["sha256"]:
+        if content_hash(backbone_state(model)) != spec.base.sha256:
             raise ModelError(f"{base_folder}: the base model is not the one that the adapter was trained on.")
         load_adapter(model, lora, read_tensors(folder / ADAPTER_FILE), folder / ADAPTER_FILE)
-    kind, pad_token = spec["tokenizer"]["kind"], spec["tokenizer"]["pad_token"]
-    try:
-        content = (folder / "tokenizer.json").read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{folder / 'tokenizer.json'}: can't be read ({error}).") from error
-    tokenizer = restore_tokenizer(kind, content, {"pad_token": pad_token}, str(folder / "tokenizer.json"))
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")
     model.requires_grad_(False)
     return ClassifierState(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=_read_tokenizer(folder, spec, config),
         encoder=encoder,
         layout=layout,
         lora=lora,
-        hub_id=spec["base"]["hub_id"],
-        revision=spec["base"]["revision"],
-        settings=spec["settings"],
-        base_sha256=spec["base"]["sha256"],
-        temperature=spec["temperature"],
-        metrics=spec["metrics"],
+        hub_id=spec.base.hub_id,
+        revision=spec.base.revision,
+        settings=spec.settings,
+        base_sha256=spec.base.sha256,
+        temperature=spec.temperature,
+        metrics=spec.metrics,
     )
 
 
-def _spec(state: ClassifierState) -> dict[str, Any]:
-    """Content of ``pyllmclf.json``, with the hash of a LoRA classifier's base left out."""
+def _read_tokenizer(folder: Path, spec: CheckpointSpec, config: ModelConfig) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: can't be read ({error}).") from error
+    tokenizer = restore_tokenizer(
+        spec.tokenizer.kind,
+        content,
+        {"pad_token": spec.tokenizer.pad_token},
+        str(path),
+        splits_special_tokens=spec.tokenizer.split_special_tokens,
+    )
+    follow_architecture(tokenizer, config)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")
+    return tokenizer
+
+
+def _spec(state: ClassifierState) -> CheckpointSpec:
+    """Content of ``pyllmclf.json``."""
     from ..version import __version__
 
-    model_spec = state.model.spec
-    return {
-        "format_version": FORMAT_VERSION,
-        "pyllmclf_version": __version__,
-        "model_type": state.model.config.model_type,
-        "classes": list(state.encoder.classes),
-        "label_separator": state.label_separator,
-        "pooling": model_spec.pooling,
-        "causal": model_spec.causal,
-        "head_bias": model_spec.bias,
-        "max_length": state.layout.max_length,
-        "pad_to": state.layout.pad_to,
-        "long_texts": state.layout.long_texts,
-        "tokenizer": {"kind": state.tokenizer.kind, "pad_token": getattr(state.tokenizer, "pad_token", None)},
-        "lora": None if state.lora is None else asdict(state.lora),
-        "temperature": state.temperature,
-        "metrics": state.metrics,
-        "base": {"hub_id": state.hub_id, "revision": state.revision, "sha256": None},
-        "settings": state.settings,
-    }
+    model_spec, tokenizer = state.model.spec, state.tokenizer
+    return CheckpointSpec(
+        pyllmclf_version=__version__,
+        model_type=state.model.config.model_type,
+        classes=list(state.encoder.classes),
+        label_separator=state.label_separator,
+        pooling=model_spec.pooling,
+        causal=model_spec.causal,
+        head_bias=model_spec.bias,
+        max_length=state.layout.max_length,
+        pad_to=state.layout.pad_to,
+        long_texts=state.layout.long_texts,
+        tokenizer=TokenizerSpec(tokenizer.kind, getattr(tokenizer, "pad_token", None), tokenizer.splits_special_tokens),
+        lora=None if state.lora is None else asdict(state.lora),
+        temperature=state.temperature,
+        metrics=state.metrics,
+        base=BaseSpec(state.hub_id, state.revision, None if state.lora is None else state.base_sha256),
+        settings=state.settings,
+    )
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -297,7 +305,8 @@ def label_separator_of(path: Path) -> str | None:
             try:
                 content = parse_json((folder / name).read_text(encoding="utf-8"))
                 if name == SPEC_FILE:
-                    return content["label_separator"] if isinstance(content["label_separator"], str) else None
+                    separator = content["label_separator"]
+                    return separator if isinstance(separator, str) and separator.strip() else None
                 multi_label = content.get("problem_type") == "multi_label_classification"
                 return MultiLabelEncoder(()).separator if multi_label else None
             except (OSError, ValueError, KeyError, TypeError, AttributeError):

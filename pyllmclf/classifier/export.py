@@ -41,11 +41,11 @@ def export_classifier(state: ClassifierState, path: Path, format: str, *, overwr
     """
     check_export(state, path, format, overwrite=overwrite)
     if format == "peft":
-        write_folder(path, model_files(state), overwrite=overwrite)
+        write_folder(path, model_files(state, path), overwrite=overwrite)
         return
     state = merged_state(state)
     if format == "huggingface":
-        write_folder(path, model_files(state), overwrite=overwrite)
+        write_folder(path, model_files(state, path), overwrite=overwrite)
         return
     with temporary_folder() as folder:
         names = write_graph(state.model, format, folder, state.layout.max_length)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data.atomic_folder import Writer, text_writer
-from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, adapter_state, peft_config
+from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, adapter_state, peft_config
 from ..models.architectures.registry import architecture_of
 from ..models.weights import WEIGHTS_FILE, backbone_state, head_state
 from .model_card import model_card
@@ -36,8 +36,16 @@ def _tokenizer_files(state: ClassifierState) -> dict[str, Writer]:
     return {name: text_writer(content) for name, content in contents.items()}
 
 
-def model_files(state: ClassifierState) -> dict[str, Writer]:
-    """All files of a model or adapter that Hugging Face tools read, name to writer."""
+def model_files(state: ClassifierState, folder: Path) -> dict[str, Writer]:
+    """All files of a model or adapter that Hugging Face tools read, name to writer.
+
+    Parameters
+    ----------
+    state : ClassifierState
+    folder : Path
+        The folder that the files are written to. PEFT looks a base model up from the current directory, so that an
+        adapter names its base by the whole path; this library looks beside the adapter first.
+    """
     card = model_card(state, in_transformers=why_not_transformers(state) is None)
     files = _tokenizer_files(state) | {CARD_FILE: text_writer(card)}
     if state.lora is None:
@@ -45,14 +53,15 @@ def model_files(state: ClassifierState) -> dict[str, Writer]:
         files[WEIGHTS_FILE] = tensor_writer(backbone_state(state.model) | head_state(state.model))
         return files
     on_hub = base_on_hub(state)
-    base, revision = (state.hub_id, state.revision) if on_hub else ("base", None)
+    here = str(folder.resolve() / BASE_FOLDER)
+    base, revision = (state.hub_id, state.revision) if on_hub else (here, None)
     assert base is not None
     peft = peft_config(state.model, state.lora, base, revision)
     files[ADAPTER_CONFIG] = text_writer(json.dumps(peft, indent=2))
     files[ADAPTER_FILE] = tensor_writer(adapter_state(state.model))
     if not on_hub:
-        files["base/config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
-        files[f"base/{WEIGHTS_FILE}"] = tensor_writer(backbone_state(state.model))
+        files[f"{BASE_FOLDER}/config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
+        files[f"{BASE_FOLDER}/{WEIGHTS_FILE}"] = tensor_writer(backbone_state(state.model))
     return files
 
 

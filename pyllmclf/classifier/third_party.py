@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from reprlib import repr as shortened
 
 from ..data.atomic_folder import MANIFEST, verify_folder
+from ..data.json_text import is_unicode
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..errors import ModelError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
-from ..models.hub import class_names, find_model, read_json
+from ..models.architectures.registry import architecture_of
+from ..models.hub import ModelSource, class_names, find_model, read_json, with_own_tokenizer
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weights import check_size, head_size, load_weights
 from .checkpoint import SPEC_FILE
@@ -34,7 +37,7 @@ def load_third_party(path: Path) -> ClassifierState:
     """
     if (path / MANIFEST).is_file():  # an export of this library, or a checkpoint without its pyllmclf.json
         verify_folder(path, ())
-    source = find_model(path, "pretrained")
+    source = with_own_tokenizer(find_model(path, "pretrained"))
     config, adapter = source.config, source.adapter
     problem = config.raw.get("problem_type")
     if problem not in (None, "single_label_classification", "multi_label_classification"):
@@ -42,11 +45,7 @@ def load_third_party(path: Path) -> ClassifierState:
             f"{path}: problem_type is {problem!r}; only single- and multi-label classification is supported."
         )
     assert source.folder is not None
-    names = class_names(source)
-    if names is None and "id2label" not in config.raw:  # transformers does not write its default names
-        names = [f"LABEL_{i}" for i in range(head_size(config, source.folder))]
-    if names is None or len(set(names)) < max(2, len(names)):
-        raise ModelError(f"{path}: the model has no head of two classes or more, or two classes have one name.")
+    names = _class_names(path, source)
     check_size(config, source.folder)
     model = SequenceClassifier(config, len(names), HeadSpec.resolve(config, None, None, None))
     load_weights(model, source.folder, head=adapter is None)
@@ -62,6 +61,55 @@ def load_third_party(path: Path) -> ClassifierState:
         hub_id=source.hub_id,
         revision=source.revision,
     )
+
+
+def _class_names(path: Path, source: ModelSource) -> list[str]:
+    """Names of the head's classes, in order.
+
+    Raises
+    ------
+    ModelError
+        If the model has no head of two classes or more, or its configuration does not name each by a string of its own.
+    """
+    config, adapter = source.config, source.adapter
+    assert source.folder is not None
+    outputs = head_size(config, source.folder) if adapter is None else adapter.n_classes(config)
+    if not outputs:
+        head = f"{architecture_of(config).head}.weight"
+        raise ModelError(
+            f"{path}: a base model without a classification head ({head} is missing); fine-tune it first, with "
+            "finetune(model=...)."
+        )
+    if outputs == 1:
+        raise ModelError(
+            f"{path}: the head has one output (num_labels=1), which is a regression; only classifiers of two classes "
+            "or more are supported."
+        )
+    labels = config.raw.get("id2label")
+    if labels is None or (adapter is not None and class_names(source) == _default_names(outputs)):
+        return _default_names(outputs)  # transformers does not write its default names
+    where = f"{source.folder / 'config.json'}: id2label"
+    if not isinstance(labels, dict):
+        raise ModelError(f"{where} is {shortened(labels)}, not an object of class names.")
+    for key, name in labels.items():
+        if not isinstance(name, str):
+            raise ModelError(f"{where}[{key!r}] is {shortened(name)}, not a string.")
+        if not is_unicode(name):
+            raise ModelError(f"{where}[{key!r}] is not valid Unicode: it holds a lone surrogate.")
+    if len(labels) != outputs:
+        raise ModelError(f"{where} has {len(labels)} names, and the head {outputs} outputs.")
+    missing = next((i for i in range(outputs) if str(i) not in labels), None)
+    if missing is not None:
+        raise ModelError(f"{where} names no class {missing}; its keys are the numbers of the head's outputs.")
+    names = [labels[str(i)] for i in range(outputs)]
+    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if repeated is not None:
+        raise ModelError(f"{where} names two classes {repeated!r}; each needs a name of its own.")
+    return names
+
+
+def _default_names(count: int) -> list[str]:
+    return [f"LABEL_{i}" for i in range(count)]
 
 
 def _layout(folder: Path, positions: int) -> RowLayout:

@@ -18,3 +18,12 @@ def parse_json(content: str) -> Any:
         return json.loads(content)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON's escapes may make lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

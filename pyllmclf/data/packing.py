@@ -197,6 +197,7 @@ class Packer:
             "prefix": list(tokenizer.prefix),
             "suffix": list(tokenizer.suffix),
         }
+        self.without_position = tokenizer.without_position
         self.real_lengths = np.minimum(store.lengths + special_count(tokenizer), layout.max_length)
 
     def __len__(self) -> int:
@@ -241,6 +242,8 @@ class Packer:
         index = index.astype(np.int64)
         packed = _C.pack(self.store.tokens, self.store.offsets, index, **self.row_options)
         input_ids, positions, cu_seqlens, max_seqlen, lengths = packed
+        if self.without_position is not None:
+            positions = _counted_positions(input_ids, cu_seqlens, self.without_position)
         example_ids = torch.from_numpy(index)
         return PackedBatch(
             input_ids=torch.from_numpy(input_ids),
@@ -251,6 +254,17 @@ class Packer:
             example_ids=example_ids,
             lengths=torch.from_numpy(lengths),
         )
+
+
+def _counted_positions(input_ids: np.ndarray, cu_seqlens: np.ndarray, uncounted: int) -> np.ndarray:
+    """Positions that leave a token out, int32, shape [total]; the token's own is -1.
+
+    RoBERTa in transformers counts positions so: ``RobertaEmbeddings.create_position_ids_from_input_ids``.
+    """
+    counted = input_ids != uncounted
+    counts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counted)])
+    before = np.repeat(counts[cu_seqlens[:-1]], np.diff(cu_seqlens))
+    return ((counts[1:] - before) * counted - 1).astype(np.int32)
 
 
 def token_budget_batches(row_counts: np.ndarray, budget: int) -> list[np.ndarray]:

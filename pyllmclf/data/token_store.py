@@ -276,6 +276,10 @@ def _pieces(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, b
 
 def _may_break(tokenizer: Tokenizer) -> bool:
     """Whether the pieces of a text have the tokens of the whole text."""
-    places = [0, *(match.start() for match in _BREAK.finditer(_BREAKS_PROBE)), len(_BREAKS_PROBE)]
-    whole, *pieces = tokenizer.encode_batch([_BREAKS_PROBE, *(_BREAKS_PROBE[a:b] for a, b in pairwise(places))])
-    return whole == [token for piece in pieces for token in piece]
+    probes = [_BREAKS_PROBE, *(f"a {token} b{token}c {token}" for token in tokenizer.whole)]
+    for probe in probes:
+        places = [0, *(match.start() for match in _BREAK.finditer(probe)), len(probe)]
+        whole, *pieces = tokenizer.encode_batch([probe, *(probe[a:b] for a, b in pairwise(places))])
+        if whole != [token for piece in pieces for token in piece]:
+            return False
+    return True

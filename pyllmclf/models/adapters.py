@@ -19,10 +19,12 @@ from .config import ModelConfig
 from .layers import Linear
 from .lora import lora_targets
 from .sequence_classifier import SequenceClassifier
-from .weights import head_parameters, head_state
+from .weights import check_dtype, head_parameters, head_state
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
+# Folder of the base model in an adapter's, where the base is no revision on the hub.
+BASE_FOLDER = "base"
 PREFIX = "base_model.model."
 # PEFT's settings that do not change what a trained adapter computes, and those that read_adapter reads.
 _SUPPORTED_SETTINGS = {
@@ -178,6 +180,7 @@ def load_adapter(
                     f"{origin}: {name} has the shape {tuple(tensors[name].shape)}; the model needs "
                     f"{tuple(parameter.shape)}."
                 )
+            check_dtype(name, tensors[name], origin)
             parameter.copy_(tensors[name])
 
 
@@ -201,7 +204,7 @@ def peft_config(model: SequenceClassifier, lora: LoRAConfig, base: str, revision
     model : SequenceClassifier
     lora : LoRAConfig
     base : str
-        Hub id of the base model, or its folder, relative to the adapter's.
+        Hub id of the base model, or its folder.
     revision : str or None
         Revision of the base model on the hub.
     """

@@ -11,7 +11,16 @@ from .adapters import ADAPTER_FILE, load_adapter
 from .hub import ModelSource, class_names
 from .lora import merge_lora
 from .sequence_classifier import HeadSpec, SequenceClassifier
-from .weights import check_size, init_head, init_weights, load_head_of_same_classes, load_weights, order_of
+from .weights import (
+    check_size,
+    head_names,
+    head_size,
+    init_head,
+    init_weights,
+    load_head_of_same_classes,
+    load_weights,
+    order_of,
+)
 
 
 def build_model(
@@ -67,6 +76,15 @@ def build_model(
         take_adapter(model, source, encoder)
         merge_lora(model)
     return model
+
+
+def reuses_head(source: ModelSource, encoder: LabelEncoder | MultiLabelEncoder) -> bool:
+    """Whether the source is a classifier of the same classes, whose head :func:`build_model` loads."""
+    if source.adapter is not None:
+        return order_of(encoder.names, class_names(source) or []) is not None
+    if source.folder is None or order_of(encoder.names, head_names(source.config)) is None:
+        return False
+    return head_size(source.config, source.folder) == len(encoder.names)
 
 
 def take_adapter(model: SequenceClassifier, source: ModelSource, encoder: LabelEncoder | MultiLabelEncoder) -> None:

@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.atomic_folder import MANIFEST
 from ..data.json_text import parse_json
-from ..data.tokenizers import Tokenizer, load_tokenizer
-from ..errors import ModelError, ResourceError, UsageError
+from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
+from ..data.tokenizers.added_tokens import ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, read_tokenizer_config
+from ..errors import ModelError, UsageError
 from ..paths import user_path
 from ..suggestions import did_you_mean
-from .adapters import ADAPTER_CONFIG, Adapter, read_adapter, without_prefix
+from .adapters import ADAPTER_CONFIG, BASE_FOLDER, Adapter, read_adapter, without_prefix
 from .architecture import Preset
 from .architectures.registry import architecture_of, model_config, presets
 from .config import ModelConfig
-from .weights import WEIGHTS_FILE, WEIGHTS_INDEX, shard_names
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt")
+from .hub_files import HubFiles
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class ModelSource:
         Repository and commit of a model from the hub.
     adapter : Adapter or None
         Set where the name is an adapter's folder; the other fields but ``name`` are those of its base model.
+    tokenizer_folder : Path or None
+        Folder with the tokenizer's files; ``None`` where a preset needs none.
     """
 
     name: str
@@ -46,16 +48,20 @@ class ModelSource:
     hub_id: str | None = None
     revision: str | None = None
     adapter: Adapter | None = None
+    tokenizer_folder: Path | None = None
 
 
-def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
-    """Finds a model by folder, preset or hub id; the hub's cache comes before the network.
+def find_model(name: str | os.PathLike[str], weights: str, revision: str | None = None) -> ModelSource:
+    """Finds a model by folder, preset or hub id.
 
     Parameters
     ----------
     name : str or path
+        A hub id or preset may end with ``@`` and a revision.
     weights : {"pretrained", "random"}
         ``"random"`` downloads no weights.
+    revision : str, optional
+        Branch, tag or commit of a model from the hub.
 
     Raises
     ------
@@ -70,46 +76,105 @@ def find_model(name: str | os.PathLike[str], weights: str) -> ModelSource:
     if weights not in ("pretrained", "random"):
         raise UsageError(f"weights={weights!r} is unknown; it is 'pretrained' or 'random'.")
     if Path(name).is_dir():
-        folder = Path(name)
-        if (folder / ADAPTER_CONFIG).is_file():
-            if weights == "random":
-                raise UsageError(f"{name}: an adapter needs its base model's weights; use weights='pretrained'.")
-            return _check_vocabulary(_from_adapter(folder))
-        if not (folder / "config.json").is_file() and (folder / "last").is_dir():
-            raise ModelError(f"{name}: this is the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
-        config = read_config(folder)
-        return _check_vocabulary(ModelSource(name, config, _read_tokenizer(folder, config), folder))
-    preset = presets().get(name)
+        _no_revision(name, revision, "a folder, which has no revisions")
+        return _check_vocabulary(_from_folder(name, weights))
+    hub_name, at, named = name.partition("@")
+    if at and not name.startswith((".", "/", "~")):
+        if not named or revision not in (None, named):
+            raise UsageError(f"model={name!r} names a revision, and revision={revision!r} another; give one of them.")
+        revision = named
+    else:
+        hub_name = name
+    preset = presets().get(hub_name)
     if preset is not None and preset.hub_id is None and weights == "pretrained":
         raise UsageError(f"{name} has no pretrained weights; use weights='random' (--weights random).")
     if preset is not None and weights == "random" and preset.tokenizer is not None:
-        # No file of the hub is needed.
-        return _check_vocabulary(ModelSource(name, model_config(preset.config, name), preset.tokenizer(), None))
-    hub_id = preset.hub_id if preset is not None else name
+        _no_revision(name, revision, "a preset, whose random weights need no file of the hub")
+        return _check_vocabulary(ModelSource(name, model_config(preset.config, name), _preset_tokenizer(preset), None))
+    hub_id = preset.hub_id if preset is not None else hub_name
     assert hub_id is not None
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or not name:
+    if hub_name.startswith((".", "/", "~")) or hub_name.count("/") > 1 or not hub_name:
         raise ModelError(f"{name}: there is no such folder.")
     try:
-        return _check_vocabulary(_from_hub(name, hub_id, weights, preset))
+        return _check_vocabulary(_from_hub(name, hub_id, weights, preset, revision))
     except ModelError as error:
-        hint = did_you_mean(name, presets()) if preset is None and "/" not in name else ""
+        hint = did_you_mean(hub_name, presets()) if preset is None and "/" not in name else ""
         raise (ModelError(f"{str(error).removesuffix('.')}{hint}.") if hint else error) from error.__cause__
+
+
+def _no_revision(name: str, revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise UsageError(f"revision={revision!r} has no effect: {name} is {what}; leave it out.")
+
+
+def _from_folder(name: str, weights: str) -> ModelSource:
+    folder = Path(name)
+    if (folder / ADAPTER_CONFIG).is_file():
+        if weights == "random":
+            raise UsageError(f"{name}: an adapter needs its base model's weights; use weights='pretrained'.")
+        return _from_adapter(folder)
+    if not (folder / "config.json").is_file() and (folder / "last").is_dir():
+        raise ModelError(f"{name}: this is the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
+    config = read_config(folder)
+    return ModelSource(name, config, _read_tokenizer(folder, config), folder, tokenizer_folder=folder)
 
 
 def _from_adapter(folder: Path) -> ModelSource:
     adapter = read_adapter(folder, read_json(folder / ADAPTER_CONFIG))
-    has_tokenizer = (folder / "tokenizer.json").is_file()
-    # The base is a folder in the adapter's, another folder, or a hub id.
-    path = next((path for path in (folder / adapter.base, Path(adapter.base)) if path.is_dir()), None)
+    # The base is the adapter's own folder, wherever the two have been moved, another folder, or a hub id.
+    candidates = (folder / BASE_FOLDER if is_own(folder) else None, folder / adapter.base, Path(adapter.base))
+    path = next((path for path in candidates if path is not None and path.is_dir()), None)
     if path is None:
+        if Path(adapter.base).is_absolute():
+            raise ModelError(f"{folder / ADAPTER_CONFIG}: its base model {adapter.base} is no folder.")
         base = _from_hub(adapter.base, adapter.base, "pretrained", revision=adapter.revision)
-        if has_tokenizer:
-            base = replace(base, tokenizer=_read_tokenizer(folder, base.config))
     else:
         config = read_config(path)
-        tokenizer = _read_tokenizer(folder if has_tokenizer else path, config)
-        base = ModelSource(str(folder), config, tokenizer, path)
+        tokenizer_folder = folder if (folder / "tokenizer.json").is_file() else path
+        base = ModelSource(str(folder), config, _read_tokenizer(tokenizer_folder, config), path)
+        base = replace(base, tokenizer_folder=tokenizer_folder)
+    if path is None and (folder / "tokenizer.json").is_file():
+        base = replace(base, tokenizer=_read_tokenizer(folder, base.config), tokenizer_folder=folder)
     return replace(base, name=str(folder), adapter=replace(adapter, lora=without_prefix(adapter.lora, base.config)))
+
+
+def is_own(folder: Path) -> bool:
+    """Whether this library wrote a folder: a checkpoint or an export."""
+    return (folder / MANIFEST).is_file()
+
+
+def with_own_tokenizer(source: ModelSource) -> ModelSource:
+    """The source with its tokenizer as its author has configured it.
+
+    Added and special tokens inside a text are tokens then, unless the tokenizer's configuration has
+    ``split_special_tokens``. Classifiers that this library wrote before it wrote that setting split them.
+
+    Raises
+    ------
+    ModelError
+        If the tokenizer's files are damaged, or hold more tokens than the model's embedding.
+    """
+    folder = source.tokenizer_folder
+    if folder is None or (is_own(folder) and read_tokenizer_config(folder).get("split_special_tokens", True) is True):
+        return source
+    if source.hub_id is not None and folder.parent.name == "snapshots":
+        files = HubFiles(source.hub_id, source.revision)
+        for name in (SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE):
+            files.get(name)
+    tokenizer = load_tokenizer(folder, architecture_of(source.config).vocabulary, as_configured=True)
+    follow_architecture(tokenizer, source.config)
+    return _check_vocabulary(replace(source, tokenizer=tokenizer))
+
+
+def follow_architecture(tokenizer: Tokenizer, config: ModelConfig) -> None:
+    """Handles padding tokens inside a text as transformers' class of the architecture does, in place."""
+    if not isinstance(tokenizer, LibraryTokenizer) or tokenizer.splits_special_tokens:
+        return
+    if config.position_offset:
+        tokenizer.without_position = config.position_offset - 1
+    pad = config.raw.get("pad_token_id")
+    if architecture_of(config).pooling == "last" and type(pad) is int:
+        tokenizer.skipped_at_end = pad
 
 
 def fetch_revision(hub_id: str, revision: str | None) -> Path:
@@ -131,10 +196,9 @@ def fetch_revision(hub_id: str, revision: str | None) -> Path:
     ModelError
         If a file is neither cached nor can be fetched.
     """
-    files = _HubFiles(hub_id, revision)
-    config = files.get("config.json", required=True)
-    assert config is not None
-    files.get_weights()
+    files = HubFiles(hub_id, revision)
+    config = files.config()
+    files.weights()
     return config.parent
 
 
@@ -189,86 +253,52 @@ def read_json(path: Path) -> dict[str, Any]:
 def _from_hub(
     name: str, hub_id: str, weights: str, preset: Preset | None = None, revision: str | None = None
 ) -> ModelSource:
-    files = _HubFiles(hub_id, revision)
-    config_path = files.get("config.json", required=True)
-    assert config_path is not None
-    folder = config_path.parent
-    revision = folder.name if folder.parent.name == "snapshots" else None
-    files.revision = revision  # all other files come from the same commit
+    files = HubFiles(hub_id, revision)
+    folder = files.config().parent
     config = read_config(folder)
     if weights == "pretrained":
-        files.get_weights()
-    tokenizer: Tokenizer
+        files.weights()
     if preset is not None and preset.tokenizer is not None:
-        tokenizer = preset.tokenizer()
-    else:
-        for file in TOKENIZER_FILES:
-            files.get(file)
-        tokenizer = _read_tokenizer(folder, config)
-    return ModelSource(name, config, tokenizer, folder, hub_id, revision)
+        return ModelSource(name, config, _preset_tokenizer(preset, files), folder, hub_id, files.commit)
+    vocabulary = architecture_of(config).vocabulary
+    files.tokenizer(() if vocabulary is None else vocabulary.files)
+    tokenizer = _read_tokenizer(folder, config)
+    return ModelSource(name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder)
+
+
+def _preset_tokenizer(preset: Preset, files: HubFiles | None = None) -> Tokenizer:
+    """The tokenizer of a preset that needs no file of the hub, or the same one from the hub's cache.
+
+    The ids are the same; a vocabulary that is cached already needs no network.
+    """
+    assert preset.tokenizer is not None
+    if preset.hub_id is None:
+        return preset.tokenizer()
+    files = files or HubFiles(preset.hub_id)
+    if (tokenizer := _cached_byte_pairs(files)) is not None:
+        return tokenizer
+    try:
+        return preset.tokenizer()
+    except ModelError:
+        # The hub may be in reach where the tokenizer's own home is not.
+        if files.get("tokenizer.json") is None or (tokenizer := _cached_byte_pairs(files)) is None:
+            raise
+        return tokenizer
+
+
+def _cached_byte_pairs(files: HubFiles) -> Tokenizer | None:
+    """GPT-2's tokenizer from ``tokenizer.json`` or ``vocab.json`` in the hub's cache; ``None`` without one."""
+    for name in ("tokenizer.json", "vocab.json"):
+        if (path := files.cached(name)) is not None:
+            try:
+                return TiktokenTokenizer.from_json(path.read_text(encoding="utf-8"), str(path))
+            except (OSError, UnicodeDecodeError, ModelError) as error:
+                raise ModelError(f"{files.name}: {name} can't be read ({error}).") from error
+    return None
 
 
 def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
     return load_tokenizer(folder, architecture_of(config).vocabulary)
-
-
-class _HubFiles:
-    """Files of a hub repository, from the hub's cache, or from the network unless ``HF_HUB_OFFLINE`` is set."""
-
-    def __init__(self, hub_id: str, revision: str | None = None) -> None:
-        from huggingface_hub import constants
-
-        if constants.HF_HUB_CACHE.startswith("~"):  # it would be a folder named ~
-            raise ResourceError(
-                f"{hub_id}: there is no home folder for the hub's cache; set HF_HOME (or HOME) to a folder that can be "
-                "written, or pass the path of a model folder."
-            )
-        self.hub_id, self.revision = hub_id, revision
-
-    def get(self, filename: str, *, required: bool = False) -> Path | None:
-        """Path of a file in the cache; ``None`` if the repository lacks it, and it is not required."""
-        from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.errors import (
-            EntryNotFoundError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-
-        try:
-            cached = try_to_load_from_cache(self.hub_id, filename, revision=self.revision)
-            if isinstance(cached, str):
-                return Path(cached)
-            known_absent = cached is not None
-            if not required and (known_absent or constants.HF_HUB_OFFLINE):
-                return None
-            return Path(hf_hub_download(self.hub_id, filename, revision=self.revision))
-        except HFValidationError as error:
-            raise ModelError(f"{self.hub_id}: neither a folder, a preset nor a valid hub id.") from error
-        except LocalEntryNotFoundError as error:
-            why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub can't be reached"
-            raise ModelError(
-                f"{self.hub_id}: {filename} is not in the local cache and {why}; "
-                "pass the path of a model folder, or connect to the network once."
-            ) from error
-        except EntryNotFoundError as error:
-            if required:
-                raise ModelError(f"{self.hub_id}: the repository has no {filename}.") from error
-            return None
-        except Exception as error:  # the hub's client and its HTTP library have no common base
-            raise ModelError(
-                f"{self.hub_id}: {filename} can't be fetched from the hub ({type(error).__name__}: {error})."
-            ) from error
-
-    def get_weights(self) -> None:
-        """Fetches the weights, in one file or several."""
-        if self.get(WEIGHTS_FILE) is not None:
-            return
-        index = self.get(WEIGHTS_INDEX)
-        if index is None:
-            self.get(WEIGHTS_FILE, required=True)  # raises: the file is absent, or the hub out of reach
-            return
-        for shard in shard_names(index):
-            self.get(shard, required=True)
 
 
 def _check_vocabulary(source: ModelSource) -> ModelSource:

@@ -21,6 +21,17 @@ from .sequence_classifier import SequenceClassifier
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+# Dtypes of weights; 8-bit scales (float8_e8m0fnu) and packed 4-bit numbers are no weights.
+DTYPES = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+)
 
 
 def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -124,6 +135,15 @@ def shard_names(index: Path) -> list[str]:
     return sorted(names)
 
 
+def check_dtype(name: str, value: Tensor, origin: Path) -> None:
+    """Raises :class:`ModelError` unless a tensor holds numbers that fp32 can hold: 64 to 8 bits, with a sign."""
+    if value.dtype not in DTYPES:
+        raise ModelError(
+            f"{origin}: {name} has the dtype {value.dtype}, not a floating-point one that is read "
+            f"({', '.join(str(dtype).removeprefix('torch.') for dtype in DTYPES)})."
+        )
+
+
 def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[str]:
     """Loads the weights of a Hugging Face folder into a model.
 
@@ -170,8 +190,7 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
                     f"{folder}: {key} has the shape {tuple(value.shape)}; the configuration needs "
                     f"{tuple(parameter.shape)}."
                 )
-            if not value.is_floating_point():
-                raise ModelError(f"{folder}: {key} has the dtype {value.dtype}, not a floating-point one.")
+            check_dtype(key, value, folder)
             parameter.copy_(value)
             loaded.add(name)
     missing = sorted(architecture.file_name(name) for name in required - loaded)
@@ -197,10 +216,7 @@ def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: 
     bool
         Whether the head is loaded; otherwise the model is unchanged.
     """
-    labels = model.config.raw.get("id2label")
-    values = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else []
-    names = [value if isinstance(value, str) else None for value in values]
-    if (order := order_of(classes, names)) is None:
+    if (order := order_of(classes, head_names(model.config))) is None:
         return False
     prefix = f"{architecture_of(model.config).head}."
     tensors = {key.removeprefix(prefix): value for key, value in read_safetensors(folder, prefix)}
@@ -209,8 +225,16 @@ def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: 
         return False
     with torch.no_grad():
         for name, parameter in parameters.items():
+            check_dtype(prefix + name, tensors[name], folder)
             parameter.copy_(tensors[name][order])
     return True
+
+
+def head_names(config: ModelConfig) -> list[str | None]:
+    """Names of the outputs of the head that a configuration describes, ``None`` for one that is no string."""
+    labels = config.raw.get("id2label")
+    values = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else []
+    return [value if isinstance(value, str) else None for value in values]
 
 
 def head_size(config: ModelConfig, folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,20 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import is_number
+from ..checks import as_json, is_number
 from ..classifier.checkpoint import SPEC_FILE
 from ..classifier.classifier import Classifier
+from ..classifier.schema import read_spec
 from ..classifier.swapped import check_model_and_data
 from ..compute import Compute, resolve_device
 from ..data.label_types import about_names
-from ..data.labels import Label, LabelEncoder, MultiLabelEncoder, checked_classes, with_classes
+from ..data.labels import Label, LabelEncoder, MultiLabelEncoder, with_classes
 from ..data.lengths import truncation
 from ..data.packing import Packer
 from ..data.readers import TextData, without_zero_weights
 from ..data.splits import read_splits, without_validation
 from ..distributed import ProcessGroup, local_device, processes
 from ..errors import ModelError, UsageError
-from ..models.hub import find_model, read_json
+from ..models.build import reuses_head
+from ..models.hub import ModelSource, find_model, read_json, with_own_tokenizer
 from ..progress import say, warn
 from ..settings import Settings, with_recorded
 from ..torch_state import own_torch_state
@@ -107,11 +110,11 @@ def prepare(settings: Settings) -> Iterator[Run]:
         single_process = group.world_size == 1
         preemption = stack.enter_context(Preemption(enabled=output_dir is not None, single_process=single_process))
         with preemption.at_once(PREEMPTED):
-            recorded = _recorded(folder, group, output_dir)
-            settings = with_recorded(settings, recorded.get("settings", {}))
+            recorded = _recorded(folder, group)
+            settings = _as_recorded(settings, recorded.get("settings", {}))
             compute = Compute.resolve(device, settings.dtype, settings.backend)
             session = _Session(compute, group, folder, preemption, callbacks, started)
-            run = _prepare(settings, session, recorded.get("classes"))
+            run = _prepare(settings, session, recorded)
         yield run
 
 
@@ -119,27 +122,56 @@ def _run_folder(path: Path, settings: Settings) -> RunFolder:
     return RunFolder(path, resume=settings.resume, keep_last=settings.keep_last, overwrite=settings.overwrite)
 
 
-def _recorded(folder: RunFolder | None, group: ProcessGroup, output_dir: Path | None) -> Mapping[str, Any]:
-    """Settings and classes that the resumed checkpoint records, in all processes; empty without a checkpoint."""
+def _as_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
+    try:
+        return with_recorded(settings, recorded)
+    except UsageError as error:
+        raise ModelError(f"{settings.output_dir}: a setting of the checkpoint is wrong: {error}") from error
+
+
+def _recorded(folder: RunFolder | None, group: ProcessGroup) -> Mapping[str, Any]:
+    """The ``pyllmclf.json`` of the resumed checkpoint, in all processes; empty without a checkpoint."""
     spec = None
     if folder is not None and folder.newest is not None:
-        spec = read_json(folder.newest / SPEC_FILE)
-    spec = group.broadcast_object(spec) or {}
-    try:
-        classes = {"classes": list(checked_classes(spec["classes"]))} if "classes" in spec else {}
-    except TypeError as error:
-        raise ModelError(f"{output_dir}: {SPEC_FILE} of the checkpoint is malformed ({error}).") from error
-    return classes | ({"settings": spec["settings"]} if isinstance(spec.get("settings"), dict) else {})
+        file = folder.newest / SPEC_FILE
+        spec = read_spec(read_json(file), file).to_json()
+    return group.broadcast_object(spec) or {}
 
 
-def _prepare(settings: Settings, session: _Session, classes: list[Label] | None) -> Run:
-    """Makes the run; ``classes`` are those that the resumed checkpoint records, in its order."""
+def _find_source(
+    settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, recorded: Mapping[str, Any]
+) -> ModelSource:
+    """Finds the model: a resumed run's commit, and with the tokenizer's own rules where its head is reused.
+
+    A text is data where a pretrained model becomes a classifier: names of special tokens in it are split. A classifier
+    that is trained further reads them as it did before.
+    """
+    source = find_model(*_named_model(settings, recorded))
+    tokenizer = recorded.get("tokenizer")
+    splits = tokenizer is not None and tokenizer.get("split_special_tokens", True) is True
+    if settings.weights == "pretrained" and not splits and reuses_head(source, encoder):
+        return with_own_tokenizer(source)
+    return source
+
+
+def _named_model(settings: Settings, recorded: Mapping[str, Any]) -> tuple[str | os.PathLike[str], str, str | None]:
+    """Arguments of :func:`find_model`: a resumed run stays on the commit of the hub that it began with."""
+    commit = recorded.get("base", {}).get("revision")
+    begun_with = recorded.get("settings", {})
+    same = begun_with.get("model") == as_json(settings.model) and begun_with.get("revision") == settings.revision
+    if isinstance(commit, str) and same:
+        return str(settings.model).partition("@")[0], settings.weights, commit
+    return settings.model, settings.weights, settings.revision
+
+
+def _prepare(settings: Settings, session: _Session, recorded: Mapping[str, Any]) -> Run:
+    """Makes the run; ``recorded`` is what the resumed checkpoint records."""
     compute, group, folder = session.compute, session.group, session.folder
-    texts, encoder = read_texts(settings, classes)
+    texts, encoder = read_texts(settings, recorded.get("classes"))
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
     objective = _make_objective(settings, encoder, labels, weights)
-    source = find_model(settings.model, settings.weights)
+    source = _find_source(settings, encoder, recorded)
     lora = resolve_lora(settings, source)
     rates = dropout_rates(settings.dropout, source.config, lora)
     store = make_token_store(texts["train"].texts, source, settings)

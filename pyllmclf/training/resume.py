@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..classifier.checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE
+from ..classifier.schema import read_spec
 from ..classifier.state import ClassifierState
 from ..compute import Compute
 from ..errors import ModelError, PyllmclfError
@@ -108,7 +109,8 @@ def load_saved(
     saved = read_json(folder / STATE_FILE)
     if "identity" not in saved:
         raise ModelError(f"{folder}: the checkpoint has no state of a training to resume; choose another output_dir.")
-    spec = read_json((best or folder) / SPEC_FILE)
+    spec_file = (best or folder) / SPEC_FILE
+    spec = read_spec(read_json(spec_file), spec_file)
     try:
         check_identity(folder, saved["identity"], identity, texts)
         changed = {name for name, value in run_numerics.items() if saved["arithmetic"].get(name) != value}
@@ -124,7 +126,7 @@ def load_saved(
             weights = {name: p.detach().to("cpu", copy=True) for name, p in trained(state.model).items()}
         if best != folder:
             load_parameters(state, folder)
-        return Saved(folder, saved, spec["temperature"], weights)
+        return Saved(folder, saved, spec.temperature, weights)
     except (KeyError, TypeError, AttributeError, SyntaxError, ValueError) as error:
         if isinstance(error, PyllmclfError):
             raise
@@ -156,7 +158,9 @@ def restore(trainer: Trainer, state: ClassifierState, saved: Saved | None) -> No
     try:
         trainer.load_state_dict(training)
         state.metrics |= training["metrics"]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        if isinstance(error, PyllmclfError):
+            raise
         raise _malformed(Path(name) / STATE_FILE, error) from error
     state.temperature = temperature
     if has_best:

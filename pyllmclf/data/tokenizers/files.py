@@ -17,6 +17,8 @@ def tokenizer_files(
     max_length: int,
     truncation_side: str = "right",
     special: dict[str, str] | None = None,
+    *,
+    splits_special_tokens: bool = True,
 ) -> dict[str, str]:
     """``tokenizer.json``, and a ``tokenizer_config.json`` that makes ``AutoTokenizer`` read it unchanged.
 
@@ -32,6 +34,8 @@ def tokenizer_files(
     special : dict of str to str, optional
         Configuration key of each special token, such as ``"cls_token"``, and its text. Without it, the padding token is
         the beginning, end and unknown token too, as in GPT-2.
+    splits_special_tokens : bool
+        As :attr:`pyllmclf.data.tokenizers.Tokenizer.splits_special_tokens`.
 
     Returns
     -------
@@ -45,6 +49,7 @@ def tokenizer_files(
         "truncation_side": truncation_side,
         "pad_token": pad_token,
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": splits_special_tokens,
     }
     config |= special or dict.fromkeys(("bos_token", "eos_token", "unk_token"), pad_token)
     return {"tokenizer.json": tokenizer_json, "tokenizer_config.json": json.dumps(config, indent=2)}

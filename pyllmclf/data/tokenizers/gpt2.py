@@ -31,6 +31,8 @@ class TiktokenTokenizer:
     """
 
     kind = "tiktoken"
+    splits_special_tokens = True
+    without_position: int | None = None
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self._encoding = encoding
@@ -38,6 +40,7 @@ class TiktokenTokenizer:
         self.pad_token_id = VOCAB_SIZE - 1
         self.prefix: list[int] = []
         self.suffix: list[int] = []
+        self.whole: list[str] = []
 
     @classmethod
     def gpt2(cls) -> TiktokenTokenizer:
@@ -55,12 +58,13 @@ class TiktokenTokenizer:
         except Exception as error:  # requests' and tiktoken's own errors have no common base
             raise ModelError(
                 f"GPT-2's vocabulary can't be loaded ({type(error).__name__}: {error}); "
-                "connect to a network once, or point TIKTOKEN_CACHE_DIR at tiktoken's cache."
+                "connect to a network once, or point TIKTOKEN_CACHE_DIR at tiktoken's cache, or HF_HOME at a cache of "
+                "the hub that holds the model's tokenizer."
             ) from error
 
     @classmethod
     def from_json(cls, content: str, origin: str = "tokenizer.json") -> TiktokenTokenizer:
-        """Rebuilds the encoding from the ``tokenizer.json`` of a checkpoint: the id of a token is its rank.
+        """Rebuilds the encoding from a ``tokenizer.json`` or ``vocab.json`` of GPT-2: the id of a token is its rank.
 
         Parameters
         ----------
@@ -77,10 +81,11 @@ class TiktokenTokenizer:
 
         byte_of = {char: byte for byte, char in byte_alphabet().items()}
         try:
-            vocab = dict(parse_json(content)["model"]["vocab"])
+            parsed = parse_json(content)
+            vocab = dict(parsed["model"]["vocab"] if isinstance(parsed.get("model"), dict) else parsed)
             vocab.pop(GPT2_END_OF_TEXT, None)
             ranks = {bytes(byte_of[char] for char in token): int(rank) for token, rank in vocab.items()}
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ModelError(f"{origin}: not the tokenizer of a GPT-2 checkpoint ({error!r}).") from error
         if set(ranks.values()) != set(range(VOCAB_SIZE - 1)) or any(bytes([b]) not in ranks for b in range(256)):
             raise ModelError(f"{origin}: the vocabulary is not GPT-2's.")

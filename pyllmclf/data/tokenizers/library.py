@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError, ModelError, PyllmclfError
+from .added_tokens import add_tokens
 from .files import GPT2_END_OF_TEXT, tokenizer_files
 
 if TYPE_CHECKING:
@@ -43,11 +44,20 @@ class LibraryTokenizer:
         Content of ``tokenizer_config.json``; ``pad_token`` is read.
     origin : str
         Path of the tokenizer, for error messages.
+    splits_special_tokens : bool
+        Whether the name of a special token inside a text is plain text.
+    added : sequence of dict
+        Tokens that the tokenizer's configuration adds, as :func:`configured_tokens` returns them.
 
     Attributes
     ----------
     pad_token : str
         Text of the padding token.
+    skipped_at_end : int or None
+        Token that is left out at the end of a text: transformers' GPT-2 reads the last token that is no padding token,
+        wherever the padding comes from.
+    without_position : int or None
+        See :class:`Tokenizer`.
 
     Raises
     ------
@@ -57,10 +67,21 @@ class LibraryTokenizer:
 
     kind = "tokenizers"
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, config: dict[str, Any], origin: str) -> None:
+    def __init__(
+        self,
+        tokenizer: tokenizers.Tokenizer,
+        config: dict[str, Any],
+        origin: str,
+        *,
+        splits_special_tokens: bool = True,
+        added: Sequence[dict[str, Any]] = (),
+    ) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
+        add_tokens(tokenizer, list(added))
+        tokenizer.encode_special_tokens = self.splits_special_tokens = splits_special_tokens
+        self.skipped_at_end: int | None = None
+        self.without_position: int | None = None
         self._tokenizer = tokenizer
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         if not vocab:
@@ -81,8 +102,8 @@ class LibraryTokenizer:
         self.suffix = probe.ids[content[-1] + 1 :]
 
     @classmethod
-    def from_file(cls, path: str | Path, config: dict[str, Any] | None = None) -> LibraryTokenizer:
-        """Reads a ``tokenizer.json``; ``config`` is the content of ``tokenizer_config.json``.
+    def from_file(cls, path: str | Path, config: dict[str, Any] | None = None, **rules: Any) -> LibraryTokenizer:
+        """Reads a ``tokenizer.json``; ``config`` and ``rules`` are arguments of the class.
 
         Raises
         ------
@@ -90,12 +111,14 @@ class LibraryTokenizer:
             If the file can't be read, or the tokenizer is unusable.
         """
         try:
-            return cls.from_json(Path(path).read_text(encoding="utf-8"), config, str(path))
+            return cls.from_json(Path(path).read_text(encoding="utf-8"), config, str(path), **rules)
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"{path}: can't be read ({error}).") from error
 
     @classmethod
-    def from_json(cls, content: str, config: dict[str, Any] | None = None, origin: str = "") -> LibraryTokenizer:
+    def from_json(
+        cls, content: str, config: dict[str, Any] | None = None, origin: str = "", **rules: Any
+    ) -> LibraryTokenizer:
         """Reads the content of a ``tokenizer.json``; arguments as for the class.
 
         Raises
@@ -106,10 +129,12 @@ class LibraryTokenizer:
         import tokenizers
 
         with _library_errors(f"{origin}: not a tokenizer that the tokenizers library reads"):
-            return cls(tokenizers.Tokenizer.from_str(content), config or {}, origin)
+            return cls(tokenizers.Tokenizer.from_str(content), config or {}, origin, **rules)
 
     @classmethod
-    def from_wordpiece_vocab(cls, path: str | Path, config: dict[str, Any] | None = None) -> LibraryTokenizer:
+    def from_wordpiece_vocab(
+        cls, path: str | Path, config: dict[str, Any] | None = None, **rules: Any
+    ) -> LibraryTokenizer:
         """BERT's WordPiece tokenizer from a ``vocab.txt``.
 
         Parameters
@@ -118,6 +143,8 @@ class LibraryTokenizer:
         config : dict, optional
             Content of ``tokenizer_config.json``: ``do_lower_case`` (default true), ``strip_accents`` (default as
             ``do_lower_case``) and ``tokenize_chinese_chars`` (default true) are read.
+        rules
+            Other arguments of the class.
 
         Raises
         ------
@@ -140,7 +167,7 @@ class LibraryTokenizer:
                 strip_accents=config.get("strip_accents"),
                 handle_chinese_chars=config.get("tokenize_chinese_chars", True),
             )
-            return cls(tokenizers.Tokenizer.from_str(wordpiece.to_str()), config, str(path))
+            return cls(tokenizers.Tokenizer.from_str(wordpiece.to_str()), config, str(path), **rules)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text; without special tokens, a text without tokens becomes one padding token.
@@ -157,13 +184,24 @@ class LibraryTokenizer:
                 encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             except (UnicodeEncodeError, TypeError) as error:
                 raise DataError(f"a text is not valid Unicode: it holds a lone surrogate ({error}).") from error
+        token_ids = [encoding.ids for encoding in encodings]
+        if self.skipped_at_end is not None:
+            token_ids = [_without_end(ids, self.skipped_at_end) for ids in token_ids]
         empty = [] if self.prefix or self.suffix else [self.pad_token_id]
-        return [encoding.ids or empty for encoding in encodings]
+        return [ids or empty for ids in token_ids]
+
+    @property
+    def whole(self) -> list[str]:
+        """Texts that are one token wherever they stand in a text."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return [token.content for token in added if not (token.special and self.splits_special_tokens)]
 
     @cached_property
     def fingerprint(self) -> str:
-        """The library's version, and a hash of ``tokenizer.json``."""
-        return f"tokenizers {version('tokenizers')} {hashlib.sha256(self.to_json().encode()).hexdigest()}"
+        """The library's version, a hash of ``tokenizer.json``, and the rule for special tokens."""
+        content = f"tokenizers {version('tokenizers')} {hashlib.sha256(self.to_json().encode()).hexdigest()}"
+        rule = f" special tokens, {self.skipped_at_end} skipped at the end"
+        return content if self.splits_special_tokens else content + rule
 
     def to_json(self) -> str:
         """Content of a ``tokenizer.json``."""
@@ -171,7 +209,14 @@ class LibraryTokenizer:
 
     def files(self, max_length: int, truncation_side: str = "right") -> dict[str, str]:
         """Files that ``transformers.AutoTokenizer`` opens, name to content."""
-        return tokenizer_files(self.to_json(), self.pad_token, max_length, truncation_side, self._special)
+        return tokenizer_files(
+            self.to_json(),
+            self.pad_token,
+            max_length,
+            truncation_side,
+            self._special,
+            splits_special_tokens=self.splits_special_tokens,
+        )
 
 
 @contextmanager
@@ -185,6 +230,14 @@ def _library_errors(message: str) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelError(f"{message} ({error}).") from error
+
+
+def _without_end(ids: list[int], token: int) -> list[int]:
+    """The ids without the token at their end; the first id stays."""
+    end = len(ids)
+    while end > 1 and ids[end - 1] == token:
+        end -= 1
+    return ids[:end]
 
 
 def _token_text(token: Any) -> str | None:

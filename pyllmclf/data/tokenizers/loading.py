@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
-from ..json_text import parse_json
+from .added_tokens import configured_tokens, read_tokenizer_config
 from .files import GPT2_END_OF_TEXT
 from .gpt2 import TiktokenTokenizer
 from .library import LibraryTokenizer
@@ -19,7 +19,9 @@ SAMPLE_TOKENIZER = Path(__file__).parent.parent / "sample" / "tokenizer.json"
 BYTE_PAIR_FILES = ("vocab.json", "merges.txt")
 
 
-def load_tokenizer(folder: Path, vocabulary: Vocabulary | None = None) -> Tokenizer:
+def load_tokenizer(
+    folder: Path, vocabulary: Vocabulary | None = None, *, as_configured: bool = False
+) -> LibraryTokenizer:
     """The tokenizer of a Hugging Face model folder.
 
     Parameters
@@ -27,24 +29,27 @@ def load_tokenizer(folder: Path, vocabulary: Vocabulary | None = None) -> Tokeni
     folder : Path
     vocabulary : Vocabulary, optional
         Vocabulary format that the architecture may have in place of a ``tokenizer.json``.
+    as_configured : bool
+        Whether added and special tokens are those of the tokenizer's own configuration, and are found in texts as it
+        says (``split_special_tokens``, default false, as in transformers). Otherwise names of special tokens inside a
+        text are plain text.
 
     Raises
     ------
     ModelError
         If the folder has neither, or its tokenizer files are damaged.
     """
-    config: dict[str, Any] = {}
-    if (path := folder / "tokenizer_config.json").is_file():
-        try:
-            config = parse_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{path}: not valid JSON ({error}).") from error
-        if not isinstance(config, dict):
-            raise ModelError(f"{path}: not a JSON object.")
+    config = read_tokenizer_config(folder)
+    rules: dict[str, Any] = {}
+    if as_configured:
+        rules = {
+            "splits_special_tokens": config.get("split_special_tokens", False) is True,
+            "added": configured_tokens(folder, config),
+        }
     if (path := folder / "tokenizer.json").is_file():
-        return LibraryTokenizer.from_file(path, config)
+        return LibraryTokenizer.from_file(path, config, **rules)
     if vocabulary is not None and all((folder / name).is_file() for name in vocabulary.files):
-        return vocabulary.read(folder, config)
+        return vocabulary.read(folder, config, **rules)
     required = "tokenizer.json"
     if vocabulary is not None:
         first, *others = vocabulary.files
@@ -52,7 +57,9 @@ def load_tokenizer(folder: Path, vocabulary: Vocabulary | None = None) -> Tokeni
     raise ModelError(f"{folder}: there is no tokenizer; {required} is needed.")
 
 
-def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: str) -> Tokenizer:
+def restore_tokenizer(
+    kind: str, content: str, config: dict[str, Any], origin: str, *, splits_special_tokens: bool = True
+) -> Tokenizer:
     """The tokenizer of a checkpoint.
 
     Parameters
@@ -64,6 +71,8 @@ def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: s
         ``pad_token`` and its value; for ``"tokenizers"`` only.
     origin : str
         Path of ``tokenizer.json``, for error messages.
+    splits_special_tokens : bool
+        As :attr:`Tokenizer.splits_special_tokens`; for ``"tokenizers"`` only.
 
     Raises
     ------
@@ -73,7 +82,7 @@ def restore_tokenizer(kind: str, content: str, config: dict[str, Any], origin: s
     if kind == "tiktoken":
         return TiktokenTokenizer.from_json(content, origin)
     if kind == "tokenizers":
-        return LibraryTokenizer.from_json(content, config, origin)
+        return LibraryTokenizer.from_json(content, config, origin, splits_special_tokens=splits_special_tokens)
     raise ModelError(f"{origin}: the tokenizer kind {kind!r} is unknown.")
 
 
@@ -93,30 +102,30 @@ def _byte_pairs(folder: Path) -> ByteLevelBPETokenizer:
         raise ModelError(f"{vocab}, {merges.name}: not a byte-pair vocabulary ({error}).") from error
 
 
-def _gpt2_byte_pairs(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
+def _gpt2_byte_pairs(folder: Path, config: dict[str, Any], **rules: Any) -> LibraryTokenizer:
     from tokenizers import AddedToken
 
     tokenizer = _byte_pairs(folder)
     tokenizer.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
-    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder))
+    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder), **rules)
 
 
-def _roberta_byte_pairs(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
-    from tokenizers import processors
+def _roberta_byte_pairs(folder: Path, config: dict[str, Any], **rules: Any) -> LibraryTokenizer:
+    from tokenizers import AddedToken, processors
 
     tokenizer = _byte_pairs(folder)
     ids = tokenizer.get_vocab()
     if not {"<s>", "</s>", "<pad>", "<unk>"} <= ids.keys():
         raise ModelError(f"{folder / BYTE_PAIR_FILES[0]}: the vocabulary lacks one of <s>, </s>, <pad> and <unk>.")
-    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>", "<mask>"])
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>", AddedToken("<mask>", lstrip=True)])
     tokenizer.post_processor = processors.RobertaProcessing(
         ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
     )
-    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder))
+    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder), **rules)
 
 
-def _wordpiece(folder: Path, config: dict[str, Any]) -> LibraryTokenizer:
-    return LibraryTokenizer.from_wordpiece_vocab(folder / "vocab.txt", config)
+def _wordpiece(folder: Path, config: dict[str, Any], **rules: Any) -> LibraryTokenizer:
+    return LibraryTokenizer.from_wordpiece_vocab(folder / "vocab.txt", config, **rules)
 
 
 WORDPIECE = Vocabulary(("vocab.txt",), _wordpiece)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from .library import LibraryTokenizer
 
 
 class Tokenizer(Protocol):
@@ -21,6 +23,13 @@ class Tokenizer(Protocol):
         Used by the padded mode and written into configurations.
     prefix, suffix : list of int
         Special tokens before and after a text; the packer adds them.
+    splits_special_tokens : bool
+        Whether the name of a special token inside a text is plain text. If not, it is that token, as transformers reads
+        it by default.
+    whole : list of str
+        Texts that are one token wherever they stand in a text.
+    without_position : int or None
+        Token inside a text that has no position of its own, as transformers counts RoBERTa's positions.
     fingerprint : str
         Differs between tokenizers that may encode a text differently: a hash of vocabulary and rules, and the version
         of the library.
@@ -31,13 +40,19 @@ class Tokenizer(Protocol):
     pad_token_id: int
     prefix: list[int]
     suffix: list[int]
+    splits_special_tokens: bool
+    without_position: int | None
+
+    @property
+    def whole(self) -> list[str]:
+        """Texts that are one token wherever they stand in a text."""
 
     @property
     def fingerprint(self) -> str:
         """Library, its version, and a hash of vocabulary and rules."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without special tokens; names of special tokens inside a text are plain text.
+        """Token ids of each text, without the special tokens around it.
 
         Raises
         ------
@@ -74,11 +89,12 @@ class Vocabulary:
     files : tuple of str
         Names of the files, all of which are required.
     read : callable
-        Takes the folder and the content of ``tokenizer_config.json``; returns a :class:`Tokenizer`.
+        Takes the folder, the content of ``tokenizer_config.json``, and as keywords the rules for added and special
+        tokens of :class:`LibraryTokenizer`; returns one.
     """
 
     files: tuple[str, ...]
-    read: Callable[[Path, dict[str, Any]], Tokenizer]
+    read: Callable[..., LibraryTokenizer]
 
 
 def special_count(tokenizer: Tokenizer) -> int:

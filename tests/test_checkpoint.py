@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from peft import PeftModel
+from peft import AutoPeftModelForSequenceClassification, PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 import pyllmclf
@@ -296,6 +296,28 @@ def test_export_for_peft(trained: Trained, tmp_path: Path, name: str) -> None:
     trained(name).export(target, format="peft")
     assert set(files_in(target)) == ADAPTER - {"pyllmclf.json", "training_state/state.json"}
     assert relative_error(padded_logits(with_adapter(target, target), target), trained(name).logits(TEXTS)) <= 1e-5
+
+
+@pytest.mark.parametrize("name", EXPRESSIBLE_LORA)
+def test_auto_peft_opens_an_adapter_from_anywhere(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    expected = trained(name).logits(TEXTS)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trained(name).export("export", format="peft")
+    trained(name).save("saved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for folder in (Path("../export"), tmp_path / "saved"):
+        model = AutoPeftModelForSequenceClassification.from_pretrained(folder)
+        assert relative_error(padded_logits(model, folder), expected) <= 1e-5
+    # A moved folder opens here, and is written anew for PEFT.
+    (tmp_path / "export").rename(tmp_path / "moved")
+    moved = pyllmclf.load(tmp_path / "moved")
+    assert relative_error(moved.logits(TEXTS), expected) <= 1e-6
+    moved.export(tmp_path / "again", format="peft")
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "again")
+    assert relative_error(padded_logits(model, tmp_path / "again"), expected) <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import pyllmclf
-from pyllmclf import Classifier, ModelError, ResourceError, UsageError
+from pyllmclf import Classifier, ModelError, PyllmclfError, ResourceError, UsageError
 from pyllmclf.data.tokenizers import SAMPLE_TOKENIZER
 from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
 from pyllmclf.models.hub import find_model
@@ -217,7 +217,7 @@ def test_folder_that_transformers_saved(gpt2_folder: Path, bert_folder: Path, ki
         assert_computes_as(head_only(str(folder)), backbone)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 def test_weights_of_another_precision_become_fp32(gpt2_folder: Path, dtype: torch.dtype) -> None:
     narrow = {name: tensor.to(dtype) for name, tensor in load_file(gpt2_folder / "model.safetensors").items()}
     save_file(narrow, gpt2_folder / "model.safetensors")
@@ -256,6 +256,7 @@ def put(name: str, *shape: int) -> Callable[[Tensors], object]:
         (put("h.0.attn.c_attn.weight", 768), r"h\.0\.attn\.c_attn\.weight has the shape"),
         (cast("wpe.weight", torch.int64), r"wpe\.weight has the dtype torch\.int64"),
         (cast("ln_f.weight", torch.bool), r"ln_f\.weight has the dtype torch\.bool"),
+        (cast("ln_f.weight", torch.float8_e8m0fnu), r"ln_f\.weight has the dtype torch\.float8_e8m0fnu"),
     ],
 )
 def test_gpt2_weights_that_do_not_fit(gpt2_folder: Path, edit: Callable[[Tensors], object], word: str) -> None:
@@ -292,6 +293,45 @@ def test_damaged_weights(gpt2_folder: Path, damage: Callable[[bytes], bytes]) ->
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ModelError, match=r"model\.safetensors: damaged"):
         head_only(gpt2_folder)
+
+
+@pytest.mark.parametrize("kind", ["F4", "F6_E2M3", "F8_E8M0", "U64", "C64"])
+def test_weights_of_a_dtype_that_torch_does_not_compute(gpt2_folder: Path, kind: str) -> None:
+    path = gpt2_folder / "model.safetensors"
+    content = path.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["ln_f.weight"]["dtype"] = kind
+    written = json.dumps(header).encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + content[8 + size :])
+    with pytest.raises(ModelError, match=r"ln_f\.weight|damaged"):
+        head_only(gpt2_folder)
+
+
+@pytest.mark.parametrize("file", ["", "config.json", "model.safetensors", "tokenizer.json"])
+def test_link_that_leads_to_itself(gpt2_folder: Path, tmp_path: Path, file: str) -> None:
+    path = gpt2_folder / file if file else tmp_path / "loop"
+    if file:
+        path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(PyllmclfError) as raised:
+        head_only(gpt2_folder if file else path)
+    assert raised.value.exit_code == 4
+    with pytest.raises(ModelError):
+        pyllmclf.load(gpt2_folder if file else path)
+
+
+@pytest.mark.parametrize("file", ["", "pyllmclf.json", "model.safetensors", "tokenizer.json", "manifest.json"])
+def test_checkpoint_with_a_link_that_leads_to_itself(gpt2_folder: Path, tmp_path: Path, file: str) -> None:
+    head_only(gpt2_folder).save(tmp_path / "saved")
+    path = tmp_path / "saved" / file if file else tmp_path / "loop"
+    if file:
+        path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(ModelError):
+        pyllmclf.load(tmp_path / "saved" if file else path)
+    with pytest.raises(PyllmclfError):
+        head_only(gpt2_folder).save(tmp_path / "saved" if file else path)
 
 
 # --- sharded weights --------------------------------------------------------------------------------------------------

@@ -84,9 +84,14 @@ def test_tokenizer_says_what_is_read_of_longer_texts(model_folder: Folders, tmp_
     ("changes", "said"),
     [
         ({"problem_type": "regression"}, "problem_type is 'regression'"),
-        ({"id2label": {"0": "one"}}, "two classes or more"),
-        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "two classes or more"),
-        ({"id2label": {"0": "a", "1": "b"}}, "shape"),
+        ({"id2label": {"0": "one"}}, "id2label has 1 names, and the head 3 outputs"),
+        ({"id2label": {"0": "a", "1": "a", "2": "b"}}, "names two classes 'a'"),
+        ({"id2label": {"0": "a", "1": "b"}}, "id2label has 2 names, and the head 3 outputs"),
+        ({"id2label": {"0": "a", "1": "b", "3": "c"}}, "names no class 2"),
+        ({"id2label": {"0": 0, "1": 1, "2": 2}}, r"id2label\['0'\] is 0, not a string"),
+        ({"id2label": {"0": "a", "1": None, "2": "b"}}, r"id2label\['1'\] is None, not a string"),
+        ({"id2label": {"0": "a", "1": "\ud800", "2": "b"}}, r"id2label\['1'\] is not valid Unicode"),
+        ({"id2label": ["a", "b", "c"]}, "not an object of class names"),
     ],
 )
 def test_classifiers_that_are_refused(
@@ -106,8 +111,13 @@ def test_a_missing_head_is_never_made_up(model_folder: Folders, tmp_path: Path, 
     backbone = {n: t for n, t in tensors.items() if not n.startswith(("score.", "classifier.", "pre_classifier"))}
     assert len(backbone) < len(tensors)
     save_file(backbone, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ModelError, match="missing"):
+    with pytest.raises(ModelError, match=r"a base model without a classification head .* fine-tune it first"):
         pyllmclf.load(folder)
+
+
+def test_regression_is_refused(model_folder: Folders) -> None:
+    with pytest.raises(ModelError, match=r"one output \(num_labels=1\), which is a regression"):
+        pyllmclf.load(model_folder("bert", n_classes=1))
 
 
 def saved_classifier(folder: Path, base: Path, **changes: Any) -> Any:
@@ -136,7 +146,7 @@ def test_names_of_classes_that_are_none(model_folder: Folders, tmp_path: Path) -
     base = model_folder.copy(tmp_path / "base", "gpt2")
     config = json.loads((base / "config.json").read_text()) | {"id2label": {"0": ["a"], "1": "b", "2": "c"}}
     (base / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="two classes or more"):
+    with pytest.raises(ModelError, match=r"id2label\['0'\] is \['a'\], not a string"):
         pyllmclf.load(base)
     pyllmclf.finetune(base, (TEXTS, LETTERS), epochs=1, progress=False)
 

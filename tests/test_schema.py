@@ -24,8 +24,8 @@ LABELS = [("a", "b", "c")[i % 3] for i in range(len(TEXTS))]
 SHORT: dict[str, Any] = {"epochs": 1, "batch_size": 3, "progress": False}
 VALUES = [
     None, True, 0, 1, -1, 2**63, 10**400, 1.5, float("nan"), float("inf"), "", " ", "x", "\ud800", [], ["a"],
-    ["a", "a"], [1, "1"], ["a", None], ["a", 1.5], ["a", ["b"]], [["a"], ["b"]], ["a", "\ud800"], {}, {"a": 1}, {"": None},
-    {"test": {}}, {"test": {"texts": "many"}}, {"train": 5, "epochs": "many", "dropout": []}, {"rank": "x"},
+    ["a", "a"], [1, "1"], ["a", None], ["a", 1.5], ["a", ["b"]], [["a"], ["b"]], ["a", "\ud800"], {}, {"a": 1},
+    {"": None}, {"test": {}}, {"test": {"texts": "many"}}, {"train": 5, "epochs": "many", "dropout": []}, {"rank": "x"},
     {"rank": 10**30}, {"rank": 2, "alpha": 10**400}, {"rank": 2, "unknown": 1},
 ]  # fmt: skip
 

@@ -241,6 +241,39 @@ class CheckpointSpec(_Record):
         return {name: content[name] for name in (*first, *(name for name in content if name not in first))}
 
 
+def _is_figure(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and _as_float(value))
+
+
+def _figures(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_figure, value.values()))
+
+
+_NUMBERS = _must(_figures, "an object of numbers")
+
+
+@dataclass(frozen=True)
+class TrainingSpec(_Record):
+    """Content of ``training_state/state.json`` of a run; :meth:`pyllmclf.training.trainer.Trainer.state_dict`."""
+
+    identity: dict[str, Any] = field(metadata=_is(_OBJECT))
+    arithmetic: dict[str, Any] = field(metadata=_is(_OBJECT))
+    step: int = field(metadata=_is(_COUNT))
+    history: list[dict[str, Any]] = field(
+        metadata=_is(_must(lambda v: isinstance(v, list) and all(map(_figures, v)), "a list of objects of numbers"))
+    )
+    finished: bool = field(metadata=_is(_FLAG))
+    stopped: list[bool] = field(
+        metadata=_is(_must(lambda v: isinstance(v, list) and [type(e) for e in v] == [bool, bool], "two booleans"))
+    )
+    loader: dict[str, Any] = field(metadata=_is(_OBJECT))
+    epoch_sums: dict[str, Any] = field(metadata=_is(_NUMBERS))
+    scaler: dict[str, Any] = field(metadata=_is(_NUMBERS))
+    metrics: dict[str, dict[str, Any]] = field(metadata=_is(_metrics))
+    best: dict[str, Any] | None = field(metadata=_is(_or_none(_NUMBERS)), default=None)
+    calibration: dict[str, Any] | None = field(metadata=_is(_or_none(_NUMBERS)), default=None)
+
+
 def read_spec(raw: Mapping[str, Any], file: Path) -> CheckpointSpec:
     """Checks the content of ``pyllmclf.json``.
 

@@ -36,13 +36,6 @@ class HubFiles:
     """
 
     def __init__(self, hub_id: str, revision: str | None = None) -> None:
-        from huggingface_hub import constants
-
-        if constants.HF_HUB_CACHE.startswith("~"):  # it would be a folder named ~
-            raise ResourceError(
-                f"{hub_id}: there is no home folder for the hub's cache; set HF_HOME (or HOME) to a folder that can be "
-                "written, or pass the path of a model folder."
-            )
         self.hub_id, self.revision = hub_id, revision
         self.commit = revision if revision is not None and _COMMIT.fullmatch(revision) else None
         self.unreachable: str | None = None
@@ -71,11 +64,21 @@ class HubFiles:
         ModelError
             If the file is neither cached nor can be fetched.
         """
+        self._check_cache()
         cached = self.cached("config.json")
         known = self.commit is not None or _offline()
         path = (cached or self.required("config.json")) if known else self._newest(cached)
         self.commit = path.parent.name if path.parent.parent.name == "snapshots" else None
         return path
+
+    def _check_cache(self) -> None:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_CACHE.startswith("~"):  # it would be a folder named ~
+            raise ResourceError(
+                f"{self.hub_id}: there is no home folder for the hub's cache; set HF_HOME (or HOME) to a folder that "
+                "can be written, or pass the path of a model folder."
+            )
 
     def _newest(self, cached: Path | None) -> Path:
         """``config.json`` of the commit that the hub names; that of the cached one if the hub can't be asked."""
@@ -141,6 +144,7 @@ class HubFiles:
     def _download(self, filename: str, revision: str | None) -> Path:
         from huggingface_hub import hf_hub_download
 
+        self._check_cache()
         try:
             return Path(hf_hub_download(self.hub_id, filename, revision=revision))
         except PyllmclfError:

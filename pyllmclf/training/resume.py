@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..classifier.checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE
-from ..classifier.schema import read_spec
+from ..classifier.schema import TrainingSpec, read_spec
 from ..classifier.state import ClassifierState
 from ..compute import Compute
 from ..errors import ModelError, PyllmclfError
@@ -109,6 +109,7 @@ def load_saved(
     saved = read_json(folder / STATE_FILE)
     if "identity" not in saved:
         raise ModelError(f"{folder}: the checkpoint has no state of a training to resume; choose another output_dir.")
+    TrainingSpec.read(saved, str(folder / STATE_FILE))
     spec_file = (best or folder) / SPEC_FILE
     spec = read_spec(read_json(spec_file), spec_file)
     try:

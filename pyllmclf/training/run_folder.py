@@ -229,7 +229,8 @@ class RunFolder:
             best = read_json(folder / STATE_FILE).get("best")
         except ValueError:  # damaged
             return None
-        return best["step"] if isinstance(best, dict) else None
+        step = best.get("step") if isinstance(best, dict) else None
+        return step if type(step) is int else None
 
     def save_calibrated(self, step: int, state: ClassifierState, calibration: Mapping[str, float]) -> None:
         """Saves the calibrated classifier of a step: in the step's checkpoint, if its training is finished.

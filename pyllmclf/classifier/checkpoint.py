@@ -61,6 +61,7 @@ def save_checkpoint(
     *,
     keep_others: bool = False,
     overwrite: bool = False,
+    place: Path | None = None,
 ) -> None:
     """Writes a checkpoint, which is complete or absent.
 
@@ -74,6 +75,8 @@ def save_checkpoint(
         State of the optimizer.
     keep_others, overwrite : bool
         As for :func:`pyllmclf.data.atomic_folder.write_folder`.
+    place : Path, optional
+        Where the folder will be, if it is written under another name first.
 
     Raises
     ------
@@ -82,7 +85,7 @@ def save_checkpoint(
     ResourceError
         If the folder can't be written.
     """
-    files = dict(model_files(state, folder))
+    files = dict(model_files(state, place or folder))
     if state.lora is not None:
         # LoRA does not change the base: one hash serves all checkpoints of a run.
         state.base_sha256 = state.base_sha256 or content_hash(backbone_state(state.model))

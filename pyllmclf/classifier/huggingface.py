@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def model_files(state: ClassifierState, folder: Path) -> dict[str, Writer]:
         files[WEIGHTS_FILE] = tensor_writer(backbone_state(state.model) | head_state(state.model))
         return files
     on_hub = base_on_hub(state)
-    here = str(folder.resolve() / BASE_FOLDER)
+    here = os.path.join(os.path.realpath(folder), BASE_FOLDER)
     base, revision = (state.hub_id, state.revision) if on_hub else (here, None)
     assert base is not None
     peft = peft_config(state.model, state.lora, base, revision)

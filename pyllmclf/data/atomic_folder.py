@@ -63,7 +63,7 @@ def new_file(path: Path) -> Iterator[TextIO]:
 def new_path(path: Path) -> Iterator[Path]:
     """:func:`new_file` for a writer that opens the path itself: the name to write to, and to close before the end."""
     special = path.exists() and not path.is_file()  # asked before resolving: the target of /dev/stdout may not exist
-    target = path if special else path.resolve()  # a link stays a link
+    target = path if special else Path(os.path.realpath(path))  # a link stays a link
     beside = target if special else beside_of(target, "tmp")
     try:
         yield beside
@@ -122,7 +122,7 @@ def write_folder(
     ResourceError
         If the folder can't be written.
     """
-    target = target.resolve()
+    target = Path(os.path.realpath(target))  # not resolve(), which fails where a link leads to itself
     check_name(target)
     others: set[str] = set()
     if target.exists() and not overwrite and not is_replaceable(target):
@@ -170,7 +170,7 @@ def write_folder(
 def check_name(folder: Path) -> None:
     """Raises :class:`UsageError` if a folder's name, or that of one above it, is not UTF-8."""
     try:
-        str(folder.resolve()).encode("utf-8")
+        os.path.realpath(folder).encode("utf-8")
     except UnicodeEncodeError as error:
         raise UsageError(
             f"{folder}: its name is not UTF-8, and the libraries that write weights need that; choose another name."
@@ -236,7 +236,7 @@ def verify_folder(folder: Path, covered: Iterable[str]) -> None:
     for name, (digest, size) in expected.items():
         path = folder / name
         try:
-            inside = path.resolve().is_relative_to(folder.resolve())
+            inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
             there = inside and path.is_file()
             intact = there and path.stat().st_size == size and sha256(path) == digest
         except (OSError, ValueError) as error:  # ValueError: no valid file name

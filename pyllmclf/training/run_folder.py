@@ -186,7 +186,8 @@ class RunFolder:
         if self._written == progress:
             return
         folder = self.checkpoint(step)
-        save_checkpoint(folder, state, {"step": step, **training_state}, optimizer, keep_others=True)
+        training_state, place = {"step": step, **training_state}, self.path / folder.name
+        save_checkpoint(folder, state, training_state, optimizer, keep_others=True, place=place)
         self._written = progress
         self._point("last", folder)
         if is_best:

@@ -247,10 +247,10 @@ class RunFolder:
         folder = self.checkpoint(step)
         training_state = read_json(folder / STATE_FILE) | {"calibration": calibration}
         if training_state["finished"]:
-            save_checkpoint(folder, state, training_state, keep_others=True)
+            save_checkpoint(folder, state, training_state, keep_others=True, place=self.path / folder.name)
             return
         calibrated = self.path / f"calibrated-{step}"
-        save_checkpoint(calibrated, state, training_state, keep_others=True)
+        save_checkpoint(calibrated, state, training_state, keep_others=True, place=self.path / calibrated.name)
         self._point("best", calibrated)
 
     def _point(self, name: str, folder: Path) -> None:

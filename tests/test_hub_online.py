@@ -78,7 +78,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            served.asked.append(f"{self.command} {self.path}")
+            if "/resolve/" in self.path:
+                served.asked.append(f"{self.command} {self.path}")
             status, headers, content = served.answer(self.path)
             self.send_response(status)
             for name, value in headers.items():

@@ -20,6 +20,7 @@ from pyllmclf.data.atomic_folder import MANIFEST
 from pyllmclf.data.fetch import sha256
 from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import LibraryTokenizer
+from pyllmclf.models.hub import find_model
 
 # With blanks and none around them, at both ends, in other letters, and cut.
 NAMES = ["[SEP]", "[CLS]", "[PAD]", "[UNK]", "[MASK]", "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<|endoftext|>"]
@@ -39,7 +40,7 @@ def tokenizer_of(folder: Path) -> Any:
 def their_logits(folder: Path, texts: list[str] = SPECIAL, tokenizer: Any = None) -> np.ndarray:
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
     batch = (tokenizer or tokenizer_of(folder))(
-        texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
+        texts, padding=True, truncation=True, max_length=48, return_tensors="pt"
     )
     return model(**batch).logits.numpy()
 
@@ -181,7 +182,7 @@ def test_transformers_splits_special_tokens_of_our_classifiers(
 
 def test_preset_of_gpt2_in_transformers(gpt2_vocabulary: Path, tmp_path: Path) -> None:
     """tiktoken's encoding and the tokenizer.json that is written for it."""
-    tokenizer = pyllmclf.models.hub.find_model("gpt2", "random").tokenizer
+    tokenizer = find_model("gpt2", "random").tokenizer
     for name, content in tokenizer.files(64).items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     theirs = AutoTokenizer.from_pretrained(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,17 @@ def add_tokens(tokenizer: tokenizers.Tokenizer, tokens: list[dict[str, Any]]) ->
 
     present = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     tokenizer.add_tokens([AddedToken(**token) for token in tokens if token["content"] not in present])
+
+
+def with_flags(content: str, tokens: Sequence[dict[str, Any]]) -> str:
+    """A ``tokenizer.json`` whose added tokens have the flags of the same texts in ``tokens``.
+
+    For tokenizers that are made of a vocabulary: their own special tokens are only defaults.
+    """
+    flags = {token["content"]: token for token in tokens}
+    parsed = json.loads(content)
+    parsed["added_tokens"] = [entry | flags.get(entry["content"], {}) for entry in parsed["added_tokens"]]
+    return json.dumps(parsed, ensure_ascii=False)
 
 
 def _added_token(token: Any, *, special: bool, origin: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError, ModelError, PyllmclfError
-from .added_tokens import add_tokens
+from .added_tokens import add_tokens, with_flags
 from .files import GPT2_END_OF_TEXT, tokenizer_files
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ class LibraryTokenizer:
                 strip_accents=config.get("strip_accents"),
                 handle_chinese_chars=config.get("tokenize_chinese_chars", True),
             )
-            return cls(tokenizers.Tokenizer.from_str(wordpiece.to_str()), config, str(path), **rules)
+            content = with_flags(wordpiece.to_str(), rules.get("added", ()))
+            return cls(tokenizers.Tokenizer.from_str(content), config, str(path), **rules)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text; without special tokens, a text without tokens becomes one padding token.

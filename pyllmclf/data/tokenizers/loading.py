@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ModelError
-from .added_tokens import configured_tokens, read_tokenizer_config
+from .added_tokens import configured_tokens, read_tokenizer_config, with_flags
 from .files import GPT2_END_OF_TEXT
 from .gpt2 import TiktokenTokenizer
 from .library import LibraryTokenizer
@@ -107,21 +107,23 @@ def _gpt2_byte_pairs(folder: Path, config: dict[str, Any], **rules: Any) -> Libr
 
     tokenizer = _byte_pairs(folder)
     tokenizer.add_special_tokens([AddedToken(GPT2_END_OF_TEXT, normalized=False)])
-    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder), **rules)
+    content = with_flags(tokenizer.to_str(), rules.get("added", ()))
+    return LibraryTokenizer.from_json(content, config, str(folder), **rules)
 
 
 def _roberta_byte_pairs(folder: Path, config: dict[str, Any], **rules: Any) -> LibraryTokenizer:
-    from tokenizers import AddedToken, processors
+    from tokenizers import processors
 
     tokenizer = _byte_pairs(folder)
     ids = tokenizer.get_vocab()
     if not {"<s>", "</s>", "<pad>", "<unk>"} <= ids.keys():
         raise ModelError(f"{folder / BYTE_PAIR_FILES[0]}: the vocabulary lacks one of <s>, </s>, <pad> and <unk>.")
-    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>", AddedToken("<mask>", lstrip=True)])
+    tokenizer.add_special_tokens(["<s>", "</s>", "<pad>", "<unk>", "<mask>"])
     tokenizer.post_processor = processors.RobertaProcessing(
         ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
     )
-    return LibraryTokenizer.from_json(tokenizer.to_str(), config, str(folder), **rules)
+    content = with_flags(tokenizer.to_str(), rules.get("added", ()))
+    return LibraryTokenizer.from_json(content, config, str(folder), **rules)
 
 
 def _wordpiece(folder: Path, config: dict[str, Any], **rules: Any) -> LibraryTokenizer:

@@ -286,5 +286,5 @@ def read_spec(raw: Mapping[str, Any], file: Path) -> CheckpointSpec:
         raise ModelError(f"{file}: format version {shortened(version)} is not {FORMAT_VERSION}; update pyllmclf.")
     spec: CheckpointSpec = CheckpointSpec.read(raw, str(file))
     if (spec.lora is not None) and spec.base.sha256 is None:
-        raise ModelError(f"{file}: base.sha256 is missing, by which the base of a LoRA classifier is checked.")
+        raise ModelError(f"{file}: base.sha256 is missing, which lora needs: the base is checked by it.")
     return spec

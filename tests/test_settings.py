@@ -100,7 +100,7 @@ def test_every_argument_has_a_default_and_a_help_text() -> None:
 CHANGES_NO_RESULT = {
     "model", "train", "validation", "test", "text_column", "label_column", "label_separator", "empty_texts",
     "encoding_errors", "missing", "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps",
-    "keep_last", "strategy",
+    "keep_last", "strategy", "revision",
     "sample_weight",  # the weights themselves are compared
 }  # fmt: skip
 NOT_RECORDED = {"logs", "callbacks", "report", "progress", "overwrite"}

@@ -216,7 +216,7 @@ class BaseSpec(_Record):
 class CheckpointSpec(_Record):
     """Content of ``pyllmclf.json``; the attributes are those of :class:`pyllmclf.classifier.state.ClassifierState`."""
 
-    classes: list[str | int | bool] = field(metadata=_is(_classes))
+    classes: list[Any] = field(metadata=_is(_classes))
     label_separator: str | None = field(metadata=_is(_or_none(_NAME)))
     pooling: str = field(metadata=_is(_one_of(words(Pooling))))
     causal: bool = field(metadata=_is(_FLAG))

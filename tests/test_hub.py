@@ -330,8 +330,12 @@ def test_checkpoint_with_a_link_that_leads_to_itself(gpt2_folder: Path, tmp_path
     path.symlink_to(path.name)
     with pytest.raises(ModelError):
         pyllmclf.load(tmp_path / "saved" if file else path)
-    with pytest.raises(PyllmclfError):
-        head_only(gpt2_folder).save(tmp_path / "saved" if file else path)
+    if file in ("", "manifest.json"):
+        with pytest.raises(PyllmclfError):
+            head_only(gpt2_folder).save(tmp_path / "saved" if file else path)
+    else:  # a checkpoint is replaced, however damaged
+        head_only(gpt2_folder).save(tmp_path / "saved")
+        pyllmclf.load(tmp_path / "saved")
 
 
 # --- sharded weights --------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..choices import LongTexts, Pooling, words
 from ..data.json_text import is_unicode
-from ..data.readers import Label
+from ..data.labels import checked_classes
 from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
 from ..models.config import MOST, is_number
@@ -57,11 +57,13 @@ def _one_of(choices: Sequence[str]) -> Check:
 
 
 def _classes(value: Any) -> str | None:
-    if not isinstance(value, list) or len(value) < 2:
-        return "a list of two classes or more"
-    if not all(type(label) in (int, bool) or _is_text(label) for label in value):
-        return "a list of strings, integers or booleans"
-    return None if len(set(map(str, value))) == len(value) else "a list of classes of different names"
+    try:
+        classes = checked_classes(value)
+    except TypeError as error:
+        return f"the list of classes ({error})"
+    return (
+        None if all(not isinstance(label, str) or _is_text(label) for label in classes) else "a list of valid Unicode"
+    )
 
 
 def _lora(value: Any) -> str | None:
@@ -214,7 +216,7 @@ class BaseSpec(_Record):
 class CheckpointSpec(_Record):
     """Content of ``pyllmclf.json``; the attributes are those of :class:`pyllmclf.classifier.state.ClassifierState`."""
 
-    classes: list[Label] = field(metadata=_is(_classes))
+    classes: list[Any] = field(metadata=_is(_classes))
     label_separator: str | None = field(metadata=_is(_or_none(_NAME)))
     pooling: str = field(metadata=_is(_one_of(words(Pooling))))
     causal: bool = field(metadata=_is(_FLAG))

@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..choices import LongTexts, Pooling, words
 from ..data.json_text import is_unicode
+from ..data.labels import checked_classes
 from ..data.readers import Label
 from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
@@ -57,11 +58,11 @@ def _one_of(choices: Sequence[str]) -> Check:
 
 
 def _classes(value: Any) -> str | None:
-    if not isinstance(value, list) or len(value) < 2:
-        return "a list of two classes or more"
-    if not all(type(label) in (int, bool) or _is_text(label) for label in value):
-        return "a list of strings, integers or booleans"
-    return None if len(set(map(str, value))) == len(value) else "a list of classes of different names"
+    try:
+        classes = checked_classes(value)
+    except TypeError as error:
+        return f"the list of classes ({error})"
+    return None if all(map(_is_text, map(str, classes))) else "a list of valid Unicode"
 
 
 def _lora(value: Any) -> str | None:

@@ -98,7 +98,7 @@ def find_model(name: str | os.PathLike[str], weights: str, revision: str | None 
     try:
         return _check_vocabulary(_from_hub(name, hub_id, weights, preset, revision))
     except ModelError as error:
-        hint = did_you_mean(name, presets()) if preset is None and "/" not in name else ""
+        hint = did_you_mean(hub_name, presets()) if preset is None and "/" not in name else ""
         raise (ModelError(f"{str(error).removesuffix('.')}{hint}.") if hint else error) from error.__cause__
 
 

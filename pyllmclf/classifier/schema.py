@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ..choices import LongTexts, Pooling, words
 from ..data.json_text import is_unicode
 from ..data.labels import checked_classes
+from ..data.readers import Label
 from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
 from ..models.config import MOST, is_number
@@ -61,9 +62,7 @@ def _classes(value: Any) -> str | None:
         classes = checked_classes(value)
     except TypeError as error:
         return f"the list of classes ({error})"
-    return (
-        None if all(not isinstance(label, str) or _is_text(label) for label in classes) else "a list of valid Unicode"
-    )
+    return None if all(map(_is_text, map(str, classes))) else "a list of valid Unicode"
 
 
 def _lora(value: Any) -> str | None:
@@ -216,7 +215,7 @@ class BaseSpec(_Record):
 class CheckpointSpec(_Record):
     """Content of ``pyllmclf.json``; the attributes are those of :class:`pyllmclf.classifier.state.ClassifierState`."""
 
-    classes: list[Any] = field(metadata=_is(_classes))
+    classes: list[Label] = field(metadata=_is(_classes))
     label_separator: str | None = field(metadata=_is(_or_none(_NAME)))
     pooling: str = field(metadata=_is(_one_of(words(Pooling))))
     causal: bool = field(metadata=_is(_FLAG))

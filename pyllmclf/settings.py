@@ -76,13 +76,13 @@ class Settings:
         None, "Data or none. Default: the data set's own.", group=DATA, estimator=False, parse=as_data,
         changes_result=False,
     )  # fmt: skip
-    text_column: str | None = argument(
-        None, "Column of the texts; default: found by its usual names.", group=DATA, estimator=False,
-        changes_result=False,
+    text_column: str | int | Sequence[str | int] | None = argument(
+        None, "Column of the texts, by name or number; several are joined: title,body. Default: found.", group=DATA,
+        estimator=False, check=valid.columns, changes_result=False,
     )  # fmt: skip
-    label_column: str | None = argument(
-        None, "Column of the labels; default: found by its usual names.", group=DATA, estimator=False,
-        changes_result=False,
+    label_column: str | int | None = argument(
+        None, "Column of the labels, by name or number. Default: found.", group=DATA, estimator=False,
+        check=valid.column, changes_result=False,
     )  # fmt: skip
     multi_label: bool = argument(False, "Texts may have several labels, or none.", group=DATA, estimator=False)
     label_separator: str = argument(
@@ -94,8 +94,20 @@ class Settings:
         check=one_of(words(EmptyTexts)), changes_result=False,
     )  # fmt: skip
     encoding_errors: EncodingErrors = argument(
-        "strict", "Bytes of a file that are not UTF-8: strict (an error) or replace.", group=DATA, estimator=False,
+        "strict", "Bytes of a file that its encoding lacks: strict (an error) or replace.", group=DATA, estimator=False,
         check=one_of(words(EncodingErrors)), changes_result=False,
+    )  # fmt: skip
+    encoding: str = argument(
+        "auto", "Encoding of files of text, such as utf-16 or cp1252; default: found.", group=DATA, estimator=False,
+        check=valid.encoding, changes_result=False,
+    )  # fmt: skip
+    delimiter: str | None = argument(
+        None, "Character between fields, or comma, semicolon, tab or pipe; default: found.", group=DATA,
+        estimator=False, check=valid.delimiter, changes_result=False,
+    )  # fmt: skip
+    header: bool = argument(
+        True, "The first row names the columns; without it, their names are 0, 1, 2, ...", group=DATA,
+        estimator=False, check=satisfies(lambda v: isinstance(v, bool), "be True or False"), changes_result=False,
     )  # fmt: skip
     weights: Weights = argument("pretrained", "pretrained or random.", group=MODEL)
     trainable: str = argument(

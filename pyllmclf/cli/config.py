@@ -53,6 +53,8 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
             shown = f"{name}.{option.removeprefix('lora_')}" if as_table and key == "lora" else name
             if option not in options:
                 raise UsageError(f"--config {path}: {shown!r} is no option of this command; see --help.")
+            if option == "text_column":
+                setting = _joined(setting)
             if isinstance(setting, (dict, list)):
                 raise UsageError(f"--config {path}: {shown!r} must be a single value.")
             parameter = options[option]

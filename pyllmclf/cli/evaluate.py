@@ -12,10 +12,13 @@ from ..errors import UsageError
 from .options import (
     Backend,
     Debug,
+    Delimiter,
     Device,
     Dtype,
     EmptyTexts,
+    Encoding,
     EncodingErrors,
+    Header,
     Json,
     LabelColumn,
     Progress,
@@ -40,6 +43,9 @@ def evaluate(
     label_column: LabelColumn = None,
     empty_texts: EmptyTexts = "keep",
     encoding_errors: EncodingErrors = "strict",
+    encoding: Encoding = "auto",
+    delimiter: Delimiter = None,
+    header: Header = True,
     predictions: Annotated[
         Path | None, typer.Option(help="Write each text's label, prediction and probabilities to this CSV file.")
     ] = None,
@@ -84,6 +90,9 @@ def evaluate(
         label_separator=label_separator_of(checkpoint),
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
     )
     separators = {str(path): label_separator_of(path) is not None for path in (checkpoint, *(compare or ()))}
     if len(set(separators.values())) > 1:

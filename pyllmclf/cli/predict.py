@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
-from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn
+from .options import Backend, Debug, Delimiter, Device, Dtype, Encoding, EncodingErrors, Header, Progress, TextColumn
 
 
 def predict(
@@ -21,6 +21,9 @@ def predict(
     ] = "-",
     text_column: TextColumn = None,
     encoding_errors: EncodingErrors = "strict",
+    encoding: Encoding = "auto",
+    delimiter: Delimiter = None,
+    header: Header = True,
     device: Device = "auto",
     dtype: Dtype = "auto",
     backend: Backend = "auto",
@@ -31,7 +34,7 @@ def predict(
     debug: Debug = False,
 ) -> None:
     """Print each text's label (or labels) and probabilities as JSON, one line per text."""
-    texts = _texts(data, text_column, encoding_errors)
+    texts = _texts(data, text_column, encoding_errors, encoding, delimiter, header)
     import numpy as np
 
     from ..classifier import load
@@ -56,7 +59,9 @@ def predict(
             print(json.dumps(row, ensure_ascii=False))
 
 
-def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str]:
+def _texts(
+    data: str, text_column: str | None, encoding_errors: str, encoding: str, delimiter: str | None, header: bool
+) -> list[str]:
     """Reads the texts of a file or of standard input; a .txt file and standard input have one text per line.
 
     Raises
@@ -68,12 +73,22 @@ def _texts(data: str, text_column: str | None, encoding_errors: str) -> list[str
     from ..data.sources import read_data
 
     if data != "-" and not data.lower().endswith(".txt"):
-        return read_data(data, text_column=text_column, labelled=False, encoding_errors=encoding_errors).texts
-    check_reading("keep", encoding_errors)
-    if text_column is not None:
-        raise UsageError("--text-column chooses a column, and lines of text have none; leave it out.")
+        return read_data(
+            data,
+            text_column=text_column,
+            labelled=False,
+            encoding_errors=encoding_errors,
+            encoding=encoding,
+            delimiter=delimiter,
+            header=header,
+        ).texts
+    check_reading("keep", encoding_errors, encoding)
+    if text_column is not None or delimiter is not None or not header:
+        raise UsageError(
+            "--text-column, --delimiter and --no-header are about columns, and lines of text have none; leave them out."
+        )
     raw = sys.stdin.buffer.read() if data == "-" else read_bytes(Path(data))
-    lines = decode(raw, "standard input" if data == "-" else data, encoding_errors).split("\n")
+    lines = decode(raw, "standard input" if data == "-" else data, encoding_errors, encoding).split("\n")
     if lines[-1] == "":
         lines.pop()
     return [line.removesuffix("\r") for line in lines]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError
-from .options import Debug, EncodingErrors, Json, LabelColumn, TextColumn, print_json
+from .options import Debug, Delimiter, Encoding, EncodingErrors, Header, Json, LabelColumn, TextColumn, print_json
 
 if TYPE_CHECKING:
     from ..models.hub import ModelSource
@@ -26,6 +26,9 @@ def validate(
         str, typer.Option(help="String between the labels of a text, with --multi-label.")
     ] = "|",
     encoding_errors: EncodingErrors = "strict",
+    encoding: Encoding = "auto",
+    delimiter: Delimiter = None,
+    header: Header = True,
     model: Annotated[
         str | None, typer.Option(help="Count tokens with this model's tokenizer, and compare with its positions.")
     ] = None,
@@ -45,6 +48,9 @@ def validate(
         label_column=label_column,
         label_separator=label_separator if multi_label else None,
         encoding_errors=encoding_errors,
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
     )
     check_label_separator(label_separator, several=multi_label)
     check_applicable(options, [data, *(test or ())])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,17 @@ from typing import Any
 
 from ..errors import DataError, UsageError
 from .named import PARTITIONS, Splits, is_named, load_named
-from .readers import FILE_TYPES, ReadOptions, TextData, read_data_object, read_path, without_empty
+from .readers import (
+    Column,
+    ReadOptions,
+    TextData,
+    check_no_address,
+    format_of_name,
+    is_file_name,
+    read_data_object,
+    read_path,
+    without_empty,
+)
 
 
 def load_dataset(name: str, partition: str | None = None, *, split: str | None = None) -> Splits:
@@ -53,12 +64,15 @@ def read_data(
     *,
     split: str | None = None,
     default_split: str = "all",
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: Column | Sequence[Column] | None = None,
+    label_column: Column | None = None,
     labelled: bool = True,
     label_separator: str | None = None,
     empty_texts: str = "keep",
     encoding_errors: str = "strict",
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    header: bool = True,
 ) -> TextData:
     """Reads any supported kind of data.
 
@@ -70,7 +84,7 @@ def read_data(
         Split of a named data set: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
     default_split : str
         Split to read without ``split``, if the data set has it; all of them otherwise.
-    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors
+    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors, encoding, delimiter, header
         As for :class:`ReadOptions`.
 
     Raises
@@ -87,12 +101,16 @@ def read_data(
         label_separator=label_separator,
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
     )
     usable = applicable(options, data)
     if (usable.text_column, usable.label_column) != (text_column, label_column):
         raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
-    if usable.encoding_errors != encoding_errors:
-        raise UsageError(f"{_kind(data)} has no encoding; leave encoding_errors out.")
+    for name, about in _OF_FILES.items():
+        if getattr(usable, name) != getattr(options, name):
+            raise UsageError(f"{name} is about {about}, which {_kind(data)} is not; leave {name} out.")
     return read_source(data, options, split=split, default_split=default_split)
 
 
@@ -109,7 +127,8 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
     if split is not None:
         raise UsageError(f"split={split!r} can be chosen only for a named data set, not for {_kind(data)}.")
     if isinstance(data, (str, Path)):
-        if not _exists(data) and not str(data).lower().endswith((*FILE_TYPES, ".gz")):
+        check_no_address(str(data))
+        if not _exists(data) and not is_file_name(str(data)):
             raise DataError(
                 f"{str(data)[:80]}: neither a file nor the name of a data set; "
                 f"the named ones are {', '.join(PARTITIONS)}."
@@ -136,31 +155,51 @@ def read_named(name: str, options: ReadOptions) -> Splits:
 def applicable(options: ReadOptions, data: Any) -> ReadOptions:
     """The options with those that don't apply to this kind of data at their defaults.
 
-    Column names apply to files and to objects with columns, ``encoding_errors`` to files.
+    Column names apply to files and to objects with columns, encodings to files, and ``delimiter`` and ``header`` to
+    delimited files; a pipe may be any of them.
     """
     if is_named(data) or isinstance(data, (tuple, list)):
         options = replace(options, text_column=None, label_column=None)
-    if is_named(data) or not isinstance(data, (str, Path)):
+    is_file = not is_named(data) and isinstance(data, (str, Path))
+    file_format = format_of_name(str(data)) if is_file else None
+    if not is_file:
         options = replace(options, encoding_errors="strict")
+    if not is_file or (file_format is not None and not file_format.is_text):
+        options = replace(options, encoding="auto")
+    if not is_file or (file_format is not None and not file_format.is_delimited):
+        options = replace(options, delimiter=None)
+    if not is_file or (file_format is not None and not file_format.has_header):
+        options = replace(options, header=True)
     return options
 
 
 def check_applicable(options: ReadOptions, sources: Sequence[Any]) -> None:
-    """Raises :class:`UsageError` if columns or ``encoding_errors`` are chosen and apply to no source."""
+    """Raises :class:`UsageError` if columns, or options of files, are chosen and apply to no source."""
     usable = [applicable(options, data) for data in sources]
     if _chooses_columns(options) and not any(map(_chooses_columns, usable)):
         raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
-    if options.encoding_errors != "strict" and all(one.encoding_errors == "strict" for one in usable):
-        raise UsageError("encoding_errors is about the bytes of files, and none is given.")
+    for name, about in _OF_FILES.items():
+        value = getattr(options, name)
+        if value != getattr(ReadOptions, name) and all(getattr(one, name) != value for one in usable):
+            raise UsageError(f"{name} is about {about}, and none is given.")
+
+
+# Options that are about files, or some of them.
+_OF_FILES = {
+    "encoding_errors": "the bytes of files",
+    "encoding": "files of text",
+    "delimiter": "delimited files, such as CSV",
+    "header": "delimited files, such as CSV",
+}
 
 
 def _chooses_columns(options: ReadOptions) -> bool:
-    return bool(options.text_column or options.label_column)
+    return options.text_column is not None or options.label_column is not None
 
 
 def _exists(path: str | Path) -> bool:
     try:
-        return Path(path).exists()
+        return os.path.lexists(path)
     except (OSError, ValueError):  # too long for a name, or with a NUL in it: probably a text
         return False
 

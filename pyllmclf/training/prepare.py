@@ -223,6 +223,9 @@ def read_texts(
         label_separator=separator,
         empty_texts=settings.empty_texts,
         encoding_errors=settings.encoding_errors,
+        encoding=settings.encoding,
+        delimiter=settings.delimiter,
+        header=settings.header,
     )
     encoder: LabelEncoder | MultiLabelEncoder
     if separator is None:

@@ -1,24 +1,33 @@
 """Readers of labelled texts, one module per format.
 
 ``files`` holds the table of file formats; a new format is one module and one line there. Each rule has one module:
-``options`` declares the options, ``columns`` picks the columns, ``encoding`` turns bytes into text, ``values`` checks
-texts and labels. Every reader returns a :class:`TextData`, whose texts are exactly those of the source.
+``options`` declares the options, ``data_file`` opens and ``compression`` unpacks files, ``encoding`` turns bytes into
+text, ``dialect`` finds delimiters and quoting, ``columns`` picks the columns, by their names or ``column_values``,
+``notes`` says in one line what was found, ``values`` checks texts and labels. Every reader
+returns a :class:`TextData`, whose texts are exactly those of the source.
 """
 
+from .columns import Column
+from .data_file import DataFile, check_no_address
 from .encoding import decode, read_bytes
-from .files import FILE_TYPES, read_file, read_path
+from .files import FILE_TYPES, format_of_name, is_file_name, read_file, read_path
 from .objects import read_data_object, read_object
 from .options import ReadOptions, check_reading
 from .text_data import Label, Labels, TextData, without_empty
 
 __all__ = [
     "FILE_TYPES",
+    "Column",
+    "DataFile",
     "Label",
     "Labels",
     "ReadOptions",
     "TextData",
+    "check_no_address",
     "check_reading",
     "decode",
+    "format_of_name",
+    "is_file_name",
     "read_bytes",
     "read_data_object",
     "read_file",

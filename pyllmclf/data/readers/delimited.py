@@ -1,9 +1,9 @@
-"""CSV and TSV files."""
+"""Delimited files: CSV, TSV and their relatives."""
 
 from __future__ import annotations
 
 import csv
-import io
+import itertools
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,63 +11,139 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import DataError
-from .encoding import read_text
+from .columns import Columns
+from .data_file import DataFile, data_file_of
+from .dialect import ENDINGS, Dialect, sniff, without_quoting
+from .encoding import TextFile, open_text
+from .notes import Notes
 from .options import ReadOptions
 from .text_data import Label, TextData
 from .values import checked_data
 
-
-def read_csv(path: Path, options: ReadOptions) -> TextData:
-    """Reads a file with commas between fields; raises as :func:`.files.read_path`."""
-    return _read(path, ",", options)
+# Labels that are equal share one string, up to so many distinct ones.
+_SHARED_LABELS = 1 << 16
 
 
-def read_tsv(path: Path, options: ReadOptions) -> TextData:
-    """Reads a file with tabs between fields; raises as :func:`.files.read_path`."""
-    return _read(path, "\t", options)
+def read_delimited(data: Path | DataFile, options: ReadOptions) -> TextData:
+    """Reads a file whose fields are separated by commas, semicolons, tabs or bars; the name and the header tell which.
 
+    The file is read in pieces: beside the rows themselves, only the part around the current row is in memory.
 
-def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
-    content = read_text(path, options.encoding_errors)
-    texts: list[str] = []
-    labels: list[Label] = []
-    lines: list[int] = []
+    Raises
+    ------
+    DataError
+        As :func:`.files.read_path`.
+    """
+    file = data_file_of(data)
+    notes = Notes(file.origin)
     with _unlimited_field_size():
-        rows = _rows(path, content, delimiter)
-        first_line, header = next(rows, (1, None))
-        if header is None:
-            raise DataError(f"{path}: the file is empty.")
-        text_name, label_name = options.columns(header, f"{path}, line {first_line}")
-        text_index = header.index(text_name)
-        label_index = None if label_name is None else header.index(label_name)
-        for line, row in rows:
-            if len(row) != len(header):
-                raise DataError(
-                    f"{path}, line {line}: {len(row)} fields where the header has {len(header)}; "
-                    "quote fields that hold the delimiter or a line break."
-                )
-            texts.append(row[text_index])
+        text = open_text(file, options.encoding_errors, options.encoding, notes)
+        dialect = sniff(
+            text, ENDINGS.get(file.ending), options.delimiter_character, options.header, options.chosen_names, notes
+        )
+        dialect = without_quoting(text, dialect, options.label_of, notes)
+        table = _Table(text, dialect, options, notes)
+        texts, labels, lines = table.read()
+        table.note_joined_lines()
+    notes.say()
+    return checked_data(texts, labels if options.labelled else None, file.origin, lines, options)
+
+
+class _Table:
+    """The rows of a file."""
+
+    def __init__(self, text: TextFile, dialect: Dialect, options: ReadOptions, notes: Notes) -> None:
+        self.text, self.dialect, self.options, self.notes = text, dialect, options, notes
+        self.origin = text.file.origin
+        self.joined_lines: tuple[int, int] | None = None
+        first_line, first = next(self._numbered(), (1, None))
+        if first is None:
+            raise DataError(f"{self.origin}: the file is empty.")
+        self.width = len(first)
+        # Spreadsheets write empty columns at the end, which rows may lack.
+        self.named = max((i for i, name in enumerate(first, start=1) if name.strip()), default=self.width)
+        names = first
+        if not options.header:
+            names, self.named = [str(i) for i in range(self.width)], self.width
+        self.columns: Columns = options.pick(
+            names, f"{self.origin}, line {first_line}", lambda: (row for _, row in self.rows()), notes
+        )
+
+    def read(self) -> tuple[list[str], list[Label], list[int]]:
+        """Texts, labels and line numbers of all rows."""
+        texts: list[str] = []
+        labels: list[Label] = []
+        lines: list[int] = []
+        shared: dict[str, str] = {}
+        text_of, single = self.columns.text, len(self.columns.texts) == 1
+        text_index, label_index = self.columns.texts[0], self.columns.label
+        for line, row in self.rows():
+            texts.append(row[text_index] if single else text_of(row))
             lines.append(line)
             if label_index is not None:
-                labels.append(row[label_index])
-    return checked_data(texts, labels if options.labelled else None, str(path), lines, options)
+                label = row[label_index]
+                if label not in shared and len(shared) < _SHARED_LABELS:
+                    shared[label] = label
+                labels.append(shared.get(label, label))
+        return texts, labels, lines
 
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Fields of each row but the header, with the line on which it begins.
 
-def _rows(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Fields of each row, with the line on which it begins; empty lines are left out."""
-    # The csv module rather than pandas: it knows the line of a broken row, and never guesses a type.
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for row in reader:
-            if row:
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
+        Raises
+        ------
+        DataError
+            If a row has another number of fields.
+        """
+        for line, row in itertools.islice(self._numbered(), int(self.options.header), None):
+            if len(row) != self.width:
+                self._check_width(line, row)
+            yield line, row
+
+    def note_joined_lines(self) -> None:
+        """Notes that quotes have made one row of lines that could each be one, where quotes are unusual."""
+        if self.joined_lines is not None:
+            first, last = self.joined_lines
+            self.notes.add(f"with lines {first} to {last} as one row, since quotes enclose them (each could be a row)")
+
+    def _check_width(self, line: int, row: list[str]) -> None:
+        """Accepts a row that has or lacks empty fields at the end."""
+        columns = self.columns
+        needed = max(*columns.texts, -1 if columns.label is None else columns.label) + 1
+        if len(row) > self.width and not any(row[self.width :]):
+            return
+        if max(self.named, needed) <= len(row) < self.width:
+            return
+        advice = "quote fields that hold the delimiter or a line break"
+        if not self.dialect.quoted:
+            advice = "a field must hold neither the delimiter nor a line break"
         raise DataError(
-            f"{path}, line {line}: the quoting of the row that begins here is broken ({error}); "
-            'write a quote inside a quoted field as "".'
-        ) from error
+            f"{self.origin}, line {line}: {len(row)} fields where the "
+            f"{'header' if self.options.header else 'first row'} has {self.width}; {advice}."
+        )
+
+    def _numbered(self) -> Iterator[tuple[int, list[str]]]:
+        """Fields of each row, with the line on which it begins; empty lines are left out."""
+        # The csv module rather than pandas: it knows the line of a broken row, and never guesses a type.
+        skipped, delimiter = self.dialect.skipped, self.dialect.delimiter
+        may_join = self.dialect.quoted and delimiter in "\t|"
+        with self.text.open() as file:
+            reader = self.dialect.reader(itertools.islice(file, skipped, None))
+            line = 1
+            try:
+                for row in reader:
+                    if row:
+                        yield line + skipped, row
+                    if may_join and reader.line_num > line and self.joined_lines is None and len(row) > 1:
+                        parts = delimiter.join(row).split("\n")
+                        if all(part.count(delimiter) == len(row) - 1 for part in parts):
+                            self.joined_lines = (line + skipped, reader.line_num + skipped)
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise DataError(
+                    f"{self.origin}, line {line + skipped}: the quoting of the row that begins here is broken "
+                    f'({error}); write a quote inside a quoted field as "".'
+                ) from error
 
 
 # The csv module has one limit per process, which other threads that read share.

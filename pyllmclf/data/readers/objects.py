@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import DataError, UsageError
+from .columns import joined
+from .notes import Notes
 from .options import ReadOptions
 from .text_data import TextData
 from .values import checked_data, from_indicator, shorten
@@ -40,17 +42,32 @@ def read_data_object(data: Any, options: ReadOptions) -> TextData:
 
 
 def _read_frame(frame: Any, options: ReadOptions) -> TextData:
-    by_name = dict(zip([str(c) for c in frame.columns], frame.columns, strict=True))
-    text_name, label_name = options.columns([str(c) for c in frame.columns], "DataFrame")
-    texts = list(frame[by_name[text_name]])
-    labels = None if label_name is None else list(frame[by_name[label_name]])
-    return checked_data(texts, labels, "DataFrame", None, options)
+    notes = Notes("DataFrame")
+
+    def values(place: int) -> list[Any]:
+        return list(frame.iloc[:, place])
+
+    columns = options.pick(
+        [str(c) for c in frame.columns],
+        "DataFrame",
+        lambda: zip(*map(values, range(len(frame.columns))), strict=True),
+        notes,
+        header=True,
+    )
+    notes.say()
+    labels = None if columns.label is None else values(columns.label)
+    return checked_data(_joined([values(i) for i in columns.texts]), labels, "DataFrame", None, options)
+
+
+def _joined(parts: list[list[Any]]) -> list[Any]:
+    """Texts of which each has a part in each of these columns."""
+    return parts[0] if len(parts) == 1 else [joined(row) for row in zip(*parts, strict=True)]
 
 
 def _read_dataset(dataset: Any, options: ReadOptions) -> TextData:
-    text_name, label_name = options.columns(list(dataset.column_names), "Dataset")
-    texts, labels = list(dataset[text_name]), None
-    if label_name is not None:
+    columns = options.pick(list(dataset.column_names), "Dataset", header=True)
+    texts, labels = _joined([list(dataset[name]) for name in columns.text_names]), None
+    if (label_name := columns.label_name) is not None:
         feature = dataset.features[label_name]
         feature = getattr(feature, "feature", feature)  # of a sequence of labels
         labels = [_class_name(label, feature, row) for row, label in enumerate(dataset[label_name])]

@@ -145,6 +145,9 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "label_separator": (["--label-separator", ";"], ";"),
     "empty_texts": (["--empty-texts", "skip"], "skip"),
     "encoding_errors": (["--encoding-errors", "replace"], "replace"),
+    "encoding": (["--encoding", "cp1252"], "cp1252"),
+    "delimiter": (["--delimiter", ";"], ";"),
+    "header": (["--no-header"], False),
     "weights": (["--weights", "random"], "random"),
     "trainable": (["--trainable", "lora"], "lora"),
     "lora": (

@@ -73,7 +73,7 @@ def refusing() -> Iterator[None]:
 
 
 def readers(data: bytes) -> None:
-    """Reads CSV, TSV, JSONL and gzipped CSV files."""
+    """Reads CSV, TSV, JSONL and gzipped CSV files, in their own encoding and with their own delimiter."""
     options, content = data[0] if data else 0, data[1:]
     kind = KINDS[options & 3]
     path = scratch() / f"table{kind}"
@@ -94,11 +94,12 @@ def readers(data: bytes) -> None:
 
 
 def text(data: bytes) -> None:
-    """Decodes bytes: in strict mode the text encodes to the same bytes; with replacement there is always a text."""
+    """Decodes bytes: strict UTF-8 encodes to the same bytes; in a found encoding, or replaced, there is a text."""
     with refusing():
-        assert decode(data, "x").encode() == data.removeprefix(b"\xef\xbb\xbf")
-    with refusing():
-        decode(data, "x", "replace").encode()
+        assert decode(data, "x", encoding="utf-8").encode() == data.removeprefix(b"\xef\xbb\xbf")
+    for errors in ("strict", "replace"):
+        with refusing():
+            decode(data, "x", errors).encode()
 
 
 def safetensors(data: bytes) -> None:

@@ -126,7 +126,7 @@ class _Table:
         """Fields of each row, with the line on which it begins; empty lines are left out."""
         # The csv module rather than pandas: it knows the line of a broken row, and never guesses a type.
         skipped, delimiter = self.dialect.skipped, self.dialect.delimiter
-        may_join = self.dialect.quoted and delimiter in "\t|"
+        may_join = self.dialect.quoted and not self.dialect.surely_quoted and delimiter in "\t|"
         with self.text.open() as file:
             reader = self.dialect.reader(itertools.islice(file, skipped, None))
             line = 1

@@ -41,12 +41,15 @@ class Dialect:
         One character.
     quoted : bool
         Whether double quotes enclose fields, rather than being characters as any other.
+    surely_quoted : bool
+        Whether the header is quoted, so that there is no doubt.
     skipped : int
         Number of lines before the header: that of Excel which names the delimiter.
     """
 
     delimiter: str
     quoted: bool = True
+    surely_quoted: bool = False
     skipped: int = 0
 
     def reader(self, lines: Iterable[str]) -> Any:
@@ -113,7 +116,7 @@ def without_quoting(
         return dialect
     lines = _Lines(text, dialect)
     if not lines.all_have_the_same_width() or not lines.has_opening_quotes:
-        return dialect
+        return replace(dialect, surely_quoted=lines.has_quoted_header)
     joined, broken = lines.joined_by_quotes()
     if not joined and broken is None:
         return dialect
@@ -141,6 +144,7 @@ class _Lines:
         self.first: list[str] = []
         self.count = 0
         self.has_bare_commas = False
+        self.has_quoted_header = False
         self.has_opening_quotes = False
 
     @property
@@ -163,6 +167,7 @@ class _Lines:
             if not self.first:
                 self.first = fields
                 if within_quotes:
+                    self.has_quoted_header = True
                     return False
             if len(fields) != self.width or any('""' in field[1:-1] for field in within_quotes):
                 return False

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 from ...errors import DataError, ResourceError
 from ...memory import available_memory
 
-PIECE = 1 << 20
+_PIECE = 1 << 20
 # Unpacked content and the rows that are made of it take about three times the content's size.
-SHARE_OF_MEMORY = 3
+_SHARE_OF_MEMORY = 3
 
 _FIRST_BYTES = {
     ".gz": re.compile(rb"\x1f\x8b\x08"),
@@ -34,11 +34,6 @@ _BYWORK = re.compile(r"(^|/)(__MACOSX/|\.|Thumbs\.db$|desktop\.ini$)", re.IGNORE
 _ABOUT_DATA = re.compile(r"(^|/)(readme|licen[cs]e|changelog|about|notes?)[^/]*$", re.IGNORECASE)
 
 
-def limit_of_memory() -> int:
-    """Most bytes that a file may unpack to."""
-    return available_memory() // SHARE_OF_MEMORY
-
-
 def packing_of(first_bytes: bytes) -> str | None:
     """Ending that files packed in this way have; ``None`` for a file that is not packed."""
     return next((ending for ending, pattern in _FIRST_BYTES.items() if pattern.match(first_bytes)), None)
@@ -50,7 +45,7 @@ def without_packing(name: str) -> str:
     return path.stem if path.suffix.lower() in PACKED_ENDINGS else path.name
 
 
-def unpack(content: BinaryIO, name: str, origin: str, limit: int) -> tuple[bytes, str] | None:
+def unpack(content: BinaryIO, name: str, origin: str) -> tuple[bytes, str] | None:
     """Unpacks a file, once.
 
     Parameters
@@ -60,8 +55,6 @@ def unpack(content: BinaryIO, name: str, origin: str, limit: int) -> tuple[bytes
         The packed file's name.
     origin : str
         For messages.
-    limit : int
-        Most bytes of the unpacked content.
 
     Returns
     -------
@@ -74,7 +67,7 @@ def unpack(content: BinaryIO, name: str, origin: str, limit: int) -> tuple[bytes
     DataError
         If the file is damaged, or an archive that does not hold exactly one file of data.
     ResourceError
-        If the content is larger than ``limit``.
+        If the content does not fit into memory.
     """
     content.seek(0)
     packing = packing_of(content.read(16))
@@ -83,57 +76,22 @@ def unpack(content: BinaryIO, name: str, origin: str, limit: int) -> tuple[bytes
         return None
     try:
         if packing == ".zip":
-            return _unpack_archive(content, origin, limit)
-        return read_pieces(_OPEN[packing](content), origin, limit), without_packing(name)
+            return _unpack_archive(content, origin)
+        return read_pieces(_OPEN[packing](content), origin), without_packing(name)
     except _DAMAGED as error:
         if isinstance(error, (DataError, ResourceError)):
             raise
         raise DataError(f"{origin}: can't be unpacked ({error}); the file is damaged or incomplete.") from error
 
 
-def read_pieces(packed: Any, origin: str, limit: int, what: str = "unpacks to") -> bytes:
-    """Reads a stream to its end, or raises :class:`ResourceError` once it is longer than ``limit``."""
-    content = io.BytesIO()
-    while piece := packed.read(PIECE):
+def read_pieces(packed: Any, origin: str, what: str = "unpacks to") -> bytes:
+    """Reads a stream to its end, or raises :class:`ResourceError` once it is longer than the free memory allows."""
+    content, limit = io.BytesIO(), available_memory() // _SHARE_OF_MEMORY
+    while piece := packed.read(_PIECE):
         if content.tell() + len(piece) > limit:
             raise _too_large(origin, limit, what)
         content.write(piece)
     return content.getvalue()
-
-
-def check_archive(content: BinaryIO, origin: str) -> None:
-    """Raises :class:`ResourceError` if the members of a zip file, such as a spreadsheet, unpack to too much in total.
-
-    The sizes that the archive declares are not trusted: the members are unpacked, and nothing is kept.
-
-    Raises
-    ------
-    DataError
-        If the archive is damaged.
-    """
-    limit, total = limit_of_memory(), 0
-    try:
-        with zipfile.ZipFile(content) as archive:
-            for member in archive.infolist():
-                member.file_size = max(member.file_size, limit + 1)  # else reading stops where the archive says
-                with archive.open(member) as packed:
-                    while piece := _lenient_read(packed):
-                        total += len(piece)
-                        if total > limit:
-                            raise _too_large(origin, limit, "unpacks to")
-    except _DAMAGED as error:
-        if isinstance(error, ResourceError):
-            raise
-        raise DataError(f"{origin}: can't be unpacked ({error}); the file is damaged or incomplete.") from error
-    finally:
-        content.seek(0)
-
-
-def _lenient_read(packed: Any) -> bytes:
-    try:
-        return packed.read(PIECE)
-    except EOFError:  # the end comes before the size that was claimed above
-        return b""
 
 
 def _too_large(origin: str, limit: int, what: str) -> ResourceError:
@@ -143,7 +101,7 @@ def _too_large(origin: str, limit: int, what: str) -> ResourceError:
     )
 
 
-def _unpack_archive(content: BinaryIO, origin: str, limit: int) -> tuple[bytes, str] | None:
+def _unpack_archive(content: BinaryIO, origin: str) -> tuple[bytes, str] | None:
     with zipfile.ZipFile(content) as archive:
         names = [member.filename for member in archive.infolist() if not member.is_dir()]
         if "[Content_Types].xml" in names or "mimetype" in names:  # a document of an office program
@@ -152,7 +110,7 @@ def _unpack_archive(content: BinaryIO, origin: str, limit: int) -> tuple[bytes, 
         if archive.getinfo(name).flag_bits & 1:
             raise DataError(f"{origin}: is encrypted; unpack it first.")
         with archive.open(name) as packed:
-            return read_pieces(packed, origin, limit), PurePosixPath(name).name
+            return read_pieces(packed, origin), PurePosixPath(name).name
 
 
 def _the_data(names: list[str], origin: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from ...errors import DataError
-from .compression import limit_of_memory, read_pieces, unpack, without_packing
+from .compression import read_pieces, unpack, without_packing
 
 # A packed file may hold a packed file.
 _MOST_PACKINGS = 3
@@ -91,15 +91,14 @@ def open_data_file(path: Path) -> DataFile:
     # The name of a stream says nothing, unless it is that of a file: /dev/stdin may be one.
     is_stream = not is_file or origin.startswith(_STREAMS)
     name = (Path(os.path.realpath(path)) if is_stream else path).name if is_file else ""
-    limit = limit_of_memory()
     content: Path | bytes = path
     try:
         if not is_file:
             with path.open("rb") as stream:
-                content = read_pieces(stream, origin, limit, what="holds")
+                content = read_pieces(stream, origin, what="holds")
         for _ in range(_MOST_PACKINGS):
             with _opened(content) as file:
-                unpacked = unpack(file, name, origin, limit)
+                unpacked = unpack(file, name, origin)
             if unpacked is None:
                 break
             content, name = unpacked

@@ -41,7 +41,7 @@ def read_delimited(data: Path | DataFile, options: ReadOptions) -> TextData:
         dialect = sniff(
             text, ENDINGS.get(file.ending), options.delimiter_character, options.header, options.chosen_names, notes
         )
-        dialect = without_quoting(text, dialect, options.label_of, notes)
+        dialect = without_quoting(text, dialect, options.header, options.label_of, notes)
         table = _Table(text, dialect, options, notes)
         texts, labels, lines = table.read()
         table.note_joined_lines()

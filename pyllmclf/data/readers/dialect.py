@@ -89,12 +89,14 @@ def sniff(
         return Dialect(chosen)
     best = _best_delimiter(sample, own, header, set(names))
     if best is None:
+        if any((own or ",") in line and '"' not in line for line in sample[1:]):
+            notes.add("as one column, since the first line has no delimiter", "delimiter")
         return Dialect(NO_DELIMITER)
     return Dialect(_noted(None, best, own, notes))
 
 
 def without_quoting(
-    text: TextFile, dialect: Dialect, label_of: Callable[[list[str]], int | None], notes: Notes
+    text: TextFile, dialect: Dialect, header: bool, label_of: Callable[[list[str]], int | None], notes: Notes
 ) -> Dialect:
     """The dialect, without quoting where the file shows that a double quote is a character as any other.
 
@@ -107,6 +109,8 @@ def without_quoting(
     ----------
     text : TextFile
     dialect : Dialect
+    header : bool
+        Whether the first line names the columns.
     label_of : callable
         Gives the column of the labels for the fields of the first line; ``None`` where it is unknown.
     notes : Notes
@@ -114,7 +118,7 @@ def without_quoting(
     """
     if not text.has_quotes:
         return dialect
-    lines = _Lines(text, dialect)
+    lines = _Lines(text, dialect, header)
     if not lines.all_have_the_same_width() or not lines.has_opening_quotes:
         return replace(dialect, surely_quoted=lines.has_quoted_header)
     joined, broken = lines.joined_by_quotes()
@@ -125,7 +129,8 @@ def without_quoting(
             return dialect
     elif dialect.delimiter in ",;":
         label = label_of(lines.first)
-        if lines.count < _FEWEST_ROWS or (joined and not lines.labels_are_known(joined, label)):
+        spans = [*joined, *([] if broken is None else [(broken, broken)])]
+        if lines.count < _FEWEST_ROWS or (joined if label is None else not lines.labels_are_known(spans, label)):
             return dialect
     where = (
         f"quotes would join lines {joined[0][0]} and {joined[0][1]}"
@@ -139,8 +144,8 @@ def without_quoting(
 class _Lines:
     """The lines of a file, split without regard to quotes."""
 
-    def __init__(self, text: TextFile, dialect: Dialect) -> None:
-        self.text, self.dialect = text, dialect
+    def __init__(self, text: TextFile, dialect: Dialect, header: bool) -> None:
+        self.text, self.dialect, self.header = text, dialect, header
         self.first: list[str] = []
         self.count = 0
         self.has_bare_commas = False
@@ -166,7 +171,7 @@ class _Lines:
             within_quotes = [field for field in fields if _ENCLOSED.fullmatch(field)]
             if not self.first:
                 self.first = fields
-                if within_quotes:
+                if within_quotes and self.header:
                     self.has_quoted_header = True
                     return False
             if len(fields) != self.width or any('""' in field[1:-1] for field in within_quotes):
@@ -195,13 +200,11 @@ class _Lines:
                 return joined, line
         return joined, None
 
-    def labels_are_known(self, joined: Sequence[tuple[int, int]], label: int | None) -> bool:
-        """Whether each of these lines has a label that another line without quotes has, too."""
-        if label is None:
-            return False
+    def labels_are_known(self, spans: Sequence[tuple[int, int]], label: int) -> bool:
+        """Whether the lines from each first to each last one have labels that others, without quotes, have, too."""
         known: set[str] = set()
         needed: set[str] = set()
-        starts, last = dict(joined), 0
+        starts, last = dict(spans), 0
         for number, line in self._numbered():
             last = max(last, starts.get(number, 0))
             value = line.split(self.dialect.delimiter)[label]

@@ -6,7 +6,7 @@ import codecs
 import io
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -79,7 +79,9 @@ def open_text(
     """
     file = data_file_of(data)
     head = file.head(HEAD)
-    codec, mark = (_by_head(head) or ("utf-8", 0)) if encoding == AUTO else _chosen(encoding, head)
+    if len(head) < HEAD:  # the whole file, which need not be opened again
+        file = replace(file, content=head)
+    codec, mark = codec_of(head, encoding, complete=len(head) < HEAD)
     own_notes = Notes(file.origin)
     found = own_notes if notes is None else notes
     result = _check(file, codec, mark)
@@ -95,6 +97,27 @@ def open_text(
         result = _count_replaced(file, codec, mark)
     own_notes.say()
     return TextFile(file, codec, mark, errors, result)
+
+
+def codec_of(head: bytes, encoding: str = AUTO, *, complete: bool) -> tuple[str, int]:
+    """Codec of a text and length of its byte order mark, by its first bytes.
+
+    Parameters
+    ----------
+    head : bytes
+    encoding : str
+        As for :func:`open_text`; ``"auto"`` is UTF-8 where the bytes show no UTF-16 or UTF-32.
+    complete : bool
+        Whether that is the whole text.
+    """
+    if encoding == AUTO:
+        return _by_head(head, complete) or ("utf-8", 0)
+    name = codecs.lookup(encoding).name
+    if name in ("utf-16", "utf-32"):  # the mark decides, or the zero bytes, or else Windows' order
+        found = _by_head(head, complete)
+        return found if found is not None and found[0].startswith(name) else (f"{name}-le", 0)
+    name = name.removesuffix("-sig")
+    return name, next((len(mark) for mark, codec in MARKS if codec == name and head.startswith(mark)), 0)
 
 
 def read_text(data: Path | DataFile, errors: str = "strict", encoding: str = AUTO) -> str:
@@ -163,24 +186,13 @@ class _Invalid:
         )
 
 
-def _by_head(head: bytes) -> tuple[str, int] | None:
+def _by_head(head: bytes, complete: bool) -> tuple[str, int] | None:
     """Codec and length of the mark, where the first bytes tell them."""
     if (marked := mark_of(head)) is not None:
         mark, codec = marked
         return codec, len(mark)
-    wide = wide_encoding(head, complete=len(head) < HEAD)
+    wide = wide_encoding(head, complete)
     return None if wide is None else (wide, 0)
-
-
-def _chosen(encoding: str, head: bytes) -> tuple[str, int]:
-    """Codec of an encoding that the user chose, and length of its mark in the file."""
-    name = codecs.lookup(encoding).name
-    if name in ("utf-16", "utf-32"):  # the mark decides, or the zero bytes, or else Windows' order
-        found = _by_head(head)
-        return found if found is not None and found[0].startswith(name) else (f"{name}-le", 0)
-    if name == "utf-8-sig":
-        name = "utf-8"
-    return name, next((len(mark) for mark, codec in MARKS if codec == name and head.startswith(mark)), 0)
 
 
 def _pieces(file: DataFile, start: int) -> Iterator[bytes]:

@@ -88,10 +88,7 @@ def zipped(*members: tuple[str, str | bytes]) -> bytes:
 
 
 def zstandard(content: bytes) -> bytes:
-    out = io.BytesIO()
-    with pa.CompressedOutputStream(pa.PythonFile(out, mode="w"), "zstd") as stream:
-        stream.write(content)
-    return out.getvalue()
+    return pa.Codec("zstd").compress(content, asbytes=True)
 
 
 def json_lines(rows: Rows, names: tuple[str, str] = ("text", "label")) -> str:
@@ -186,6 +183,25 @@ FILES = {
     "bars in .psv": File("a.psv", table(delimiter="|")),
     "commas in .txt": File("a.txt", table(), read=COMMAS),
     "labels with bars, commas": File("a.csv", "text,label\na,x|y\nb,y\n", [("a", "x|y"), ("b", "y")]),
+    "one column, texts with commas": File(
+        "a.csv",
+        "text\nHello, world\nno comma\n",
+        [("Hello, world", None), ("no comma", None)],
+        "as one column, since the first line has no delimiter; if that is wrong, say delimiter (--delimiter).",
+        {"labelled": False},
+    ),
+    "one column, quoted": File(
+        "a.csv",
+        'text\n"Hello, world"\n"two\nlines"\n',
+        [("Hello, world", None), ("two\nlines", None)],
+        options={"labelled": False},
+    ),
+    "one column whose name has a semicolon": File(
+        "a.csv",
+        "text; in full\nHello\nworld\nagain\n",
+        [("Hello", None), ("world", None), ("again", None)],
+        options={"labelled": False, "text_column": 0},
+    ),
     "a chosen character": File("a.csv", bare(PLAIN, "^"), PLAIN, options={"delimiter": "^"}),
     "a chosen name": File("a.txt", table(delimiter="\t"), options={"delimiter": "tab"}),
     "a chosen delimiter against the likelier": File(
@@ -381,7 +397,7 @@ def test_file_is_read(tmp_path: Path, case: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = read_data(path, **file.options)
-    assert list(zip(data.texts, data.labels or (), strict=True)) == list(file.rows)
+    assert list(zip(data.texts, data.labels or [None] * len(data), strict=True)) == list(file.rows)
     expected = [] if file.read is None else [f"{path}: read {file.read}"]
     assert [str(warning.message) for warning in caught] == expected
 
@@ -433,7 +449,7 @@ REFUSED = {
     "another encoding said": Refused(
         "a.csv",
         table(WESTERN).encode("cp1252"),
-        "{path}, line 2: byte 17 (0xe9) is not valid UTF-8; if the file has another encoding, say that one; "
+        "{path}, line 2: byte 18 (0xe9) is not valid UTF-8; if the file has another encoding, say that one; "
         'encoding_errors="replace" (--encoding-errors replace) replaces such bytes.',
         {"encoding": "utf-8"},
     ),
@@ -647,12 +663,12 @@ def test_columns_that_can_not_be_told_are_refused(tmp_path: Path, rows: Rows) ->
 def test_named_pipe(tmp_path: Path, content: bytes, read: str | None) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
-    writer = threading.Thread(target=path.write_bytes, args=[content])
+    writer = threading.Thread(target=path.write_bytes, args=[content], daemon=True)
     writer.start()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = read_data(str(path))
-    writer.join()
+    writer.join(10)
     assert list(zip(data.texts, data.labels or (), strict=True)) == ROWS
     assert [str(warning.message) for warning in caught] == ([] if read is None else [f"{path}: read {read}"])
 

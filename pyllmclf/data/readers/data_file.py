@@ -17,7 +17,7 @@ from .compression import read_pieces, unpack, without_packing
 # A packed file may hold a packed file.
 _MOST_PACKINGS = 3
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:/{1,2}", re.IGNORECASE)
-_STREAMS = ("/dev/", "/proc/")
+_STREAM = re.compile(r"/dev/(stdin|fd/\d+)|/proc/[^/]+/fd/\d+")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def open_data_file(path: Path) -> DataFile:
     kind = _kind(path)
     is_file = stat.S_ISREG(kind)
     # The name of a stream says nothing, unless it is that of a file: /dev/stdin may be one.
-    is_stream = not is_file or origin.startswith(_STREAMS)
+    is_stream = not is_file or _STREAM.fullmatch(origin) is not None
     name = (Path(os.path.realpath(path)) if is_stream else path).name if is_file else ""
     content: Path | bytes = path
     try:

@@ -72,7 +72,7 @@ def wide_encoding(head: bytes, complete: bool) -> str | None:
     # A text in Latin letters has a zero in most pairs of bytes, and all on one side; one in Chinese has few, at
     # digits and line ends, but is no UTF-8.
     for name, share, other in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
-        enough = share >= len(head) // 8 or (share and not _is_text(head, "utf-8", complete))
+        enough = share >= len(head) // 8 or (share and _decoded(head, "utf-8", complete) is None)
         if enough and other <= share // 50 and share + other >= 2 and _is_text(head, name, complete):
             return name
     return None
@@ -105,11 +105,15 @@ def binary_kind(head: bytes) -> str | None:
 
 def _is_text(head: bytes, encoding: str, complete: bool) -> bool:
     """Whether bytes decode to characters that texts hold."""
+    text = _decoded(head, encoding, complete)
+    return text is not None and bool(text.strip()) and not _CONTROL.search(text)
+
+
+def _decoded(head: bytes, encoding: str, complete: bool) -> str | None:
     try:
-        text = codecs.getincrementaldecoder(encoding)().decode(head, final=complete)
+        return codecs.getincrementaldecoder(encoding)().decode(head, final=complete)
     except UnicodeDecodeError:
-        return False
-    return bool(text.strip()) and not _CONTROL.search(text)
+        return None
 
 
 # A ß before a closing quote or dash looks like a letter of N'Ko, which is rarer.

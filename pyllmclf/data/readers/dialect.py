@@ -245,11 +245,13 @@ def _best_delimiter(sample: list[str], own: str | None, header: bool, names: set
             ranked.append(((share >= _CONSISTENT, known, delimiter == own, share, width), delimiter))
     if not ranked:
         return None
-    (consistent, known, _, share, _), best = max(ranked, key=lambda entry: entry[0])
+    (consistent, _, _, share, _), best = max(ranked, key=lambda entry: entry[0])
     if consistent or best == own:
         return best
     # Neither the ending's own nor one that fits: a sign in the text of the only column's name.
-    return best if header and (known or share >= 0.5) else own if not header else None
+    if not header:
+        return own
+    return best if share >= 0.5 else None
 
 
 def _fit(sample: list[str], delimiter: str, header: bool, names: set[str]) -> tuple[int, float, bool]:

@@ -248,6 +248,9 @@ def test_options_from_a_file(passed_on: Callable[..., dict[str, Any]], tmp_path:
     )
     found = passed_on("--config", str(path))
     assert (found["progress"], found["causal"], found["lora"]) == (False, False, {"target_modules": ("a",)})
+    path.write_text('train = "data.csv"\ntext_column = ["title", "body"]\nlabel_column = 0\nheader = false\n')
+    found = passed_on("--config", str(path))
+    assert (found["text_column"], found["label_column"], found["header"]) == ("title,body", "0", False)
 
 
 @pytest.mark.parametrize(

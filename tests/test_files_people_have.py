@@ -673,35 +673,47 @@ def test_named_pipe(tmp_path: Path, content: bytes, read: str | None) -> None:
     assert [str(warning.message) for warning in caught] == ([] if read is None else [f"{path}: read {read}"])
 
 
-def shell(command: str, folder: Path, **inputs: Any) -> subprocess.CompletedProcess[str]:
-    program = f"{sys.executable} -m pyllmclf"
+def test_process_substitution() -> None:
+    """``<(...)`` is such a path."""
+    readable, writable = os.pipe()
+    with os.fdopen(writable, "wb") as file:
+        file.write(table().encode("utf-16"))
+    with pytest.warns(UserWarning, match=f"^/dev/fd/{readable}: read as UTF-16-LE, with commas between fields; "):
+        data = read_data(f"/dev/fd/{readable}")
+    os.close(readable)
+    assert list(zip(data.texts, data.labels or (), strict=True)) == ROWS
+
+
+@pytest.mark.parametrize("source", ["file", "pipe"])
+def test_standard_input(tmp_path: Path, source: str) -> None:
+    (tmp_path / "a.csv").write_text(table())
+    code = "from pyllmclf.data.readers import read_file; data = read_file('/dev/stdin'); print(data.texts, data.labels)"
     environment = os.environ | {"PYTHONPATH": str(Path(pyllmclf.__file__).parent.parent)}
-    return subprocess.run(
-        ["bash", "-c", command.format(program=program)],
-        cwd=folder,
+    content = {"stdin": (tmp_path / "a.csv").open()} if source == "file" else {"input": table()}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         env=environment,
-        **inputs,
+        **content,
     )
+    assert (done.stdout, done.stderr) == (f"{[text for text, _ in ROWS]} {[label for _, label in ROWS]}\n", "")
 
 
-def test_process_substitution_and_standard_input(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(table(MANY))
-    for command in ("<(cat a.csv)", "/dev/stdin < a.csv", "/dev/stdin <<< $(printf 'text,label\\na,x\\nb,y\\n')"):
-        done = shell("{program} validate " + command, tmp_path)
-        assert done.returncode == 0 and " texts; " in done.stdout, done
-    # The commands' own file may be in a pipe, too.
-    done = shell("cat a.csv | {program} validate /dev/stdin --delimiter comma", tmp_path)
-    assert (done.returncode, done.stderr) == (0, ""), done
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pyllmclf.cli.main import app, run
 
-
-def test_command_line(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(bare(swapped(MANY), "^", None).encode("utf-16-le"))
-    options = "--encoding utf-16 --delimiter ^ --no-header --label-column 0 --text-column 1"
-    done = shell("{program} validate a.csv " + options, tmp_path)
-    assert (done.returncode, done.stderr) == (0, ""), done
-    assert done.stdout.startswith("train: 20 texts; neg 10 (50.0%), pos 10 (50.0%)")
+    path = tmp_path / "a.csv"
+    path.write_bytes(bare(swapped(MANY), "^", None).encode("utf-16-le"))
+    options = "--encoding utf-16 --delimiter ^ --no-header --label-column 0 --text-column 1".split()
+    assert run(app, "pyllmclf", ["validate", str(path), *options]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("train: 20 texts; neg 10 (50.0%), pos 10 (50.0%)")
+    assert printed.err == ""
+    path.write_bytes(table(MANY, ";").encode())
+    assert run(app, "pyllmclf", ["validate", str(path)]) == 0
+    assert capsys.readouterr().err == f"pyllmclf: warning: {path}: read {SEMICOLONS}\n"
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

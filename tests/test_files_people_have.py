@@ -689,15 +689,10 @@ def test_standard_input(tmp_path: Path, source: str) -> None:
     (tmp_path / "a.csv").write_text(table())
     code = "from pyllmclf.data.readers import read_file; data = read_file('/dev/stdin'); print(data.texts, data.labels)"
     environment = os.environ | {"PYTHONPATH": str(Path(pyllmclf.__file__).parent.parent)}
-    content = {"stdin": (tmp_path / "a.csv").open()} if source == "file" else {"input": table()}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=environment,
-        **content,
-    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    with (tmp_path / "a.csv").open() as file:
+        content: dict[str, Any] = {"stdin": file} if source == "file" else {"input": table()}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, **content)
     assert (done.stdout, done.stderr) == (f"{[text for text, _ in ROWS]} {[label for _, label in ROWS]}\n", "")
 
 
@@ -706,7 +701,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
     path = tmp_path / "a.csv"
     path.write_bytes(bare(swapped(MANY), "^", None).encode("utf-16-le"))
-    options = "--encoding utf-16 --delimiter ^ --no-header --label-column 0 --text-column 1".split()
+    options = ["--encoding", "utf-16", "--delimiter", "^", "--no-header", "--label-column", "0", "--text-column", "1"]
     assert run(app, "pyllmclf", ["validate", str(path), *options]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("train: 20 texts; neg 10 (50.0%), pos 10 (50.0%)")

@@ -44,6 +44,7 @@ from .choices import (
     words,
 )
 from .errors import UsageError
+from .file_types import DATA_HELP
 from .lora_config import LoRAConfig
 
 LABEL_SEPARATOR = "|"
@@ -65,7 +66,7 @@ class Settings:
         changes_result=False,
     )  # fmt: skip
     train: Any = argument(
-        None, "Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.", group=DATA, estimator=False,
+        None, DATA_HELP, group=DATA, estimator=False,
         changes_result=False,
     )  # fmt: skip
     validation: Any = argument(

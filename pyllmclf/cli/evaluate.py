@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ..errors import UsageError
+from ..file_types import DATA_HELP
 from .options import (
     Backend,
     Debug,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
-    data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     split: Annotated[
         str | None,
         typer.Option(help="Split of a data set: train, validation, test or all. Default: test if there is one."),

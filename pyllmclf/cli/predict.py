@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from ..file_types import listed
 from .options import Backend, Debug, Delimiter, Device, Dtype, Encoding, EncodingErrors, Header, Progress, TextColumn
 
 
@@ -17,7 +18,7 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
     data: Annotated[
         str,
-        typer.Argument(help="CSV, TSV, JSONL or Parquet file; .txt file with a text per line; - for standard input."),
+        typer.Argument(help=f"{listed()} file (text: one per line), or - for standard input."),
     ] = "-",
     text_column: TextColumn = None,
     encoding_errors: EncodingErrors = "strict",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import DataError
+from ..file_types import DATA_HELP
 from .options import Debug, Delimiter, Encoding, EncodingErrors, Header, Json, LabelColumn, TextColumn, print_json
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def validate(
-    data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     test: Annotated[
         list[str] | None, typer.Option(help="File whose texts are searched among the training texts; can be repeated.")
     ] = None,
@@ -39,7 +40,7 @@ def validate(
     """Look for empty and duplicate texts, conflicting labels, and texts in several splits."""
     from ..data.named import is_named, load_named
     from ..data.readers import ReadOptions, TextData
-    from ..data.sources import applicable, check_applicable, read_source
+    from ..data.sources import applicable, check_applicable, read_source, split_sources
     from ..data.validation import validate_splits
     from ..settings import check_label_separator
 
@@ -55,10 +56,13 @@ def validate(
     check_label_separator(label_separator, several=multi_label)
     check_applicable(options, [data, *(test or ())])
 
-    def read(source: str) -> TextData:
+    def read(source: Any) -> TextData:
         return read_source(source, applicable(options, source), default_split="test")
 
-    splits = dict(load_named(data)) if is_named(data) else {"train": read(data)}
+    if is_named(data):
+        splits = dict(load_named(data))
+    else:
+        splits = {name: read(part) for name, part in split_sources(data).items()} or {"train": read(data)}
     splits |= {path: read(path) for path in test or ()}
     source = None if model is None else _source(model)
     tokenizer, positions = (None, None) if source is None else (source.tokenizer, source.config.n_positions)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,21 @@ from typing import Any
 from ..errors import DataError, UsageError
 from .named import PARTITIONS, Splits, is_named, load_named
 from .readers import (
+    SPLITS,
     Column,
+    FileGroup,
     ReadOptions,
     TextData,
     check_no_address,
+    folder_splits,
     format_of_name,
+    has_columns,
+    has_tables,
     is_file_name,
     read_data_object,
+    read_folder,
     read_path,
+    split_of,
     without_empty,
 )
 
@@ -79,9 +86,9 @@ def read_data(
     Parameters
     ----------
     data
-        Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
+        Name of a data set, path of a file or folder, or an object as :func:`.readers.read_data_object` takes it.
     split : str, optional
-        Split of a named data set: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
+        Split of a data set that has splits: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
     default_split : str
         Split to read without ``split``, if the data set has it; all of them otherwise.
     text_column, label_column, labelled, label_separator, empty_texts, encoding_errors, encoding, delimiter, header
@@ -117,24 +124,62 @@ def read_data(
 def read_source(data: Any, options: ReadOptions, *, split: str | None = None, default_split: str = "all") -> TextData:
     """:func:`read_data` with options that are known to be :func:`applicable`."""
     if is_named(data):
-        splits = read_named(data, options)
-        wanted = split or (default_split if default_split in splits else "all")
-        if wanted == "all" and "all" not in splits:
-            return _joined(list(splits.values()), data)
-        if wanted not in splits:
-            raise UsageError(f"{data} has no split {wanted!r}; it has {', '.join(splits)}.")
-        return splits[wanted]
+        return _split_of_named(read_named(data, options), data, split, default_split)
+    if parts := split_sources(data):
+        wanted = split or (default_split if default_split in parts else "all")
+        if wanted == "all":
+            return _joined([read_source(part, options) for part in parts.values()], _kind(data))
+        if wanted not in parts:
+            raise UsageError(f"{_kind(data)} has no split {wanted!r}; it has {', '.join(parts)}.")
+        return read_source(parts[wanted], options)
     if split is not None:
-        raise UsageError(f"split={split!r} can be chosen only for a named data set, not for {_kind(data)}.")
+        raise UsageError(f"split={split!r} can be chosen only for a data set that has splits, not for {_kind(data)}.")
+    if isinstance(data, FileGroup):
+        return read_folder(data, options)
     if isinstance(data, (str, Path)):
         check_no_address(str(data))
         if not _exists(data) and not is_file_name(str(data)):
             raise DataError(
-                f"{str(data)[:80]}: neither a file nor the name of a data set; "
+                f"{str(data)[:80]}: neither a file or folder nor the name of a data set; "
                 f"the named ones are {', '.join(PARTITIONS)}."
             )
-        return read_path(Path(data), options)
+        return read_folder(Path(data), options) if Path(data).is_dir() else read_path(Path(data), options)
     return read_data_object(data, options)
+
+
+def _split_of_named(splits: Splits, name: str, split: str | None, default_split: str) -> TextData:
+    wanted = split or (default_split if default_split in splits else "all")
+    if wanted == "all" and "all" not in splits:
+        return _joined(list(splits.values()), name)
+    if wanted not in splits:
+        raise UsageError(f"{name} has no split {wanted!r}; it has {', '.join(splits)}.")
+    return splits[wanted]
+
+
+def split_sources(data: Any) -> dict[str, Any]:
+    """The splits of data that hold several: ``"train"``, ``"validation"``, ``"test"``, each a source of its own.
+
+    Such data are a folder whose subfolders or files are named after splits, and a dictionary of data sets, as
+    ``datasets.DatasetDict``, whose other keys are left out. Empty for other data.
+    """
+    if isinstance(data, (str, Path)):
+        return folder_splits(Path(data)) if not is_named(data) and _exists(data) and Path(data).is_dir() else {}
+    if not isinstance(data, Mapping) or not all(map(_is_data_set, data.values())):
+        return {}
+    parts: dict[str, Any] = {}
+    for name, value in data.items():
+        if (split := split_of(str(name))) is not None:
+            parts.setdefault(split, value)
+    return {split: parts[split] for split in SPLITS if split in parts}
+
+
+def _is_data_set(value: Any) -> bool:
+    """Whether a value of a dictionary is a source with columns, rather than a column."""
+    if isinstance(value, (str, Path)):
+        return True
+    return has_columns(value) and (
+        isinstance(value, list) or hasattr(value, "columns") or hasattr(value, "column_names")
+    )
 
 
 def read_named(name: str, options: ReadOptions) -> Splits:
@@ -158,9 +203,9 @@ def applicable(options: ReadOptions, data: Any) -> ReadOptions:
     Column names apply to files and to objects with columns, encodings to files, and ``delimiter`` and ``header`` to
     delimited files; a pipe may be any of them.
     """
-    if is_named(data) or isinstance(data, (tuple, list)):
+    if is_named(data) or not has_columns(data) or _is_folder_of_texts(data):
         options = replace(options, text_column=None, label_column=None)
-    is_file = not is_named(data) and isinstance(data, (str, Path))
+    is_file = not is_named(data) and isinstance(data, (str, Path, FileGroup))
     file_format = format_of_name(str(data)) if is_file else None
     if not is_file:
         options = replace(options, encoding_errors="strict")
@@ -195,6 +240,10 @@ _OF_FILES = {
 
 def _chooses_columns(options: ReadOptions) -> bool:
     return options.text_column is not None or options.label_column is not None
+
+
+def _is_folder_of_texts(data: Any) -> bool:
+    return isinstance(data, (str, Path)) and _exists(data) and Path(data).is_dir() and not has_tables(Path(data))
 
 
 def _exists(path: str | Path) -> bool:

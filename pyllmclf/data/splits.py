@@ -9,7 +9,7 @@ from ..checks import is_number
 from ..errors import DataError, UsageError
 from .named import is_named
 from .readers import ReadOptions, TextData
-from .sources import applicable, check_applicable, read_named, read_source
+from .sources import applicable, check_applicable, read_named, read_source, split_sources
 
 
 def read_splits(
@@ -20,8 +20,8 @@ def read_splits(
     Parameters
     ----------
     train, validation, test
-        As for :func:`pyllmclf.finetune`: data of any kind; ``None`` takes the split of a named ``train``, ``False``
-        none; a number as ``validation`` splits that fraction off the training texts.
+        As for :func:`pyllmclf.finetune`: data of any kind; ``None`` takes the split of a ``train`` that has splits,
+        ``False`` none; a number as ``validation`` splits that fraction off the training texts.
     seed : int
         Seed of the split where ``validation`` is a fraction.
     **options
@@ -41,6 +41,12 @@ def read_splits(
     read_options = ReadOptions(**options)
     check_applicable(read_options, [data for data in (train, validation, test) if _is_source(data)])
     named = read_named(train, read_options) if is_named(train) else {}
+    if parts := split_sources(train):
+        train = parts.get("train", train)
+        validation, test = (
+            parts.get(split) if value is None else value
+            for split, value in (("validation", validation), ("test", test))
+        )
 
     def read(data: Any, split: str) -> TextData:
         return read_source(data, applicable(read_options, data), default_split=split)

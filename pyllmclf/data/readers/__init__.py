@@ -11,14 +11,18 @@ from .columns import Column
 from .data_file import DataFile, check_no_address
 from .encoding import decode, read_bytes
 from .files import FILE_TYPES, format_of_name, is_file_name, read_file, read_path
-from .objects import read_data_object, read_object
+from .folders import FileGroup, folder_splits, has_tables, read_folder
+from .objects import has_columns, read_data_object, read_object
 from .options import ReadOptions, check_reading
+from .split_names import SPLITS, split_of
 from .text_data import Label, Labels, TextData, without_empty
 
 __all__ = [
     "FILE_TYPES",
+    "SPLITS",
     "Column",
     "DataFile",
+    "FileGroup",
     "Label",
     "Labels",
     "ReadOptions",
@@ -26,12 +30,17 @@ __all__ = [
     "check_no_address",
     "check_reading",
     "decode",
+    "folder_splits",
     "format_of_name",
+    "has_columns",
+    "has_tables",
     "is_file_name",
     "read_bytes",
     "read_data_object",
     "read_file",
+    "read_folder",
     "read_object",
     "read_path",
+    "split_of",
     "without_empty",
 ]

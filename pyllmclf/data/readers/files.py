@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from ...errors import DataError
+from ...file_types import TYPE_OF
+from .arrow import INDEXED, STREAMED, read_arrow
 from .compression import PACKED_ENDINGS, without_packing
 from .data_file import DataFile, open_data_file
 from .delimited import read_delimited
-from .encoding import decode
 from .encoding_guess import HEAD
-from .jsonl import read_jsonl
+from .json_files import read_json
 from .options import ReadOptions
 from .parquet import read_parquet
+from .spreadsheet import OLE, ZIP, read_spreadsheet
 from .text_data import TextData
+from .text_lines import read_text_lines
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,23 @@ class FileFormat:
 
 
 DELIMITED = FileFormat(read_delimited, is_delimited=True, has_header=True)
-JSONL = FileFormat(read_jsonl)
+JSON = FileFormat(read_json)
 PARQUET = FileFormat(read_parquet, is_text=False)
+ARROW = FileFormat(read_arrow, is_text=False)
+SPREADSHEET = FileFormat(read_spreadsheet, is_text=False, has_header=True)
+# By the names of file_types.py, which has their endings.
 FORMATS = {
-    ".csv": DELIMITED,
-    ".tsv": DELIMITED,
-    ".tab": DELIMITED,
-    ".psv": DELIMITED,
-    ".txt": DELIMITED,
-    ".jsonl": JSONL,
-    ".parquet": PARQUET,
+    "CSV": DELIMITED,
+    "TSV": DELIMITED,
+    "JSON": JSON,
+    "JSONL": JSON,
+    "Excel": SPREADSHEET,
+    "OpenDocument": SPREADSHEET,
+    "Parquet": PARQUET,
+    "Arrow": ARROW,
+    "text": FileFormat(read_text_lines, is_delimited=True, has_header=True),
 }
-FILE_TYPES = tuple(FORMATS)
+FILE_TYPES = tuple(TYPE_OF)
 
 
 def read_file(path: str | Path, **options: Any) -> TextData:
@@ -79,27 +87,26 @@ def read_path(path: Path, options: ReadOptions) -> TextData:
         If it does not fit into memory.
     """
     if path.is_dir():
-        return read_folder(path, options)
+        raise DataError(f"{path}: is a folder, not a file.")
     file = open_data_file(path)
     return _format_of(file).read(file, options)
 
 
-def read_folder(path: Path, options: ReadOptions) -> TextData:
-    """Refuses a folder, with the names of files in it that could be meant."""
-    files = sorted(entry.name for entry in path.iterdir() if format_of_name(entry.name) is not None)
-    inside = f", such as {', '.join(files[:3])}" if files else ""
-    raise DataError(f"{path}: is a folder; name a file in it{inside}.")
+def format_name(name: str) -> str | None:
+    """Name of a file's format by the ending of its name, packed or not; ``None`` if there is none with it."""
+    return TYPE_OF.get(PurePath(without_packing(name)).suffix.lower())
 
 
 def format_of_name(name: str) -> FileFormat | None:
-    """Format of a file by the ending of its name, packed or not; ``None`` if there is none with it."""
-    return FORMATS.get(PurePath(without_packing(name)).suffix.lower())
+    """Format of a file; see :func:`format_name`."""
+    found = format_name(name)
+    return None if found is None else FORMATS[found]
 
 
 def is_file_name(name: str) -> bool:
     """Whether a name can only be meant for a file: it ends like one, or has folders."""
     path = PurePath(name)
-    return len(path.parts) > 1 or path.suffix.lower() in (*FORMATS, *PACKED_ENDINGS)
+    return len(path.parts) > 1 or path.suffix.lower() in (*FILE_TYPES, *PACKED_ENDINGS)
 
 
 def _format_of(file: DataFile) -> FileFormat:
@@ -110,24 +117,21 @@ def _format_of(file: DataFile) -> FileFormat:
     DataError
         If neither the name nor, for a pipe, the content tells.
     """
-    named = FORMATS.get(file.ending)
+    named = format_of_name(file.name)
     head = file.head(HEAD)
-    if head.startswith(b"PAR1"):
-        return PARQUET
+    for first_bytes, content in (
+        (b"PAR1", PARQUET),
+        (INDEXED, ARROW),
+        (STREAMED, ARROW),
+        (ZIP, SPREADSHEET),
+        (OLE, SPREADSHEET),
+    ):
+        if head.startswith(first_bytes):
+            return content
     if named is not None:
         return named
     if not file.is_stream:
-        raise DataError(f"{file}: can't tell the format; the name must end in one of {', '.join(FILE_TYPES)}.")
-    return _format_of_stream(file, head)
-
-
-def _format_of_stream(file: DataFile, head: bytes) -> FileFormat:
-    """Format of what a pipe holds, by its first characters."""
-    first_line = head.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")[0]
-    if first_line.startswith(b"{"):
-        try:
-            json.loads(decode(first_line, file.origin, "replace"))
-        except ValueError:
-            return FORMATS.get(".json", JSONL)
-        return JSONL
-    return FORMATS.get(".json", JSONL) if first_line.startswith(b"[") else DELIMITED
+        near = difflib.get_close_matches(file.ending, FILE_TYPES, n=1)
+        hint = f" (perhaps {near[0]})" if near else ""
+        raise DataError(f"{file}: can't tell the format; the name must end in one of {', '.join(FILE_TYPES)}{hint}.")
+    return JSON if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") else DELIMITED

@@ -20,8 +20,9 @@ class Notes:
     _arguments: list[str] = field(default_factory=list)
 
     def add(self, found: str, *arguments: str) -> None:
-        """Adds a finding, such as ``"as cp1252"``, and the arguments that say otherwise."""
-        self._found.append(found)
+        """Adds a finding, such as ``"as cp1252"``, once, and the arguments that say otherwise."""
+        if found not in self._found:
+            self._found.append(found)
         self._arguments += [name for name in arguments if name not in self._arguments]
 
     def say(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...choices import DELIMITERS
+from ...errors import DataError
 from ...settings import check_argument
 from .columns import Column, Columns, pick_columns, usual_label
 from .notes import Notes
@@ -86,6 +87,14 @@ class ReadOptions:
             rows=rows,
             notes=notes,
         )
+
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether the names alone tell the columns."""
+        try:
+            self.pick(names, "", header=True)
+        except DataError:
+            return False
+        return True
 
     def label_of(self, names: Sequence[str]) -> int | None:
         """Place of the label column, where its name or number tells it."""

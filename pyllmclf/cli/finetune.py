@@ -6,7 +6,7 @@ import inspect
 import os
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -15,10 +15,7 @@ from ..lora_config import LoRAConfig
 from ..settings import Settings
 from .config import from_file
 from .options import HINTS, Debug, Json, option, option_type, print_json
-from .tables import print_evaluation, print_seeds
-
-if TYPE_CHECKING:
-    from ..api import FinetuneResult
+from .tables import print_parts
 
 # Options that are no arguments of a training: name -> (annotation, default).
 COMMAND = {
@@ -117,7 +114,7 @@ def finetune(**options: Any) -> None:
         if prints and options["as_json"]:
             print_json(repeated.to_dict())
         elif prints:
-            print_seeds(repeated.summary, repeated.seeds)
+            print_parts(repeated.parts())
         return
     from ..api import finetune as run
 
@@ -125,26 +122,10 @@ def finetune(**options: Any) -> None:
     if prints and options["as_json"]:
         print_json(result.to_dict())
     elif prints:
-        _print(result)
+        print_parts(result.parts())
 
 
 # Typer reads the options from the signature and the annotations.
 _command: Any = finetune
 _command.__signature__ = inspect.Signature(_parameters())
 _command.__annotations__ = {name: each.annotation for name, each in _command.__signature__.parameters.items()}
-
-
-def _print(result: FinetuneResult) -> None:
-    for name, metrics in result.metrics.items():
-        print_evaluation(metrics, title=name)
-    if (calibration := result.calibration) is not None:
-        loss = f"log loss {calibration['log_loss_before']:.4f} -> {calibration['log_loss_after']:.4f}"
-        error = f"calibration error {calibration['ece_before']:.2%} -> {calibration['ece_after']:.2%}"
-        print(f"temperature {calibration['temperature']:.3f}; on the validation texts {loss}, {error}")
-    timing = result.timing
-    print(
-        f"trained {timing['steps']:.0f} steps in {timing['train_seconds']:.1f} s: "
-        f"{timing['tokens_per_second']:,.0f} tokens/s"
-    )
-    if result.output_dir is not None:
-        print(f"checkpoints in {result.output_dir}")

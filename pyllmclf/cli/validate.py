@@ -10,6 +10,7 @@ import typer
 from ..errors import DataError
 from ..file_types import DATA_HELP
 from .options import Debug, Delimiter, Encoding, EncodingErrors, Header, Json, LabelColumn, TextColumn, print_json
+from .tables import print_parts
 
 if TYPE_CHECKING:
     from ..models.hub import ModelSource
@@ -70,17 +71,7 @@ def validate(
     if as_json:
         print_json({"data": data} | report.to_dict())
     else:
-        for name, split in report.splits.items():
-            classes = split.classes.items()
-            shares = ", ".join(f"{label} {count:,} ({count / split.texts:.1%})" for label, count in classes)
-            print(f"{name}: {split.texts:,} texts; {shares}; {split.duplicates:,} duplicates")
-            if split.lengths is not None:
-                lengths = split.lengths
-                print(
-                    f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
-                    f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated at {positions:,}"
-                )
-        print("\n".join(report.problems) or "no problem found")
+        print_parts(report.parts())
     if strict and report.problems:
         raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
 

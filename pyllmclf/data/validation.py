@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..tables import Line, Part, Shown
 from .lengths import LengthReport
 from .packing import Packer
 from .readers import Label, Labels, TextData
@@ -14,8 +15,13 @@ from .row_layout import RowLayout
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Maximum number of rows of each kind that a report names.
 SHOWN = 10
+# Most classes whose texts are counted in a line.
+CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,20 @@ class SplitReport:
     conflicting: list[list[str]]
     lengths: dict[str, float | int] | None = None
 
+    def lines(self, name: str) -> list[str]:
+        """Lines on texts, classes and duplicates, and on lengths where they are known."""
+        shown = list(self.classes.items())[:CLASSES]
+        shares = ", ".join(f"{label} {count:,} ({count / max(1, self.texts):.1%})" for label, count in shown)
+        more = f" and {len(self.classes) - CLASSES:,} more classes" if len(self.classes) > CLASSES else ""
+        lines = [f"{name}: {self.texts:,} texts; {shares}{more}; {self.duplicates:,} duplicates"]
+        if (lengths := self.lengths) is not None:
+            lines.append(
+                f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
+                f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated"
+                + (f" at {lengths['longest']:,}" if lengths["truncated"] else "")
+            )
+        return lines
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -69,8 +89,8 @@ class Overlap:
     conflicting: int
 
 
-@dataclass(frozen=True)
-class DataReport:
+@dataclass(frozen=True, repr=False)
+class DataReport(Shown):
     """Report on all splits, and on what they share.
 
     Attributes
@@ -103,6 +123,23 @@ class DataReport:
         for name, classes in self.unknown_classes.items():
             lines.append(f"{name}: no training text has the label {_some(classes)}")
         return lines
+
+    def to_frame(self) -> pd.DataFrame:
+        """Number of texts by class (row) and split (column), as a DataFrame of pandas."""
+        import pandas as pd
+
+        counts = pd.DataFrame({name: pd.Series(split.classes, dtype="Int64") for name, split in self.splits.items()})
+        return counts.fillna(0).rename_axis("class")
+
+    def brief(self) -> dict[str, Any]:
+        """Number of texts by split, of classes of the first split, and of problems."""
+        texts = {name: split.texts for name, split in self.splits.items()}
+        return texts | {"classes": len(next(iter(self.splits.values())).classes), "problems": len(self.problems)}
+
+    def parts(self) -> list[Part]:
+        """Texts, classes, duplicates and lengths of each split, and all problems."""
+        lines = [line for name, split in self.splits.items() for line in split.lines(name)]
+        return list(map(Line, [*lines, *(self.problems or ["no problem found"])]))
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report in values that JSON can hold; the splits are under ``"parts"``."""

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..tables import Part, Shown
+from .tables import evaluation_parts, per_class_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,8 @@ class ClassMetrics:
     support: int
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
+@dataclass(frozen=True, repr=False)
+class EvaluationResult(Shown):
     """Metrics of a classifier on labelled texts with one label each.
 
     Attributes
@@ -82,6 +88,18 @@ class EvaluationResult:
     def right(self) -> np.ndarray:
         """Whether the predicted class of each text is right, bool, shape [texts]."""
         return self.predictions == self.labels
+
+    def to_frame(self) -> pd.DataFrame:
+        """Precision, recall, F1 and support by class, as a DataFrame of pandas."""
+        return per_class_frame(self.per_class)
+
+    def parts(self) -> list[Part]:
+        """Headline metrics, metrics per class, and the confusion matrix."""
+        return evaluation_parts(self.to_dict())
+
+    def brief(self) -> dict[str, Any]:
+        """The main figures, and the numbers of texts and classes."""
+        return self.headline() | {"classes": len(self.classes)}
 
     def headline(self) -> dict[str, Any]:
         """The main figures, and the number of texts."""

@@ -95,11 +95,11 @@ def finetune(
         ``trainable="lora"`` trains further and every other value merges into its base model first; or ``"gpt2-nano"``,
         a tiny model without pretrained weights. A classification head that was trained on the same classes is reused.
     train
-        Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a CSV, TSV, JSONL or Parquet file,
-        DataFrame, ``datasets.Dataset``, or ``(texts, labels)``.
+        Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a file or folder, DataFrame,
+        ``pyarrow.Table``, ``datasets.Dataset``, list of dictionaries, dictionary of columns, or ``(texts, labels)``.
     validation, test
         As ``train``; ``validation`` may also be a fraction of the training data, drawn in the classes' proportions.
-        ``None`` means the split of the named data set, if it has one; ``False`` means none.
+        ``None`` means the split of the data set, if it has one; ``False`` means none.
     text_column, label_column : str or int, optional
         Columns by name, or by number from 0; several text columns, as a list or ``"title,body"``, are joined with a
         space. By default they are found by their usual names, or as the one column of texts and the one of labels.

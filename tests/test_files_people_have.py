@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pyllmclf
-from pyllmclf.data.readers import compression, read_file
+from pyllmclf.data.readers import FILE_TYPES, compression, read_file
 from pyllmclf.data.sources import read_data
 from pyllmclf.errors import DataError, PyllmclfError, ResourceError, UsageError
 
@@ -523,7 +523,7 @@ REFUSED = {
     "an unknown ending": Refused(
         "a.dat",
         table(),
-        "{path}: can't tell the format; the name must end in one of .csv, .tsv, .tab, .psv, .txt, .jsonl, .parquet.",
+        f"{{path}}: can't tell the format; the name must end in one of {', '.join(FILE_TYPES)}.",
     ),
     "an empty file": Refused("a.csv", "", "{path}: the file is empty."),
 }

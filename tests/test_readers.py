@@ -423,7 +423,7 @@ def test_file_without_rows(tmp_path: Path, ending: str, content: bytes) -> None:
         read_file(path)
 
 
-@pytest.mark.parametrize("name", ["a", "a.gz", "a.dat", "a.zip", "csv", "a.json"])
+@pytest.mark.parametrize("name", ["a", "a.gz", "a.dat", "a.zip", "csv", "a.pkl"])
 def test_unknown_ending(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"text,label\na,x\n")
@@ -437,7 +437,7 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
         for read in (read_file, read_data):
             with pytest.raises(DataError, match=re.escape(str(path))):
                 read(path)
-    with pytest.raises(DataError, match="neither a file nor the name of a data set"):
+    with pytest.raises(DataError, match="neither a file or folder nor the name of a data set"):
         read_data("no_such_data")
 
 
@@ -584,7 +584,7 @@ def test_pair_of_different_lengths_and_empty_objects() -> None:
         read_data(["a", 5], labelled=False)
 
 
-@pytest.mark.parametrize("data", [5, None, ["a", "b"], {"text": ["a"], "label": [1]}, ("a", "b"), (["a"],)], ids=repr)
+@pytest.mark.parametrize("data", [5, None, ["a", "b"], {"text": "a", "label": 1}, ("a", "b"), (["a"],)], ids=repr)
 def test_objects_that_are_no_data(data: Any) -> None:
     with pytest.raises(UsageError, match=type(data).__name__):
         read_data(data)

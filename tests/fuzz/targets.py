@@ -86,7 +86,8 @@ def readers(data: bytes) -> None:
             encoding_errors="replace" if options & 16 else "strict",
             empty_texts=("keep", "skip", "error")[(options >> 5) % 3],
         )
-        assert data_set.texts and len(data_set.texts) == len(data_set.lines or ())
+        # Columns of JSON have no lines.
+        assert data_set.texts and (data_set.lines is None or len(data_set.texts) == len(data_set.lines))
         assert data_set.labels is None or len(data_set.labels) == len(data_set.texts)
         assert data_set.lines == sorted(data_set.lines or ())
         for text in data_set.texts:

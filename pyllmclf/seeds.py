@@ -136,7 +136,11 @@ def finetune_seeds(
 
 
 def _reusable(data: Any) -> Any:
-    """Turns iterators in ``(texts, labels)`` into lists: each seed's training reads them."""
+    """Turns iterators, and those in ``(texts, labels)``, into what each seed's training can read again."""
+    if hasattr(data, "read_all"):  # pyarrow's RecordBatchReader
+        return data.read_all()
+    if isinstance(data, Iterator):
+        return list(data)
     if not isinstance(data, tuple):
         return data
     return tuple(list(column) if isinstance(column, Iterator) else column for column in data)

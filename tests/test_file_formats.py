@@ -135,7 +135,7 @@ def no_bars() -> None:
     datasets.disable_progress_bars()
 
 
-@pytest.mark.filterwarnings("ignore:.*read as:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*read (as|with):UserWarning")
 @pytest.mark.parametrize("name", SAME)
 def test_same_rows_from_every_format(tmp_path: Path, name: str) -> None:
     path = make(tmp_path / name, SAME[name])
@@ -151,6 +151,7 @@ def test_every_ending_is_tested() -> None:
         ".csv",
         ".tsv",
         ".tab",
+        ".psv",
         ".xlsb",
         ".xls",
         ".ipc",
@@ -201,7 +202,7 @@ CASES: list[tuple[str, Any, dict[str, Any], list[str], list[Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*read as:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*read (as|with):UserWarning")
 @pytest.mark.parametrize(("name", "content", "arguments", "texts", "labels"), CASES, ids=[case[0] for case in CASES])
 def test_rows(
     tmp_path: Path, name: str, content: Any, arguments: dict[str, Any], texts: list[str], labels: Any
@@ -245,7 +246,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], type[Exception], str]] = [
     ("csv.xlsx", "text,label\na,x\n", {}, DataError, ": not a workbook; it holds text: give it the ending of its format, .csv or .tsv."),
     ("zip.xlsx", lambda path: zipfile.ZipFile(path, "w").close(), {}, DataError, ": the archive holds no file."),
     ("missing.xlsx", lambda path: xlsx(path, [["text", "label"], ["a", 1], [], ["b", Error("#DIV/0!")]]), {}, DataError, ", line 4: the label is None"),
-    ("times.parquet", lambda path: pq.write_table(pa.table(TIMES), path), {"label_column": "when"}, DataError, ": the column 'when' holds timestamp[s] that Python can't represent"),
+    ("times.parquet", lambda path: pq.write_table(pa.table(TIMES), path), {"label_column": "when"}, DataError, ": the column 'when' holds timestamp[ms] that Python can't represent"),
     ("times.arrow", lambda path: stream(path, pa.table(TIMES)), {"text_column": "when"}, DataError, ": the column 'when' holds timestamp[s] that Python can't represent"),
     ("broken.arrow", "no table", {}, DataError, ": not a readable Arrow file"),
     ("sentences.txt", "What is it?\nHow is it?\n" * 8, {}, DataError, ": no labels are found; a .txt file holds a table with a header"),
@@ -255,7 +256,7 @@ REFUSED: list[tuple[str, Any, dict[str, Any], type[Exception], str]] = [
     ("several.txt", "__label__x __label__y a\n", {}, DataError, ", line 1: the label is ['x', 'y']; where texts have several labels, say multi_label=True"),
     ("a.cvs", "text,label\n", {}, DataError, ", .txt (perhaps .csv)."),
     ("a.jsn", "[]", {}, DataError, ", .txt (perhaps .json)."),
-    ("a.docx", "", {}, DataError, "the name must end in one of .csv, .tsv, .tab, .json, "),
+    ("a.docx", "", {}, DataError, "the name must end in one of .csv, .tsv, .tab, .psv, .json, "),
     ("nothing", {"a.html": "x"}, {}, DataError, ": the folder holds neither a table (of CSV, TSV, JSON,"),
     ("texts", {"1.txt": "x"}, {}, DataError, "nor a subfolder of .txt files for each class, with the class's name."),
     ("class_folders", {"pos/1.txt": "x"}, {"text_column": "text"}, UsageError, "has no columns to choose from; leave text_column and label_column out."),
@@ -430,7 +431,7 @@ NO_DATA: dict[str, tuple[Any, type[Exception], str]] = {
     "texts": (TEXTS, UsageError, "can't read data of type list: give the name of a data set, the path of a file or folder"),
     "text for a column": ({"text": "a", "label": "b"}, UsageError, "the column 'text' must be a list of values"),
     "lengths": ({"text": ["a"], "label": []}, DataError, "'text' holds 1 texts but 'label' 0 labels"),
-    "missing key": ([{"text": "a", "label": 1}, {"text": "b"}], DataError, "list, row 1: the dictionary has no 'label'"),
+    "missing key": ([{"text": "a", "label": 1}, {"text": "b"}], DataError, "list, row 1: the object has no 'label'"),
     "mixed rows": ([("a", 1), {"text": "b", "label": 1}], UsageError, "row 1 is of type dict; all rows must be"),
     "times": (pl.DataFrame({"text": ["a"], "label": [2**62]}, schema={"text": pl.String, "label": pl.Datetime("ms")}), DataError, "DataFrame: the column 'label' holds timestamp[ms] that Python can't represent"),
     "lazy": (pl.LazyFrame({"text": ["x"], "label": ["y"]}).with_columns(pl.col("label").str.to_integer()), DataError, "LazyFrame: can't be computed"),

@@ -149,13 +149,21 @@ def _read_tables(origin: str, tables: list[Path], options: ReadOptions) -> TextD
     parts = [read_path(table, options) for table in tables]
     starts = [0, *accumulate(map(len, parts))]
     labels = [label for part in parts for label in part.labels or ()]
-    joined = TextData([text for part in parts for text in part.texts], labels if options.labelled else None, origin)
+    joined = replace(
+        parts[0],
+        texts=[text for part in parts for text in part.texts],
+        labels=labels if options.labelled else None,
+        origin=origin,
+        lines=None,
+        rows=None,
+        skipped=sum(part.skipped for part in parts),
+    )
 
     def place(row: int) -> str:
         part = bisect_right(starts, row) - 1
         return parts[part].where(row - starts[part])
 
-    return placed(replace(joined, skipped=sum(part.skipped for part in parts)), place)
+    return placed(joined, place)
 
 
 def _read_texts(folder: Path, options: ReadOptions) -> TextData:

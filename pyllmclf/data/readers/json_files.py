@@ -24,7 +24,7 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
     """
     path = data_file_of(data)
     notes = Notes(path.origin)
-    content = open_text(path, options.encoding_errors, options.encoding, notes).read()
+    text = open_text(path, options.encoding_errors, options.encoding, notes)
     texts: list[Any] = []
     labels: list[Label] = []
     lines: list[int] = []
@@ -32,11 +32,11 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
     columns: Columns | None = None
 
     def rows() -> Iterator[list[Any]]:
-        for _, row in json_rows(content, options, path.origin):
+        for _, row in json_rows(text, options, path.origin):
             record = _record(row)
             yield [None if record is None else record.get(name) for name in names]
 
-    for line, row in json_rows(content, options, path.origin):
+    for line, row in json_rows(text, options, path.origin):
         where = f"{path}, row {len(texts)}" if line is None else f"{path}, line {line}"
         record = _record(row)
         if isinstance(row, str) and not options.labelled and options.text_column is None and kind in (None, str):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...errors import DataError
+from .encoding import TextFile
 from .options import ReadOptions
 
 # A row and the line on which it begins; None where rows are made of columns.
@@ -15,15 +16,15 @@ Row = tuple[int | None, Any]
 _BLANK = re.compile(r"[ \t\r\n]*")
 
 
-def json_rows(content: str, options: ReadOptions, origin: str) -> Iterator[Row]:
+def json_rows(text: TextFile, options: ReadOptions, origin: str) -> Iterator[Row]:
     """Yields the rows of JSON text.
 
-    The text is one of: a value per line; an array of values; objects one below the other, each over several lines; one
-    object that holds columns (:func:`_rows_of_object`).
+    The text is one of: a value per line, of which one line at a time is in memory; an array of values; objects one
+    below the other, each over several lines; one object that holds columns (:func:`_rows_of_object`).
 
     Parameters
     ----------
-    content : str
+    text : TextFile
     options : ReadOptions
         Decides between rows and columns where keys of both are objects.
     origin : str
@@ -39,47 +40,45 @@ def json_rows(content: str, options: ReadOptions, origin: str) -> Iterator[Row]:
     DataError
         If the text is not valid JSON, or an object is neither a row nor a table; names the line.
     """
-    start = _skip(content, 0)
-    if start == len(content):
+    if _has_a_value_per_line(text):
+        yield from _lines(text, origin)
         return
-    end = _line_end(content, start)
-    is_one_line = _skip(content, end) == len(content)
-    if content.startswith("[", start) and (is_one_line or content[_skip(content, start + 1)] in "{\n"):
+    content = text.read()
+    start = _skip(content, 0)
+    if content.startswith("[", start):
         yield from _array(content, start, origin)
-    elif is_one_line or not _begins_lines(content, start, end):
+    elif start < len(content):
         yield from _documents(content, start, origin, options)
-    else:
-        yield from _lines(content, origin)
 
 
-def _begins_lines(content: str, start: int, end: int) -> bool:
-    """Whether the first line, or the one after it where the first is broken, is a whole value."""
-    for _ in range(2):
-        try:
-            _decoder.decode(content[start:end])
-            return True
-        except (ValueError, RecursionError):
-            start = _skip(content, end)
-            end = _line_end(content, start)
-            if not content.startswith("{", start):
-                return False
-    return False
+def _has_a_value_per_line(text: TextFile) -> bool:
+    """Whether there are several lines and the first, or the one after it where the first is broken, is a value."""
+    with text.open(newline="\n") as file:
+        filled = (line for line in file if not line.isspace())
+        first, second = next(filled, None), next(filled, None)
+    if first is None or second is None:
+        return False
+    return _is_value(first) or (second.startswith("{") and _is_value(second))
 
 
-def _lines(content: str, origin: str) -> Iterator[Row]:
+def _is_value(line: str) -> bool:
+    try:
+        _decoder.decode(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _lines(text: TextFile, origin: str) -> Iterator[Row]:
     """Rows of a value per line."""
-    start, number = 0, 0
-    # Not splitlines(): JSON strings may hold U+2028 and other line separators of Unicode.
-    while start <= len(content):
-        number += 1
-        end = _line_end(content, start)
-        line = content[start:end]
-        start = end + 1
-        if line and not line.isspace():
-            try:
-                yield number, _decoder.decode(line)
-            except (ValueError, RecursionError) as error:
-                raise _invalid(error, origin, number) from error
+    # Line ends as in the file, and no others: JSON strings may hold U+2028 and other line separators of Unicode.
+    with text.open(newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.isspace():
+                try:
+                    yield number, _decoder.decode(line)
+                except (ValueError, RecursionError) as error:
+                    raise _invalid(error, origin, number) from error
 
 
 def _array(content: str, start: int, origin: str) -> Iterator[Row]:
@@ -186,12 +185,6 @@ def _skip(content: str, position: int) -> int:
     match = _BLANK.match(content, position)
     assert match is not None
     return match.end()
-
-
-def _line_end(content: str, position: int) -> int:
-    """Position of the next line break, or of the end."""
-    end = content.find("\n", position)
-    return len(content) if end < 0 else end
 
 
 def _invalid(error: Exception, origin: str, line: int) -> DataError:

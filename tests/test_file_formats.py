@@ -68,6 +68,7 @@ SAME: dict[str, str | Callable[[Path], Any]] = {
     "index.pandas.json": FRAME.to_json(orient="index"),
     "split.pandas.json": FRAME.to_json(orient="split"),
     "table.pandas.json": FRAME.to_json(orient="table"),
+    "wrapped_lines.json": '{"data": [\n' + "\n,".join(map(json.dumps, ROWS)) + "\n]}",
     "wrapped.json": json.dumps({"version": 1, "data": ROWS, "tags": ["a"]}),
     "mark.json": "\ufeff" + json.dumps(ROWS),
     "array.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
@@ -228,6 +229,7 @@ FAR = '<row r="1"><c r="A1"><v>1</v></c></row><row r="1048576"><c r="XFD1048576"
 # Name, content, arguments, error, and its sentence (without the path).
 REFUSED: list[tuple[str, Any, dict[str, Any], type[Exception], str]] = [
     ("broken.json", '[{"text": "a", "label": 1},\n {"text": "b" "label": 1}]', {}, DataError, ", line 2: not valid JSON (Expecting ',' delimiter, column 15)."),
+    ("first.jsonl", '{"text": "a" "label": 1}\n{"text": "b", "label": 1}\n{"text": "c", "label": 1}', {}, DataError, ", line 1: not valid JSON (Expecting ',' delimiter, column 14)."),
     ("ends.json", '[{"text": "a",\n "label": 1}', {}, DataError, ", line 2: not valid JSON (a comma or the end of the array is missing)."),
     ("more.json", '[{"text": "a", "label": 1}]\n[]', {}, DataError, ", line 2: not valid JSON (something follows the end of the array)."),
     ("row.json", '[{"text": "a", "label": 1},\n\n{"text": 7, "label": 1}]', {}, DataError, ", line 3: the text is 7, not a string."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 from ...errors import DataError
@@ -52,13 +53,14 @@ def json_rows(text: TextFile, options: ReadOptions, origin: str) -> Iterator[Row
 
 
 def _has_a_value_per_line(text: TextFile) -> bool:
-    """Whether there are several lines and the first, or the one after it where the first is broken, is a value."""
+    """Whether there are several lines, each a value; those after the first tell, where that is broken."""
     with text.open(newline="\n") as file:
-        filled = (line for line in file if not line.isspace())
-        first, second = next(filled, None), next(filled, None)
-    if first is None or second is None:
+        first, second, third = islice(chain((line for line in file if not line.isspace()), [None] * 3), 3)
+    if first is None or second is None or re.match(r"\s*\[\s*{", first):
         return False
-    return _is_value(first) or (second.startswith("{") and _is_value(second))
+    if _is_value(first):
+        return True
+    return first.lstrip().startswith("{") and all(_is_value(line) for line in (second, third) if line is not None)
 
 
 def _is_value(line: str) -> bool:

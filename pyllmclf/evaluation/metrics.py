@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..tables import Part, Shown
-from .tables import evaluation_parts, per_class_frame
+from .tables import MATRIX_CLASSES, evaluation_parts, frequent_confusions, per_class_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +94,15 @@ class EvaluationResult(Shown):
         return per_class_frame(self.per_class)
 
     def parts(self) -> list[Part]:
-        """Headline metrics, metrics per class, and the confusion matrix."""
-        return evaluation_parts(self.to_dict())
+        """Headline metrics, metrics per class, and the confusion matrix: of many classes, its largest numbers."""
+        figures = self.headline() | {"classes": self.classes, "seconds": self.seconds}
+        figures["per_class"] = {name: vars(m) for name, m in self.per_class.items()}
+        # The whole matrix of thousands of classes takes gigabytes.
+        if len(self.classes) <= MATRIX_CLASSES:
+            figures["confusion_matrix"] = self.confusion_matrix.tolist()
+        else:
+            figures["confusions"] = frequent_confusions(self.labels, self.predictions, self.classes)
+        return evaluation_parts(figures)
 
     def brief(self) -> dict[str, Any]:
         """The main figures, and the numbers of texts and classes."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..tables import Line, Part, Table
 
@@ -21,7 +24,7 @@ def evaluation_parts(metrics: dict[str, Any], title: str = "") -> list[Part]:
     ----------
     metrics : dict
         As returned by :meth:`pyllmclf.EvaluationResult.to_dict`, or by :meth:`pyllmclf.MultiLabelResult.to_dict`, which
-        has no confusion matrix.
+        has no confusion matrix. Of many classes, ``"confusions"`` (:func:`frequent_confusions`) may stand for it.
     title : str
         What was evaluated.
     """
@@ -38,7 +41,7 @@ def evaluation_parts(metrics: dict[str, Any], title: str = "") -> list[Part]:
         Line(f": {headline}", title) if title else Line(headline),
         Table(("class", "precision", "recall", "F1", "texts"), figures),
     ]
-    if "confusion_matrix" not in metrics:
+    if "micro_f1" in metrics:
         micro = f"micro-F1 {metrics['micro_f1']:.4f}"
         return [*parts, Line(f"all classes of a text right: {metrics['accuracy']:.2%}; {micro}")]
     if len(classes) <= MATRIX_CLASSES:
@@ -46,17 +49,33 @@ def evaluation_parts(metrics: dict[str, Any], title: str = "") -> list[Part]:
             (name, *(f"{n:,}" for n in row)) for name, row in zip(classes, metrics["confusion_matrix"], strict=True)
         ]
         return [*parts, Table(("true class ↓ predicted →", *classes), rows)]
-    most = metrics["confusions"] if "confusions" in metrics else _confusions(classes, metrics["confusion_matrix"])
+    most = metrics.get("confusions")
+    if most is None:
+        matrix = np.array(metrics["confusion_matrix"])
+        true, predicted = np.indices(matrix.shape)
+        most = frequent_confusions(np.repeat(true, matrix.ravel()), np.repeat(predicted, matrix.ravel()), classes)
     if not most:
         return [*parts, Line("no wrong predictions")]
     rows = [(row["class"], row["predicted"], f"{row['texts']:,}") for row in most]
     return [*parts, Line("most frequent wrong predictions:"), Table(("class", "predicted", "texts"), rows, left=2)]
 
 
-def _confusions(classes: list[str], matrix: list[list[int]]) -> list[dict[str, Any]]:
-    wrong = [(count, i, j) for i, row in enumerate(matrix) for j, count in enumerate(row) if count and i != j]
-    wrong.sort(key=lambda each: (-each[0], each[1:]))
-    return [{"class": classes[i], "predicted": classes[j], "texts": count} for count, i, j in wrong[:CONFUSIONS]]
+def frequent_confusions(labels: np.ndarray, predictions: np.ndarray, classes: Sequence[Any]) -> list[dict[str, Any]]:
+    """The most frequent wrong predictions, most frequent first: ``class``, ``predicted`` and the number of ``texts``.
+
+    Parameters
+    ----------
+    labels, predictions : ndarray of int64, shape [texts]
+        Class indices.
+    classes : sequence
+        In the order of the class indices.
+    """
+    wrong = np.stack([labels, predictions])[:, labels != predictions]
+    pairs, counts = np.unique(wrong, axis=1, return_counts=True)
+    return [
+        {"class": str(classes[pairs[0, i]]), "predicted": str(classes[pairs[1, i]]), "texts": int(counts[i])}
+        for i in np.argsort(-counts, kind="stable")[:CONFUSIONS]
+    ]
 
 
 def per_class_frame(per_class: dict[Any, Any]) -> pd.DataFrame:

@@ -462,7 +462,7 @@ REFUSED = {
     "an old spreadsheet": Refused(
         "a.csv",
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99),
-        "{path}: not a file of text but an old Office document; save it as CSV or .xlsx.",
+        "{path}: not a readable workbook (CalamineError: Cannot detect file format).",
     ),
     "an archive of several files": Refused(
         "a.zip",

@@ -514,6 +514,11 @@ REFUSED = {
         "{path}, line 1: the column 'text' appears more than once; rename one of them, or choose by number, the first "
         "being 0.",
     ),
+    "a row that is too short, while columns are looked for": Refused(
+        "a.csv",
+        "u,v\n" + table(MANY, header=None) + "short\n",
+        "{path}, line 22: 1 fields where the header has 2; quote fields that hold the delimiter or a line break.",
+    ),
     "no such number": Refused(
         "a.csv",
         "text,label\na,x\n",

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pyllmclf
-from pyllmclf.data.readers import compression, read_file
+from pyllmclf.data.readers import compression, decode, read_file
 from pyllmclf.data.sources import read_data
 from pyllmclf.errors import DataError, PyllmclfError, ResourceError, UsageError
 
@@ -714,6 +714,19 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     path.write_bytes(table(MANY, ";").encode())
     assert run(app, "pyllmclf", ["validate", str(path)]) == 0
     assert capsys.readouterr().err == f"pyllmclf: warning: {path}: read {SEMICOLONS}\n"
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32-be", "cp1252"])
+def test_lines_of_text_are_decoded_alike(codec: str) -> None:
+    """Those of a file or of standard input, to be classified."""
+    lines = "where is my parcel\nle café – “très” bon\nrefund\n"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert decode(lines.encode(codec), "standard input") == lines
+    found = {"utf-16": "UTF-16-LE", "utf-8-sig": None, "cp1252": "cp1252"}.get(codec, codec.upper())
+    expected = [] if found is None else [f"standard input: read {as_wide(found)}"]
+    assert [str(warning.message) for warning in caught] == expected
+    assert decode(lines.encode(codec), "x", encoding=codec) == lines
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

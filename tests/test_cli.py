@@ -596,8 +596,8 @@ def test_one_class_alone(cli: Cli, tmp_path: Path) -> None:
 
 def test_text_file_that_is_not_utf8(cli: Cli, run_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
-    path.write_bytes(b"fine\n\xfcber\n")
-    assert_fails(cli("predict", run_folder, path), 3, f"{path}, line 2")
+    path.write_bytes("fine\né\n".encode() + b"\xfcber\n")
+    assert_fails(cli("predict", run_folder, path), 3, f"{path}, line 3")
 
 
 # --- errors: 4, model or checkpoint -----------------------------------------------------------------------------------

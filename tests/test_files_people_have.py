@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import pyllmclf
-from pyllmclf.data.readers import FILE_TYPES, compression, read_file
+from pyllmclf.data.readers import FILE_TYPES, compression, decode, read_file
 from pyllmclf.data.sources import read_data
 from pyllmclf.errors import DataError, PyllmclfError, ResourceError, UsageError
 
@@ -514,6 +514,11 @@ REFUSED = {
         "{path}, line 1: the column 'text' appears more than once; rename one of them, or choose by number, the first "
         "being 0.",
     ),
+    "a row that is too short, while columns are looked for": Refused(
+        "a.csv",
+        "u,v\n" + table(MANY, header=None) + "short\n",
+        "{path}, line 22: 1 fields where the header has 2; quote fields that hold the delimiter or a line break.",
+    ),
     "no such number": Refused(
         "a.csv",
         "text,label\na,x\n",
@@ -709,6 +714,19 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     path.write_bytes(table(MANY, ";").encode())
     assert run(app, "pyllmclf", ["validate", str(path)]) == 0
     assert capsys.readouterr().err == f"pyllmclf: warning: {path}: read {SEMICOLONS}\n"
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32-be", "cp1252"])
+def test_lines_of_text_are_decoded_alike(codec: str) -> None:
+    """Those of a file or of standard input, to be classified."""
+    lines = "where is my parcel\nle café – “très” bon\nrefund\n"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert decode(lines.encode(codec), "standard input") == lines
+    found = {"utf-16": "UTF-16-LE", "utf-8-sig": None, "cp1252": "cp1252"}.get(codec, codec.upper())
+    expected = [] if found is None else [f"standard input: read {as_wide(found)}"]
+    assert [str(warning.message) for warning in caught] == expected
+    assert decode(lines.encode(codec), "x", encoding=codec) == lines
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

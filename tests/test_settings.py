@@ -135,7 +135,7 @@ def test_a_resumed_run_takes_the_order_of_the_classes() -> None:
 @pytest.mark.parametrize("name", [name for name, declared in ARGUMENTS.items() if declared.check is not None])
 def test_a_wrong_value_is_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        Settings(**{name: ["no", "such", "value"]})
+        Settings(**{name: [["no", "such", "value"]]})
 
 
 def test_unknown_arguments_are_refused() -> None:

@@ -56,6 +56,8 @@ class _Table:
         self.text, self.dialect, self.options, self.notes = text, dialect, options, notes
         self.origin = text.file.origin
         self.joined_lines: tuple[int, int] | None = None
+        # Columns that every row must have; those that are read are not known while rows are looked at to find them.
+        self.needed = 0
         first_line, first = next(self._numbered(), (1, None))
         if first is None:
             raise DataError(f"{self.origin}: the file is empty.")
@@ -68,6 +70,7 @@ class _Table:
         self.columns: Columns = options.pick(
             names, f"{self.origin}, line {first_line}", lambda: (row for _, row in self.rows()), notes
         )
+        self.needed = max(*self.columns.texts, -1 if self.columns.label is None else self.columns.label) + 1
 
     def read(self) -> tuple[list[str], list[Label], list[int]]:
         """Texts, labels and line numbers of all rows."""
@@ -108,11 +111,9 @@ class _Table:
 
     def _check_width(self, line: int, row: list[str]) -> None:
         """Accepts a row that has or lacks empty fields at the end."""
-        columns = self.columns
-        needed = max(*columns.texts, -1 if columns.label is None else columns.label) + 1
         if len(row) > self.width and not any(row[self.width :]):
             return
-        if max(self.named, needed) <= len(row) < self.width:
+        if max(self.named, self.needed) <= len(row) < self.width:
             return
         advice = "quote fields that hold the delimiter or a line break"
         if not self.dialect.quoted:

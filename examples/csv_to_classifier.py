@@ -10,7 +10,7 @@ import argparse
 import pyllmclf
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", help="CSV, TSV, JSONL or Parquet file, or the name of a data set")
+parser.add_argument("data", help="file or folder of data, or the name of a data set")
 parser.add_argument("--model", default="gpt2")
 parser.add_argument("--weights", default="pretrained")
 parser.add_argument("--epochs", type=int, default=3)

@@ -37,13 +37,16 @@ def finetune(
     *,
     validation: Any = None,
     test: Any = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: str | int | Sequence[str | int] | None = None,
+    label_column: str | int | None = None,
     multi_label: bool = False,
     label_separator: str = LABEL_SEPARATOR,
     empty_texts: EmptyTexts = "keep",
     encoding_errors: EncodingErrors = "strict",
     missing: Missing = "error",
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    header: bool = True,
     weights: Weights = "pretrained",
     revision: str | None = None,
     trainable: str = "last_block",
@@ -99,13 +102,14 @@ def finetune(
         ``trainable="lora"`` trains further and every other value merges into its base model first; or ``"gpt2-nano"``,
         a tiny model without pretrained weights. A classification head that was trained on the same classes is reused.
     train
-        Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a CSV, TSV, JSONL or Parquet file,
-        DataFrame, ``datasets.Dataset``, or ``(texts, labels)``.
+        Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a file or folder, DataFrame,
+        ``pyarrow.Table``, ``datasets.Dataset``, list of dictionaries, dictionary of columns, or ``(texts, labels)``.
     validation, test
         As ``train``; ``validation`` may also be a fraction of the training data, drawn in the classes' proportions.
-        ``None`` means the split of the named data set, if it has one; ``False`` means none.
-    text_column, label_column : str, optional
-        Names of the columns; by default they are found by their usual names.
+        ``None`` means the split of the data set, if it has one; ``False`` means none.
+    text_column, label_column : str or int, optional
+        Columns by name, or by number from 0; several text columns, as a list or ``"title,body"``, are joined with a
+        space. By default they are found by their usual names, or as the one column of texts and the one of labels.
     multi_label : bool
         Whether a text may have several labels, or none. Each class is then decided on its own (sigmoid, binary
         cross-entropy), and labels are lists, or strings joined by ``label_separator``.
@@ -114,7 +118,16 @@ def finetune(
     empty_texts : {"keep", "skip", "error"}
         How texts that are empty or white space are handled: as any other text, left out and counted, or as an error.
     encoding_errors : {"strict", "replace"}
-        Whether bytes of a file that are not UTF-8 raise an error, or become U+FFFD with a warning that counts them.
+        Whether bytes of a file that its encoding lacks raise an error, or become U+FFFD with a warning that counts
+        them.
+    encoding : str
+        Encoding of files of text: a codec of Python such as ``"utf-16"`` or ``"cp1252"``. ``"auto"`` finds UTF-8,
+        UTF-16 and UTF-32, and takes other Western texts for cp1252.
+    delimiter : str, optional
+        Character between the fields of delimited files, or its name: ``"comma"``, ``"semicolon"``, ``"tab"``,
+        ``"pipe"``. By default it is found.
+    header : bool
+        Whether the first row of a delimited file names the columns; if not, their names are 0, 1, 2, ...
     missing : {"error", "skip"}
         Whether rows whose text or label is missing raise an error, or are left out and counted.
     weights : {"pretrained", "random"}

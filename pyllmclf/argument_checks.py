@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
+import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from .checks import LARGEST, as_float, is_number, is_rate
-from .choices import Padding, words
+from .choices import DELIMITERS, Padding, words
 from .errors import UsageError
 from .printable import shown
 
@@ -154,6 +156,57 @@ def weights_array(name: str, value: Any) -> np.ndarray:
     if len(weights) and not weights.any():
         raise UsageError(f"{name} is zero for every text; at least one weight must be greater.")
     return weights
+
+
+def column(name: str, value: Any) -> None:
+    """Accepts the name or the number of a column, and ``None``."""
+    if value is not None and (not isinstance(value, (str, int)) or isinstance(value, bool) or value == ""):
+        raise UsageError(f"{name}={value!r} must be the name or the number of a column.")
+
+
+def columns(name: str, value: Any) -> None:
+    """Accepts what :func:`column` does, and a list or tuple of them."""
+    several = isinstance(value, (list, tuple))
+    if several and not value:
+        raise UsageError(f"{name}={value!r} must name a column.")
+    for each in value if several else [value]:
+        column(name, "" if several and each is None else each)
+
+
+def encoding(name: str, value: Any) -> None:
+    """Accepts ``"auto"`` and the names of Python's codecs of text."""
+    if value == "auto":
+        return
+    try:
+        if isinstance(value, str) and codecs.lookup(value)._is_text_encoding:
+            "".encode(value)  # some codecs are there, but refuse to work
+            return
+    except (LookupError, ValueError):
+        pass
+    usual = (
+        "utf-8",
+        "utf-16",
+        "utf-32",
+        "cp1252",
+        "latin-1",
+        "cp1250",
+        "cp1251",
+        "gb18030",
+        "shift_jis",
+        "big5",
+        "euc_kr",
+    )
+    near = difflib.get_close_matches(str(value).lower(), usual, 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else "it is 'auto' or a codec of Python, such as 'cp1252' or 'utf-16'."
+    raise UsageError(f"{name}={value!r} is unknown; {hint}")
+
+
+def delimiter(name: str, value: Any) -> None:
+    """Accepts a character, the name of one, and ``None``."""
+    if value is None or value in tuple(DELIMITERS):
+        return
+    if not isinstance(value, str) or len(value) != 1 or value in '"\r\n':
+        raise UsageError(f"{name}={value!r} must be one character, or one of {', '.join(DELIMITERS)}.")
 
 
 def byte_count(name: str, value: Any) -> None:

@@ -18,6 +18,8 @@ Cache = Literal["auto", "device", "memory", "disk", "off"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 Log = Literal["csv", "tensorboard"]
 LoRAScaling = Literal["alpha/rank", "alpha"]
+# Names of the characters between the fields of delimited files.
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "\\t": "\t"}
 ExportFormat = Literal["huggingface", "peft", "onnx", "torch"]
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,13 +15,17 @@ from .checks import plain
 from .errors import UsageError
 from .printable import shown
 from .settings import check_argument
+from .tables import Line, Part, Shown, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_SEEDS = 10_000
 METRICS = ("accuracy", "macro_f1", "log_loss")
 
 
-@dataclass(frozen=True)
-class SeedsResult:
+@dataclass(frozen=True, repr=False)
+class SeedsResult(Shown):
     """Result of :func:`finetune_seeds`.
 
     Attributes
@@ -45,6 +49,33 @@ class SeedsResult:
             "summary": self.summary,
             "runs": [result.to_dict() for result in self.results],
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Mean and spread by split and metric, as a DataFrame of pandas."""
+        import pandas as pd
+
+        rows = {
+            (split, metric): values for split, metrics in self.summary.items() for metric, values in metrics.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["split", "metric"])
+
+    def brief(self) -> dict[str, Any]:
+        """The seeds, and mean and spread of the accuracy of each split."""
+        spread = {
+            f"{split}_accuracy": f"{metrics['accuracy']['mean']:.4f} ± {metrics['accuracy']['std']:.4f}"
+            for split, metrics in self.summary.items()
+        }
+        return {"seeds": self.seeds} | spread
+
+    def parts(self) -> list[Part]:
+        """Mean and spread over the seeds, a row per metric."""
+        rows = [
+            (split, metric, *(f"{values[name]:.4f}" for name in ("mean", "std", "min", "max")))
+            for split, metrics in self.summary.items()
+            for metric, values in metrics.items()
+        ]
+        header = ("split", "metric", "mean", "std", "least", "largest")
+        return [Line(f"{len(self.seeds)} seeds: {', '.join(map(str, self.seeds))}"), Table(header, rows, left=2)]
 
 
 def finetune_seeds(
@@ -110,7 +141,11 @@ def finetune_seeds(
 
 
 def _reusable(data: Any) -> Any:
-    """Turns iterators in ``(texts, labels)`` into lists: each seed's training reads them."""
+    """Turns iterators, and those in ``(texts, labels)``, into what each seed's training can read again."""
+    if hasattr(data, "read_all"):  # pyarrow's RecordBatchReader
+        return data.read_all()
+    if isinstance(data, Iterator):
+        return list(data)
     if not isinstance(data, tuple):
         return data
     return tuple(list(column) if isinstance(column, Iterator) else column for column in data)

@@ -45,6 +45,7 @@ from .choices import (
     words,
 )
 from .errors import UsageError
+from .file_types import DATA_HELP
 from .lora_config import LoRAConfig
 from .paths import user_path
 
@@ -69,7 +70,7 @@ class Settings:
         changes_result=False,
     )  # fmt: skip
     train: Any = argument(
-        None, "Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.", group=DATA, estimator=False,
+        None, DATA_HELP, group=DATA, estimator=False,
         changes_result=False,
     )  # fmt: skip
     validation: Any = argument(
@@ -80,13 +81,13 @@ class Settings:
         None, "Data or none. Default: the data set's own.", group=DATA, estimator=False, parse=as_data,
         changes_result=False,
     )  # fmt: skip
-    text_column: str | None = argument(
-        None, "Column of the texts; default: found by its usual names.", group=DATA, estimator=False,
-        changes_result=False,
+    text_column: str | int | Sequence[str | int] | None = argument(
+        None, "Column of the texts, by name or number; several are joined: title,body. Default: found.", group=DATA,
+        estimator=False, check=valid.columns, changes_result=False,
     )  # fmt: skip
-    label_column: str | None = argument(
-        None, "Column of the labels; default: found by its usual names.", group=DATA, estimator=False,
-        changes_result=False,
+    label_column: str | int | None = argument(
+        None, "Column of the labels, by name or number. Default: found.", group=DATA, estimator=False,
+        check=valid.column, changes_result=False,
     )  # fmt: skip
     multi_label: bool = argument(False, "Texts may have several labels, or none.", group=DATA, estimator=False)
     label_separator: str = argument(
@@ -98,12 +99,24 @@ class Settings:
         check=one_of(words(EmptyTexts)), changes_result=False,
     )  # fmt: skip
     encoding_errors: EncodingErrors = argument(
-        "strict", "Bytes of a file that are not UTF-8: strict (an error) or replace.", group=DATA, estimator=False,
+        "strict", "Bytes of a file that its encoding lacks: strict (an error) or replace.", group=DATA, estimator=False,
         check=one_of(words(EncodingErrors)), changes_result=False,
     )  # fmt: skip
     missing: Missing = argument(
         "error", "Rows whose text or label is missing: error or skip.", group=DATA, estimator=False,
         check=one_of(words(Missing)), changes_result=False,
+    )  # fmt: skip
+    encoding: str = argument(
+        "auto", "Encoding of files of text, such as utf-16 or cp1252; default: found.", group=DATA, estimator=False,
+        check=valid.encoding, changes_result=False,
+    )  # fmt: skip
+    delimiter: str | None = argument(
+        None, "Character between fields, or comma, semicolon, tab or pipe; default: found.", group=DATA,
+        estimator=False, check=valid.delimiter, changes_result=False,
+    )  # fmt: skip
+    header: bool = argument(
+        True, "The first row names the columns; without it, their names are 0, 1, 2, ...", group=DATA,
+        estimator=False, check=satisfies(lambda v: isinstance(v, bool), "be True or False"), changes_result=False,
     )  # fmt: skip
     weights: Weights = argument("pretrained", "pretrained or random.", group=MODEL)
     revision: str | None = argument(

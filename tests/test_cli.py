@@ -152,7 +152,11 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "empty_texts": (["--empty-texts", "skip"], "skip"),
     "encoding_errors": (["--encoding-errors", "replace"], "replace"),
     "missing": (["--missing", "skip"], "skip"),
+    "encoding": (["--encoding", "cp1252"], "cp1252"),
+    "delimiter": (["--delimiter", ";"], ";"),
+    "header": (["--no-header"], False),
     "weights": (["--weights", "random"], "random"),
+    "revision": (["--revision", "v1"], "v1"),
     "trainable": (["--trainable", "lora"], "lora"),
     "lora": (
         [
@@ -254,6 +258,9 @@ def test_options_from_a_file(passed_on: Callable[..., dict[str, Any]], tmp_path:
     )
     found = passed_on("--config", str(path))
     assert (found["progress"], found["causal"], found["lora"]) == (False, False, {"target_modules": ("a",)})
+    path.write_text('train = "data.csv"\ntext_column = ["title", "body"]\nlabel_column = 0\nheader = false\n')
+    found = passed_on("--config", str(path))
+    assert (found["text_column"], found["label_column"], found["header"]) == ("title,body", "0", False)
 
 
 @pytest.mark.parametrize(
@@ -599,8 +606,8 @@ def test_one_class_alone(cli: Cli, tmp_path: Path) -> None:
 
 def test_text_file_that_is_not_utf8(cli: Cli, run_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
-    path.write_bytes(b"fine\n\xfcber\n")
-    assert_fails(cli("predict", run_folder, path), 3, f"{path}, line 2")
+    path.write_bytes("fine\né\n".encode() + b"\xfcber\n")
+    assert_fails(cli("predict", run_folder, path), 3, f"{path}, line 3")
 
 
 # --- errors: 4, model or checkpoint -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from models import TEXTS
 
 import pyllmclf
 from pyllmclf import DataError, ModelError, UsageError
+from pyllmclf.data.label_types import settle_types
 from pyllmclf.data.sources import read_data
 
 NANO: dict[str, Any] = {"model": "gpt2-nano", "weights": "random", "epochs": 1, "batch_size": 4, "progress": False}
@@ -36,7 +37,9 @@ def test_booleans_are_the_same_from_everywhere(tmp_path: Path) -> None:
         datasets.Dataset.from_pandas(frame),
     ]
     for data in (*given, *(str(tmp_path / f"a.{kind}") for kind in ("csv", "jsonl", "parquet"))):
-        assert read_data(data).labels == ["True", "False", "True", "True"]
+        (settled,) = settle_types([read_data(data)])
+        assert settled is not None and settled.labels == [True, False, True, True]
+        assert all(type(label) is bool for label in settled.labels)
 
 
 def test_names_of_a_class_label() -> None:

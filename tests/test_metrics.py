@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pyllmclf.cli.options import print_json
-from pyllmclf.cli.tables import MATRIX_COLUMNS, print_evaluation
+from pyllmclf.cli.tables import print_evaluation
 from pyllmclf.evaluation import plots
 from pyllmclf.evaluation.metrics import (
     CONFUSIONS,
@@ -19,6 +19,7 @@ from pyllmclf.evaluation.metrics import (
     evaluate_logits,
     softmax,
 )
+from pyllmclf.evaluation.tables import SHOWN_MATRIX
 
 
 def test_figures() -> None:
@@ -81,19 +82,9 @@ def test_many_classes_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     print_evaluation(of_many_classes(60).to_dict(), "here")
     out = capsys.readouterr().out
     assert "most frequent wrong predictions" in out and "class 59" in out and "predicted →" not in out
-    assert 6 <= MATRIX_COLUMNS < 60
+    assert 6 <= SHOWN_MATRIX < 60
     print_evaluation(of_many_classes(6, 6).to_dict(), "here")
     assert "predicted →" in capsys.readouterr().out
-
-
-def test_a_long_table_looks_as_a_short_one(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    content = of_many_classes(60).to_dict()
-    print_evaluation(content, "here")
-    short = capsys.readouterr().out
-    monkeypatch.setattr("pyllmclf.cli.tables.TABLE_ROWS", 10)
-    print_evaluation(content, "here")
-    long = capsys.readouterr().out
-    assert [line.rstrip() for line in long.splitlines()] == [line.rstrip() for line in short.splitlines()]
 
 
 def test_json_has_a_line_for_each_row_of_a_matrix(capsys: pytest.CaptureFixture[str]) -> None:

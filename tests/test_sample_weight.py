@@ -356,7 +356,9 @@ def test_columns_that_are_refused(tmp_path: Path, value: str) -> None:
 
 def test_other_columns_that_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv")
-    with pytest.raises(DataError, match=r"no column 'trusty'; the columns are 'text', 'label', 'trust'"):
+    with pytest.raises(
+        DataError, match=r"no column 'trusty'; did you mean 'trust'\? The columns are 'text', 'label', 'trust'"
+    ):
         result(train=path, sample_weight="trusty")
     with pytest.raises(DataError, match="'label' can't be"):
         result(train=path, sample_weight="label")

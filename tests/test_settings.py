@@ -99,7 +99,8 @@ def test_every_argument_has_a_default_and_a_help_text() -> None:
 # Since version 0.1; a new argument is added to one of the sets, or has a value for checkpoints without it.
 CHANGES_NO_RESULT = {
     "model", "train", "validation", "test", "text_column", "label_column", "label_separator", "empty_texts",
-    "encoding_errors", "missing", "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps",
+    "encoding_errors", "missing", "encoding", "delimiter", "header",
+    "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps",
     "keep_last", "strategy", "revision",
     "sample_weight",  # the weights themselves are compared
 }  # fmt: skip
@@ -135,7 +136,7 @@ def test_a_resumed_run_takes_the_order_of_the_classes() -> None:
 @pytest.mark.parametrize("name", [name for name, declared in ARGUMENTS.items() if declared.check is not None])
 def test_a_wrong_value_is_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match=name):
-        Settings(**{name: ["no", "such", "value"]})
+        Settings(**{name: [["no", "such", "value"]]})
 
 
 def test_unknown_arguments_are_refused() -> None:

@@ -51,7 +51,7 @@ def test_parameters_are_those_of_finetune() -> None:
     # The shape of y says whether texts have several labels.
     elsewhere = {"resume", "save_every_steps", "keep_last"}  # a fit is one call
     elsewhere |= {"train", "validation", "test", "text_column", "label_column", "multi_label", "label_separator"}
-    elsewhere |= {"empty_texts", "encoding_errors", "missing"}  # of files
+    elsewhere |= {"empty_texts", "encoding_errors", "missing", "encoding", "delimiter", "header"}  # of files
     elsewhere |= {"sample_weight"}  # of fit
     expected = {renamed.get(name, name): p.default for name, p in theirs.items() if name not in elsewhere}
     found = {name: p.default for name, p in own.items()}

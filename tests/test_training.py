@@ -183,6 +183,7 @@ ELSEWHERE = {
     "early_stopping",  # test_objective.py
     "long_texts", "calibrate", "logs", "callbacks", "report",  # test_training_features.py
     "empty_texts", "encoding_errors", "missing",  # test_bad_input.py, test_missing.py
+    "encoding", "delimiter", "header",  # test_files_people_have.py
     "multi_label", "label_separator",  # test_multi_label.py
     "resume", "save_every_steps", "keep_last",  # test_resume.py
     "strategy",  # test_distributed.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,14 @@ class Classifier(Predictor):
         data: Any,
         *,
         split: str | None = None,
-        text_column: str | None = None,
-        label_column: str | None = None,
+        text_column: str | int | Sequence[str | int] | None = None,
+        label_column: str | int | None = None,
         empty_texts: str = "keep",
         encoding_errors: str = "strict",
         missing: str = "error",
+        encoding: str = "auto",
+        delimiter: str | None = None,
+        header: bool = True,
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
         """Computes metrics on labelled data.
@@ -139,12 +143,14 @@ class Classifier(Predictor):
             Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
         split : {"train", "validation", "test", "all"}, optional
             Split of a named data set; ``"test"`` by default.
-        text_column, label_column : str, optional
-            Names of the columns; by default those with a usual name.
+        text_column, label_column : str or int, optional
+            Columns by name or number, several text columns as a list; by default they are found.
         empty_texts : {"keep", "skip", "error"}
             Whether texts that are empty or white space are kept, left out and counted in ``lengths``, or raise.
         encoding_errors : {"strict", "replace"}
-            Whether bytes of a file that are not UTF-8 raise, or become U+FFFD.
+            Whether bytes of a file that its encoding lacks raise, or become U+FFFD.
+        encoding, delimiter, header
+            As for :func:`pyllmclf.finetune`.
         missing : {"error", "skip"}
             Whether rows whose text or label is missing raise, or are left out and counted in ``lengths``.
         progress : bool
@@ -169,6 +175,9 @@ class Classifier(Predictor):
             empty_texts=empty_texts,
             encoding_errors=encoding_errors,
             missing=missing,
+            encoding=encoding,
+            delimiter=delimiter,
+            header=header,
         )
         return self.evaluate_texts(labelled_texts, progress=progress)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +66,14 @@ def evaluate(
     data: Any,
     *,
     split: str | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: str | int | Sequence[str | int] | None = None,
+    label_column: str | int | None = None,
     empty_texts: str = "keep",
     encoding_errors: str = "strict",
     missing: str = "error",
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    header: bool = True,
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
@@ -81,7 +85,7 @@ def evaluate(
     ----------
     checkpoint : path or Classifier
         A :class:`Classifier` has its device, dtype and backend already.
-    data, split, text_column, label_column, empty_texts, encoding_errors, missing, progress
+    data, split, text_column, label_column, empty_texts, encoding_errors, missing, encoding, delimiter, header, progress
         As for :meth:`Classifier.evaluate`.
     device, dtype, backend : str
         As for :func:`load`.
@@ -113,5 +117,8 @@ def evaluate(
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
         missing=missing,
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
         progress=progress,
     )

@@ -58,6 +58,8 @@ def from_file(context: typer.Context, path: Path | None) -> Path | None:
                 match = meant(option, [name for name in options if not name.startswith("no_")])
                 hint = "see --help." if match is None else f"{match!r} is meant."
                 raise UsageError(f"--config {path}: {shown!r} is no option of this command; {hint}")
+            if option == "text_column":
+                setting = _joined(setting)
             if isinstance(setting, (dict, list)):
                 raise UsageError(f"--config {path}: {shown!r} must be a single value.")
             parameter = options[option]

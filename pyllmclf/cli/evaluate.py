@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 
 from ..errors import UsageError
+from ..file_types import DATA_HELP
 from ..printable import printable
 from .formulas import without_formulas
 from .options import (
     Backend,
     Debug,
+    Delimiter,
     Device,
     Dtype,
     EmptyTexts,
+    Encoding,
     EncodingErrors,
+    Header,
     Json,
     LabelColumn,
     Missing,
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
 @user_paths
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
-    data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     split: Annotated[
         str | None,
         typer.Option(help="Split of a data set: train, validation, test or all. Default: test if there is one."),
@@ -47,6 +51,9 @@ def evaluate(
     empty_texts: EmptyTexts = "keep",
     encoding_errors: EncodingErrors = "strict",
     missing: Missing = "error",
+    encoding: Encoding = "auto",
+    delimiter: Delimiter = None,
+    header: Header = True,
     predictions: Annotated[
         Path | None, typer.Option(help="Write each text's label, prediction and probabilities to this CSV file.")
     ] = None,
@@ -95,6 +102,9 @@ def evaluate(
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
         missing=missing,
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
     )
     separators = {str(path): label_separator_of(path) is not None for path in (checkpoint, *(compare or ()))}
     if len(set(separators.values())) > 1:

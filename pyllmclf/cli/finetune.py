@@ -21,7 +21,7 @@ from .config import from_file
 from .interrupts import interrupts_mean
 from .options import HINTS, Debug, Json, option, option_type, print_json
 from .runs import new_run_folder
-from .tables import print_evaluation, print_seeds
+from .tables import print_parts
 
 if TYPE_CHECKING:
     from ..api import FinetuneResult
@@ -189,7 +189,7 @@ def _finetune_seeds(
     if prints and options["as_json"]:
         print_json(repeated.to_dict())
     elif prints:
-        print_seeds(repeated.summary, repeated.seeds)
+        print_parts(repeated.parts())
         if arguments["output_dir"] is None:
             print("no classifier was saved; --output-dir saves that of each seed")
 
@@ -227,18 +227,6 @@ _command.__annotations__ = {name: each.annotation for name, each in _command.__s
 
 
 def _print(result: FinetuneResult, folder: Path | None) -> None:
-    for name, metrics in result.metrics.items():
-        print_evaluation(metrics, title=name)
-    if (calibration := result.calibration) is not None:
-        loss = f"log loss {calibration['log_loss_before']:.4f} -> {calibration['log_loss_after']:.4f}"
-        error = f"calibration error {calibration['ece_before']:.2%} -> {calibration['ece_after']:.2%}"
-        print(f"temperature {calibration['temperature']:.3f}; on the validation texts {loss}, {error}")
-    timing = result.timing
-    print(
-        f"trained {timing['steps']:.0f} steps in {timing['train_seconds']:.1f} s: "
-        f"{timing['tokens_per_second']:,.0f} tokens/s"
-    )
-    if result.output_dir is not None:
-        print(f"checkpoints in {printable(result.output_dir)}")
-    elif folder is not None:
-        print(f"classifier in {folder}")
+    print_parts(result.parts())
+    if result.output_dir is None and folder is not None:
+        print(f"classifier in {printable(folder)}")

@@ -9,9 +9,22 @@ from typing import Annotated
 import typer
 
 from ..errors import UsageError
+from ..file_types import listed
 from ..progress import progress_bar
 from .evaluate import check_outputs
-from .options import Backend, Debug, Device, Dtype, EncodingErrors, Progress, TextColumn, user_paths
+from .options import (
+    Backend,
+    Debug,
+    Delimiter,
+    Device,
+    Dtype,
+    Encoding,
+    EncodingErrors,
+    Header,
+    Progress,
+    TextColumn,
+    user_paths,
+)
 from .prediction_input import STANDARD_INPUT, open_source
 from .prediction_output import FORMATS, open_writer, output_format
 from .prediction_writer import Shape
@@ -21,8 +34,7 @@ INPUT, OUTPUT = "Data", "Output"
 Data = Annotated[
     str | None,
     typer.Argument(
-        help="CSV, TSV, JSONL or Parquet file; .txt file with a text per line; - (default) for standard input; or a "
-        "text of several words.",
+        help=f"{listed()} file (text: one per line); - (default) for standard input; or a text of several words.",
         show_default=False,
     ),
 ]
@@ -83,6 +95,9 @@ def predict(
     input_format: InputFormat = None,
     text_column: TextColumn = None,
     encoding_errors: EncodingErrors = "strict",
+    encoding: Encoding = "auto",
+    delimiter: Delimiter = None,
+    header: Header = True,
     output: Output = None,
     format: Format = None,
     as_json: JsonArray = False,
@@ -109,7 +124,14 @@ def predict(
     if output is not None:
         folders = [checkpoint, *(checkpoint / name for name in ("last", "best") if (checkpoint / name).exists())]
         check_outputs({"--output": output}, Path(data or STANDARD_INPUT), folders)
-    options = ReadOptions(text_column=text_column, labelled=False, encoding_errors=encoding_errors)
+    options = ReadOptions(
+        text_column=text_column,
+        labelled=False,
+        encoding_errors=encoding_errors,
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
+    )
     stream = open_source(data, text, input_format, options, progress)
     from ..classifier import load
 

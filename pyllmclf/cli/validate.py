@@ -8,21 +8,32 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError
+from ..file_types import DATA_HELP
 from ..printable import printable
-from .options import Debug, EncodingErrors, Json, LabelColumn, Missing, TextColumn, print_json, user_paths
+from .options import (
+    Debug,
+    Delimiter,
+    Encoding,
+    EncodingErrors,
+    Header,
+    Json,
+    LabelColumn,
+    Missing,
+    TextColumn,
+    print_json,
+    user_paths,
+)
+from .tables import print_parts
 
 if TYPE_CHECKING:
     from ..data.readers import TextData
-    from ..data.validation import DataReport, SplitReport
+    from ..data.validation import DataReport
     from ..models.hub import ModelSource
-
-# Most classes whose texts are counted in a line; --json has all.
-CLASSES = 20
 
 
 @user_paths
 def validate(
-    data: Annotated[str, typer.Argument(help="Data set (sms_spam, imdb, sample) or CSV, TSV, JSONL or Parquet file.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
     test: Annotated[
         list[str] | None, typer.Option(help="File whose texts are searched among the training texts; can be repeated.")
     ] = None,
@@ -34,6 +45,9 @@ def validate(
     ] = "|",
     encoding_errors: EncodingErrors = "strict",
     missing: Missing = "error",
+    encoding: Encoding = "auto",
+    delimiter: Delimiter = None,
+    header: Header = True,
     model: Annotated[
         str | None, typer.Option(help="Count tokens with this model's tokenizer, and compare with its positions.")
     ] = None,
@@ -45,7 +59,7 @@ def validate(
     from ..data.label_types import settle_types
     from ..data.named import is_named, load_named
     from ..data.readers import ReadOptions
-    from ..data.sources import applicable, check_applicable, read_source
+    from ..data.sources import applicable, check_applicable, read_source, split_sources
     from ..data.validation import validate_splits
     from ..settings import check_argument, check_label_separator
 
@@ -55,8 +69,9 @@ def validate(
     class Watched(ReadOptions):
         """Options that remember the columns which they choose."""
 
-        def columns(self, names: Any, origin: str) -> Any:
-            columns[origin] = chosen = super().columns(names, origin)
+        def pick(self, names: Any, origin: str, *args: Any, **others: Any) -> Any:
+            chosen = super().pick(names, origin, *args, **others)
+            columns[origin] = (", ".join(chosen.text_names), chosen.label_name)
             return chosen
 
     options = Watched(
@@ -65,14 +80,20 @@ def validate(
         label_separator=label_separator if multi_label else None,
         encoding_errors=encoding_errors,
         missing="collect" if missing == "error" else "collect_blank",
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
     )
     check_label_separator(label_separator, several=multi_label)
     check_applicable(options, [data, *(test or ())])
 
-    def read(source: str) -> TextData:
+    def read(source: Any) -> TextData:
         return read_source(source, applicable(options, source), default_split="test")
 
-    splits = dict(load_named(data)) if is_named(data) else {"train": read(data)}
+    if is_named(data):
+        splits = dict(load_named(data))
+    else:
+        splits = {name: read(part) for name, part in split_sources(data).items()} or {"train": read(data)}
     picked = list(columns.values())[-1] if columns else None
     splits |= {path: read(path) for path in test or ()}
     settled = settle_types(list(splits.values()))
@@ -84,29 +105,12 @@ def validate(
     if as_json:
         print_json({"data": data} | report.to_dict() | {"finetune": plan})
     else:
-        for name, split in report.splits.items():
-            _print_split(name, split, positions)
-        print("\n".join(map(printable, report.problems)) or "no problem found")
-        print("".join(f"note: {printable(note)}\n" for note in report.notes), end="")
+        print_parts(report.parts())
         print(printable(_sentence(plan)))
     if plan["unreadable"] is not None:
         raise DataError(f"{plan['unreadable']}.")
     if strict and report.problems:
         raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
-
-
-def _print_split(name: str, split: SplitReport, positions: int | None) -> None:
-    shown = list(split.classes.items())[:CLASSES]
-    total = max(split.texts, 1)
-    shares = ", ".join(f"{_printable(label)} {count:,} ({count / total:.1%})" for label, count in shown)
-    more = f" and {len(split.classes) - CLASSES:,} more classes" if len(split.classes) > CLASSES else ""
-    print(f"{name}: {split.texts:,} texts; {shares}{more}; {split.duplicates:,} duplicates")
-    if split.lengths is not None:
-        lengths = split.lengths
-        print(
-            f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
-            f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated at {positions:,}"
-        )
 
 
 def _printable(label: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,27 @@ from ..errors import DataError, UsageError
 from ..paths import user_path
 from ..suggestions import did_you_mean
 from .named import PARTITIONS, Splits, is_named, load_named
-from .readers import FILE_TYPES, ReadOptions, TextData, read_data_object, read_path, with_weights, without_empty
+from .readers import (
+    SPLITS,
+    Column,
+    FileGroup,
+    ReadOptions,
+    TextData,
+    check_no_address,
+    folder_splits,
+    format_of_name,
+    has_columns,
+    has_tables,
+    is_file_name,
+    joined_data,
+    read_data_object,
+    read_folder,
+    read_parts,
+    read_path,
+    split_of,
+    with_weights,
+    without_empty,
+)
 
 
 def load_dataset(name: str, partition: str | None = None, *, split: str | None = None) -> Splits:
@@ -55,12 +76,15 @@ def read_data(
     *,
     split: str | None = None,
     default_split: str = "all",
-    text_column: str | None = None,
-    label_column: str | None = None,
+    text_column: Column | Sequence[Column] | None = None,
+    label_column: Column | None = None,
     labelled: bool = True,
     label_separator: str | None = None,
     empty_texts: str = "keep",
     encoding_errors: str = "strict",
+    encoding: str = "auto",
+    delimiter: str | None = None,
+    header: bool = True,
     missing: str = "error",
 ) -> TextData:
     """Reads any supported kind of data.
@@ -68,12 +92,14 @@ def read_data(
     Parameters
     ----------
     data
-        Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
+        Name of a data set, path of a file or folder, or an object as :func:`.readers.read_data_object` takes it.
     split : str, optional
-        Split of a named data set: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
+        Split of a data set that has splits: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
     default_split : str
         Split to read without ``split``, if the data set has it; all of them otherwise.
-    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors, missing
+    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors
+        As for :class:`ReadOptions`.
+    encoding, delimiter, header, missing
         As for :class:`ReadOptions`.
 
     Raises
@@ -91,13 +117,17 @@ def read_data(
         label_separator=label_separator,
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
+        encoding=encoding,
+        delimiter=delimiter,
+        header=header,
         missing=missing,
     )
     usable = applicable(options, data)
     if (usable.text_column, usable.label_column) != (text_column, label_column):
         raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
-    if usable.encoding_errors != encoding_errors:
-        raise UsageError(f"{_kind(data)} has no encoding; leave encoding_errors out.")
+    for name, about in _OF_FILES.items():
+        if getattr(usable, name) != getattr(options, name):
+            raise UsageError(f"{name} is about {about}, which {_kind(data)} is not; leave {name} out.")
     return read_source(data, options, split=split, default_split=default_split)
 
 
@@ -105,23 +135,63 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
     """:func:`read_data` with options that are known to be :func:`applicable`."""
     data = user_path(data)
     if is_named(data):
-        splits = read_named(data, options)
-        wanted = split or (default_split if default_split in splits else "all")
-        if wanted == "all" and "all" not in splits:
-            return _joined(list(splits.values()), data)
-        if wanted not in splits:
-            raise UsageError(f"{data} has no split {wanted!r}; it has {', '.join(splits)}.")
-        return splits[wanted]
+        return _split_of_named(read_named(data, options), data, split, default_split)
+    if parts := split_sources(data):
+        wanted = split or (default_split if default_split in parts else "all")
+        if wanted == "all":
+            kind = _kind(data)
+            return joined_data(read_parts(read_source, list(parts.values()), options, kind), f"{kind} (all)")
+        if wanted not in parts:
+            raise UsageError(f"{_kind(data)} has no split {wanted!r}; it has {', '.join(parts)}.")
+        return read_source(parts[wanted], options)
     if split is not None:
-        raise UsageError(f"split={split!r} can be chosen only for a named data set, not for {_kind(data)}.")
+        raise UsageError(f"split={split!r} can be chosen only for a data set that has splits, not for {_kind(data)}.")
+    if isinstance(data, FileGroup):
+        return read_folder(data, options)
     if isinstance(data, (str, Path)):
-        if not _exists(data) and not str(data).lower().endswith((*FILE_TYPES, ".gz")):
+        check_no_address(str(data))
+        if not _exists(data) and not is_file_name(str(data)):
             raise DataError(
-                f"{str(data)[:80]}: neither a file nor the name of a data set; "
+                f"{str(data)[:80]}: neither a file or folder nor the name of a data set; "
                 f"the named ones are {', '.join(PARTITIONS)}{did_you_mean(data, PARTITIONS)}."
             )
-        return read_path(Path(data), options)
+        return read_folder(Path(data), options) if Path(data).is_dir() else read_path(Path(data), options)
     return read_data_object(data, options)
+
+
+def _split_of_named(splits: Splits, name: str, split: str | None, default_split: str) -> TextData:
+    wanted = split or (default_split if default_split in splits else "all")
+    if wanted == "all" and "all" not in splits:
+        return joined_data(list(splits.values()), f"{name} (all)")
+    if wanted not in splits:
+        raise UsageError(f"{name} has no split {wanted!r}; it has {', '.join(splits)}.")
+    return splits[wanted]
+
+
+def split_sources(data: Any) -> dict[str, Any]:
+    """The splits of data that hold several: ``"train"``, ``"validation"``, ``"test"``, each a source of its own.
+
+    Such data are a folder whose subfolders or files are named after splits, and a dictionary of data sets, as
+    ``datasets.DatasetDict``, whose other keys are left out. Empty for other data.
+    """
+    if isinstance(data, (str, Path)):
+        return folder_splits(Path(data)) if not is_named(data) and _exists(data) and Path(data).is_dir() else {}
+    if not isinstance(data, Mapping) or not all(map(_is_data_set, data.values())):
+        return {}
+    parts: dict[str, Any] = {}
+    for name, value in data.items():
+        if (split := split_of(str(name))) is not None:
+            parts.setdefault(split, value)
+    return {split: parts[split] for split in SPLITS if split in parts}
+
+
+def _is_data_set(value: Any) -> bool:
+    """Whether a value of a dictionary is a source with columns, rather than a column."""
+    if isinstance(value, (str, Path)):
+        return True
+    return has_columns(value) and (
+        isinstance(value, list) or hasattr(value, "columns") or hasattr(value, "column_names")
+    )
 
 
 def read_named(name: str, options: ReadOptions) -> Splits:
@@ -145,41 +215,58 @@ def read_named(name: str, options: ReadOptions) -> Splits:
 def applicable(options: ReadOptions, data: Any) -> ReadOptions:
     """The options with those that don't apply to this kind of data at their defaults.
 
-    Column names apply to files and to objects with columns, ``encoding_errors`` to files.
+    Column names apply to files and to objects with columns, encodings to files, and ``delimiter`` and ``header`` to
+    delimited files; a pipe may be any of them.
     """
-    if is_named(data) or isinstance(data, (tuple, list)):
+    if is_named(data) or not has_columns(data) or _is_folder_of_texts(data):
         options = replace(options, text_column=None, label_column=None)
-    if is_named(data) or not isinstance(data, (str, Path)):
+    is_file = not is_named(data) and isinstance(data, (str, Path, FileGroup))
+    file_format = format_of_name(str(data)) if is_file else None
+    if not is_file:
         options = replace(options, encoding_errors="strict")
+    if not is_file or (file_format is not None and not file_format.is_text):
+        options = replace(options, encoding="auto")
+    if not is_file or (file_format is not None and not file_format.is_delimited):
+        options = replace(options, delimiter=None)
+    if not is_file or (file_format is not None and not file_format.has_header):
+        options = replace(options, header=True)
     return options
 
 
 def check_applicable(options: ReadOptions, sources: Sequence[Any]) -> None:
-    """Raises :class:`UsageError` if columns or ``encoding_errors`` are chosen and apply to no source."""
+    """Raises :class:`UsageError` if columns, or options of files, are chosen and apply to no source."""
     usable = [applicable(options, data) for data in sources]
     if _chooses_columns(options) and not any(map(_chooses_columns, usable)):
         raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
-    if options.encoding_errors != "strict" and all(one.encoding_errors == "strict" for one in usable):
-        raise UsageError("encoding_errors is about the bytes of files, and none is given.")
+    for name, about in _OF_FILES.items():
+        value = getattr(options, name)
+        if value != getattr(ReadOptions, name) and all(getattr(one, name) != value for one in usable):
+            raise UsageError(f"{name} is about {about}, and none is given.")
+
+
+# Options that are about files, or some of them.
+_OF_FILES = {
+    "encoding_errors": "the bytes of files",
+    "encoding": "files of text",
+    "delimiter": "delimited files, such as CSV",
+    "header": "delimited files, such as CSV",
+}
 
 
 def _chooses_columns(options: ReadOptions) -> bool:
-    return bool(options.text_column or options.label_column)
+    return options.text_column is not None or options.label_column is not None
+
+
+def _is_folder_of_texts(data: Any) -> bool:
+    return isinstance(data, (str, Path)) and _exists(data) and Path(data).is_dir() and not has_tables(Path(data))
 
 
 def _exists(path: str | Path) -> bool:
     try:
-        return Path(path).exists()
+        return os.path.lexists(path)
     except (OSError, ValueError):  # too long for a name, or with a NUL in it: probably a text
         return False
 
 
 def _kind(data: Any) -> str:
     return str(data) if isinstance(data, (str, Path)) else f"data of type {type(data).__name__}"
-
-
-def _joined(splits: Sequence[TextData], name: str) -> TextData:
-    """All splits of a named data set as one."""
-    texts = [text for split in splits for text in split.texts]
-    labels = [label for split in splits for label in split.labels or ()]
-    return TextData(texts, labels, f"{name} (all)", skipped=sum(split.skipped for split in splits))

@@ -13,7 +13,7 @@ from ..random_state import keeps_random_state
 from .label_types import each_label, quoted, settle_types
 from .named import is_named
 from .readers import Label, ReadOptions, TextData
-from .sources import applicable, check_applicable, read_named, read_source
+from .sources import applicable, check_applicable, read_named, read_source, split_sources
 
 # Most classes that a line names.
 SHOWN = 10
@@ -27,8 +27,8 @@ def read_splits(
     Parameters
     ----------
     train, validation, test
-        As for :func:`pyllmclf.finetune`: data of any kind; ``None`` takes the split of a named ``train``, ``False``
-        none; a number as ``validation`` splits that fraction off the training texts.
+        As for :func:`pyllmclf.finetune`: data of any kind; ``None`` takes the split of a ``train`` that has splits,
+        ``False`` none; a number as ``validation`` splits that fraction off the training texts.
     seed : int
         Seed of the split where ``validation`` is a fraction.
     classes : sequence of str, int or bool, optional
@@ -54,6 +54,12 @@ def read_splits(
     read_options = ReadOptions(**options)
     check_applicable(read_options, [data for data in (train, validation, test) if _is_source(data)])
     named = read_named(train, read_options) if is_named(train) else {}
+    if parts := split_sources(train):
+        train = parts.get("train", train)
+        validation, test = (
+            parts.get(split) if value is None else value
+            for split, value in (("validation", validation), ("test", test))
+        )
 
     def read(data: Any, split: str) -> TextData:
         weight = read_options.sample_weight if split == "train" else None

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..tables import Line, Part, Shown
 from . import damaged_text
 from .label_types import about_names, each_label, kind_of, near_duplicates, quoted
 from .labels import classes_of
@@ -18,10 +19,15 @@ from .row_layout import RowLayout
 from .token_store import TokenStore
 from .tokenizers import Tokenizer, special_count
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # Maximum number of rows or classes of each kind that a report names.
 SHOWN = 10
 # A class with fewer texts is rare.
 RARE = 5
+# Most classes whose texts are counted in a line.
+CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,20 @@ class SplitReport:
     rare: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, float | int] | None = None
 
+    def lines(self, name: str) -> list[str]:
+        """Lines on texts, classes and duplicates, and on lengths where they are known."""
+        shown = list(self.classes.items())[:CLASSES]
+        shares = ", ".join(f"{_shown(label)} {count:,} ({count / max(1, self.texts):.1%})" for label, count in shown)
+        more = f" and {len(self.classes) - CLASSES:,} more classes" if len(self.classes) > CLASSES else ""
+        lines = [f"{name}: {self.texts:,} texts; {shares}{more}; {self.duplicates:,} duplicates"]
+        if (lengths := self.lengths) is not None:
+            lines.append(
+                f"  tokens: mean {lengths['mean']:.1f}, 99 % up to {lengths['percentile_99']:.0f}, "
+                f"longest {lengths['longest']:,}; {lengths['truncated']:,} texts are truncated"
+                + (f" at {lengths['longest']:,}" if lengths["truncated"] else "")
+            )
+        return lines
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -136,8 +156,8 @@ class Overlap:
     conflicting: int
 
 
-@dataclass(frozen=True)
-class DataReport:
+@dataclass(frozen=True, repr=False)
+class DataReport(Shown):
     """Report on all splits, and on what they share.
 
     Attributes
@@ -189,6 +209,24 @@ class DataReport:
                     "may hold none of them, and the text of a class with one stays in training"
                 )
         return lines
+
+    def to_frame(self) -> pd.DataFrame:
+        """Number of texts by class (row) and split (column), as a DataFrame of pandas."""
+        import pandas as pd
+
+        counts = pd.DataFrame({name: pd.Series(split.classes, dtype="Int64") for name, split in self.splits.items()})
+        return counts.fillna(0).rename_axis("class")
+
+    def brief(self) -> dict[str, Any]:
+        """Number of texts by split, of classes of the first split, and of problems."""
+        texts = {name: split.texts for name, split in self.splits.items()}
+        return texts | {"classes": len(next(iter(self.splits.values())).classes), "problems": len(self.problems)}
+
+    def parts(self) -> list[Part]:
+        """Texts, classes, duplicates and lengths of each split, all problems, and notes."""
+        lines = [line for name, split in self.splits.items() for line in split.lines(name)]
+        notes = [f"note: {note}" for note in self.notes]
+        return list(map(Line, [*lines, *(self.problems or ["no problem found"]), *notes]))
 
     def to_dict(self) -> dict[str, Any]:
         """The whole report in values that JSON can hold; the splits are under ``"parts"``."""

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..tables import Part, Shown
+from .tables import SHOWN_MATRIX, evaluation_parts, per_class_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Most classes of a confusion matrix in JSON: with 4,096 it has 17 million numbers.
 MATRIX_CLASSES = 4096
@@ -31,8 +37,8 @@ class ClassMetrics:
     support: int
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
+@dataclass(frozen=True, repr=False)
+class EvaluationResult(Shown):
     """Metrics of a classifier on labelled texts with one label each.
 
     Attributes
@@ -79,10 +85,7 @@ class EvaluationResult:
             "per_class": {str(label): vars(m) for label, m in self.per_class.items()},
             "classes": list(map(str, self.classes)),
             "confusion_matrix": self.confusion_matrix.tolist() if len(self.classes) <= MATRIX_CLASSES else None,
-            "confusions": [
-                {"class": str(true), "predicted": str(predicted), "texts": texts}
-                for true, predicted, texts in self.confusions()
-            ],
+            "confusions": self._confusion_rows(),
             "seconds": self.seconds,
             "lengths": self.lengths,
         }
@@ -109,6 +112,31 @@ class EvaluationResult:
     def right(self) -> np.ndarray:
         """Whether the predicted class of each text is right, bool, shape [texts]."""
         return self.predictions == self.labels
+
+    def to_frame(self) -> pd.DataFrame:
+        """Precision, recall, F1 and support by class, as a DataFrame of pandas."""
+        return per_class_frame(self.per_class)
+
+    def parts(self) -> list[Part]:
+        """Headline metrics, metrics per class, and the confusion matrix: of many classes, its largest numbers."""
+        figures = self.headline() | {"classes": self.classes, "seconds": self.seconds}
+        figures["per_class"] = {name: vars(m) for name, m in self.per_class.items()}
+        # The whole matrix of thousands of classes takes gigabytes.
+        if len(self.classes) <= SHOWN_MATRIX:
+            figures["confusion_matrix"] = self.confusion_matrix.tolist()
+        else:
+            figures["confusions"] = self._confusion_rows()
+        return evaluation_parts(figures)
+
+    def _confusion_rows(self) -> list[dict[str, Any]]:
+        return [
+            {"class": str(true), "predicted": str(predicted), "texts": texts}
+            for true, predicted, texts in self.confusions()
+        ]
+
+    def brief(self) -> dict[str, Any]:
+        """The main figures, and the numbers of texts and classes."""
+        return self.headline() | {"classes": len(self.classes)}
 
     def headline(self) -> dict[str, Any]:
         """The main figures, and the number of texts."""

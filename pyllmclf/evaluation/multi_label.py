@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..tables import Part, Shown
 from .metrics import ClassMetrics
+from .tables import evaluation_parts, per_class_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # A class is predicted from this probability on.
 THRESHOLD = 0.5
 
 
-@dataclass(frozen=True)
-class MultiLabelResult:
+@dataclass(frozen=True, repr=False)
+class MultiLabelResult(Shown):
     """Metrics of a classifier on texts that may have several labels, or none.
 
     A decision is whether one text has one class.
@@ -71,6 +76,18 @@ class MultiLabelResult:
             "hamming_loss": self.hamming_loss,
             "log_loss": self.log_loss,
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Precision, recall, F1 and support by class, as a DataFrame of pandas."""
+        return per_class_frame(self.per_class)
+
+    def parts(self) -> list[Part]:
+        """Headline metrics, and metrics per class."""
+        return evaluation_parts(self.to_dict())
+
+    def brief(self) -> dict[str, Any]:
+        """The main figures, and the numbers of texts and classes."""
+        return self.headline() | {"classes": len(self.classes)}
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON can hold them, without those of single texts."""

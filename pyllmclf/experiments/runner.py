@@ -17,7 +17,7 @@ from ..data.fetch import sha256
 from ..data.json_text import parse_json
 from ..data.named import is_named, load_named
 from ..data.readers import TextData
-from ..data.sources import read_data
+from ..data.sources import read_data, split_sources
 from ..data.splits import stratified_split
 from ..errors import ModelError, ResourceError, UsageError
 from ..models.hub import find_model
@@ -61,7 +61,7 @@ def read_all_splits(data: str, text_column: str | None = None, label_column: str
     Parameters
     ----------
     data : str
-        Name of a data set, or path of a file.
+        Name of a data set, or path of a file or folder.
     text_column, label_column : str, optional
 
     Raises
@@ -72,7 +72,11 @@ def read_all_splits(data: str, text_column: str | None = None, label_column: str
     if is_named(data) and "all" not in (named_splits := load_named(data)):
         splits = dict(named_splits)
     else:
-        splits = {"train": read_data(data, default_split="all", text_column=text_column, label_column=label_column)}
+        parts = split_sources(data) or {"train": data}
+        splits = {
+            name: read_data(part, default_split="all", text_column=text_column, label_column=label_column)
+            for name, part in parts.items()
+        }
     total = len(splits["train"])
     if "test" not in splits:
         splits["train"], splits["test"] = stratified_split(splits["train"], TEST, SPLIT_SEED)

@@ -267,6 +267,9 @@ def read_texts(
         encoding_errors=settings.encoding_errors,
         sample_weight=settings.sample_weight,
         missing=settings.missing,
+        encoding=settings.encoding,
+        delimiter=settings.delimiter,
+        header=settings.header,
     )
     encoder: LabelEncoder | MultiLabelEncoder
     if separator is None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..classifier.calibration import calibrate_head
 from ..classifier.checkpoint import STATE_FILE, save_checkpoint
@@ -18,11 +18,13 @@ from ..errors import NonFiniteError, PreemptedError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
 from ..evaluation.report import provenance, write_report
+from ..evaluation.tables import evaluation_parts
 from ..models.hub import read_json
 from ..progress import say, warn
 from ..random_state import keeps_random_state
 from ..settings import Settings
 from ..sharding import full_tensors
+from ..tables import Line, Part, Shown
 from .classifier_folder import classifier_folder
 from .preemption import PREEMPTED
 from .records import EpochRecord, per_second
@@ -30,9 +32,12 @@ from .resume import numerics, optimizer_tensors
 from .run_folder import RunFolder
 from .trainer import Trainer
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-@dataclass(frozen=True)
-class FinetuneResult:
+
+@dataclass(frozen=True, repr=False)
+class FinetuneResult(Shown):
     """Result of a training.
 
     Attributes
@@ -60,6 +65,35 @@ class FinetuneResult:
     output_dir: Path | None
     lengths: LengthReport
     calibration: dict[str, float] | None = None
+
+    def to_frame(self) -> pd.DataFrame:
+        """The history, a row per epoch, as a DataFrame of pandas."""
+        import pandas as pd
+
+        columns = [each.name for each in fields(EpochRecord)]
+        return pd.DataFrame([record.to_dict() for record in self.history], columns=columns).set_index("epoch")
+
+    def brief(self) -> dict[str, Any]:
+        """Epochs and steps, the accuracy of each split, and the folder."""
+        accuracies = {f"{split}_accuracy": metrics["accuracy"] for split, metrics in self.metrics.items()}
+        numbers = {"epochs": len(self.history), "steps": int(self.timing["steps"])}
+        return numbers | accuracies | {"output_dir": None if self.output_dir is None else str(self.output_dir)}
+
+    def parts(self) -> list[Part]:
+        """Metrics of each split, calibration, speed and the folder."""
+        parts = [
+            part for name, metrics in self.metrics.items() for part in (*evaluation_parts(metrics, name), Line(""))
+        ]
+        if (calibration := self.calibration) is not None:
+            loss = f"log loss {calibration['log_loss_before']:.4f} -> {calibration['log_loss_after']:.4f}"
+            error = f"calibration error {calibration['ece_before']:.2%} -> {calibration['ece_after']:.2%}"
+            parts.append(Line(f"temperature {calibration['temperature']:.3f}; on the validation texts {loss}, {error}"))
+        timing = self.timing
+        speed = f"{timing['tokens_per_second']:,.0f} tokens/s"
+        parts.append(Line(f"trained {timing['steps']:.0f} steps in {timing['train_seconds']:.1f} s: {speed}"))
+        if self.output_dir is not None:
+            parts.append(Line(f"checkpoints in {self.output_dir}"))
+        return parts
 
     def to_dict(self) -> dict[str, Any]:
         """All but the classifier, as types that JSON has."""

@@ -73,7 +73,7 @@ def refusing() -> Iterator[None]:
 
 
 def readers(data: bytes) -> None:
-    """Reads CSV, TSV, JSONL and gzipped CSV files."""
+    """Reads CSV, TSV, JSONL and gzipped CSV files, in their own encoding and with their own delimiter."""
     options, content = data[0] if data else 0, data[1:]
     kind = KINDS[options & 3]
     path = scratch() / f"table{kind}"
@@ -86,7 +86,8 @@ def readers(data: bytes) -> None:
             encoding_errors="replace" if options & 16 else "strict",
             empty_texts=("keep", "skip", "error")[(options >> 5) % 3],
         )
-        assert data_set.texts and len(data_set.texts) == len(data_set.lines or ())
+        # Columns of JSON have no lines.
+        assert data_set.texts and (data_set.lines is None or len(data_set.texts) == len(data_set.lines))
         assert data_set.labels is None or len(data_set.labels) == len(data_set.texts)
         assert data_set.lines == sorted(data_set.lines or ())
         for text in data_set.texts:
@@ -94,11 +95,12 @@ def readers(data: bytes) -> None:
 
 
 def text(data: bytes) -> None:
-    """Decodes bytes: in strict mode the text encodes to the same bytes; with replacement there is always a text."""
+    """Decodes bytes: strict UTF-8 encodes to the same bytes; in a found encoding, or replaced, there is a text."""
     with refusing():
-        assert decode(data, "x").encode() == data.removeprefix(b"\xef\xbb\xbf")
-    with refusing():
-        decode(data, "x", "replace").encode()
+        assert decode(data, "x", encoding="utf-8").encode() == data.removeprefix(b"\xef\xbb\xbf")
+    for errors in ("strict", "replace"):
+        with refusing():
+            decode(data, "x", errors).encode()
 
 
 def safetensors(data: bytes) -> None:

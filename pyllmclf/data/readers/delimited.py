@@ -1,9 +1,9 @@
-"""CSV and TSV files."""
+"""Delimited files: CSV, TSV and their relatives."""
 
 from __future__ import annotations
 
 import csv
-import io
+import itertools
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,70 +11,150 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...errors import DataError
-from .encoding import read_text
+from .columns import Columns
+from .data_file import DataFile, data_file_of
+from .dialect import ENDINGS, Dialect, sniff, without_quoting
+from .encoding import TextFile, open_text
+from .notes import Notes
 from .options import ReadOptions
 from .text_data import Fault, Label, TextData
 from .values import broken_row, checked_data
 
-
-def read_csv(path: Path, options: ReadOptions) -> TextData:
-    """Reads a file with commas between fields; raises as :func:`.files.read_path`."""
-    return _read(path, ",", options)
+# Labels that are equal share one string, up to so many distinct ones.
+_SHARED_LABELS = 1 << 16
 
 
-def read_tsv(path: Path, options: ReadOptions) -> TextData:
-    """Reads a file with tabs between fields; raises as :func:`.files.read_path`."""
-    return _read(path, "\t", options)
+def read_delimited(data: Path | DataFile, options: ReadOptions) -> TextData:
+    """Reads a file whose fields are separated by commas, semicolons, tabs or bars; the name and the header tell which.
 
+    The file is read in pieces: beside the rows themselves, only the part around the current row is in memory.
 
-def _read(path: Path, delimiter: str, options: ReadOptions) -> TextData:
-    content = read_text(path, options.encoding_errors)
-    texts: list[str] = []
-    labels: list[Label] = []
-    lines: list[int] = []
-    weights: list[str] = []
-    broken: list[Fault] = []
+    Raises
+    ------
+    DataError
+        As :func:`.files.read_path`.
+    """
+    file = data_file_of(data)
+    notes = Notes(file.origin)
     with _unlimited_field_size():
-        rows = _rows(path, content, delimiter)
-        first_line, header = next(rows, (1, None))
-        if header is None:
-            raise DataError(f"{path}: the file is empty.")
-        text_name, label_name = options.columns(header, f"{path}, line {first_line}")
-        text_index = header.index(text_name)
-        label_index = None if label_name is None else header.index(label_name)
-        weight_name = options.weight_column(header, (text_name, label_name), f"{path}, line {first_line}")
-        weight_index = None if weight_name is None else header.index(weight_name)
-        for line, row in rows:
-            if len(row) != len(header):
-                problem = f"{len(row)} fields where the header has {len(header)}; "
-                problem += "quote fields that hold the delimiter or a line break"
-                broken.append(broken_row(f"{path}, line {line}", problem, options))
-                continue
-            texts.append(row[text_index])
+        text = open_text(file, options.encoding_errors, options.encoding, notes)
+        dialect = sniff(
+            text, ENDINGS.get(file.ending), options.delimiter_character, options.header, options.chosen_names, notes
+        )
+        dialect = without_quoting(text, dialect, options.header, options.label_of, notes)
+        table = _Table(text, dialect, options, notes)
+        texts, labels, weights, lines = table.read()
+        broken = table.broken
+        table.note_joined_lines()
+    notes.say()
+    return checked_data(texts, labels, file.origin, lines, options, weights, untyped=True, broken=broken)
+
+
+class _Table:
+    """The rows of a file."""
+
+    def __init__(self, text: TextFile, dialect: Dialect, options: ReadOptions, notes: Notes) -> None:
+        self.text, self.dialect, self.options, self.notes = text, dialect, options, notes
+        self.origin = text.file.origin
+        self.joined_lines: tuple[int, int] | None = None
+        self.broken: list[Fault] = []
+        # Columns that every row must have; those that are read are not known while rows are looked at to find them.
+        self.needed = 0
+        first_line, first = next(self._numbered(), (1, None))
+        if first is None:
+            raise DataError(f"{self.origin}: the file is empty.")
+        self.width = len(first)
+        # Spreadsheets write empty columns at the end, which rows may lack.
+        self.named = max((i for i, name in enumerate(first, start=1) if name.strip()), default=self.width)
+        names = first
+        if not options.header:
+            names, self.named = [str(i) for i in range(self.width)], self.width
+        self.columns: Columns = options.pick(
+            names, f"{self.origin}, line {first_line}", lambda: (row for _, row in self.rows()), notes
+        )
+        self.needed = max(self.columns.places) + 1
+
+    def read(self) -> tuple[list[str], list[Label] | None, list[str] | None, list[int]]:
+        """Texts, labels, weights and line numbers of all rows; ``None`` for what is not read."""
+        texts: list[str] = []
+        labels: list[Label] = []
+        weights: list[str] = []
+        lines: list[int] = []
+        shared: dict[str, str] = {}
+        text_of, single = self.columns.text, len(self.columns.texts) == 1
+        text_index, label_index, weight_index = self.columns.texts[0], self.columns.label, self.columns.weight
+        for line, row in self.rows(self.broken):
+            texts.append(row[text_index] if single else text_of(row))
             lines.append(line)
             if label_index is not None:
-                labels.append(row[label_index])
+                label = row[label_index]
+                if label not in shared and len(shared) < _SHARED_LABELS:
+                    shared[label] = label
+                labels.append(shared.get(label, label))
             if weight_index is not None:
                 weights.append(row[weight_index])
-    columns = (labels if options.labelled else None, weights if weight_index is not None else None)
-    return checked_data(texts, columns[0], str(path), lines, options, columns[1], untyped=True, broken=broken)
+        return texts, None if label_index is None else labels, None if weight_index is None else weights, lines
 
+    def rows(self, broken: list[Fault] | None = None) -> Iterator[tuple[int, list[str]]]:
+        """Fields of each row but the header, with the line on which it begins.
 
-def _rows(path: Path, content: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Fields of each row, with the line on which it begins; empty lines are left out."""
-    # The csv module rather than pandas: it knows the line of a broken row, and never guesses a type.
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
-    line = 1
-    try:
-        for row in reader:
-            if row:
-                yield line, row
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {line}: the quoting of the row that begins here is broken ({error}); "
-            'write a quote inside a quoted field as "".'
-        ) from error
+        Where faults are collected, rows of another number of fields are left out, and are added to ``broken``.
+
+        Raises
+        ------
+        DataError
+            If a row has another number of fields.
+        """
+        for line, row in itertools.islice(self._numbered(), int(self.options.header), None):
+            problem = None if len(row) == self.width else self._wrong_width(row)
+            if problem is not None:
+                fault = broken_row(f"{self.origin}, line {line}", problem, self.options)
+                if broken is not None:
+                    broken.append(fault)
+                continue
+            yield line, row
+
+    def note_joined_lines(self) -> None:
+        """Notes that quotes have made one row of lines that could each be one, where quotes are unusual."""
+        if self.joined_lines is not None:
+            first, last = self.joined_lines
+            self.notes.add(f"with lines {first} to {last} as one row, since quotes enclose them (each could be a row)")
+
+    def _wrong_width(self, row: list[str]) -> str | None:
+        """What is wrong with a row of another width; ``None`` where it has or lacks empty fields at the end."""
+        if len(row) > self.width and not any(row[self.width :]):
+            return None
+        if max(self.named, self.needed) <= len(row) < self.width:
+            return None
+        advice = "quote fields that hold the delimiter or a line break"
+        if not self.dialect.quoted:
+            advice = "a field must hold neither the delimiter nor a line break"
+        return (
+            f"{len(row)} fields where the {'header' if self.options.header else 'first row'} has {self.width}; {advice}"
+        )
+
+    def _numbered(self) -> Iterator[tuple[int, list[str]]]:
+        """Fields of each row, with the line on which it begins; empty lines are left out."""
+        # The csv module rather than pandas: it knows the line of a broken row, and never guesses a type.
+        skipped, delimiter = self.dialect.skipped, self.dialect.delimiter
+        may_join = self.dialect.quoted and not self.dialect.surely_quoted and delimiter in "\t|"
+        with self.text.open() as file:
+            reader = self.dialect.reader(itertools.islice(file, skipped, None))
+            line = 1
+            try:
+                for row in reader:
+                    if row:
+                        yield line + skipped, row
+                    if may_join and reader.line_num > line and self.joined_lines is None and len(row) > 1:
+                        parts = delimiter.join(row).split("\n")
+                        if all(part.count(delimiter) == len(row) - 1 for part in parts):
+                            self.joined_lines = (line + skipped, reader.line_num + skipped)
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise DataError(
+                    f"{self.origin}, line {line + skipped}: the quoting of the row that begins here is broken "
+                    f'({error}); write a quote inside a quoted field as "".'
+                ) from error
 
 
 # The csv module has one limit per process, which other threads that read share.

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ...choices import DELIMITERS
+from ...errors import DataError
 from ...settings import check_argument
-from .columns import pick_columns, pick_weight_column
+from .columns import Column, Columns, pick_columns, usual_label
+from .notes import Notes
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Which columns and labels are read, and how empty texts and invalid bytes are treated.
+    """Which columns and labels are read, and how files are decoded and split into fields.
 
     Attributes
     ----------
-    text_column, label_column : str, optional
-        Column names; ``None`` looks for the usual ones (:mod:`.columns`).
+    text_column : str, int or sequence of them, optional
+        Columns by name or number; several are joined. ``None`` looks for the usual ones (:mod:`.columns`).
+    label_column : str or int, optional
+        As ``text_column``, but one.
     labelled : bool
         Whether labels are needed. If not, they are not read.
     label_separator : str, optional
@@ -25,7 +30,14 @@ class ReadOptions:
     empty_texts : {"keep", "skip", "error"}
         Whether texts that are empty or white space stay, are left out and counted, or raise.
     encoding_errors : {"strict", "replace"}
-        Whether bytes that are not UTF-8 raise, or become U+FFFD, with a warning that counts them.
+        Whether bytes that the encoding does not have raise, or become U+FFFD, with a warning that counts them.
+    encoding : str
+        Name of a codec of Python; ``"auto"`` finds it (:func:`.encoding.open_text`).
+    delimiter : str, optional
+        Character between the fields of delimited files, or ``"comma"``, ``"semicolon"``, ``"tab"`` or ``"pipe"``;
+        ``None`` finds it.
+    header : bool
+        Whether the first row of a delimited file names the columns; if not, their names are their numbers from 0.
     sample_weight : str or array, optional
         Column of the texts' weights, or the weights of all rows, those that ``empty_texts`` leaves out too.
     missing : {"error", "skip", "collect", "collect_blank"}
@@ -36,20 +48,32 @@ class ReadOptions:
     Raises
     ------
     UsageError
-        For an unknown ``empty_texts``, ``encoding_errors`` or ``missing``.
+        For an unknown or invalid value.
     """
 
-    text_column: str | None = None
-    label_column: str | None = None
+    text_column: Column | Sequence[Column] | None = None
+    label_column: Column | None = None
     labelled: bool = True
     label_separator: str | None = None
     empty_texts: str = "keep"
     encoding_errors: str = "strict"
+    encoding: str = "auto"
+    delimiter: str | None = None
+    header: bool = True
     sample_weight: Any = None
     missing: str = "error"
 
     def __post_init__(self) -> None:
-        check_reading(self.empty_texts, self.encoding_errors)
+        for name in (
+            "text_column",
+            "label_column",
+            "empty_texts",
+            "encoding_errors",
+            "encoding",
+            "delimiter",
+            "header",
+        ):
+            check_argument(name, getattr(self, name))
         if not self.collects:
             check_argument("missing", self.missing)
 
@@ -63,18 +87,74 @@ class ReadOptions:
         """Whether blank fields of a source of text are missing texts, rather than empty ones."""
         return self.missing in ("skip", "collect_blank")
 
-    def columns(self, names: Sequence[str], origin: str) -> tuple[str, str | None]:
-        """Names of the text and the label column among ``names``; see :func:`.columns.pick_columns`."""
-        return pick_columns(names, self.text_column, self.label_column, self.labelled, origin)
+    def pick(
+        self,
+        names: Sequence[str],
+        origin: str,
+        rows: Callable[[], Iterable[Sequence[Any]]] | None = None,
+        notes: Notes | None = None,
+        *,
+        header: bool | None = None,
+    ) -> Columns:
+        """Places of the texts, of the labels and of the weights; see :func:`.columns.pick_columns`."""
+        return pick_columns(
+            names,
+            self.text_column,
+            self.label_column,
+            self.labelled,
+            origin,
+            weight_column=self.weight_column,
+            header=self.header if header is None else header,
+            rows=rows,
+            notes=notes,
+        )
 
-    def weight_column(self, names: Sequence[str], others: Sequence[str | None], origin: str) -> str | None:
-        """Name of the column of weights, if one is chosen; see :func:`.columns.pick_weight_column`."""
-        if not isinstance(self.sample_weight, str):
-            return None
-        return pick_weight_column(names, self.sample_weight, others, origin)
+    def fits(self, names: Sequence[str]) -> bool:
+        """Whether the names alone tell the columns of the texts and of the labels."""
+        options = self if self.weight_column in names else replace(self, sample_weight=None)
+        try:
+            options.pick(names, "", header=True)
+        except DataError:
+            return False
+        return True
+
+    def label_of(self, names: Sequence[str]) -> int | None:
+        """Place of the label column, where its name or number tells it."""
+        if self.label_column is None:
+            return usual_label(names, self.weight_column) if self.header else None
+        chosen = str(self.label_column)
+        if self.header and chosen in names:
+            return list(names).index(chosen)
+        return int(chosen) if chosen.isdecimal() and int(chosen) < len(names) else None
+
+    @property
+    def weight_column(self) -> str | None:
+        """Name of the column of the weights, if they are one."""
+        return self.sample_weight if isinstance(self.sample_weight, str) else None
+
+    @property
+    def chosen_names(self) -> tuple[str, ...]:
+        """Names of columns that the user has chosen."""
+        texts = self.text_column
+        several = (
+            texts.split(",")
+            if isinstance(texts, str)
+            else [texts]
+            if texts is None or isinstance(texts, int)
+            else texts
+        )
+        return tuple(
+            str(name).strip() for name in (*several, self.label_column, self.weight_column) if name is not None
+        )
+
+    @property
+    def delimiter_character(self) -> str | None:
+        """The character that the user has chosen between fields."""
+        return None if self.delimiter is None else DELIMITERS.get(self.delimiter, self.delimiter)
 
 
-def check_reading(empty_texts: str, encoding_errors: str = "strict") -> None:
-    """Raises :class:`UsageError` unless both values are known."""
+def check_reading(empty_texts: str, encoding_errors: str = "strict", encoding: str = "auto") -> None:
+    """Raises :class:`UsageError` unless all values are known."""
     check_argument("empty_texts", empty_texts)
     check_argument("encoding_errors", encoding_errors)
+    check_argument("encoding", encoding)

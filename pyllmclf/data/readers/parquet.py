@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ...errors import DataError
-from .encoding import decode_values
+from .arrow_columns import needed, pick_columns, table_data
+from .data_file import DataFile, data_file_of
 from .options import ReadOptions
 from .text_data import TextData
-from .values import checked_data
 
 
-def read_parquet(path: Path, options: ReadOptions) -> TextData:
-    """Reads the text and the label column of a file; raises as :func:`.files.read_path`."""
+def read_parquet(data: Path | DataFile, options: ReadOptions) -> TextData:
+    """Reads the needed columns of a file; raises as :func:`.files.read_path`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    path = data_file_of(data)
     try:
-        file = pq.ParquetFile(path)
-        text_name, label_name = options.columns(file.schema_arrow.names, str(path))
-        weight_name = options.weight_column(file.schema_arrow.names, (text_name, label_name), str(path))
-        table = file.read(columns=[n for n in (text_name, label_name, weight_name) if n is not None])
-        texts = _strings(table.column(text_name), str(path), options.encoding_errors)
-        labels = table.column(label_name).to_pylist() if label_name is not None else None
-        weights = table.column(weight_name).to_pylist() if weight_name is not None else None
+        with pq.ParquetFile(path.content if isinstance(path.content, Path) else pa.BufferReader(path.content)) as file:
+            columns = pick_columns(file.schema_arrow.names, file.iter_batches, path.origin, options)
+            table = file.read(columns=needed(columns))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error}).") from error
-    return checked_data(texts, labels, str(path), None, options, weights)
-
-
-def _strings(column: Any, origin: str, encoding_errors: str) -> list[Any]:
-    """Values of a column; invalid UTF-8 in strings is replaced if ``encoding_errors`` says so, and raises otherwise."""
-    import pyarrow as pa
-
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        if encoding_errors == "strict" or not (
-            pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        ):
-            raise
-    return decode_values(column.cast(pa.large_binary()).to_pylist(), origin)
+    return table_data(table, columns, path.origin, options)

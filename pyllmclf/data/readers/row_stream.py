@@ -185,8 +185,8 @@ def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOpti
 
 
 def _text_place(names: list[str], origin: str, options: ReadOptions) -> int:
-    """Place of the column of the texts; raises as :meth:`ReadOptions.columns`."""
-    return names.index(options.columns(names, origin)[0])
+    """Place of the column of the texts; raises as :meth:`ReadOptions.pick`."""
+    return options.pick(names, origin, header=True).texts[0]
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -96,6 +96,21 @@ class TextData:
         )
 
 
+def joined_data(parts: Sequence[TextData], origin: str) -> TextData:
+    """The rows of all parts, one below the other; weights only if all parts have them."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    weights = [part.weights for part in parts if part.weights is not None]
+    return TextData(
+        texts=[text for part in parts for text in part.texts],
+        labels=[label for part in labels for label in part] if len(labels) == len(parts) else None,
+        origin=origin,
+        skipped=sum(part.skipped for part in parts),
+        weights=[weight for part in weights for weight in part] if len(weights) == len(parts) else None,
+        untyped=all(part.untyped for part in parts),
+        faults=tuple(fault for part in parts for fault in part.faults),
+    )
+
+
 def without_empty(data: TextData, empty_texts: str) -> TextData:
     """Applies ``empty_texts`` to texts that are empty or white space.
 

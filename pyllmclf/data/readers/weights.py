@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
@@ -12,6 +12,7 @@ from typing import Any
 from ...argument_checks import weights_array
 from ...checks import is_number, plain
 from ...errors import DataError, UsageError
+from .options import ReadOptions
 from .text_data import TextData
 
 # A smaller share of the largest weight counts as 0: sums of weights must not underflow in fp32.
@@ -46,15 +47,51 @@ def with_weights(data: TextData, sample_weight: Any, column: Sequence[Any] | Non
                 "give the weights as an array."
             )
         weights = [_weight(value, data, row) for row, value in enumerate(column)]
-        if not any(weights):
-            raise DataError(
-                f"{data.origin}: every weight in the column {sample_weight!r} is zero; at least one must be greater."
-            )
+    elif isinstance(sample_weight, _Shares):
+        weights = sample_weight.take(len(data))
     else:
         weights = weights_array("sample_weight", sample_weight).tolist()
     if len(weights) != len(data):
-        raise DataError(f"sample_weight has {len(weights):,} weights for the {len(data):,} texts of {data.origin}.")
+        raise _other_count(len(weights), len(data), data.origin)
     return replace(data, weights=weights)
+
+
+def _other_count(weights: int, texts: int, origin: str) -> DataError:
+    return DataError(f"sample_weight has {weights:,} weights for the {texts:,} texts of {origin}.")
+
+
+class _Shares:
+    """An array of weights, of which each of several parts of a source takes those of its rows, in order."""
+
+    def __init__(self, sample_weight: Any) -> None:
+        self.weights: list[float] = weights_array("sample_weight", sample_weight).tolist()
+        self.rows = 0
+
+    def take(self, count: int) -> list[float]:
+        """Weights of the next part; where they don't suffice, any, since the count is checked in the end."""
+        share = self.weights[self.rows : self.rows + count]
+        self.rows += count
+        return share + [1.0] * (count - len(share))
+
+
+def read_parts(
+    read: Callable[[Any, ReadOptions], TextData], parts: Sequence[Any], options: ReadOptions, origin: str
+) -> list[TextData]:
+    """Reads the parts of a source in their order; an array as ``sample_weight`` has the weights of all their rows.
+
+    Raises
+    ------
+    DataError
+        If the array has another number of weights; and as ``read``.
+    """
+    weight = options.sample_weight
+    if weight is None or isinstance(weight, (str, _Shares)):
+        return [read(part, options) for part in parts]
+    shares = _Shares(weight)
+    data = [read(part, replace(options, sample_weight=shares)) for part in parts]
+    if shares.rows != len(shares.weights):
+        raise _other_count(len(shares.weights), shares.rows, origin)
+    return data
 
 
 def without_zero_weights(data: TextData) -> TextData:

@@ -82,20 +82,22 @@ void embedding_backward(Address dy, Address index, Address order, Address dtable
   cuda::embedding_backward({memory(dy), indices(index), ids(order), memory(dtable), rows, width}, make_place(place));
 }
 
-void cross_entropy_forward(Address logits, Address labels, Address class_weight, Address loss, Address log_sum_exp,
-                           int64_t rows, int64_t classes, const py::tuple& place) {
+void cross_entropy_forward(Address logits, Address labels, Address class_weight, Address row_weight, Address loss,
+                           Address log_sum_exp, int64_t rows, int64_t classes, const py::tuple& place) {
   check_rows(rows, classes);
   const cuda::CrossEntropyForward args = {
-      memory(logits), ids(labels), floats(class_weight), floats(loss), floats(log_sum_exp), rows, classes};
+      memory(logits), ids(labels), floats(class_weight), floats(row_weight), floats(loss), floats(log_sum_exp),
+      rows,           classes};
   cuda::cross_entropy_forward(args, make_place(place));
 }
 
-void cross_entropy_backward(Address logits, Address labels, Address class_weight, Address dloss, Address log_sum_exp,
-                            Address dlogits, int64_t rows, int64_t classes, const py::tuple& place) {
+void cross_entropy_backward(Address logits, Address labels, Address class_weight, Address row_weight, Address dloss,
+                            Address log_sum_exp, Address dlogits, int64_t rows, int64_t classes,
+                            const py::tuple& place) {
   check_rows(rows, classes);
-  const cuda::CrossEntropyBackward args = {
-      memory(logits), ids(labels), floats(class_weight), floats(dloss), floats(log_sum_exp), memory(dlogits),
-      rows,           classes};
+  const cuda::CrossEntropyBackward args = {memory(logits),     ids(labels),   floats(class_weight),
+                                           floats(row_weight), floats(dloss), floats(log_sum_exp),
+                                           memory(dlogits),    rows,          classes};
   cuda::cross_entropy_backward(args, make_place(place));
 }
 

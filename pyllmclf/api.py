@@ -64,6 +64,7 @@ def finetune(
     scheduler: Scheduler = "constant",
     max_grad_norm: float | None = None,
     class_weights: Any = None,
+    sample_weight: Any = None,
     label_smoothing: float = 0.0,
     early_stopping: int | None = None,
     calibrate: bool = False,
@@ -167,6 +168,10 @@ def finetune(
     class_weights : "balanced", mapping of label to weight, or sequence, optional
         Weights of the texts' losses by class, in training only. ``"balanced"`` gives every class the same total weight.
         With ``multi_label``, the weight of having a class against not having it; ``"balanced"`` makes both sides equal.
+    sample_weight : str or sequence of float, optional
+        A weight for each text of ``train``, in its order and not negative: an array, or the name of a column. The loss
+        of a step is the weighted mean of its texts' losses; where there are class weights too, a text has the product.
+        A text of weight 0 is left out of the training. Metrics, those of early stopping too, weigh all texts alike.
     label_smoothing : float
         Share of a label that is spread over all classes, in training only.
     early_stopping : int, optional

@@ -6,12 +6,16 @@ import codecs
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Set
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
 
 from .checks import is_number, is_rate
 from .choices import DELIMITERS, Padding, words
 from .errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Check = Callable[[str, Any], None]
 
@@ -140,6 +144,52 @@ def delimiter(name: str, value: Any) -> None:
         return
     if not isinstance(value, str) or len(value) != 1 or value in '"\r\n':
         raise UsageError(f"{name}={value!r} must be one character, or one of {', '.join(DELIMITERS)}.")
+
+
+def sample_weight(name: str, value: Any) -> None:
+    """Accepts ``None``, the name of a column, and an array of weights (:func:`weights_array`)."""
+    if isinstance(value, str):
+        satisfies(lambda text: bool(text.strip()), "be the name of a column, or a number for each text")(name, value)
+    elif value is not None:
+        weights_array(name, value)
+
+
+def weights_array(name: str, value: Any) -> np.ndarray:
+    """Converts a sequence of weights, of Python, NumPy, pandas or torch, to float64, shape [texts].
+
+    Raises
+    ------
+    UsageError
+        If it is no sequence of finite numbers that are not negative, or all of them are 0.
+    """
+    import numpy as np
+
+    if hasattr(value, "detach"):  # a tensor, of any dtype and device
+        value = value.detach().cpu().double()
+    wrong_kind = f"{name} must be the name of a column, or a sequence with a number for each training text"
+    is_sequence = hasattr(value, "__len__") or hasattr(value, "__array__")
+    if not is_sequence or isinstance(value, (str, bytes, Mapping, Set)):
+        raise UsageError(f"{wrong_kind}, not a {type(value).__name__}.")
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:  # rows of several lengths
+        raise UsageError(f"{wrong_kind}.") from error
+    if array.ndim != 1:
+        raise UsageError(f"{wrong_kind}, not an array of shape {array.shape}.")
+    if array.dtype.kind not in "biuf":
+        for i, each in enumerate(value if isinstance(value, (list, tuple)) else array.tolist()):
+            if not is_number(each) and not isinstance(each, (bool, Decimal)):
+                raise UsageError(f"{name}[{i}] is {each!r}, not a number.")
+    try:
+        weights = array.astype(np.float64)
+    except OverflowError as error:  # an integer of Python beyond every float
+        raise UsageError(f"{name} has a number that is not finite.") from error
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0.0)))
+    if len(wrong):
+        raise UsageError(f"{name}[{wrong[0]}] is {weights[wrong[0]]:g}; a weight is finite and not negative.")
+    if len(weights) and not weights.any():
+        raise UsageError(f"{name} is zero for every text; at least one weight must be greater.")
+    return weights
 
 
 def byte_count(name: str, value: Any) -> None:

@@ -178,6 +178,10 @@ class Settings:
         None, "balanced, or a weight for each class: spam=2,ham=1.", group=TRAINING, parse=as_class_weights,
         on_card=True,
     )  # fmt: skip
+    sample_weight: Any = argument(
+        None, "Column with a weight for each training text.", group=TRAINING, estimator=False,
+        check=valid.sample_weight, changes_result=False, on_card=True,
+    )  # fmt: skip
     label_smoothing: float = argument(
         0.0, "Share of a label that is spread over all classes.", group=TRAINING, on_card=True,
         check=satisfies(lambda v: is_number(v) and 0.0 <= v < 1.0, "be a number in [0, 1)"),
@@ -307,7 +311,9 @@ def with_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
 
 
 def recorded_settings(settings: Settings, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that a checkpoint records, as types that JSON has; of data it records a name, a path or a fraction.
+    """Settings that a checkpoint records, as types that JSON has.
+
+    Of data it records a name, a path or a fraction; of the texts' weights, whether there are any.
 
     Parameters
     ----------
@@ -319,4 +325,5 @@ def recorded_settings(settings: Settings, resolved: Mapping[str, Any]) -> dict[s
     for name in ("train", "validation", "test"):
         if not is_number(values[name]) and not isinstance(values[name], (str, os.PathLike)):
             values[name] = None
+    values["sample_weight"] = None if values["sample_weight"] is None else True  # a run's identity has the weights
     return {name: as_json(value) for name, value in (values | dict(resolved)).items()}

@@ -104,7 +104,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         del arguments["self"]
         self.__dict__.update(arguments)
 
-    def fit(self, X: Any, y: Any) -> LLMClassifier:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LLMClassifier:
         """Fine-tunes the model on texts and their labels.
 
         Parameters
@@ -112,6 +112,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         X : sequence of str
         y : sequence of labels, or array of 0 and 1, shape [texts, classes]
             Strings, integers or booleans; or a 1 for each class that a text has, with each class decided on its own.
+        sample_weight : sequence of float, shape [texts], or float, optional
+            Weights of the texts' losses, as for :func:`pyllmclf.finetune`. A single number weighs all texts alike.
 
         Returns
         -------
@@ -124,13 +126,17 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         """
         from .api import finetune
 
-        texts = _texts(X)
         if y is None:
-            raise DataError("y is missing: a classifier needs the labels of its texts.")
+            raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
+        texts = _texts(X)
         if issparse(y):
             y = y.toarray()
         labels = np.asarray(y)
-        check_consistent_length(texts, labels)
+        if isinstance(sample_weight, numbers.Real):
+            sample_weight = np.full(len(texts), sample_weight)
+        elif isinstance(sample_weight, str):
+            raise UsageError("sample_weight must have a number for each text; X has no columns to choose from.")
+        check_consistent_length(texts, labels, sample_weight)
         if labels.ndim == 2 and labels.shape[1] == 1:
             labels = column_or_1d(labels, warn=True)
         if labels.ndim == 2:
@@ -151,6 +157,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             validation=False if self.validation_fraction is None else self.validation_fraction,
             test=False,
             seed=_seed(self.random_state),
+            sample_weight=sample_weight,
             output_dir=self.output_dir,
             **arguments,
         )
@@ -258,10 +265,18 @@ def _texts(X: Any) -> list[str]:
     """
     if isinstance(X, (str, bytes)):
         raise DataError("X must be a sequence of texts; put the single text into a list.")
+    if issparse(X):
+        raise DataError("X must be a sequence of texts; sparse input is not supported.")
     array = X if isinstance(X, (list, tuple)) else np.asarray(X, dtype=object)
     if isinstance(array, np.ndarray):
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
+        if array.ndim == 2:
+            rows, columns = array.shape
+            raise DataError(
+                f"X must be a sequence of texts or have one column, not the shape {array.shape} "
+                f"(n_samples={rows}, n_features={columns}); choose the column of the texts."
+            )
         if array.ndim != 1:
             raise DataError(f"X must be a sequence of texts, not of the shape {array.shape}.")
     texts = list(array)

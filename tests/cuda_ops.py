@@ -54,6 +54,10 @@ def _cross_entropy(logits: Tensor, *weight: Tensor) -> Tensor:
     return loss.to(logits.dtype)
 
 
+def _cross_entropy_of_weighted_texts(logits: Tensor, weight: Tensor) -> Tensor:
+    return _cross_entropy(logits, torch.ones(5, device=logits.device), weight)
+
+
 CASES = [
     *(
         Case(f"{op.__name__[1:]} {rows} x {width}", op, (*[(rows, width)] * inputs, (width,), (width,)))
@@ -77,6 +81,8 @@ CASES = [
     Case("embedding and norm", _embedding_norm, ((7, 24), (4, 24), (2, 24), (24,), (24,))),
     Case("cross-entropy", _cross_entropy, ((7, 5),)),
     Case("weighted cross-entropy", _cross_entropy, ((7, 5), (5,)), frozen=(1,)),
+    Case("cross-entropy of weighted texts", _cross_entropy_of_weighted_texts, ((7, 5), (7,)), frozen=(1,)),
+    Case("cross-entropy, all weighted", _cross_entropy, ((7, 5), (5,), (7,)), frozen=(1, 2)),
 ]
 
 

@@ -182,6 +182,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "scheduler": (["--scheduler", "cosine"], "cosine"),
     "max_grad_norm": (["--max-grad-norm", "1.5"], 1.5),
     "class_weights": (["--class-weights", "a=2,b=0.5"], {"a": 2.0, "b": 0.5}),
+    "sample_weight": (["--sample-weight", "trust"], "trust"),
     "label_smoothing": (["--label-smoothing", "0.1"], 0.1),
     "early_stopping": (["--early-stopping", "2"], 2),
     "calibrate": (["--calibrate"], True),

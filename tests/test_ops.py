@@ -132,21 +132,26 @@ def test_embedding(types: int, backend: str, dtype_of: torch.dtype, generator: t
         )
 
 
+@pytest.mark.parametrize("weighted_texts", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_cross_entropy(weighted: bool, backend: str, generator: torch.Generator) -> None:
+def test_cross_entropy(weighted: bool, weighted_texts: bool, backend: str, generator: torch.Generator) -> None:
     logits = torch.randn(7, 5, generator=generator, dtype=torch.float64)
     labels = torch.tensor([0, 4, 2, 2, 1, 3, 0])
     weight = torch.rand(5, generator=generator) + 0.1 if weighted else None
+    text_weight = torch.rand(7, generator=generator) if weighted_texts else None
 
     def formula(x: Tensor) -> Tensor:
         losses = -torch.log_softmax(x, dim=1)[torch.arange(7), labels]
-        return (losses * weight[labels]).sum() if weight is not None else losses.sum()
+        losses = losses if weight is None else losses * weight[labels]
+        return losses.sum() if text_weight is None else (losses * text_weight).sum()
 
-    compare(lambda x: ops.cross_entropy(x, labels, weight), formula, [logits], torch.float32)
+    compare(lambda x: ops.cross_entropy(x, labels, weight, text_weight), formula, [logits], torch.float32)
     with pytest.raises(UsageError, match="don't fit"):
         ops.cross_entropy(logits, labels[:3])
     with pytest.raises(UsageError, match="4 weights for 5 classes"):
         ops.cross_entropy(logits, labels, torch.ones(4))
+    with pytest.raises(UsageError, match=r"weights of shape \(6,\) for 7 texts"):
+        ops.cross_entropy(logits, labels, None, torch.ones(6))
 
 
 @pytest.mark.parametrize(

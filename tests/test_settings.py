@@ -102,6 +102,7 @@ CHANGES_NO_RESULT = {
     "encoding_errors", "encoding", "delimiter", "header",
     "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps", "keep_last",
     "strategy",
+    "sample_weight",  # the weights themselves are compared
 }  # fmt: skip
 NOT_RECORDED = {"logs", "callbacks", "report", "progress"}
 

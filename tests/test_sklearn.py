@@ -12,13 +12,19 @@ import pandas as pd
 import pytest
 from models import gpt2_folder
 from scipy.sparse import csr_matrix
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, VotingClassifier
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
-from sklearn.utils import get_tags
+from sklearn.utils import estimator_checks, get_tags
+from sklearn.utils.estimator_checks import check_estimator
 
 from pyllmclf import DataError, UsageError, finetune
 from pyllmclf.sklearn import LLMClassifier
@@ -46,6 +52,7 @@ def test_parameters_are_those_of_finetune() -> None:
     elsewhere = {"resume", "save_every_steps", "keep_last"}  # a fit is one call
     elsewhere |= {"train", "validation", "test", "text_column", "label_column", "multi_label", "label_separator"}
     elsewhere |= {"empty_texts", "encoding_errors", "encoding", "delimiter", "header"}  # of files
+    elsewhere |= {"sample_weight"}  # of fit
     expected = {renamed.get(name, name): p.default for name, p in theirs.items() if name not in elsewhere}
     found = {name: p.default for name, p in own.items()}
     assert found == expected | {"validation_fraction": None, "progress": False}
@@ -125,6 +132,19 @@ def test_pickle(folder: str, trainable: str) -> None:
         LLMClassifier.__new__(LLMClassifier).__setstate__(state)
 
 
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_skops(folder: str, trainable: str, tmp_path: Path) -> None:
+    """As docs/other_tools.md shows it: the estimator is the one type to trust."""
+    skops_io = pytest.importorskip("skops.io")
+    model = made(folder, trainable=trainable, epochs=1).fit(TEXTS, LABELS)
+    skops_io.dump(model, tmp_path / "classifier.skops")
+    trusted = skops_io.get_untrusted_types(file=tmp_path / "classifier.skops")
+    assert trusted == ["pyllmclf.sklearn.LLMClassifier"]
+    again = skops_io.load(tmp_path / "classifier.skops", trusted=trusted)
+    np.testing.assert_array_equal(again.predict_proba(TEXTS), model.predict_proba(TEXTS))
+    assert again.get_params() == model.get_params() and again.classes_.tolist() == ["ham", "spam"]
+
+
 def test_fitting_again_begins_anew(folder: str) -> None:
     once = made(folder).fit(TEXTS, LABELS)
     twice = made(folder).fit(TEXTS[:8], LABELS[:8]).fit(TEXTS, LABELS)
@@ -176,7 +196,10 @@ def test_tags(folder: str) -> None:
         ([1, 2], ["a", "b"], "text 0 is a int"),
         (np.zeros((3, 2)), ["a", "b", "a"], "shape"),
         (["a", None], ["a", "b"], "text 1 is a NoneType"),
-        (["a", "b"], None, "y is missing"),
+        (["a", "b"], None, "requires y to be passed, but the target y is None"),
+        (np.zeros((1, 4)), ["a"], "n_samples=1, n_features=4"),
+        (np.zeros((2, 4)), ["a", "b"], "n_samples=2, n_features=4"),
+        (csr_matrix(np.ones((3, 2))), ["a", "b", "a"], "sparse input is not supported"),
         (["a", "b"], [["a", "b"], ["b", "a"]], "shape"),
     ],
 )
@@ -260,3 +283,121 @@ def test_a_grid_of_arrays(folder: str) -> None:
     grid = {"epochs": np.arange(1, 3), "learning_rate": np.array([1e-3], dtype=np.float32)}
     search = GridSearchCV(made(folder), grid, cv=2, error_score="raise").fit(TEXTS, LABELS)
     assert search.best_params_["epochs"] in (1, 2)
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+# Each text with both labels; the weights say which one counts.
+ORDER = np.random.RandomState(0).permutation(48)
+BOTH_TEXTS = np.array(TEXTS * 2)[ORDER].tolist()
+BOTH_LABELS = np.array(LABELS + ["ham" if label == "spam" else "spam" for label in LABELS])[ORDER].tolist()
+BOTH_WEIGHTS = np.repeat([1.0, 0.01], 24)[ORDER]
+NANO: dict[str, Any] = {"weights": "random", "epochs": 1, "trainable": "head", "learning_rate": 1e-2}
+
+
+def test_sample_weight(folder: str) -> None:
+    for weights in (BOTH_WEIGHTS, 1.01 - BOTH_WEIGHTS):
+        model = made(folder).fit(BOTH_TEXTS, BOTH_LABELS, sample_weight=weights)
+        assert model.score(BOTH_TEXTS, BOTH_LABELS) == 0.5
+        assert model.score(BOTH_TEXTS, BOTH_LABELS, sample_weight=weights) == pytest.approx(1 / 1.01)
+    same = finetune(
+        folder, (BOTH_TEXTS, BOTH_LABELS), sample_weight=weights, epochs=3, learning_rate=5e-3, trainable="all",
+        progress=False,
+    )  # fmt: skip
+    np.testing.assert_array_equal(same.classifier.predict_proba(TEXTS), model.predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize("weights", [2.5, [2.5] * 24, pd.Series([1] * 24), None], ids=str)
+def test_equal_weights(folder: str, weights: Any) -> None:
+    found = made(folder, epochs=1).fit(TEXTS, LABELS, sample_weight=weights).predict_proba(TEXTS)
+    np.testing.assert_array_equal(found, made(folder, epochs=1).fit(TEXTS, LABELS).predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize("weights", [[1.0] * 23, np.ones((24, 2)), [-1.0] * 24, [0.0] * 24, "trust", 0.0])
+def test_weights_that_are_refused(folder: str, weights: Any) -> None:
+    with pytest.raises(ValueError, match=r"sample_weight|inconsistent numbers of samples"):
+        made(folder).fit(TEXTS, LABELS, sample_weight=weights)
+
+
+def test_weights_and_several_labels(folder: str) -> None:
+    y = np.array([[label == "spam", label == "ham"] for label in BOTH_LABELS]).astype(int)
+    model = made(folder, epochs=8).fit(BOTH_TEXTS, y, sample_weight=BOTH_WEIGHTS)
+    found = model.score(BOTH_TEXTS, y, sample_weight=BOTH_WEIGHTS)
+    assert found == accuracy_score(y, model.predict(BOTH_TEXTS), sample_weight=BOTH_WEIGHTS) > 0.9
+
+
+def test_metadata_routing(folder: str) -> None:
+    with config_context(enable_metadata_routing=True):
+        model = made(folder).set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        pipeline = make_pipeline(FunctionTransformer(list), model)
+        pipeline.fit(BOTH_TEXTS, BOTH_LABELS, sample_weight=BOTH_WEIGHTS)
+        assert pipeline.score(BOTH_TEXTS, BOTH_LABELS, sample_weight=BOTH_WEIGHTS) > 0.9
+        grid = GridSearchCV(model, {"learning_rate": [5e-3]}, cv=2, error_score="raise")
+        grid.fit(BOTH_TEXTS, BOTH_LABELS, sample_weight=BOTH_WEIGHTS)
+        assert (grid.predict(TEXTS) == LABELS).all() and grid.best_score_ > 0.9
+        params = {"sample_weight": BOTH_WEIGHTS}
+        scores = cross_validate(pipeline, BOTH_TEXTS, BOTH_LABELS, cv=2, params=params, error_score="raise")
+        assert (scores["test_score"] > 0.9).all()
+
+
+def test_voting(folder: str) -> None:
+    voters = [("words", make_pipeline(TfidfVectorizer(), LogisticRegression())), ("model", made(folder))]
+    assert VotingClassifier(voters, voting="soft").fit(TEXTS, LABELS).score(TEXTS, LABELS) == 1.0
+    with config_context(enable_metadata_routing=True):
+        requested = [
+            (name, made(folder, random_state=i).set_fit_request(sample_weight=True)) for i, name in enumerate("ab")
+        ]
+        model = VotingClassifier(requested, voting="soft")
+        model.fit(BOTH_TEXTS, BOTH_LABELS, sample_weight=BOTH_WEIGHTS)
+        assert (model.predict(TEXTS) == LABELS).all()
+
+
+@pytest.mark.parametrize("ensemble", [AdaBoostClassifier, BaggingClassifier])
+def test_ensembles(folder: str, ensemble: Any) -> None:
+    """They take arrays alone: of one column with the texts."""
+    column = np.array(BOTH_TEXTS, dtype=object)[:, None]
+    model = ensemble(made(folder), n_estimators=2, random_state=0).fit(column, BOTH_LABELS, sample_weight=BOTH_WEIGHTS)
+    assert model.score(np.array(TEXTS, dtype=object)[:, None], LABELS) > 0.8
+
+
+# --- scikit-learn's own checks --------------------------------------------------------------------------------------
+
+
+class ChecksOfArrays(LLMClassifier):
+    """Claims to take arrays of numbers, without which scikit-learn makes no more than one check."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False
+        return tags
+
+
+# The other checks fit arrays of numbers, and a text classifier refuses these.
+PASSED = {
+    "do_not_raise_errors_in_init_or_set_params", "estimator_cloneable",
+    "estimator_repr", "estimator_sparse_array", "estimator_sparse_matrix", "estimator_sparse_tag",
+    "estimator_tags_renamed", "estimators_partial_fit_n_features", "estimators_unfitted", "fit1d", "fit2d_1sample",
+    "get_params_invariance", "mixin_order", "no_attributes_set_in_init", "parameters_default_constructible",
+    "requires_y_none", "set_params", "valid_tag_types",
+}  # fmt: skip
+
+
+def test_scikit_learn_s_checks() -> None:
+    results = check_estimator(ChecksOfArrays("gpt2-nano", **NANO), on_fail=None, on_skip=None)
+    passed = {each["check_name"].removeprefix("check_") for each in results if each["status"] == "passed"}
+    assert passed - {"array_api_input"} >= PASSED, PASSED - passed
+
+
+class OfNumbers(ChecksOfArrays):
+    """Reads a row of numbers as a text."""
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> LLMClassifier:
+        return super().fit([" ".join(map(str, row)) for row in np.asarray(X)], y, sample_weight)
+
+
+@pytest.mark.parametrize(
+    "check", ["pandas_series", "not_an_array", "list", "shape", "not_overwritten", "all_zero_sample_weights_error"]
+)
+def test_scikit_learn_s_checks_of_weights(check: str) -> None:
+    name = check if check.endswith("error") else f"sample_weights_{check}"
+    getattr(estimator_checks, f"check_{name}")("OfNumbers", OfNumbers("gpt2-nano", **NANO))

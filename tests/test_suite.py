@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import test_pooled_row
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Folders
 from pairwise import pairwise
@@ -37,6 +37,7 @@ def test_every_pair_of_the_pooled_rows_factors_is_tested() -> None:
             assert met[(i, a), (j, b)] >= 3, (a, b)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=4), st.integers(1, 3))
 def test_pairwise(sizes: list[int], times: int) -> None:
     factors = {str(i): range(size) for i, size in enumerate(sizes)}

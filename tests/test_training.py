@@ -166,6 +166,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "scheduler": {"scheduler": "cosine"},
     "max_grad_norm": {"max_grad_norm": 1e-3},
     "class_weights": {"class_weights": [1.0, 5.0]},
+    "sample_weight": {"sample_weight": [1.0 + i % 3 for i in range(len(LABELS))]},
     "label_smoothing": {"label_smoothing": 0.3},
     "dtype": {"dtype": "bfloat16"},
     "seed": {"seed": 7},

@@ -1,4 +1,4 @@
-// Cross-entropy of logits [rows, classes] with labels and class weights, summed over the rows.
+// Cross-entropy of logits [rows, classes] with labels and weights of classes and rows, summed over the rows.
 #include "common.cuh"
 
 namespace pyllmclf::cuda {
@@ -10,8 +10,9 @@ constexpr int kThreads = 256;
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_forward_kernel(const T* __restrict__ logits, const std::int64_t* __restrict__ labels,
-                                 const float* __restrict__ class_weight, float* __restrict__ loss,
-                                 float* __restrict__ log_sum_exp, std::int64_t rows, std::int64_t classes) {
+                                 const float* __restrict__ class_weight, const float* __restrict__ row_weight,
+                                 float* __restrict__ loss, float* __restrict__ log_sum_exp, std::int64_t rows,
+                                 std::int64_t classes) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   float total[1] = {0.0f};
   for (std::int64_t row = threadIdx.x / kWarp; row < rows; row += kThreads / kWarp) {
@@ -26,7 +27,8 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t label = labels[row];
     if (label < 0 || label >= classes) __trap();
     log_sum_exp[row] = lse;
-    total[0] += (class_weight ? class_weight[label] : 1.0f) * (lse - to_float(x[label]));
+    const float weight = (class_weight ? class_weight[label] : 1.0f) * (row_weight ? row_weight[row] : 1.0f);
+    total[0] += weight * (lse - to_float(x[label]));
   }
   block_sum(total);
   if (threadIdx.x == 0) *loss = total[0];
@@ -35,14 +37,14 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     cross_entropy_backward_kernel(const T* __restrict__ logits, const std::int64_t* __restrict__ labels,
-                                  const float* __restrict__ class_weight, const float* __restrict__ dloss,
-                                  const float* __restrict__ log_sum_exp, T* __restrict__ dlogits, std::int64_t elements,
-                                  std::int64_t classes) {
+                                  const float* __restrict__ class_weight, const float* __restrict__ row_weight,
+                                  const float* __restrict__ dloss, const float* __restrict__ log_sum_exp,
+                                  T* __restrict__ dlogits, std::int64_t elements, std::int64_t classes) {
   const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (at >= elements) return;
   const std::int64_t row = at / classes, label = labels[row];
   const float probability = expf(to_float(logits[at]) - log_sum_exp[row]);
-  const float factor = *dloss * (class_weight ? class_weight[label] : 1.0f);
+  const float factor = *dloss * (class_weight ? class_weight[label] : 1.0f) * (row_weight ? row_weight[row] : 1.0f);
   dlogits[at] = from_float<T>(factor * (probability - (at % classes == label ? 1.0f : 0.0f)));
 }
 
@@ -52,7 +54,8 @@ void cross_entropy_forward(const CrossEntropyForward& a, const Place& place) {
   by_dtype(place.dtype, [&](auto element) {
     using T = decltype(element);
     launch("cross_entropy_forward", a.rows, a.classes, place, {1, 1}, kThreads, cross_entropy_forward_kernel<T>,
-           static_cast<const T*>(a.logits), a.labels, a.class_weight, a.loss, a.log_sum_exp, a.rows, a.classes);
+           static_cast<const T*>(a.logits), a.labels, a.class_weight, a.row_weight, a.loss, a.log_sum_exp, a.rows,
+           a.classes);
   });
 }
 
@@ -61,8 +64,8 @@ void cross_entropy_backward(const CrossEntropyBackward& a, const Place& place) {
     using T = decltype(element);
     const std::int64_t elements = a.rows * a.classes;
     launch("cross_entropy_backward", a.rows, a.classes, place, {round_up(elements, kThreads) / kThreads, 1}, kThreads,
-           cross_entropy_backward_kernel<T>, static_cast<const T*>(a.logits), a.labels, a.class_weight, a.dloss,
-           a.log_sum_exp, static_cast<T*>(a.dlogits), elements, a.classes);
+           cross_entropy_backward_kernel<T>, static_cast<const T*>(a.logits), a.labels, a.class_weight, a.row_weight,
+           a.dloss, a.log_sum_exp, static_cast<T*>(a.dlogits), elements, a.classes);
   });
 }
 

@@ -148,9 +148,13 @@ class Packer:
         For its special tokens and padding token.
     layout : RowLayout
     labels : ndarray of int64, shape [texts], or of float32, shape [texts, classes], optional
+    weights : ndarray of float32, shape [texts], optional
+        Weight of each text in training.
 
     Attributes
     ----------
+    weights : ndarray of float32, shape [len(packer)], or None
+        Weight of each text or window, which has its text's.
     window_bounds : ndarray of int64, shape [texts + 1], or None
         Text ``i`` is the windows from ``window_bounds[i]`` up to ``window_bounds[i + 1]``, exclusive; ``None`` if no
         text was cut into windows.
@@ -159,7 +163,12 @@ class Packer:
     """
 
     def __init__(
-        self, store: TokenStore, tokenizer: Tokenizer, layout: RowLayout, labels: np.ndarray | None = None
+        self,
+        store: TokenStore,
+        tokenizer: Tokenizer,
+        layout: RowLayout,
+        labels: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         room = layout.max_length - special_count(tokenizer)
         longer = store.lengths > room
@@ -170,11 +179,13 @@ class Packer:
             self.cut = 0
             store, self.window_bounds = store.windows(room, room // 2)
             labels = None if labels is None else np.repeat(labels, np.diff(self.window_bounds), axis=0)
+            weights = None if weights is None else np.repeat(weights, np.diff(self.window_bounds))
         elif self.cut and layout.long_texts != "head":
             store = store.cut(room, layout.long_texts)
         self.store = store
         self.tokenizer = tokenizer
         self.layout = layout
+        self.weights = weights
         self.labels: torch.Tensor | None = None
         if labels is not None:
             dtype = np.int64 if labels.ndim == 1 else np.float32

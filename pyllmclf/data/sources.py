@@ -23,10 +23,13 @@ from .readers import (
     has_columns,
     has_tables,
     is_file_name,
+    joined_data,
     read_data_object,
     read_folder,
+    read_parts,
     read_path,
     split_of,
+    with_weights,
     without_empty,
 )
 
@@ -128,7 +131,8 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
     if parts := split_sources(data):
         wanted = split or (default_split if default_split in parts else "all")
         if wanted == "all":
-            return _joined([read_source(part, options) for part in parts.values()], _kind(data))
+            kind = _kind(data)
+            return joined_data(read_parts(read_source, list(parts.values()), options, kind), f"{kind} (all)")
         if wanted not in parts:
             raise UsageError(f"{_kind(data)} has no split {wanted!r}; it has {', '.join(parts)}.")
         return read_source(parts[wanted], options)
@@ -150,7 +154,7 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
 def _split_of_named(splits: Splits, name: str, split: str | None, default_split: str) -> TextData:
     wanted = split or (default_split if default_split in splits else "all")
     if wanted == "all" and "all" not in splits:
-        return _joined(list(splits.values()), name)
+        return joined_data(list(splits.values()), f"{name} (all)")
     if wanted not in splits:
         raise UsageError(f"{name} has no split {wanted!r}; it has {', '.join(splits)}.")
     return splits[wanted]
@@ -183,18 +187,21 @@ def _is_data_set(value: Any) -> bool:
 
 
 def read_named(name: str, options: ReadOptions) -> Splits:
-    """All splits of a named data set, with ``empty_texts`` applied.
+    """All splits of a named data set, with ``empty_texts`` applied; ``sample_weight`` is that of the training split.
 
     Raises
     ------
     UsageError
         For an unknown partition, or if ``label_separator`` asks for several labels per text.
     DataError
-        As :func:`load_named` and :func:`without_empty`.
+        As :func:`load_named`, :func:`with_weights` and :func:`without_empty`.
     """
     if options.label_separator is not None:
         raise UsageError(f"the texts of {name} have one label each; leave multi_label out.")
-    return {split: without_empty(data, options.empty_texts) for split, data in load_named(name).items()}
+    splits = load_named(name)
+    train = "train" if "train" in splits else "all"
+    splits = splits | {train: with_weights(splits[train], options.sample_weight)}
+    return {split: without_empty(data, options.empty_texts) for split, data in splits.items()}
 
 
 def applicable(options: ReadOptions, data: Any) -> ReadOptions:
@@ -255,10 +262,3 @@ def _exists(path: str | Path) -> bool:
 
 def _kind(data: Any) -> str:
     return str(data) if isinstance(data, (str, Path)) else f"data of type {type(data).__name__}"
-
-
-def _joined(splits: Sequence[TextData], name: str) -> TextData:
-    """All splits of a named data set as one."""
-    texts = [text for split in splits for text in split.texts]
-    labels = [label for split in splits for label in split.labels or ()]
-    return TextData(texts, labels, f"{name} (all)", skipped=sum(split.skipped for split in splits))

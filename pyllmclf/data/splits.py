@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from ..checks import is_number
@@ -25,7 +26,8 @@ def read_splits(
     seed : int
         Seed of the split where ``validation`` is a fraction.
     **options
-        Fields of :class:`ReadOptions`. Each is used for the sources that it applies to.
+        Fields of :class:`ReadOptions`. Each is used for the sources that it applies to, ``sample_weight`` for
+        ``train`` alone.
 
     Returns
     -------
@@ -34,7 +36,8 @@ def read_splits(
     Raises
     ------
     UsageError
-        If an option is unknown, or columns or an encoding are chosen and no source has them.
+        If an option is unknown, or columns or an encoding are chosen and no source has them, or a column of weights and
+        ``train`` has no columns.
     DataError
         If a source can't be read, or no fraction can be split off.
     """
@@ -49,7 +52,8 @@ def read_splits(
         )
 
     def read(data: Any, split: str) -> TextData:
-        return read_source(data, applicable(read_options, data), default_split=split)
+        weight = read_options.sample_weight if split == "train" else None
+        return read_source(data, applicable(replace(read_options, sample_weight=weight), data), default_split=split)
 
     def read_if_any(value: Any, split: str) -> TextData | None:
         if value is False:

@@ -18,8 +18,12 @@ choices(
 )
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Sums weight[label] * -log softmax(logits)[label] over the texts, in fp32 for half-precision logits.
+def cross_entropy(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, text_weight: Tensor | None = None
+) -> Tensor:
+    """Sums class_weight[label] * text_weight * -log softmax(logits)[label] over the texts.
+
+    In fp32 for half-precision logits; weights that are left out are 1.
 
     Parameters
     ----------
@@ -27,6 +31,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
     labels : int64 tensor, shape [texts]
         In [0, classes).
     class_weight : fp32 tensor, shape [classes], optional
+    text_weight : fp32 tensor, shape [texts], optional
 
     Returns
     -------
@@ -44,30 +49,31 @@ def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = 
         raise UsageError("cross_entropy: labels must be int64, on the logits' device.")
     if class_weight is not None and class_weight.shape != logits.shape[1:]:
         raise UsageError(f"cross_entropy: {len(class_weight)} weights for {logits.shape[1]} classes.")
+    if text_weight is not None and text_weight.shape != labels.shape:
+        raise UsageError(f"cross_entropy: weights of shape {tuple(text_weight.shape)} for {len(labels)} texts.")
     if dispatch.implementation("cross_entropy", logits) == "native":
-        return CrossEntropyFunction.apply(logits, labels, class_weight)
-    return reference.cross_entropy(logits, labels, class_weight)
+        return CrossEntropyFunction.apply(logits, labels, class_weight, text_weight)
+    return reference.cross_entropy(logits, labels, class_weight, text_weight)
 
 
 class CrossEntropyFunction(torch.autograd.Function):
-    """Saves the logits and the log-sum-exp of each row. The class weights get no gradient."""
+    """Saves the logits and the log-sum-exp of each row. The weights get no gradient."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor, class_weight: Tensor | None) -> Tensor:
+    def forward(ctx, logits: Tensor, labels: Tensor, class_weight: Tensor | None, text_weight: Tensor | None) -> Tensor:
         logits, labels = logits.contiguous(), labels.contiguous()
-        class_weight = None if class_weight is None else class_weight.float().contiguous()
-        loss, log_sum_exp = dispatch.kernels(logits).cross_entropy_forward(logits, labels, class_weight)
-        ctx.save_for_backward(logits, labels, class_weight, log_sum_exp)
+        class_weight, text_weight = (
+            None if weight is None else weight.float().contiguous() for weight in (class_weight, text_weight)
+        )
+        loss, log_sum_exp = dispatch.kernels(logits).cross_entropy_forward(logits, labels, class_weight, text_weight)
+        ctx.save_for_backward(logits, labels, class_weight, text_weight, log_sum_exp)
         return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dloss: Tensor):
-        logits, labels, class_weight, log_sum_exp = ctx.saved_tensors
-        return (
-            dispatch.kernels(logits).cross_entropy_backward(
-                dloss.contiguous(), logits, labels, class_weight, log_sum_exp
-            ),
-            None,
-            None,
+        logits, labels, class_weight, text_weight, log_sum_exp = ctx.saved_tensors
+        dlogits = dispatch.kernels(logits).cross_entropy_backward(
+            dloss.contiguous(), logits, labels, class_weight, text_weight, log_sum_exp
         )
+        return dlogits, None, None, None

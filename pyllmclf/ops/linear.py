@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 
 import torch
@@ -23,6 +24,10 @@ choices(
 # ONEDNN_WIDE inputs and outputs it gains even for a single row, where memory bandwidth is the limit.
 ONEDNN_MIN_SIZE = 64
 ONEDNN_WIDE = 512
+# oneDNN compiles a matmul for each shape and keeps it, and so does torch's layer above it, in each thread: 0.6 MB a
+# shape, up to 1,024 each. Every packed batch has another number of rows: a step has a dozen shapes, which hardly recur.
+ONEDNN_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+ONEDNN_CACHED_SHAPES = 64
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -60,7 +65,12 @@ def check_shapes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Non
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Whether oneDNN's matmuls beat MKL's: by a sixth to a third with AVX-512, not with AVX2."""
+    """Whether oneDNN's matmuls beat MKL's: by a sixth to a third with AVX-512, not with AVX2.
+
+    Bounds oneDNN's caches, which read the environment at their first use; values that the user has set remain.
+    """
+    for name in ONEDNN_CACHES:
+        os.environ.setdefault(name, str(ONEDNN_CACHED_SHAPES))
     return (
         torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ..classifier.checkpoint import content_hash
@@ -36,11 +37,14 @@ class RunTexts:
     validation : TextData or None
     tokens : dict of str to TokenStore
         Tokens of ``"train"`` and ``"validation"``.
+    weights : ndarray of float32, shape [texts], or None
+        Resolved weights of the training texts.
     """
 
     train: TextData
     validation: TextData | None
     tokens: dict[str, TokenStore]
+    weights: np.ndarray | None = None
 
 
 def run_identity(
@@ -69,6 +73,7 @@ def run_identity(
         "data": {
             "train": data_sha256(texts.train),
             "validation": None if texts.validation is None else data_sha256(texts.validation),
+            "weights": None if texts.weights is None else hashlib.sha256(texts.weights.tobytes()).hexdigest(),
             "classes": state.encoder.names,
             "tokens": {name: store.sha256 for name, store in texts.tokens.items()},
             "special tokens": [list(tokenizer.prefix), list(tokenizer.suffix), tokenizer.pad_token_id],
@@ -175,6 +180,8 @@ def difference(
     for name in ("train", "validation"):
         if identity["data"][name] != expected["data"].get(name):
             return DataError, f"the {name} texts or their labels are not those {which}"
+    if identity["data"].get("weights") != expected["data"].get("weights"):
+        return DataError, f"the sample_weight of the training texts is not the one {which}"
     if identity["data"]["classes"] != list(map(str, expected["data"]["classes"])):
         return DataError, f"the classes are not those {which}"
     if any(identity["data"][name] != expected["data"].get(name) for name in ("tokens", "special tokens")):

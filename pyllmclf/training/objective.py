@@ -1,4 +1,4 @@
-"""Training objectives: cross-entropy and binary cross-entropy, with class weights and label smoothing."""
+"""Training objectives: cross-entropy and binary cross-entropy, weights of classes and texts, label smoothing."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ..errors import UsageError
 
 @dataclass(frozen=True)
 class Objective:
-    """Cross-entropy of texts with one label each: sum of weight[label] * loss over the sum of weight[label].
+    """Cross-entropy of texts with one label each: the sum of weight * loss over the sum of weight.
 
-    The same as ``torch.nn.CrossEntropyLoss(weight, label_smoothing=...)``.
+    The weight of a text is that of its class times its own. Without weights of texts the same as
+    ``torch.nn.CrossEntropyLoss(weight, label_smoothing=...)``.
 
     Attributes
     ----------
@@ -38,27 +39,38 @@ class Objective:
         weight = None if self.class_weight is None else self.class_weight.to(device)
         return Objective(weight, self.label_smoothing)
 
-    def loss_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sums the loss over the texts; :meth:`total` is the divisor of the mean.
+    def loss_sum(self, logits: Tensor, labels: Tensor, text_weight: Tensor | None = None) -> Tensor:
+        """Sums the weighted loss over the texts; :meth:`total` is the divisor of the mean.
 
         Parameters
         ----------
         logits : tensor, shape [texts, classes]
         labels : int64 tensor, shape [texts]
+        text_weight : fp32 tensor, shape [texts], optional
 
         Returns
         -------
         fp32 tensor, shape []
         """
         if self.label_smoothing == 0.0:
-            return ops.cross_entropy(logits, labels, self.class_weight)
-        return F.cross_entropy(
-            logits.float(), labels, self.class_weight, reduction="sum", label_smoothing=self.label_smoothing
+            return ops.cross_entropy(logits, labels, self.class_weight, text_weight)
+        reduction = "sum" if text_weight is None else "none"
+        loss = F.cross_entropy(
+            logits.float(), labels, self.class_weight, reduction=reduction, label_smoothing=self.label_smoothing
         )
+        return loss if text_weight is None else (loss * text_weight).sum()
 
-    def total(self, labels: Tensor) -> Tensor | int:
+    def weights(self, labels: Tensor, text_weight: Tensor | None = None) -> Tensor | None:
+        """Weight of each text, fp32, shape [texts], on their device; ``None`` where all are 1."""
+        if self.class_weight is None:
+            return text_weight
+        class_weight = self.class_weight[labels]
+        return class_weight if text_weight is None else class_weight * text_weight
+
+    def total(self, labels: Tensor, text_weight: Tensor | None = None) -> Tensor | int:
         """Sums the texts' weights, on their device."""
-        return len(labels) if self.class_weight is None else self.class_weight[labels].sum()
+        weights = self.weights(labels, text_weight)
+        return len(labels) if weights is None else weights.sum()
 
     def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Counts the texts that are classified correctly, on their device."""
@@ -67,9 +79,9 @@ class Objective:
 
 @dataclass(frozen=True)
 class MultiLabelObjective:
-    """Binary cross-entropy of texts with several labels, the mean over texts and classes.
+    """Binary cross-entropy of texts with several labels, the weighted mean over texts and the mean over classes.
 
-    The same as ``torch.nn.BCEWithLogitsLoss(pos_weight=...)``.
+    Without weights of texts the same as ``torch.nn.BCEWithLogitsLoss(pos_weight=...)``.
 
     Attributes
     ----------
@@ -78,7 +90,7 @@ class MultiLabelObjective:
     label_smoothing : float
         Share of a label that moves to 0.5, halfway between having a class and not.
     class_weight : None
-        Every text has the weight 1.
+        Classes don't weigh texts.
     """
 
     positive_weight: Tensor | None = None
@@ -90,13 +102,14 @@ class MultiLabelObjective:
         weight = None if self.positive_weight is None else self.positive_weight.to(device)
         return MultiLabelObjective(weight, self.label_smoothing)
 
-    def loss_sum(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Sums, over the texts, the mean loss over the classes.
+    def loss_sum(self, logits: Tensor, labels: Tensor, text_weight: Tensor | None = None) -> Tensor:
+        """Sums, over the texts, the weighted mean loss over the classes.
 
         Parameters
         ----------
         logits : tensor, shape [texts, classes]
         labels : fp32 tensor of 0 and 1, shape [texts, classes]
+        text_weight : fp32 tensor, shape [texts], optional
 
         Returns
         -------
@@ -106,19 +119,48 @@ class MultiLabelObjective:
         each = F.binary_cross_entropy_with_logits(
             logits.float(), smooth, pos_weight=self.positive_weight, reduction="none"
         )
-        return each.mean(dim=1).sum()
+        by_text = each.mean(dim=1)
+        return (by_text if text_weight is None else by_text * text_weight).sum()
 
-    def total(self, labels: Tensor) -> int:
-        """Counts the texts."""
-        return len(labels)
+    def weights(self, labels: Tensor, text_weight: Tensor | None = None) -> Tensor | None:
+        """Weight of each text, which is its own; ``None`` where all are 1."""
+        return text_weight
+
+    def total(self, labels: Tensor, text_weight: Tensor | None = None) -> Tensor | int:
+        """Sums the texts' weights, on their device."""
+        return len(labels) if text_weight is None else text_weight.sum()
 
     def correct(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Counts the texts with every class correct, on their device."""
         return ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
 
 
+def resolve_sample_weights(weights: Sequence[float] | None) -> np.ndarray | None:
+    """Scales the texts' weights by a power of two, so that the largest is in [0.5, 1).
+
+    A step's loss depends on their ratios alone, and sums of them in fp32 then neither overflow nor underflow.
+
+    Parameters
+    ----------
+    weights : sequence of float or None
+        Positive and finite.
+
+    Returns
+    -------
+    ndarray of float32, shape [texts], or None
+        ``None`` where all are equal, which is the same as no weights.
+    """
+    if weights is None or min(weights) == max(weights):
+        return None
+    values = np.asarray(weights, dtype=np.float64)
+    return np.ldexp(values, -np.frexp(values.max())[1]).astype(np.float32)
+
+
 def resolve_class_weights(
-    class_weights: Any, encoder: LabelEncoder | MultiLabelEncoder, labels: np.ndarray
+    class_weights: Any,
+    encoder: LabelEncoder | MultiLabelEncoder,
+    labels: np.ndarray,
+    sample_weight: np.ndarray | None = None,
 ) -> Tensor | None:
     """Resolves the argument ``class_weights`` to weights in the order of the classes.
 
@@ -126,10 +168,11 @@ def resolve_class_weights(
     ----------
     class_weights : None, "balanced", mapping of label to weight, or sequence of weights
         ``"balanced"``: texts / (classes * texts of the class), as scikit-learn's; where texts have several labels,
-        texts without the class / texts with it.
+        texts without the class / texts with it. Where texts have weights, these are counted instead of texts.
     encoder : LabelEncoder or MultiLabelEncoder
     labels : ndarray of int64, shape [texts], or of float32, shape [texts, classes]
         Labels of the training texts.
+    sample_weight : ndarray of float32, shape [texts], optional
 
     Returns
     -------
@@ -146,12 +189,7 @@ def resolve_class_weights(
     if isinstance(class_weights, str):
         if class_weights != "balanced":
             raise UsageError(f"class_weights={class_weights!r} is unknown; it is 'balanced', a mapping or a sequence.")
-        if labels.ndim == 2:
-            positives = labels.sum(axis=0)
-            balanced = np.maximum(len(labels) - positives, 1.0) / np.maximum(positives, 1.0)
-            return torch.from_numpy(balanced.astype(np.float32))
-        counts = np.bincount(labels, minlength=len(names))
-        return torch.from_numpy((len(labels) / (len(names) * counts)).astype(np.float32))
+        return torch.from_numpy(_balanced(labels, len(names), sample_weight).astype(np.float32))
     if isinstance(class_weights, Mapping):
         by_name = {_class_name(label, names): weight for label, weight in class_weights.items()}
         if set(by_name) != set(names):
@@ -167,6 +205,17 @@ def resolve_class_weights(
     if len(resolved) != len(names) or not (resolved > 0.0).all() or not resolved.isfinite().all():
         raise UsageError(f"class_weights must be a positive number for each of the {len(names)} classes.")
     return resolved
+
+
+def _balanced(labels: np.ndarray, classes: int, sample_weight: np.ndarray | None) -> np.ndarray:
+    """Weights of the classes, shape [classes]; that of a class without texts has no effect."""
+    shares = None if sample_weight is None else sample_weight / sample_weight.mean(dtype=np.float64)
+    if labels.ndim == 2:
+        positives = labels.sum(axis=0) if shares is None else shares @ labels
+        negatives = len(labels) - positives if shares is None else shares @ (1.0 - labels)
+        return np.where(negatives > 0, negatives, 1.0) / np.where(positives > 0, positives, 1.0)
+    counts = np.bincount(labels, shares, minlength=classes)
+    return len(labels) / (classes * np.where(counts > 0, counts, len(labels) / classes))
 
 
 def _class_name(label: Any, names: Sequence[str]) -> str:

@@ -17,9 +17,8 @@ from ..classifier.classifier import Classifier
 from ..compute import Compute, resolve_device
 from ..data.labels import Label, LabelEncoder, MultiLabelEncoder
 from ..data.packing import Packer
-from ..data.readers import TextData
+from ..data.readers import TextData, without_zero_weights
 from ..data.splits import read_splits
-from ..data.token_store import TokenStore
 from ..distributed import ProcessGroup, local_device, processes
 from ..errors import UsageError
 from ..models.hub import find_model, read_json
@@ -31,7 +30,7 @@ from .activation_plan import changes_each_epoch
 from .callbacks import Callback, resolve_callbacks
 from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
-from .objective import MultiLabelObjective, Objective, resolve_class_weights
+from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
 from .preemption import Preemption
 from .resume import load_saved, numerics, restore
 from .run import Run
@@ -130,7 +129,8 @@ def _prepare(settings: Settings, session: _Session, classes: list[Label] | None)
     compute, group, folder = session.compute, session.group, session.folder
     texts, encoder = read_texts(settings, classes)
     labels = encoder.encode(texts["train"])
-    objective = _make_objective(settings, encoder, labels)
+    weights = resolve_sample_weights(texts["train"].weights)
+    objective = _make_objective(settings, encoder, labels, weights)
     source = find_model(settings.model, settings.weights)
     lora = resolve_lora(settings, source)
     rates = dropout_rates(settings.dropout, source.config, lora)
@@ -138,10 +138,11 @@ def _prepare(settings: Settings, session: _Session, classes: list[Label] | None)
     state = make_initial_state(settings, compute, source, lora, encoder, store)
     classifier = Classifier(state, compute=compute)
     select_trained(state, settings, source)
-    packers = _make_packers(settings, classifier, texts, store, labels)
+    train_packer = Packer(store, state.tokenizer, state.layout, labels, weights)
+    packers = {"train": train_packer} | _other_packers(settings, classifier, texts)
     read_in_epochs = {split: packer for split, packer in packers.items() if split != "test"}
     tokens = {split: packer.store for split, packer in read_in_epochs.items()}
-    run_texts = RunTexts(texts["train"], texts.get("validation"), tokens)
+    run_texts = RunTexts(texts["train"], texts.get("validation"), tokens, weights)
     identity = None
     if folder is not None or group.world_size > 1:
         identity = run_identity(state, run_texts, objective.class_weight, group.world_size)
@@ -226,6 +227,7 @@ def read_texts(
         encoding=settings.encoding,
         delimiter=settings.delimiter,
         header=settings.header,
+        sample_weight=settings.sample_weight,
     )
     encoder: LabelEncoder | MultiLabelEncoder
     if separator is None:
@@ -239,29 +241,29 @@ def read_texts(
             raise UsageError(f"{name} needs validation texts: give validation, as data or as a fraction.")
     if settings.report and validation is None and test is None:
         raise UsageError("report needs texts to measure on: give test or validation.")
-    splits = {"train": train, "validation": validation, "test": test}
+    weighted = without_zero_weights(train)  # after the classes, which all texts have
+    if len(weighted) < len(train):
+        say(f"train: {len(train) - len(weighted):,} texts of weight 0 left out", settings.progress)
+    splits = {"train": weighted, "validation": validation, "test": test}
     return {split: data for split, data in splits.items() if data is not None}, encoder
 
 
 def _make_objective(
-    settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, labels: np.ndarray
+    settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, labels: np.ndarray, weights: np.ndarray | None
 ) -> Objective | MultiLabelObjective:
-    class_weights = resolve_class_weights(settings.class_weights, encoder, labels)
+    class_weights = resolve_class_weights(settings.class_weights, encoder, labels, weights)
     kind = MultiLabelObjective if settings.multi_label else Objective
     return kind(class_weights, settings.label_smoothing)
 
 
-def _make_packers(
-    settings: Settings, classifier: Classifier, texts: Mapping[str, TextData], store: TokenStore, labels: np.ndarray
-) -> dict[str, Packer]:
-    """Packers of each split; ``store`` and ``labels`` are those of the training texts."""
-    state = classifier.state
+def _other_packers(settings: Settings, classifier: Classifier, texts: Mapping[str, TextData]) -> dict[str, Packer]:
+    """Packers of the splits other than the training texts."""
     cache_dir = None if settings.cache_dir is None else Path(settings.cache_dir)
-    packers = {"train": Packer(store, state.tokenizer, state.layout, labels)}
-    for split, data in texts.items():
-        if split != "train":
-            packers[split] = classifier.packer(data.texts, state.encoder.encode(data), cache_dir)
-    return packers
+    return {
+        split: classifier.packer(data.texts, classifier.state.encoder.encode(data), cache_dir)
+        for split, data in texts.items()
+        if split != "train"
+    }
 
 
 def _skipped(settings: Settings, texts: Mapping[str, TextData]) -> dict[str, int]:

@@ -20,7 +20,8 @@ class EpochRecord:
     epoch, step : int
         Number of finished epochs, and of finished optimizer steps.
     train_loss, train_accuracy : float
-        Means over the epoch's texts, each computed before the step that trains on it; the loss is the minimised one.
+        Means over the epoch's texts, each computed before the step that trains on it; the loss is the minimised one,
+        weighted as that, the accuracy is not.
     validation_loss, validation_accuracy : float or None
         Metrics on the validation texts after the epoch, where there are such texts.
     learning_rate : float
@@ -72,7 +73,7 @@ class QueuedStep:
     ids : ndarray of int64, shape [texts]
         Texts of the step, of all processes.
     total : float
-        Sum of the texts' weights; their number where classes have no weights.
+        Sum of the texts' weights; their number where neither classes nor texts have weights.
     learning_rate : float
         Learning rate of the head.
     stats : fp32 tensor, shape [3] or [4]

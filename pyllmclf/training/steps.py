@@ -76,12 +76,13 @@ class StepTrainer:
         self.rates, self.cache = rates or DropoutRates(), cache
         self.compute, self.device, self.dtype = compute, compute.device, compute.dtype
         self.objective = (objective or Objective()).to(compute.device)
+        own_weights = None if packer.weights is None else torch.from_numpy(packer.weights)
+        self._own_weights = None if own_weights is None else own_weights.to(compute.device)
         # On the host, so that a step's total is known without waiting for the device.
-        weight = self.objective.class_weight
         self._text_weights: np.ndarray | None = None
-        if weight is not None:
-            assert packer.labels is not None
-            self._text_weights = weight.cpu().numpy()[packer.labels.numpy()]
+        if packer.labels is not None:
+            weights = self.objective.to(torch.device("cpu")).weights(packer.labels, own_weights)
+            self._text_weights = None if weights is None else weights.numpy()
         self.step, self.total_steps = 0, total_steps
         # Texts of the last three steps, by step; errors name them.
         self._recent_texts: dict[int, np.ndarray] = {}
@@ -276,7 +277,7 @@ class StepTrainer:
             assert batch.labels is not None
             with ops.use_backend(self.compute.backend), all_reduce_with_last(self._wrapped, last=number == count):
                 logits = self._wrapped(batch, dropout, self.dtype, cached=cached)[: len(batch.labels)]
-                loss = self.objective.loss_sum(logits, batch.labels)
+                loss = self.objective.loss_sum(logits, batch.labels, self._own_weights_of(batch))
                 if counts:
                     loss_sum += loss.detach()
                     correct += self.objective.correct(logits, batch.labels)
@@ -291,11 +292,17 @@ class StepTrainer:
         self.gradient_step.step(stats, learning_rate)
         return stats
 
+    def _own_weights_of(self, batch: PackedBatch) -> torch.Tensor | None:
+        """Weights of the batch's texts without those of their classes; a dummy text, which has no label, has none."""
+        if self._own_weights is None or batch.labels is None:
+            return None
+        return self._own_weights[batch.example_ids[: len(batch.labels)]]
+
     def _compute_static(self, batch: PackedBatch, rows: torch.Tensor | None) -> torch.Tensor:
         """Computes a step on a static batch, without waiting for the device or reading changing numbers of the host."""
         assert batch.labels is not None
         cached = None if self.cache is None or rows is None else (self.cache.stage, rows)
-        total = self.objective.total(batch.labels)
+        total = self.objective.total(batch.labels, self._own_weights_of(batch))
         return self._compute([MicroBatch(batch, cached)], 1, np.arange(0), total, None, self._learning_rate)
 
     def close(self) -> None:

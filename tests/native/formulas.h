@@ -118,15 +118,17 @@ struct CrossEntropy {
   Numbers dlogits;
 };
 
-// class_weight may be empty.
+// class_weight and row_weight may be empty.
 inline CrossEntropy cross_entropy(const Numbers& logits, const std::vector<int64_t>& labels,
-                                  const Numbers& class_weight, int64_t classes, double dloss) {
+                                  const Numbers& class_weight, const Numbers& row_weight, int64_t classes,
+                                  double dloss) {
   CrossEntropy out{0.0, Numbers(logits.size())};
   for (size_t r = 0; r < labels.size(); ++r) {
     double total = 0.0;
     const size_t begin = r * static_cast<size_t>(classes), label = static_cast<size_t>(labels[r]);
     for (size_t c = 0; c < static_cast<size_t>(classes); ++c) total += std::exp(logits[begin + c]);
-    const double weight = class_weight.empty() ? 1.0 : class_weight[label];
+    const double weight =
+        (class_weight.empty() ? 1.0 : class_weight[label]) * (row_weight.empty() ? 1.0 : row_weight[r]);
     out.loss += weight * (std::log(total) - logits[begin + label]);
     for (size_t c = 0; c < static_cast<size_t>(classes); ++c) {
       out.dlogits[begin + c] = dloss * weight * (std::exp(logits[begin + c]) / total - (c == label ? 1.0 : 0.0));

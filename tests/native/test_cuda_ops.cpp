@@ -135,24 +135,27 @@ void test_embedding(int64_t rows, int64_t width, bool with_type) {
 }
 
 template <typename T>
-void test_cross_entropy(int64_t rows, int64_t classes, bool weighted) {
+void test_cross_entropy(int64_t rows, int64_t classes, bool weighted, bool rows_weighted) {
   const std::string what =
       Element<T>::name + ("cross_entropy " + std::to_string(rows)) + " x " + std::to_string(classes);
   check::Random random(4);
   const auto logits = random.normal<T>(rows * classes);
   std::vector<int64_t> labels;
   for (const int32_t label : random.below(static_cast<int32_t>(classes), rows)) labels.push_back(label);
-  auto weight = random.normal(weighted ? classes : 0);
+  auto weight = random.normal(weighted ? classes : 0), row_weight = random.normal(rows_weighted ? rows : 0);
   for (float& value : weight) value = std::fabs(value) + 0.1f;
+  for (float& value : row_weight) value = std::fabs(value);
   const float* w = weighted ? weight.data() : nullptr;
+  const float* row_w = rows_weighted ? row_weight.data() : nullptr;
   auto loss = nans<float>(1), log_sum_exp = nans<float>(rows);
   auto dlogits = nans<T>(rows * classes);
   const float dloss = 0.25f;
-  cuda::cross_entropy_forward({logits.data(), labels.data(), w, loss.data(), log_sum_exp.data(), rows, classes},
+  cuda::cross_entropy_forward({logits.data(), labels.data(), w, row_w, loss.data(), log_sum_exp.data(), rows, classes},
                               place<T>());
   cuda::cross_entropy_backward(
-      {logits.data(), labels.data(), w, &dloss, log_sum_exp.data(), dlogits.data(), rows, classes}, place<T>());
-  const auto expected = formulas::cross_entropy(as_double(logits), labels, as_double(weight), classes, dloss);
+      {logits.data(), labels.data(), w, row_w, &dloss, log_sum_exp.data(), dlogits.data(), rows, classes}, place<T>());
+  const auto expected =
+      formulas::cross_entropy(as_double(logits), labels, as_double(weight), as_double(row_weight), classes, dloss);
   check::close(loss, {expected.loss}, 1e-5, what + ": loss");  // fp32 for every dtype of logits
   check::close(dlogits, expected.dlogits, Element<T>::tolerance, what + ": dlogits");
 }
@@ -183,8 +186,10 @@ void test_all() {
     test_embedding<T>(5, 7, type);
   }
   for (const bool weighted : {false, true}) {
-    test_cross_entropy<T>(1, 2, weighted);
-    test_cross_entropy<T>(11, 77, weighted);
+    for (const bool rows_weighted : {false, true}) {
+      test_cross_entropy<T>(1, 2, weighted, rows_weighted);
+      test_cross_entropy<T>(11, 77, weighted, rows_weighted);
+    }
   }
 }
 

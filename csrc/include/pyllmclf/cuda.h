@@ -103,11 +103,12 @@ struct EmbeddingBackward {
   std::int64_t rows, width;
 };
 
-// loss = sum over rows of weight[label] (log_sum_exp - logits[label]).
+// loss = sum over rows of class_weight[label] row_weight (log_sum_exp - logits[label]).
 struct CrossEntropyForward {
   const void* logits;  // [rows, classes]
   const std::int64_t* labels;
   const float* class_weight;  // [classes], may be null
+  const float* row_weight;    // [rows], may be null
   float* loss;                // scalar
   float* log_sum_exp;         // [rows]
   std::int64_t rows, classes;
@@ -117,6 +118,7 @@ struct CrossEntropyBackward {
   const void* logits;
   const std::int64_t* labels;
   const float* class_weight;
+  const float* row_weight;
   const float* dloss;  // scalar
   const float* log_sum_exp;
   void* dlogits;

@@ -15,7 +15,8 @@ from .folders import FileGroup, folder_splits, has_tables, read_folder
 from .objects import has_columns, read_data_object, read_object
 from .options import ReadOptions, check_reading
 from .split_names import SPLITS, split_of
-from .text_data import Label, Labels, TextData, without_empty
+from .text_data import Label, Labels, TextData, joined_data, without_empty
+from .weights import read_parts, with_weights, without_zero_weights
 
 __all__ = [
     "FILE_TYPES",
@@ -35,12 +36,16 @@ __all__ = [
     "has_columns",
     "has_tables",
     "is_file_name",
+    "joined_data",
     "read_bytes",
     "read_data_object",
     "read_file",
     "read_folder",
     "read_object",
+    "read_parts",
     "read_path",
     "split_of",
+    "with_weights",
     "without_empty",
+    "without_zero_weights",
 ]

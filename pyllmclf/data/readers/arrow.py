@@ -15,7 +15,7 @@ INDEXED, STREAMED = b"ARROW1", b"\xff\xff\xff\xff"
 
 
 def read_arrow(data: Path | DataFile, options: ReadOptions) -> TextData:
-    """Reads the text and the label columns of a file; raises as :func:`.files.read_path`."""
+    """Reads the needed columns of a file; raises as :func:`.files.read_path`."""
     import pyarrow as pa
     from pyarrow import ipc
 

@@ -47,17 +47,16 @@ def _lenient_values(column: pa.Array) -> list[Any]:
 
 def needed(columns: Columns) -> list[str]:
     """Names of the columns that are read, each once."""
-    label = [] if columns.label_name is None else [columns.label_name]
-    return list(dict.fromkeys([*columns.text_names, *label]))
+    return list(dict.fromkeys(columns.names[place] for place in columns.places))
 
 
 def table_data(table: pa.Table, columns: Columns, origin: str, options: ReadOptions) -> TextData:
-    """Texts and labels of a table that holds at least the needed columns.
+    """Texts, labels and weights of a table that holds at least the needed columns.
 
     Raises
     ------
     DataError
-        If Python can't represent a value, or it is no text or label.
+        If Python can't represent a value, or it is no text, label or weight.
     """
 
     def values(name: str) -> list[Any]:
@@ -68,7 +67,8 @@ def table_data(table: pa.Table, columns: Columns, origin: str, options: ReadOpti
     labels = None
     if (name := columns.label_name) is not None:
         labels = named_labels(values(name), _class_names(table.schema, name), origin)
-    return checked_data(texts, labels, origin, None, options)
+    weights = None if columns.weight_name is None else values(columns.weight_name)
+    return checked_data(texts, labels, origin, None, options, weights)
 
 
 def _values(table: pa.Table, name: str, origin: str, encoding_errors: str) -> list[Any]:

@@ -74,6 +74,7 @@ def find_columns(
     label: int | None,
     labelled: bool,
     header: bool,
+    weight: int | None = None,
 ) -> tuple[int, int | None] | str | None:
     """Finds the columns that usual names do not tell.
 
@@ -90,6 +91,8 @@ def find_columns(
         Whether labels are needed.
     header : bool
         Whether the names are those of a header.
+    weight : int, optional
+        Column of the weights, which is none of the others.
 
     Returns
     -------
@@ -101,13 +104,14 @@ def find_columns(
     for row in rows:
         for profile, value in zip(profiles, row, strict=False):  # a row may lack its empty fields at the end
             profile.add(value)
-    text_candidates = [i for i, p in enumerate(profiles) if p.holds_texts] if texts is None else list(texts[:1])
+    free = [(i, profile) for i, profile in enumerate(profiles) if i != weight]
+    text_candidates = [i for i, p in free if p.holds_texts] if texts is None else list(texts[:1])
     found: tuple[int, int | None] | None
     if not labelled:
         text_candidates = [i for i in text_candidates if i != label] if len(names) > 1 or header else [0]
         found = (text_candidates[0], None) if len(text_candidates) == 1 else None
     else:
-        label_candidates = [i for i, p in enumerate(profiles) if p.holds_labels] if label is None else [label]
+        label_candidates = [i for i, p in free if p.holds_labels] if label is None else [label]
         pairs = [
             (t, c)
             for t in text_candidates

@@ -1,4 +1,4 @@
-"""Which columns hold the texts and the labels: by the user's choice, by usual names, or by what they hold."""
+"""Which columns hold texts, labels and weights: by the user's choice, by usual names, or by what they hold."""
 
 from __future__ import annotations
 
@@ -55,11 +55,13 @@ class Columns:
     texts : tuple of int
         Columns of the texts, which are joined.
     label : int or None
+    weight : int or None
     """
 
     names: tuple[str, ...]
     texts: tuple[int, ...]
     label: int | None
+    weight: int | None = None
 
     @property
     def text_names(self) -> tuple[str, ...]:
@@ -70,6 +72,17 @@ class Columns:
     def label_name(self) -> str | None:
         """Name of the column of the labels."""
         return None if self.label is None else self.names[self.label]
+
+    @property
+    def weight_name(self) -> str | None:
+        """Name of the column of the weights."""
+        return None if self.weight is None else self.names[self.weight]
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Places of all columns that are read, each once."""
+        others = (place for place in (self.label, self.weight) if place is not None)
+        return tuple(dict.fromkeys((*self.texts, *others)))
 
     def text(self, row: Sequence[Any]) -> Any:
         """Text of a row; see :func:`joined`."""
@@ -91,6 +104,11 @@ class Columns:
         """Label of a record; raises as :meth:`text_of`."""
         assert self.label_name is not None
         return _required(record, self.label_name, where)
+
+    def weight_of(self, record: Mapping[str, Any], where: str) -> Any:
+        """Weight of a record; raises as :meth:`text_of`."""
+        assert self.weight_name is not None
+        return _required(record, self.weight_name, where)
 
 
 def _required(record: Mapping[str, Any], name: str, where: str) -> Any:
@@ -127,11 +145,12 @@ def pick_columns(
     labelled: bool,
     origin: str,
     *,
+    weight_column: str | None = None,
     header: bool = True,
     rows: Callable[[], Iterable[Sequence[Any]]] | None = None,
     notes: Notes | None = None,
 ) -> Columns:
-    """Finds the columns of the texts and of the labels.
+    """Finds the columns of the texts, of the labels and of the weights.
 
     Parameters
     ----------
@@ -146,6 +165,8 @@ def pick_columns(
         Whether a label column is needed.
     origin : str
         For messages.
+    weight_column : str, optional
+        Column of the weights, by name or number; it is neither the texts' nor the labels'.
     header : bool
         Whether the names are those of a header, rather than numbers.
     rows : callable, optional
@@ -158,13 +179,16 @@ def pick_columns(
     DataError
         If a column is missing, is read and appears twice, or can't be told.
     """
-    table = _Table(names, origin)
+    weight = None if weight_column is None else _Table(names, origin).one(weight_column)
+    table = _Table(names, origin, weight)
     texts = None if text_column is None else table.several(text_column)
     label = None
     if label_column is not None and (labelled or label_column in names):
         label = table.one(label_column)
         if texts is not None and label in texts:
             raise DataError(f"{origin}: {names[label]!r} can't be both the text and the label column.")
+    if weight is not None and (weight == label or weight in (texts or ())):
+        raise table.taken()
     problem = None
     if texts is None:
         text, problem = table.usual(TEXT_NAMES, "text", excluded=() if label is None else (label,))
@@ -174,21 +198,22 @@ def pick_columns(
         problem = problem or label_problem
     if problem is None:
         assert texts is not None
-        return Columns(tuple(names), texts, label if labelled else None)
-    found = None if rows is None else find_columns(names, rows(), texts, label, labelled, header)
+        return Columns(tuple(names), texts, label if labelled else None, weight)
+    found = None if rows is None else find_columns(names, rows(), texts, label, labelled, header, weight)
     if isinstance(found, tuple):
         if notes is not None:
             _note(notes, names, found, text_is_new=texts is None, label_is_new=labelled and label is None)
-        return Columns(tuple(names), (found[0],) if texts is None else texts, found[1])
+        return Columns(tuple(names), (found[0],) if texts is None else texts, found[1], weight)
     raise DataError(f"{origin}: {problem}{'' if found is None else f'; {found}'}.")
 
 
 class _Table:
-    """The names of the columns of a source."""
+    """The names of the columns of a source, of which ``weight`` is known to hold the weights."""
 
-    def __init__(self, names: Sequence[str], origin: str) -> None:
+    def __init__(self, names: Sequence[str], origin: str, weight: int | None = None) -> None:
         self.names = list(names)
         self.origin = origin
+        self.weight = weight
 
     def several(self, chosen: Column | Sequence[Column]) -> tuple[int, ...]:
         """Places of the columns that a user has chosen for the texts."""
@@ -216,10 +241,16 @@ class _Table:
     def usual(
         self, usual: Sequence[Sequence[str]], role: str, excluded: Sequence[int]
     ) -> tuple[int | None, str | None]:
-        """Place of the column with a usual name, or what is wrong."""
+        """Place of the column with a usual name, or what is wrong.
+
+        A name that means nothing but this role, as ``label`` does, is not passed over because weights are read from it.
+        """
         candidates: list[int] = []
         for row in usual:
             candidates = [i for i, name in enumerate(self.names) if _plain(name) in row and i not in excluded]
+            if candidates == [self.weight] and row is usual[0]:
+                raise self.taken()
+            candidates = [i for i in candidates if i != self.weight]
             if candidates:
                 break
         if len(candidates) == 1:
@@ -234,6 +265,12 @@ class _Table:
             advice += f", or several to join them (--text-column {shlex.quote(several)})"
         return None, f"{problem} among {_listed(self.names)}; {advice}"
 
+    def taken(self) -> DataError:
+        """The error of a column that holds weights and something else."""
+        assert self.weight is not None
+        name = self.names[self.weight]
+        return DataError(f"{self.origin}: {name!r} can't be the column of the weights and of the texts or labels.")
+
     def _repeated(self, name: str) -> DataError:
         return DataError(
             f"{self.origin}: the column {name!r} appears more than once; rename one of them, or choose by number, the "
@@ -241,10 +278,10 @@ class _Table:
         )
 
 
-def usual_label(names: Sequence[str]) -> int | None:
-    """Place of the one column that has a usual name of labels."""
+def usual_label(names: Sequence[str], weight_column: str | None = None) -> int | None:
+    """Place of the one column, other than that of the weights, that has a usual name of labels."""
     for row in LABEL_NAMES:
-        candidates = [i for i, name in enumerate(names) if _plain(name) in row]
+        candidates = [i for i, name in enumerate(names) if _plain(name) in row and name != weight_column]
         if candidates:
             return candidates[0] if len(candidates) == 1 else None
     return None

@@ -43,10 +43,10 @@ def read_delimited(data: Path | DataFile, options: ReadOptions) -> TextData:
         )
         dialect = without_quoting(text, dialect, options.header, options.label_of, notes)
         table = _Table(text, dialect, options, notes)
-        texts, labels, lines = table.read()
+        texts, labels, weights, lines = table.read()
         table.note_joined_lines()
     notes.say()
-    return checked_data(texts, labels if options.labelled else None, file.origin, lines, options)
+    return checked_data(texts, labels, file.origin, lines, options, weights)
 
 
 class _Table:
@@ -70,16 +70,17 @@ class _Table:
         self.columns: Columns = options.pick(
             names, f"{self.origin}, line {first_line}", lambda: (row for _, row in self.rows()), notes
         )
-        self.needed = max(*self.columns.texts, -1 if self.columns.label is None else self.columns.label) + 1
+        self.needed = max(self.columns.places) + 1
 
-    def read(self) -> tuple[list[str], list[Label], list[int]]:
-        """Texts, labels and line numbers of all rows."""
+    def read(self) -> tuple[list[str], list[Label] | None, list[str] | None, list[int]]:
+        """Texts, labels, weights and line numbers of all rows; ``None`` for what is not read."""
         texts: list[str] = []
         labels: list[Label] = []
+        weights: list[str] = []
         lines: list[int] = []
         shared: dict[str, str] = {}
         text_of, single = self.columns.text, len(self.columns.texts) == 1
-        text_index, label_index = self.columns.texts[0], self.columns.label
+        text_index, label_index, weight_index = self.columns.texts[0], self.columns.label, self.columns.weight
         for line, row in self.rows():
             texts.append(row[text_index] if single else text_of(row))
             lines.append(line)
@@ -88,7 +89,9 @@ class _Table:
                 if label not in shared and len(shared) < _SHARED_LABELS:
                     shared[label] = label
                 labels.append(shared.get(label, label))
-        return texts, labels, lines
+            if weight_index is not None:
+                weights.append(row[weight_index])
+        return texts, None if label_index is None else labels, None if weight_index is None else weights, lines
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Fields of each row but the header, with the line on which it begins.

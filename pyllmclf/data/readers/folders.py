@@ -18,8 +18,9 @@ from .files import format_name, read_path
 from .notes import Notes
 from .options import ReadOptions
 from .split_names import SPLITS, split_of
-from .text_data import TextData, without_empty
+from .text_data import TextData, joined_data, without_empty
 from .values import checked_data
+from .weights import read_parts
 
 # Folders of texts without labels, such as IMDb's.
 UNLABELLED = ("unsup", "unsupervised", "unlabelled", "unlabeled")
@@ -146,24 +147,14 @@ def _read_parquet(folder: Path, tables: list[Path], options: ReadOptions) -> Tex
 
 def _read_tables(origin: str, tables: list[Path], options: ReadOptions) -> TextData:
     """Reads files with the same columns, one below the other."""
-    parts = [read_path(table, options) for table in tables]
+    parts = read_parts(read_path, tables, options, origin)
     starts = [0, *accumulate(map(len, parts))]
-    labels = [label for part in parts for label in part.labels or ()]
-    joined = replace(
-        parts[0],
-        texts=[text for part in parts for text in part.texts],
-        labels=labels if options.labelled else None,
-        origin=origin,
-        lines=None,
-        rows=None,
-        skipped=sum(part.skipped for part in parts),
-    )
 
     def place(row: int) -> str:
         part = bisect_right(starts, row) - 1
         return parts[part].where(row - starts[part])
 
-    return placed(joined, place)
+    return placed(joined_data(parts, origin), place)
 
 
 def _read_texts(folder: Path, options: ReadOptions) -> TextData:

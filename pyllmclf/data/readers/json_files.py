@@ -27,6 +27,7 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
     text = open_text(path, options.encoding_errors, options.encoding, notes)
     texts: list[Any] = []
     labels: list[Label] = []
+    weights: list[Any] = []
     lines: list[int] = []
     kind: type | None = None
     columns: Columns | None = None
@@ -50,11 +51,21 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
             texts.append(columns.text_of(record, where))
             if columns.label is not None:
                 labels.append(columns.label_of(record, where))
+            if columns.weight is not None:
+                weights.append(columns.weight_of(record, where))
         kind = type(row)
         if line is not None:
             lines.append(line)
     notes.say()
-    return checked_data(texts, labels if options.labelled else None, path.origin, lines or None, options)
+    has_weights = columns is not None and columns.weight is not None
+    return checked_data(
+        texts,
+        labels if options.labelled else None,
+        path.origin,
+        lines or None,
+        options,
+        weights if has_weights else None,
+    )
 
 
 def _record(row: Any) -> dict[str, Any] | None:

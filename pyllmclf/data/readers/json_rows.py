@@ -161,7 +161,7 @@ def _rows_of_columns(columns: dict[str, list[Any]], options: ReadOptions, origin
     names = list(columns)
     try:
         picked = options.pick(names, origin, header=True)
-        read = {name: columns[name] for name in (*picked.text_names, picked.label_name) if name is not None}
+        read = {names[place]: columns[names[place]] for place in picked.places}
     except DataError:  # columns may be found by what they hold
         read = columns
     if len(set(map(len, read.values()))) > 1:

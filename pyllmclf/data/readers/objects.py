@@ -104,7 +104,8 @@ def _read_frame(frame: Any, options: ReadOptions) -> TextData:
 
     columns = _pick(names, values, "DataFrame", options)
     labels = None if columns.label is None else values(columns.label)
-    return checked_data(_joined([values(i) for i in columns.texts]), labels, "DataFrame", None, options)
+    weights = None if columns.weight is None else values(columns.weight)
+    return checked_data(_joined([values(i) for i in columns.texts]), labels, "DataFrame", None, options, weights)
 
 
 def _pick(names: list[str], values: Callable[[int], list[Any]], origin: str, options: ReadOptions) -> Columns:
@@ -180,7 +181,9 @@ def _read_dataset(dataset: Any, options: ReadOptions) -> TextData:
     if (label_name := columns.label_name) is not None:
         labels = _values(dataset[label_name], label_name, "Dataset")
         labels = named_labels(labels, class_names(dataset.features[label_name]), "Dataset")
-    return checked_data(texts, labels, "Dataset", None, options)
+    weight_name = columns.weight_name
+    weights = None if weight_name is None else _values(dataset[weight_name], weight_name, "Dataset")
+    return checked_data(texts, labels, "Dataset", None, options, weights)
 
 
 def _read_columns(columns: Mapping[Any, Any], options: ReadOptions) -> TextData:
@@ -197,8 +200,9 @@ def _read_columns(columns: Mapping[Any, Any], options: ReadOptions) -> TextData:
     parts = [values(place) for place in chosen.texts]
     if len(set(map(len, parts))) > 1:
         raise DataError(f"{origin}: the columns of texts have different numbers of values.")
+    weights = None if chosen.weight is None else values(chosen.weight)
     if chosen.label is None:
-        return checked_data(_joined(parts), None, origin, None, options)
+        return checked_data(_joined(parts), None, origin, None, options, weights)
     if options.label_separator is not None:
         held[chosen.label] = from_indicator(held[chosen.label])
     labels = values(chosen.label)
@@ -207,13 +211,16 @@ def _read_columns(columns: Mapping[Any, Any], options: ReadOptions) -> TextData:
             f"{origin}: {chosen.text_names[0]!r} holds {len(parts[0])} texts but {chosen.label_name!r} "
             f"{len(labels)} labels."
         )
-    return checked_data(_joined(parts), labels, origin, None, options)
+    return checked_data(_joined(parts), labels, origin, None, options, weights)
 
 
 def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str, Any] | None = None) -> TextData:
     """Reads dictionaries or pairs of text and label; ``features`` are those of ``datasets``."""
     origin, kept = type(rows).__name__, list(rows)
-    texts, labels = [], []
+    texts: list[Any] = []
+    labels: list[Any] = []
+    weights: list[Any] = []
+    columns = None
     if kept and isinstance(kept[0], Mapping):
         names = [str(name) for name in kept[0]]
         columns = _pick(
@@ -221,9 +228,10 @@ def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str,
         )
     for number, row in enumerate(kept):
         where = f"{origin}, row {number}"
-        if isinstance(kept[0], Mapping) and isinstance(row, Mapping):
+        if columns is not None and isinstance(row, Mapping):
             texts.append(columns.text_of(row, where))
             labels.append(None if columns.label is None else columns.label_of(row, where))
+            weights.append(None if columns.weight is None else columns.weight_of(row, where))
         elif isinstance(kept[0], tuple) and isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str):
             texts.append(row[0])
             labels.append(row[1])
@@ -233,9 +241,12 @@ def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str,
             )
         else:
             raise _unknown(rows)
-    if kept and isinstance(kept[0], Mapping) and columns.label_name is not None and features:
+    if columns is not None and columns.label_name is not None and features:
         labels = named_labels(labels, class_names(features.get(columns.label_name)), origin)
-    return checked_data(texts, labels if options.labelled else None, origin, None, options)
+    has_weights = columns is not None and columns.weight is not None
+    return checked_data(
+        texts, labels if options.labelled else None, origin, None, options, weights if has_weights else None
+    )
 
 
 def _read_texts(texts: Iterable[Any], options: ReadOptions) -> TextData:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ...choices import DELIMITERS
@@ -38,6 +38,8 @@ class ReadOptions:
         ``None`` finds it.
     header : bool
         Whether the first row of a delimited file names the columns; if not, their names are their numbers from 0.
+    sample_weight : str or array, optional
+        Column of the texts' weights, or the weights of all rows, those that ``empty_texts`` leaves out too.
 
     Raises
     ------
@@ -54,6 +56,7 @@ class ReadOptions:
     encoding: str = "auto"
     delimiter: str | None = None
     header: bool = True
+    sample_weight: Any = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -76,22 +79,24 @@ class ReadOptions:
         *,
         header: bool | None = None,
     ) -> Columns:
-        """Places of the texts and of the labels among the columns; see :func:`.columns.pick_columns`."""
+        """Places of the texts, of the labels and of the weights; see :func:`.columns.pick_columns`."""
         return pick_columns(
             names,
             self.text_column,
             self.label_column,
             self.labelled,
             origin,
+            weight_column=self.weight_column,
             header=self.header if header is None else header,
             rows=rows,
             notes=notes,
         )
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Whether the names alone tell the columns."""
+        """Whether the names alone tell the columns of the texts and of the labels."""
+        options = self if self.weight_column in names else replace(self, sample_weight=None)
         try:
-            self.pick(names, "", header=True)
+            options.pick(names, "", header=True)
         except DataError:
             return False
         return True
@@ -99,11 +104,16 @@ class ReadOptions:
     def label_of(self, names: Sequence[str]) -> int | None:
         """Place of the label column, where its name or number tells it."""
         if self.label_column is None:
-            return usual_label(names) if self.header else None
+            return usual_label(names, self.weight_column) if self.header else None
         chosen = str(self.label_column)
         if self.header and chosen in names:
             return list(names).index(chosen)
         return int(chosen) if chosen.isdecimal() and int(chosen) < len(names) else None
+
+    @property
+    def weight_column(self) -> str | None:
+        """Name of the column of the weights, if they are one."""
+        return self.sample_weight if isinstance(self.sample_weight, str) else None
 
     @property
     def chosen_names(self) -> tuple[str, ...]:
@@ -116,7 +126,9 @@ class ReadOptions:
             if texts is None or isinstance(texts, int)
             else texts
         )
-        return tuple(str(name).strip() for name in (*several, self.label_column) if name is not None)
+        return tuple(
+            str(name).strip() for name in (*several, self.label_column, self.weight_column) if name is not None
+        )
 
     @property
     def delimiter_character(self) -> str | None:

@@ -12,7 +12,7 @@ from .text_data import TextData
 
 
 def read_parquet(data: Path | DataFile, options: ReadOptions) -> TextData:
-    """Reads the text and the label columns of a file; raises as :func:`.files.read_path`."""
+    """Reads the needed columns of a file; raises as :func:`.files.read_path`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -37,6 +37,7 @@ def read_spreadsheet(data: Path | DataFile, options: ReadOptions) -> TextData:
     _check_container(file)
     texts: list[Any] = []
     labels: list[Any] = []
+    weights: list[Any] = []
     lines: list[int] = []
     with _cells(file) as (sheet, cells):
         origin = file.origin if sheet is None else f"{file}, sheet {sheet!r}"
@@ -62,8 +63,17 @@ def read_spreadsheet(data: Path | DataFile, options: ReadOptions) -> TextData:
             lines.append(line)
             if columns.label is not None:
                 labels.append(row[columns.label])
+            if columns.weight is not None:
+                weights.append(row[columns.weight])
     notes.say()
-    return checked_data(texts, labels if options.labelled else None, origin, lines, options)
+    return checked_data(
+        texts,
+        labels if options.labelled else None,
+        origin,
+        lines,
+        options,
+        None if columns.weight is None else weights,
+    )
 
 
 def _as_text(cell: Any) -> Any:

@@ -30,6 +30,8 @@ class TextData:
         Number of rows left out because their text was empty.
     rows : list of int, or None
         Index of each row in a source without lines (0-based); ``None`` if no row was left out or moved.
+    weights : list of float, or None
+        Weight of each training text, finite and not negative.
     """
 
     texts: list[str]
@@ -38,6 +40,7 @@ class TextData:
     lines: list[int] | None = None
     skipped: int = 0
     rows: list[int] | None = None
+    weights: list[float] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -57,7 +60,21 @@ class TextData:
             lines=None if self.lines is None else [self.lines[i] for i in rows],
             skipped=self.skipped,
             rows=None if self.lines is not None else [i if self.rows is None else self.rows[i] for i in rows],
+            weights=None if self.weights is None else [self.weights[i] for i in rows],
         )
+
+
+def joined_data(parts: Sequence[TextData], origin: str) -> TextData:
+    """The rows of all parts, one below the other; weights only if all parts have them."""
+    labels = [part.labels for part in parts if part.labels is not None]
+    weights = [part.weights for part in parts if part.weights is not None]
+    return TextData(
+        texts=[text for part in parts for text in part.texts],
+        labels=[label for part in labels for label in part] if len(labels) == len(parts) else None,
+        origin=origin,
+        skipped=sum(part.skipped for part in parts),
+        weights=[weight for part in weights for weight in part] if len(weights) == len(parts) else None,
+    )
 
 
 def without_empty(data: TextData, empty_texts: str) -> TextData:

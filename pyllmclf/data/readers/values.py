@@ -11,12 +11,18 @@ import numpy as np
 from ...errors import DataError
 from .options import ReadOptions
 from .text_data import Label, TextData, without_empty
+from .weights import with_weights
 
 
 def checked_data(
-    texts: list[Any], labels: list[Any] | None, origin: str, lines: list[int] | None, options: ReadOptions
+    texts: list[Any],
+    labels: list[Any] | None,
+    origin: str,
+    lines: list[int] | None,
+    options: ReadOptions,
+    weights: list[Any] | None = None,
 ) -> TextData:
-    """Checks the values of all rows and makes :class:`TextData` of them; changes both lists in place.
+    """Checks the values of all rows and makes :class:`TextData` of them; changes texts and labels in place.
 
     Parameters
     ----------
@@ -27,15 +33,20 @@ def checked_data(
     lines : list of int, or None
         See :class:`TextData`.
     options : ReadOptions
+    weights : list, optional
+        Values of the column of weights, where ``options`` name one.
 
     Raises
     ------
+    UsageError
+        If ``options`` name a column of weights and ``weights`` is ``None``.
     DataError
-        If there is no row, or a value is no text or no label; names its row.
+        If there is no row, or a value is no text, no label or no weight; names its row.
     """
     data = TextData(texts, labels, origin, lines)
     if not texts:
         raise DataError(f"{origin}: there is no row.")
+    data = with_weights(data, options.sample_weight, weights)  # before a row is left out
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             if not _is_missing(text):

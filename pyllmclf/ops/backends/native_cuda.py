@@ -124,24 +124,34 @@ def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None
     _C.cuda_embedding_backward(*map(_address, (dy, index, order, dtable)), rows, width, _place(dy))
 
 
-def cross_entropy_forward(logits: Tensor, labels: Tensor, class_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+def cross_entropy_forward(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None, text_weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Returns (loss [], log-sum-exp [rows]), both fp32. All inputs are contiguous, labels int64, weights fp32."""
     rows, classes = logits.shape
     loss = logits.new_empty((), dtype=torch.float32)
     log_sum_exp = logits.new_empty(rows, dtype=torch.float32)
     _C.cuda_cross_entropy_forward(
-        *map(_address, (logits, labels, class_weight, loss, log_sum_exp)), rows, classes, _place(logits)
+        *map(_address, (logits, labels, class_weight, text_weight, loss, log_sum_exp)), rows, classes, _place(logits)
     )
     return loss, log_sum_exp
 
 
 def cross_entropy_backward(
-    dloss: Tensor, logits: Tensor, labels: Tensor, class_weight: Tensor | None, log_sum_exp: Tensor
+    dloss: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    class_weight: Tensor | None,
+    text_weight: Tensor | None,
+    log_sum_exp: Tensor,
 ) -> Tensor:
     """Returns dlogits, shape and dtype of the logits [rows, classes]."""
     rows, classes = logits.shape
     dlogits = torch.empty_like(logits)
     _C.cuda_cross_entropy_backward(
-        *map(_address, (logits, labels, class_weight, dloss, log_sum_exp, dlogits)), rows, classes, _place(logits)
+        *map(_address, (logits, labels, class_weight, text_weight, dloss, log_sum_exp, dlogits)),
+        rows,
+        classes,
+        _place(logits),
     )
     return dlogits

@@ -126,11 +126,15 @@ def dropout(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     return x * keep.to(x.dtype) / (1.0 - p)
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
-    """Sums weight[label] * -log softmax(logits)[label] over the rows."""
+def cross_entropy(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None, text_weight: Tensor | None = None
+) -> Tensor:
+    """Sums class_weight[label] * text_weight * -log softmax(logits)[label] over the rows."""
     logits = _wide(logits)
     class_weight = None if class_weight is None else class_weight.to(logits.dtype)
-    return F.cross_entropy(logits, labels, class_weight, reduction="sum")
+    if text_weight is None:
+        return F.cross_entropy(logits, labels, class_weight, reduction="sum")
+    return (F.cross_entropy(logits, labels, class_weight, reduction="none") * text_weight).sum()
 
 
 def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:

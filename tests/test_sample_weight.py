@@ -362,7 +362,7 @@ def test_other_columns_that_are_refused(tmp_path: Path) -> None:
         result(train=path, sample_weight="trusty")
     with pytest.raises(DataError, match="'label' can't be"):
         result(train=path, sample_weight="label")
-    with pytest.raises(DataError, match="every weight in the column 'trust' is zero"):
+    with pytest.raises(DataError, match="the sample_weight of every training text is zero"):
         result(train=FRAME.assign(trust=0), sample_weight="trust")
     with pytest.raises(DataError, match="row 1: the weight is nan"):
         result(train=FRAME.assign(trust=[1, None, *[1] * 14]), sample_weight="trust")

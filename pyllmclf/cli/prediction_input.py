@@ -51,8 +51,22 @@ def open_source(
     kind = kind or "txt"
     _check_lines(kind, options)
     if not is_pipe:
-        return first_batch_read(read_rows(open_stream(path), data, kind, options, live=False))
+        return first_batch_read(_of_file(path, kind, options))
     return _hinted(read_rows(open_stream(path), data, kind, options, live=True), kind, options, progress)
+
+
+def _of_file(path: Path, kind: str, options: ReadOptions) -> RowStream:
+    """Rows of a regular file, whose encoding, packing, delimiter and quoting are found as in training."""
+    from ..data.readers.file_rows import delimited_rows, json_file_rows, text_rows
+    from ..data.readers.row_stream import DELIMITERS, open_stream, read_rows, streamed_format
+
+    if kind == "parquet":
+        return read_rows(open_stream(path), str(path), kind, options, live=False)
+    if kind == "txt":
+        return text_rows(path, options)
+    if kind == "jsonl":
+        return json_file_rows(path, options)
+    return delimited_rows(path, None if streamed_format(path) == kind else DELIMITERS[kind], options)
 
 
 def _standard_input(kind: str, options: ReadOptions, progress: bool) -> RowStream:
@@ -110,7 +124,13 @@ def _of_other(data: str, options: ReadOptions) -> RowStream:
 
     try:
         texts = read_data(
-            data, text_column=options.text_column, labelled=False, encoding_errors=options.encoding_errors
+            data,
+            text_column=options.text_column,
+            labelled=False,
+            encoding_errors=options.encoding_errors,
+            encoding=options.encoding,
+            delimiter=options.delimiter,
+            header=options.header,
         ).texts
     except DataError as error:
         if Path(data).suffix or _exists(data):

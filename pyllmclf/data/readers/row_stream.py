@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ...errors import DataError
+from .compression import without_packing
 from .delimited import _unlimited_field_size
 from .line_stream import LineStream
 from .options import ReadOptions
@@ -20,7 +21,8 @@ from .values import checked_data
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 ENDINGS = {
-    ".txt": "txt", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
+    ".txt": "txt", ".csv": "csv", ".psv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
+    ".json": "jsonl", ".parquet": "parquet",
 }  # fmt: skip
 STREAMED = tuple(dict.fromkeys(ENDINGS.values()))
 
@@ -71,8 +73,8 @@ class RowStream:
 
 
 def streamed_format(path: Path) -> str | None:
-    """Format of a file by the ending of its name, ``.gz`` left out; ``None`` for others than :data:`ENDINGS`."""
-    return ENDINGS.get((path.with_suffix("") if _is_gzipped(path) else path).suffix.lower())
+    """Format of a file by the ending of its name, without that of its packing; ``None`` for others."""
+    return ENDINGS.get(Path(without_packing(path.name)).suffix.lower())
 
 
 def _is_gzipped(path: Path) -> bool:
@@ -138,7 +140,9 @@ def read_rows(file: BinaryIO, origin: str, kind: str, options: ReadOptions, *, l
 _Row = tuple[int, Any, dict[str, Any] | None]
 
 
-def _batches(rows: Iterator[_Row], lines: LineStream, live: bool, origin: str, options: ReadOptions) -> Iterator[Rows]:
+def _batches(
+    rows: Iterator[_Row], lines: LineStream | None, live: bool, origin: str, options: ReadOptions
+) -> Iterator[Rows]:
     batch: list[_Row] = []
     characters = 0
     try:
@@ -147,7 +151,7 @@ def _batches(rows: Iterator[_Row], lines: LineStream, live: bool, origin: str, o
             batch.append((line, text, record))
             characters += len(text)
             full = len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS
-            if full or (live and not lines.ready):
+            if full or (live and lines is not None and not lines.ready):
                 yield _rows(batch)
                 batch, characters = [], 0
     except DataError:

@@ -43,6 +43,7 @@ def seeds() -> dict[str, list[bytes]]:
             bytes([7]) + gzip.compress(table, mtime=0),
             bytes([4 | 16 | 32]) + b"\xef\xbb\xbftext;x,label\r\n \xff,a\r\nb,a\r\n",
             bytes([4]) + b"text,text,label\na,b,c\n",
+            bytes([6]) + b'{"text": ["a", "b"], "label": [1, 2]}',
         ],
         "text": [b"\xef\xbb\xbfa\xc3\xa9\n", b"a\nb\xff\xed\xa0\x80", b"\xf0\x9f\x98\x80\0"],
         "safetensors": [

@@ -89,7 +89,7 @@ def readers(data: bytes) -> None:
         # Columns of JSON have no lines.
         assert data_set.texts and (data_set.lines is None or len(data_set.texts) == len(data_set.lines))
         assert data_set.labels is None or len(data_set.labels) == len(data_set.texts)
-        assert data_set.lines == sorted(data_set.lines or ())
+        assert data_set.lines is None or data_set.lines == sorted(data_set.lines)
         for text in data_set.texts:
             text.encode()
 

@@ -11,7 +11,7 @@ from typing import Any
 # More classes than these are not taken for classes without being told so.
 MOST_CLASSES = 500
 _LETTER = re.compile(r"[^\W\d_]")
-_NUMBER = re.compile(r"\s*[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?\s*")
+_NUMBER = re.compile(r"\s*[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*")
 _WHOLE = re.compile(r"\s*[-+]?\d+\s*")
 
 

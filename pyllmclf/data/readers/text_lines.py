@@ -23,7 +23,7 @@ Parsed = tuple[str, str | list[str]]
 
 FASTTEXT = "__label__"
 _FASTTEXT_LABELS = re.compile(rf"\s*((?:{FASTTEXT}\S+(?:\s+|$))+)")
-_FASTTEXT_AT_END = re.compile(rf"((?:\s+{FASTTEXT}\S+)+)\s*$")
+_FASTTEXT_AT_END = re.compile(rf"(?<!\s)((?:\s+{FASTTEXT}\S+)+)\s*$")
 # Below, lines that begin with a label can't be told from lines that don't.
 LEAST_LINES = 6
 MOST_CLASSES = 200

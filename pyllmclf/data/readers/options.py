@@ -39,7 +39,8 @@ class ReadOptions:
     header : bool
         Whether the first row of a delimited file names the columns; if not, their names are their numbers from 0.
     sample_weight : str or array, optional
-        Column of the texts' weights, or the weights of all rows, those that ``empty_texts`` leaves out too.
+        Column of the texts' weights, by name or number, or the weights of all rows, also of those that
+        ``empty_texts`` leaves out.
     missing : {"error", "skip", "collect", "collect_blank"}
         Whether rows whose text or label is missing raise, or are left out and counted. The others, which are no values
         of the argument, put all rows that can't be used into :attr:`TextData.faults`; blank fields of a source of text

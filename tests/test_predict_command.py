@@ -285,7 +285,7 @@ def test_outputs_that_would_destroy_something(predict: Predict, folder: Path, tm
         ran = predict(path, "--output", output)
         assert ran.code == 2 and str(output) in ran.err
     assert path.read_text() == "text\nhello\n"
-    path.write_text("text\n" + "hello\n" * 10 + '"broken')
+    path.write_text("text\n" + "hello\n" * 10 + '"a ""quoted"" text"\n"broken')
     kept = tmp_path / "kept.csv"
     kept.write_text("older")
     assert predict(path, "--output", kept).code == 3

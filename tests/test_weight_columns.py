@@ -104,7 +104,7 @@ def test_weights_of_files_read_as_one_table(tmp_path: Path) -> None:
     folder.mkdir()
     FRAME[:5].assign(trust=0, text=["", *TEXTS[1:5]]).to_csv(folder / "1.csv", index=False)
     FRAME[5:].assign(text=[*TEXTS[5:15], " "]).to_csv(folder / "2.csv", index=False)
-    options = {"empty_texts": "skip", "seed": 1}
+    options: dict[str, Any] = {"empty_texts": "skip", "seed": 1}
     train, _, _ = read_splits(folder, None, False, sample_weight="trust", **options)
     assert train.texts == TEXTS[1:15] and train.weights == [0.0] * 4 + WEIGHTS[5:15]
     train, _, _ = read_splits(folder, None, False, sample_weight=list(range(16)), **options)

@@ -147,6 +147,38 @@ def test_texts_as_arguments(predict: Predict, classifier: pyllmclf.Classifier) -
     assert [row["text"] for row in rows] == ["hello", "a.csv"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings_of_standard_input_and_of_lines(predict: Predict, tmp_path: Path, encoding: str) -> None:
+    """Found by their marks or their zero bytes, from a pipe as from a file."""
+    content = "".join(f"{text} – naïve\n" for text in TEXTS).encode(encoding)
+    path = tmp_path / "lines.txt"
+    path.write_bytes(content)
+    expected = [f"{text} – naïve" for text in TEXTS]
+    assert [row["text"] for row in objects(predict(stdin=content))] == expected
+    ran = predict(path)
+    assert ran.code == 0 and [json.loads(line)["text"] for line in ran.out.splitlines()] == expected
+
+
+def test_invalid_utf_16_from_a_pipe(predict: Predict) -> None:
+    content = b"\xff\xfe" + "one\n".encode("utf-16-le") + b"\x00\xd8\x00\xd8" + "two\n".encode("utf-16-le")
+    ran = predict(stdin=content)
+    assert ran.code == 3 and "not valid utf-16-le" in ran.err
+
+
+def test_files_are_read_as_in_training(predict: Predict, tmp_path: Path) -> None:
+    """Delimiter, encoding and packing are found, and all columns stay."""
+    rows = [(str(i), f"{text}; naïve", "x") for i, text in enumerate(TEXTS)]
+    content = "id;text;label\n" + "".join(f'{a};"{b}";{c}\n' for a, b, c in rows)
+    path = tmp_path / "rows.csv"
+    path.write_bytes(gzip.compress(content.encode("cp1252")))
+    ran = predict(path)
+    assert ran.code == 0 and "semicolons" in ran.err and "cp1252" in ran.err
+    assert [(row["id"], row["text"], row["label"]) for row in map(json.loads, ran.out.splitlines())] == rows
+    array = tmp_path / "rows.json"
+    array.write_text(json.dumps([{"text": text, "n": i} for i, text in enumerate(TEXTS)], indent=2))
+    assert [(row["text"], row["n"]) for row in objects(predict(array))] == [(text, i) for i, text in enumerate(TEXTS)]
+
+
 @pytest.mark.parametrize("name", ["nowhere.csv", "my reviews.csv", "my file.txt", "hello", "{tmp}/my reviews"])
 def test_a_mistyped_name_is_no_text(predict: Predict, tmp_path: Path, name: str) -> None:
     ran = predict(name.format(tmp=tmp_path))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import codecs
 import zlib
 from collections import deque
 from typing import BinaryIO
 
 from ...errors import DataError
-from .encoding import warn_replaced
+from .encoding import codec_of, warn_replaced
 
 _CHUNK = 1 << 16
 _MARK = b"\xef\xbb\xbf"
 
 
 class LineStream:
-    """Lines of a file of UTF-8, each with its line break; ``ready`` says whether the next one has arrived."""
+    """Lines of a file, each with its line break; ``ready`` says whether the next one has arrived.
 
-    def __init__(self, file: BinaryIO, origin: str, errors: str) -> None:
+    Text of another encoding than UTF-8 becomes UTF-8 as it arrives; its first bytes, or ``encoding``, tell which it is.
+    """
+
+    def __init__(self, file: BinaryIO, origin: str, errors: str, encoding: str = "auto") -> None:
+        self._encoding = encoding
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._begun = False
         self.number, self.replaced = 0, 0
         self._file, self._origin, self._errors = file, origin, errors
         self._arrived: deque[bytes] = deque()
@@ -51,8 +58,9 @@ class LineStream:
             chunk = self._file.read1(_CHUNK) if hasattr(self._file, "read1") else self._file.read(_CHUNK)
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self._origin}: can't be read ({error}).") from error
-        if not chunk:
-            self._ended = True
+        chunk = self._as_utf8(chunk)
+        if self._ended:
+            self._pieces += [chunk] if chunk else []  # what the decoder has kept back
             if self._pieces:
                 self._arrived.append(b"".join(self._pieces))
             return
@@ -63,6 +71,24 @@ class LineStream:
             self._arrived.extend(line + b"\n" for line in whole)
         if rest:
             self._pieces.append(rest)
+
+    def _as_utf8(self, chunk: bytes) -> bytes:
+        """The chunk in UTF-8; an empty one ends the file."""
+        self._ended = not chunk
+        if not self._begun:
+            self._begun = True
+            codec, mark = codec_of(chunk, self._encoding, complete=False)
+            if codec != "utf-8":
+                self._decoder, chunk = codecs.getincrementaldecoder(codec)(self._errors), chunk[mark:]
+        if self._decoder is None:
+            return chunk
+        try:
+            return self._decoder.decode(chunk, final=self._ended).encode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self._origin}: after line {self.number + len(self._arrived)}, bytes are not valid {error.encoding}; "
+                'say the encoding (--encoding), or encoding_errors="replace" (--encoding-errors replace).'
+            ) from error
 
     def _decoded(self, raw: bytes) -> str:
         try:

@@ -125,7 +125,7 @@ def read_rows(file: BinaryIO, origin: str, kind: str, options: ReadOptions, *, l
     """
     if kind == "parquet":
         return _parquet(file, origin, options)
-    lines = LineStream(file, origin, options.encoding_errors)
+    lines = LineStream(file, origin, options.encoding_errors, options.encoding)
     if kind == "txt":
         texts = ((lines.number, line.removesuffix("\n").removesuffix("\r"), None) for line in lines)
         return RowStream(_batches(texts, lines, live, origin, options))

@@ -329,7 +329,7 @@ def test_resuming_needs_the_same_weights(tmp_path: Path) -> None:
         ([[1.0], [1.0, 2.0]], "sequence with a number"),
         (2.0, "not a float"),
         ({"a": 1.0}, "not a dict"),
-        (iter(WEIGHTS), "sequence with a number"),
+        pytest.param(iter(WEIGHTS), "sequence with a number", id="iterator"),
         (" ", "name of a column"),
         (np.ones(16, dtype=complex), "not a number"),
     ],

@@ -32,7 +32,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora_with_dropout": VARIANTS["lora_with_dropout"],
     "accumulated_and_clipped": VARIANTS["accumulated_and_clipped"] | {"epochs": 5},
     "budget_and_windows": VARIANTS["budget_and_windows"],
-    "weighted": {"trainable": "all", "sample_weight": [0.25 + i % 5 for i in range(22)], "epochs": 1},
+    "weighted": {"trainable": "all", "sample_weight": [0.25 + i % 5 for i in range(22)]},
     "one_text_for_two": {"trainable": "last_block", "batch_size": 1, "epochs": 1, "test": VALIDATION},
     "calibrated_best": VARIANTS["calibrated_best"],
 }

@@ -198,7 +198,7 @@ def test_a_file_of_that_name_counts_first(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_split_of_a_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("text,label\na,x\n", encoding="utf-8")
-    message = f"split='test' can be chosen only for a named data set, not for {path}"
+    message = f"split='test' can be chosen only for a data set that has splits, not for {path}"
     with pytest.raises(UsageError, match=re.escape(message)):
         read_data(path, split="test")
     with pytest.raises(UsageError, match="data of type tuple"):
@@ -443,7 +443,7 @@ def test_a_folder_does_not_hide_a_data_set(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_text_instead_of_a_path_is_refused() -> None:
-    with pytest.raises(DataError, match="neither a file nor the name"):
+    with pytest.raises(DataError, match="neither a file or folder nor the name"):
         read_data("is this spam? " * 100)
 
 

@@ -98,10 +98,11 @@ def test_other_forms(classifier: pyllmclf.Classifier) -> None:
     for texts in (tuple(TEXTS), np.array(TEXTS), iter(TEXTS), (t for t in TEXTS), pd.array(TEXTS, dtype="string")):
         assert classifier.predict(texts) == expected
     assert classifier.predict(datasets.Dataset.from_dict({"text": TEXTS})) == expected
-    for wrong in (b"bytes", 5, None, {"text": TEXTS}, {}):
+    assert classifier.predict({"text": TEXTS}) == expected  # a dictionary of columns
+    for wrong in (b"bytes", 5, None):
         with pytest.raises(UsageError):
             classifier.predict(wrong)
-    for texts in ([5], [None], ["a", b"b"]):
+    for texts in ([5], [None], ["a", b"b"], {}):
         with pytest.raises(DataError, match="text"):
             classifier.predict(texts)
 

@@ -440,3 +440,25 @@ def test_several_labels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert list(result.classifier.predict(pd.Series(TEXTS))) == found
     assert [len(best) for best in result.classifier.predict(TEXTS, top_k=1)] == [1] * 3
     assert result.classifier.predict([]) == [] and result.classifier.predict_proba([]).shape == (0, 2)
+
+
+def test_delimiter_and_header_of_a_pipe(predict: Predict) -> None:
+    content = "".join(f"{i};{text}\n" for i, text in enumerate(TEXTS)).encode()
+    options = ("--input-format", "csv", "--delimiter", ";", "--no-header", "--text-column", "1")
+    assert [row["text"] for row in objects(predict(*options, stdin=content))] == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--delimiter", ";"), "about delimited files"),
+        (("--no-header",), "about delimited files"),
+        (("--input-format", "jsonl", "--no-header"), "about delimited files"),
+        (("--input-format", "parquet", "--encoding", "cp1252"), "about files of text"),
+        (("--text", "hello", "--encoding", "cp1252"), "a text is none"),
+    ],
+    ids=str,
+)
+def test_options_without_an_effect_are_refused(predict: Predict, arguments: tuple[str, ...], said: str) -> None:
+    ran = predict(*arguments, stdin=b"hello\n")
+    assert ran.code == 2 and said in ran.err

@@ -102,10 +102,17 @@ def _hinted(stream: RowStream, kind: str, options: ReadOptions, progress: bool) 
 
 
 def _check_lines(kind: str, options: ReadOptions) -> None:
+    """Raises :class:`UsageError` for options that have no effect on a format."""
     if kind == "txt" and options.text_column is not None:
         raise UsageError(
             "--text-column chooses a column, and lines of text have none; leave it out, or say --input-format csv."
         )
+    if kind not in ("csv", "tsv") and (options.delimiter is not None or not options.header):
+        raise UsageError(
+            "--delimiter and --no-header are about delimited files; leave them out, or say --input-format csv."
+        )
+    if kind == "parquet" and options.encoding != "auto":
+        raise UsageError("--encoding is about files of text, which a Parquet file is not; leave it out.")
 
 
 def _of_texts(texts: list[str], options: ReadOptions) -> RowStream:
@@ -114,6 +121,8 @@ def _of_texts(texts: list[str], options: ReadOptions) -> RowStream:
 
     if options.text_column is not None:
         raise UsageError("--text-column chooses a column, and a text has none; leave it out.")
+    if options.delimiter is not None or not options.header or options.encoding != "auto":
+        raise UsageError("--delimiter, --no-header and --encoding are about files, and a text is none; leave them out.")
     return RowStream(iter([Rows(read_object(texts, labelled=False).texts)]))
 
 

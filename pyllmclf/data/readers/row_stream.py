@@ -133,7 +133,7 @@ def read_rows(file: BinaryIO, origin: str, kind: str, options: ReadOptions, *, l
         stream = RowStream(is_json=True)
         stream.batches = _batches(_json_rows(lines, origin, options, stream), lines, live, origin, options)
         return stream
-    return _delimited(lines, origin, DELIMITERS[kind], options, live)
+    return _delimited(lines, origin, options.delimiter_character or DELIMITERS[kind], options, live)
 
 
 # Line, text (not yet checked), and all columns of a row.
@@ -174,7 +174,10 @@ def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOpti
     first_line, header = next(rows, (1, None))
     if header is None:
         raise DataError(f"{origin}: the file is empty.")
-    place, names = _text_place(header, f"{origin}, line {first_line}", options), _distinct(header)
+    columns = header
+    if not options.header:
+        rows, columns = itertools.chain([(first_line, header)], rows), [str(i) for i in range(len(header))]
+    place, names = _text_place(columns, f"{origin}, line {first_line}", options, options.header), _distinct(columns)
 
     def records() -> Iterator[_Row]:
         for line, row in rows:
@@ -188,9 +191,9 @@ def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOpti
     return RowStream(_batches(records(), lines, live, origin, options), names)
 
 
-def _text_place(names: list[str], origin: str, options: ReadOptions) -> int:
+def _text_place(names: list[str], origin: str, options: ReadOptions, header: bool = True) -> int:
     """Place of the column of the texts; raises as :meth:`ReadOptions.pick`."""
-    return options.pick(names, origin, header=True).texts[0]
+    return options.pick(names, origin, header=header).texts[0]
 
 
 def _distinct(names: list[str]) -> list[str]:

@@ -27,23 +27,36 @@ CASES = [
 
 # Two layers of two heads: the interpreter is slow.
 SMALL = {"gpt2": "long", "bert": "two_layers"}
-# By default all pairs of case, schedule and dtype, with ``-m slow`` the full product; a GPU computes all of it.
-PAIRS = pairwise({"case": CASES, "scheduled": [True, False], "dtype": DTYPES})
-PRODUCT = [
-    pytest.param(*values, marks=() if values in PAIRS else pytest.mark.slow)
-    for values in itertools.product(CASES, (True, False), DTYPES)
+
+
+def product(**axes: list) -> list:
+    """All combinations; those beyond every pair of two axes' values are slow. A GPU computes all of them."""
+    pairs = pairwise(axes)
+    return [
+        pytest.param(*values, marks=() if values in pairs else pytest.mark.slow)
+        for values in itertools.product(*axes.values())
+    ]
+
+
+SHORT = [case for case in CASES if sum(case.lengths) < 1000]
+LONG = [
+    pytest.param(*values, marks=pytest.mark.slow)
+    for values in itertools.product([case for case in CASES if case not in SHORT], (True, False), DTYPES)
 ]
 
 
-@pytest.mark.parametrize(("case", "scheduled", "dtype"), PRODUCT, ids=str)
+@pytest.mark.parametrize(
+    ("case", "scheduled", "dtype"), [*product(case=SHORT, scheduled=[True, False], dtype=DTYPES), *LONG], ids=str
+)
 def test_attention(case: AttentionCase, scheduled: bool, dtype: torch.dtype) -> None:
     triton_ops.check_attention(case, dtype, "cpu", scheduled=scheduled)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("scheduled", [True, False])
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("window", [None, (20, 3)])
+@pytest.mark.parametrize(
+    ("window", "causal", "scheduled", "dtype"),
+    product(window=[None, (20, 3)], causal=[True, False], scheduled=[True, False], dtype=DTYPES),
+    ids=str,
+)
 def test_attention_of_some_rows(
     window: tuple[int, int] | None, causal: bool, scheduled: bool, dtype: torch.dtype
 ) -> None:
@@ -68,8 +81,10 @@ def test_a_text_without_keys() -> None:
 @pytest.mark.parametrize(
     ("p", "dtype"),
     [
-        pytest.param(p, dtype, marks=pytest.mark.slow if (p, dtype) == (0.75, torch.float32) else ())
-        for p, dtype in itertools.product((0.1, 0.75), DTYPES)
+        (0.1, torch.float32),
+        (0.75, torch.float16),
+        pytest.param(0.1, torch.float16, marks=pytest.mark.slow),
+        pytest.param(0.75, torch.float32, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -88,7 +103,7 @@ def test_lora_linear(shape: tuple[int, int, int, int], bias: bool, dtype: torch.
     ("family", "trainable"),
     [
         ("gpt2", "all"),
-        ("bert", "lora"),
+        pytest.param("bert", "lora", marks=pytest.mark.slow),
         pytest.param("gpt2", "lora", marks=pytest.mark.slow),
         pytest.param("bert", "all", marks=pytest.mark.slow),
     ],
@@ -124,7 +139,7 @@ class Waits(TorchDispatchMode):
     ("family", "trainable", "changes"),
     [
         ("gpt2", "all", {}),
-        ("gpt2", "all", {"pooling": "mean"}),
+        pytest.param("gpt2", "all", {"pooling": "mean"}, marks=pytest.mark.slow),
         ("gpt2", "lora", {}),
         ("gpt2", "last_block", {}),
         ("gpt2", "head", {}),

@@ -70,7 +70,10 @@ def graph(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return made
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "causal ModernBERT, mean" else ()) for name in GRAPHS],
+)
 def test_onnx(graph: Callable[[str], Graph], name: str) -> None:
     """Batches of other sizes and lengths than the graph was made with."""
     made = graph(name)

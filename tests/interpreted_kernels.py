@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -29,34 +30,27 @@ CASES = [
 SMALL = {"gpt2": "long", "bert": "two_layers"}
 
 
-def product(**axes: list) -> list:
-    """All combinations; those beyond every pair of two axes' values are slow. A GPU computes all of them."""
-    pairs = pairwise(axes)
+def product(quick: Collection[tuple], **axes: list) -> list:
+    """All combinations, the quick ones by default, the others with ``-m slow``. A GPU computes all of them."""
     return [
-        pytest.param(*values, marks=() if values in pairs else pytest.mark.slow)
+        pytest.param(*values, marks=() if values in quick else pytest.mark.slow)
         for values in itertools.product(*axes.values())
     ]
 
 
-SHORT = [case for case in CASES if sum(case.lengths) < 1000]
-LONG = [
-    pytest.param(*values, marks=pytest.mark.slow)
-    for values in itertools.product([case for case in CASES if case not in SHORT], (True, False), DTYPES)
-]
+# Each case once, under each schedule and dtype in turn; the long one is slow.
+ATTENDED = {"case": CASES, "scheduled": [True, False], "dtype": DTYPES}
+WAYS = itertools.cycle(itertools.product(*list(ATTENDED.values())[1:]))
+ONCE = [(case, *way) for case, way in zip(CASES, WAYS, strict=False) if sum(case.lengths) < 1000]
+SOME_ROWS = {"window": [None, (20, 3)], "causal": [True, False], "scheduled": [True, False], "dtype": DTYPES}
 
 
-@pytest.mark.parametrize(
-    ("case", "scheduled", "dtype"), [*product(case=SHORT, scheduled=[True, False], dtype=DTYPES), *LONG], ids=str
-)
+@pytest.mark.parametrize(("case", "scheduled", "dtype"), product(ONCE, **ATTENDED), ids=str)
 def test_attention(case: AttentionCase, scheduled: bool, dtype: torch.dtype) -> None:
     triton_ops.check_attention(case, dtype, "cpu", scheduled=scheduled)
 
 
-@pytest.mark.parametrize(
-    ("window", "causal", "scheduled", "dtype"),
-    product(window=[None, (20, 3)], causal=[True, False], scheduled=[True, False], dtype=DTYPES),
-    ids=str,
-)
+@pytest.mark.parametrize(("window", "causal", "scheduled", "dtype"), product(pairwise(SOME_ROWS), **SOME_ROWS), ids=str)
 def test_attention_of_some_rows(
     window: tuple[int, int] | None, causal: bool, scheduled: bool, dtype: torch.dtype
 ) -> None:

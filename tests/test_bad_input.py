@@ -467,15 +467,15 @@ def test_rows_keep_their_numbers() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units elsewhere")
 def test_long_texts(saved: Path, tmp_path: Path, said: Any) -> None:
-    """A text of 10 MB, and a field of 200 MB, take memory in proportion to their bytes."""
-    path = write(tmp_path / "field.csv", b'text,label\nshort,x\n"' + b"lorem ipsum " * 16_666_667 + b'",y\n')
+    """A text of 4 MB, and a field of 80 MB, take memory in proportion to their bytes."""
+    path = write(tmp_path / "field.csv", b'text,label\nshort,x\n"' + b"lorem ipsum " * 6_666_667 + b'",y\n')
     taken = peak(lambda: read_file(path))
-    assert taken < 2500
-    said("a field of 200 MB", 0, f"read in {taken:,} MiB")
-    classifier, text = pyllmclf.load(saved), "word " * 2_000_000
+    assert taken < 1000
+    said("a field of 80 MB", 0, f"read in {taken:,} MiB")
+    classifier, text = pyllmclf.load(saved), "word " * 800_000
     taken = peak(lambda: classifier.predict([text]))
     assert taken < 2500
-    said("a text of 10 MB", 0, f"classified in {taken:,} MiB")
+    said("a text of 4 MB", 0, f"classified in {taken:,} MiB")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -192,6 +192,7 @@ def test_processes_with_parts_of_the_model_compute_what_one_computes(
     np.testing.assert_allclose(loaded.logits(TEXTS), found[0]["logits"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_three_processes_of_which_some_have_no_part_of_a_parameter(
     alone: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def graph_inputs(folder: Path, texts: list[str]) -> dict[str, Any]:
 # An export takes seconds: there is one of each architecture, and one of each other pooling, mask and kind of weights,
 # of smaller models. Name: family, configuration, arguments of the training.
 GRAPHS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    **{family: (family, "plain", {}) for family in FAMILIES},
+    **{family: (family, "two_layers" if family == "modernbert" else "odd", {}) for family in FAMILIES},
     "first, head bias": ("gpt2", "unscaled", {"pooling": "first", "head_bias": True}),
     "mean, not causal": ("gpt2", "unscaled", {"causal": False, "pooling": "mean"}),
     "causal ModernBERT, mean": ("modernbert", "two_layers", {"causal": True, "pooling": "mean"}),

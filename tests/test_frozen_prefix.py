@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from models import bert_folder, gpt2_folder, make_trainer
+from pairwise import pairwise
 from torch import Tensor
 
 import pyllmclf
@@ -97,9 +98,10 @@ class Counted:
 # --- the same training ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean", "first"])
-@pytest.mark.parametrize("trainable", TRAINABLE)
-@pytest.mark.parametrize("family", ["gpt2", "bert"])
+SAME = {"family": ["gpt2", "bert"], "trainable": list(TRAINABLE), "pooling": ["last", "mean", "first"]}
+
+
+@pytest.mark.parametrize(("family", "trainable", "pooling"), pairwise(SAME))
 def test_the_same_as_without(family: str, trainable: str, pooling: str, request: pytest.FixtureRequest) -> None:
     """Twenty steps: within 1e-6 of computing every layer each time; the same bits wherever the rows lie."""
     folder = request.getfixturevalue(family)

@@ -58,13 +58,13 @@ needs_the_interpreter = pytest.mark.skipif(
 @needs_the_interpreter
 def test_triton_kernels_in_the_interpreter() -> None:
     """The interpreter is chosen when triton is imported."""
-    assert passed_in("interpreted_kernels.py", TRITON_INTERPRET="1") > 60
+    assert passed_in("interpreted_kernels.py", TRITON_INTERPRET="1") > 50
 
 
 @needs_the_interpreter
 @pytest.mark.slow
 def test_more_of_the_triton_kernels_in_the_interpreter() -> None:
-    assert passed_in("interpreted_kernels.py", "-m", "slow", TRITON_INTERPRET="1") > 20
+    assert passed_in("interpreted_kernels.py", "-m", "slow", TRITON_INTERPRET="1") > 60
 
 
 def test_triton_kernels_as_they_are_launched() -> None:
@@ -86,7 +86,19 @@ def compiled(request: pytest.FixtureRequest) -> Iterator[Callable[[aot.Variant],
         pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("variant", aot.selected(), ids=str)
+def variants() -> list:
+    """All of sm_90, and one of each kernel for the other architectures; the remaining ones are slow."""
+    seen: set[tuple[str, str]] = set()
+    params = []
+    for variant in aot.selected():
+        kernel, architecture, *_ = str(variant).split("-")
+        again = architecture != "sm_90" and (kernel, architecture) in seen
+        seen.add((kernel, architecture))
+        params.append(pytest.param(variant, marks=pytest.mark.slow if again else ()))
+    return params
+
+
+@pytest.mark.parametrize("variant", variants(), ids=str)
 def test_triton_aot(variant: aot.Variant, compiled: Callable[[aot.Variant], aot.Resources]) -> None:
     """No stack, no spills, matrix instructions, and no more shared memory than there is."""
     assert not aot.complaints(variant, compiled(variant))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from decimal import Decimal
@@ -13,6 +12,7 @@ from .checks import LARGEST, as_float, is_number, is_rate
 from .choices import DELIMITERS, Padding, words
 from .errors import UsageError
 from .printable import shown
+from .suggestions import closest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -196,8 +196,8 @@ def encoding(name: str, value: Any) -> None:
         "big5",
         "euc_kr",
     )
-    near = difflib.get_close_matches(str(value).lower(), usual, 1, 0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "it is 'auto' or a codec of Python, such as 'cp1252' or 'utf-16'."
+    near = closest(value, usual)
+    hint = f"did you mean {near!r}?" if near else "it is 'auto' or a codec of Python, such as 'cp1252' or 'utf-16'."
     raise UsageError(f"{name}={value!r} is unknown; {hint}")
 
 

@@ -120,6 +120,8 @@ def test_names_of_models_data_and_columns(table: Path) -> None:
         pyllmclf.load_dataset("imdb", "publish")
     with pytest.raises(DataError, match=r"no column 'txt'; did you mean 'text'\? The columns are"):
         pyllmclf.finetune("gpt2-nano", table, text_column="txt", **nano)
+    with pytest.raises(DataError, match=r"no column 'TEXTS'; did you mean 'text'\? The columns are"):
+        pyllmclf.finetune("gpt2-nano", table, text_column="TEXTS", **nano)
     assert did_you_mean("zzz", ["text"]) == did_you_mean("text", ["text"]) == ""
 
 

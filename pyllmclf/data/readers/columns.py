@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import DataError
+from ...suggestions import closest
 from .column_values import find_columns
 from .notes import Notes
 
@@ -232,10 +232,9 @@ class _Table:
             return self.names.index(name)
         if re.fullmatch("[0-9]{1,9}", name) and int(name) < len(self.names):
             return int(name)
-        near = difflib.get_close_matches(name, self.names, 1) or [
-            other for other in self.names if _plain(other) == _plain(name)
-        ]
-        meant = f"did you mean {near[0]!r}? The columns are" if near else "the columns are"
+        alike = (other for other in self.names if _plain(other) == _plain(name))
+        near = closest(name, self.names) or next(alike, None)
+        meant = "the columns are" if near is None else f"did you mean {near!r}? The columns are"
         raise DataError(f"{self.origin}: there is no column {chosen!r}; {meant} {_listed(self.names)}.")
 
     def usual(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -10,6 +9,7 @@ from typing import Any
 
 from ...errors import DataError
 from ...file_types import TYPE_OF
+from ...suggestions import closest
 from .arrow import INDEXED, STREAMED, read_arrow
 from .compression import PACKED_ENDINGS, without_packing
 from .data_file import DataFile, open_data_file
@@ -131,7 +131,7 @@ def _format_of(file: DataFile) -> FileFormat:
     if named is not None:
         return named
     if not file.is_stream:
-        near = difflib.get_close_matches(file.ending, FILE_TYPES, n=1)
-        hint = f" (perhaps {near[0]})" if near else ""
+        near = closest(file.ending, FILE_TYPES)
+        hint = f" (perhaps {near})" if near else ""
         raise DataError(f"{file}: can't tell the format; the name must end in one of {', '.join(FILE_TYPES)}{hint}.")
     return JSON if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[") else DELIMITED

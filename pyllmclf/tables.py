@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -85,16 +86,16 @@ def _html(part: Part) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-class Shown:
+class Shown(ABC):
     """Base of results: a line as ``repr``, the command line's text as ``str``, a table in notebooks."""
 
+    @abstractmethod
     def parts(self) -> list[Part]:
         """Lines and tables of the result."""
-        raise NotImplementedError
 
+    @abstractmethod
     def brief(self) -> dict[str, Any]:
         """What ``repr`` shows, by name."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in self.brief().items())})"

@@ -132,3 +132,16 @@ def test_data_report() -> None:
     ]
     assert report.to_frame().to_dict() == {"train": {"x": 2, "y": 1, "z": 0}, "test": {"x": 0, "y": 0, "z": 1}}
     assert "<div>train: 3 texts" in report._repr_html_()
+
+
+def test_bases_are_abstract() -> None:
+    """A subclass without a method of its base can't be made, rather than fail at the first call."""
+    from pyllmclf.classifier.predictor import Predictor
+    from pyllmclf.cli.prediction_writer import Writer
+    from pyllmclf.tables import Shown
+
+    assert Shown.__abstractmethods__ == {"parts", "brief"}
+    assert Writer.__abstractmethods__ == {"write_batch"}
+    assert Predictor.__abstractmethods__ == {"packer", "packed_logits", "decide"}
+    with pytest.raises(TypeError, match="abstract"):
+        Shown()  # type: ignore[abstract]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,22 @@ from .inputs import TextInput, check_as_frame, check_top_k, most_probable
 from .state import ClassifierState
 
 
-class Predictor:
+class Predictor(ABC):
     """The methods of a :class:`.classifier.Classifier` that predict, which it completes with those that compute."""
 
     state: ClassifierState
 
+    @abstractmethod
     def packer(self, *args: Any, **options: Any) -> Any:
         """Tokenizes texts; see :meth:`.classifier.Classifier.packer`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def packed_logits(self, *args: Any, **options: Any) -> Any:
         """Logits of tokenized texts; see :meth:`.classifier.Classifier.packed_logits`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decide(self, probabilities: np.ndarray) -> list[Any]:
         """Labels of probabilities; see :meth:`.classifier.Classifier.decide`."""
-        raise NotImplementedError
 
     def logits(self, texts: Any, *, as_frame: bool | None = None, progress: bool = False) -> Any:
         """Computes the logits of texts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ class Shape:
     escape_formulas: bool = False
 
 
-class Writer:
+class Writer(ABC):
     """Writes predictions; subclasses have a format each.
 
     Parameters
@@ -70,9 +71,9 @@ class Writer:
         if not self.started:
             self.begin()
 
+    @abstractmethod
     def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
         """Writes a batch with its labels."""
-        raise NotImplementedError
 
     # --- for subclasses
 

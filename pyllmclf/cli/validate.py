@@ -113,11 +113,6 @@ def validate(
         raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
 
 
-def _printable(label: str) -> str:
-    """A label as it is if it shows as it is, else quoted."""
-    return label if label.isprintable() and label.strip() == label and label else repr(label)
-
-
 def _plan(
     splits: dict[str, TextData],
     report: DataReport,
@@ -133,6 +128,8 @@ def _plan(
         ``classes`` (their number), ``labels`` (their kind), ``refuses`` (the reason, or ``None``) and ``unreadable``
         (the reason, where a row can't be used).
     """
+    from ..data.label_types import quoted_if_odd
+
     first, *others = report.splits.values()
     faults = [fault for split in splits.values() for fault in split.faults]
     skipped = [fault for fault in faults if missing == "skip" and fault.is_missing]
@@ -143,7 +140,7 @@ def _plan(
         refuses = "there are fewer than two classes" if first.texts else "no text is left"
     for name, classes in report.unknown_classes.items():
         if refuses is None:
-            refuses = f"{name}: no training text has the label {_printable(classes[0])}"
+            refuses = f"{name}: no training text has the label {quoted_if_odd(classes[0])}"
     if refuses is None and not all(split.texts for split in others):
         refuses = "a split has no text"
     return {

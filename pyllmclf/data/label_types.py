@@ -149,3 +149,8 @@ def quoted(name: str) -> str:
     """A name in quotes, of at most 60 characters, with escapes where another name could look the same."""
     shown = name if len(name) <= 60 else name[:57] + "..."
     return repr(shown) if unicodedata.is_normalized("NFKC", shown) else ascii(shown)
+
+
+def quoted_if_odd(name: str) -> str:
+    """A name as it is, if it shows as it is and is short; quoted otherwise."""
+    return name if name.isprintable() and name.strip() == name and 0 < len(name) <= 60 else quoted(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tables import Line, Part, Shown
 from . import damaged_text
-from .label_types import about_names, each_label, kind_of, near_duplicates, quoted
+from .label_types import about_names, each_label, kind_of, near_duplicates, quoted_if_odd
 from .labels import classes_of
 from .lengths import LengthReport
 from .packing import Packer
@@ -121,7 +121,9 @@ class SplitReport:
     def lines(self, name: str) -> list[str]:
         """Lines on texts, classes and duplicates, and on lengths where they are known."""
         shown = list(self.classes.items())[:CLASSES]
-        shares = ", ".join(f"{_shown(label)} {count:,} ({count / max(1, self.texts):.1%})" for label, count in shown)
+        shares = ", ".join(
+            f"{quoted_if_odd(label)} {count:,} ({count / max(1, self.texts):.1%})" for label, count in shown
+        )
         more = f" and {len(self.classes) - CLASSES:,} more classes" if len(self.classes) > CLASSES else ""
         lines = [f"{name}: {self.texts:,} texts; {shares}{more}; {self.duplicates:,} duplicates"]
         if (lengths := self.lengths) is not None:
@@ -192,7 +194,7 @@ class DataReport(Shown):
             line = f"{overlap.texts:,} texts of {overlap.first} are also in {overlap.second} ({overlap.rows:,} rows"
             lines.append(line + (f", {overlap.conflicting:,} with other labels)" if overlap.conflicting else ")"))
         for name, classes in self.unknown_classes.items():
-            lines.append(f"{name}: no training text has the label {_some(list(map(_shown, classes)))}")
+            lines.append(f"{name}: no training text has the label {_some(list(map(quoted_if_odd, classes)))}")
         return lines + about_names(list(dict.fromkeys(one for split in self.splits.values() for one in split.classes)))
 
     @property
@@ -203,7 +205,7 @@ class DataReport(Shown):
             lines += _lines(name, split, _NOTES)
             if split.rare and name == next(iter(self.splits)):
                 rarest = sorted(split.rare.items(), key=lambda item: item[1])
-                named = _some([f"{_shown(label)}: {count}" for label, count in rarest])
+                named = _some([f"{quoted_if_odd(label)}: {count}" for label, count in rarest])
                 lines.append(
                     f"{name}: {len(rarest):,} classes have fewer than {RARE} texts ({named}); a validation fraction "
                     "may hold none of them, and the text of a class with one stays in training"
@@ -335,11 +337,6 @@ def _lengths(data: TextData, tokenizer: Tokenizer, positions: int) -> dict[str, 
 
 def _lines(name: str, split: SplitReport, kinds: dict[str, str]) -> list[str]:
     return [f"{name}: {rows.count:,} {kinds[kind]} ({rows})" for kind, rows in split.rows.items() if kind in kinds]
-
-
-def _shown(name: str) -> str:
-    """A class name as it is, if it shows as it is and is short; quoted otherwise."""
-    return name if name.isprintable() and name.strip() == name and 0 < len(name) <= 60 else quoted(name)
 
 
 def _some(entries: list[str]) -> str:

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from workbooks import ods, xlsx
 
 import pyllmclf
 from pyllmclf.cli.main import app, run
@@ -86,16 +89,109 @@ def test_columns_are_kept_in_their_order(predict: Predict, frame: pd.DataFrame, 
     frame.to_csv(tmp_path / "a.tsv", index=False, sep="\t")
     frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
     frame.to_parquet(tmp_path / "a.parquet", index=False)
+    frame.to_parquet(tmp_path / "a.pq", index=False)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress((tmp_path / "a.csv").read_bytes()))
-    for name in ("a.csv", "a.tsv", "a.jsonl", "a.parquet", "a.csv.gz"):
+    (tmp_path / "a.parquet.gz").write_bytes(gzip.compress((tmp_path / "a.parquet").read_bytes()))
+    frame.to_feather(tmp_path / "a.feather")
+    arrow = pa.Table.from_pandas(frame, preserve_index=False)
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as file, pa.ipc.new_stream(file, arrow.schema) as writer:
+        writer.write_table(arrow)
+    frame.to_json(tmp_path / "array.json", orient="records")
+    frame.to_json(tmp_path / "columns.json", orient="columns")
+    (tmp_path / "lists.json").write_text(json.dumps(frame.to_dict("list")))
+    xlsx(tmp_path / "a.xlsx", [list(frame), *frame.to_numpy().tolist()])
+    ods(tmp_path / "a.ods", [list(frame), *frame.to_numpy().tolist()])
+    for name in sorted(os.listdir(tmp_path)):
         rows = objects(predict(tmp_path / name, "--text-column", "body"))
         assert [list(row) for row in rows] == [["id", "body", "note", "text", "label", "probabilities"]] * 3
         assert [row["text"] for row in rows] == [row["body"] for row in rows] == TEXTS
         assert [row["note"] for row in rows] == list(frame["note"])
-        numbers = [7, 8, 9] if name.endswith(("jsonl", "parquet")) else ["7", "8", "9"]
+        numbers = ["7", "8", "9"] if name.startswith(("a.csv", "a.tsv")) else [7, 8, 9]
         assert [row["id"] for row in rows] == numbers
     rows = objects(predict(tmp_path / "a.csv", "--text-column", "body", "--no-keep-columns"))
     assert [list(row) for row in rows] == [["text", "label", "probabilities"]] * 3
+
+
+@pytest.mark.parametrize("kind", ["parquet", "feather"])
+def test_columns_that_python_cannot_represent(predict: Predict, tmp_path: Path, kind: str) -> None:
+    """They become text, and keep their type in Parquet; a text column is one sentence."""
+    times = pa.array([2**50, None, 0], pa.timestamp("ms"))
+    table = pa.table({"when": times, "text": TEXTS, "day": pa.array([3 * 10**6] * 3, pa.date32())})
+    source, out = tmp_path / f"a.{kind}", tmp_path / "out.parquet"
+    if kind == "parquet":
+        pq.write_table(table, source)
+    else:
+        pa.feather.write_feather(table, source)
+    rows = objects(predict(source))
+    assert [row["day"] for row in rows] == ["10183-09-21"] * 3
+    assert rows[0]["when"] == "<value out of range: 1125899906842624>" and rows[1]["when"] is None
+    assert predict(source, "--output", out, "--no-progress") == (0, "", "")
+    assert pq.read_table(out, columns=table.schema.names).equals(table)
+    ran = predict(source, "--text-column", "when")
+    assert ran.code == 3 and "'when' holds timestamp[ms] that Python can't represent" in ran.err
+    nested = pa.table({"text": TEXTS, "when": pa.array([[2**50]] * 3, pa.list_(pa.timestamp("ms")))})
+    pq.write_table(nested, tmp_path / "nested.parquet")
+    ran = predict(tmp_path / "nested.parquet")
+    assert ran.code == 3 and "'when' holds list" in ran.err and len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "xlsx", "feather"])
+def test_several_text_columns_are_joined(predict: Predict, tmp_path: Path, kind: str) -> None:
+    """From every format, of a file and of a pipe."""
+    frame = pd.DataFrame({"title": ["a", "b"], "body": TEXTS[:2], "n": [1, 2]})
+    path = tmp_path / f"a.{kind}"
+    if kind == "xlsx":
+        xlsx(path, [list(frame), *frame.to_numpy().tolist()])
+    elif kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        (frame.to_parquet if kind == "parquet" else frame.to_feather)(path)
+    expected = [f"a {TEXTS[0]}", f"b {TEXTS[1]}"]
+    rows = objects(predict(path, "--text-column", "title,body"))
+    assert [row["text"] for row in rows] == expected and [row["title"] for row in rows] == ["a", "b"]
+    if kind not in ("xlsx", "feather"):
+        options = ("--input-format", kind, "--text-column", "title,body")
+        assert [row["text"] for row in objects(predict(*options, stdin=path.read_bytes()))] == expected
+
+
+def test_workbooks_and_arrow_files(predict: Predict, tmp_path: Path) -> None:
+    """Cells of any type, columns without a usual name, options without an effect, and files of many batches."""
+    book = xlsx(
+        tmp_path / "a.xlsx", [["Remark", "x", "x"], ["a late parcel", 1.5, None], ["It broke again", True, "z"]]
+    )
+    ran = predict(book)
+    assert ran.code == 0 and "read with texts from the column 'Remark'" in ran.err
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert [row["text"] for row in rows] == ["a late parcel", "It broke again"]
+    assert [(row["x"], row["x.1"]) for row in rows] == [(1.5, None), (True, "z")]
+    lines = predict(book, "--format", "csv").out.splitlines()
+    assert lines[0] == "Remark,x,x.1,label,probability" and lines[2].startswith("It broke again,True,z,")
+    rows = objects(predict(book, "--no-header", "--text-column", "0"))
+    assert [row["0"] for row in rows] == ["Remark", "a late parcel", "It broke again"]
+    for path, option in ((book, "--delimiter=;"), (book, "--encoding=cp1252"), (tmp_path / "a.arrow", "--no-header")):
+        ran = predict(path, option)
+        assert ran.code == 2 and option[2:].partition("=")[0].removeprefix("no-") in ran.err
+    for name in ("missing.xlsx", "missing.feather"):
+        assert predict(tmp_path / name).code == 3
+    (tmp_path / "broken.arrow").write_bytes(b"ARROW1 nothing")
+    ran = predict(tmp_path / "broken.arrow")
+    assert ran.code == 3 and "not a readable Arrow file" in ran.err
+    xlsx(tmp_path / "empty.xlsx", [["id", "text"]])
+    assert predict(tmp_path / "empty.xlsx", "--format", "csv").out == "id,text,label,probability\n"
+
+
+def test_batches_of_an_arrow_file(tmp_path: Path) -> None:
+    from pyllmclf.data.readers import ReadOptions
+    from pyllmclf.data.readers.file_rows import file_rows
+    from pyllmclf.data.readers.row_batches import BATCH_ROWS
+
+    table = pa.table({"text": ["a"] * (BATCH_ROWS + 7), "n": range(BATCH_ROWS + 7)})
+    pa.feather.write_feather(table, tmp_path / "a.feather")
+    batches = list(file_rows(tmp_path / "a.feather", None, ReadOptions(labelled=False)).batches)
+    assert [len(batch.texts) for batch in batches] == [BATCH_ROWS, 7]
+    assert batches[1].records is not None and batches[1].records[6]["n"] == BATCH_ROWS + 6
 
 
 def test_names_that_the_input_has_already(predict: Predict, tmp_path: Path) -> None:
@@ -193,9 +289,9 @@ def test_a_folder_is_no_file(predict: Predict, tmp_path: Path) -> None:
 
 
 def test_repeated_columns_that_are_not_texts(predict: Predict, tmp_path: Path) -> None:
-    from pyllmclf.data.readers.row_stream import _distinct
+    from pyllmclf.data.readers.row_batches import distinct_names
 
-    assert _distinct(["a", "b", "a", "a.1", "a"]) == ["a", "b", "a.1", "a.1.1", "a.2"]
+    assert distinct_names(["a", "b", "a", "a.1", "a"]) == ["a", "b", "a.1", "a.1.1", "a.2"]
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
@@ -398,7 +494,8 @@ def test_lines_before_an_invalid_one_are_answered(
 
 def test_batches_are_bounded() -> None:
     from pyllmclf.data.readers import ReadOptions
-    from pyllmclf.data.readers.row_stream import BATCH_CHARACTERS, BATCH_ROWS, read_rows
+    from pyllmclf.data.readers.row_batches import BATCH_CHARACTERS, BATCH_ROWS
+    from pyllmclf.data.readers.row_stream import read_rows
 
     options = ReadOptions(labelled=False)
     for text, count in (("x", 3 * BATCH_ROWS + 1), ("y" * 100_000, 100)):

@@ -14,7 +14,7 @@ from ..progress import say
 
 if TYPE_CHECKING:
     from ..data.readers import ReadOptions
-    from ..data.readers.row_stream import Rows, RowStream
+    from ..data.readers.row_batches import Rows, RowStream
 
 STANDARD_INPUT = "-"
 
@@ -29,7 +29,11 @@ def open_source(
     UsageError, DataError
         If the arguments don't fit, or the source can't be read.
     """
-    from ..data.readers.row_stream import STREAMED, first_batch_read, open_stream, read_rows, streamed_format
+    from ..data.readers import format_of_name
+    from ..data.readers.file_rows import file_rows
+    from ..data.readers.row_batches import first_batch_read
+    from ..data.readers.row_stream import STREAMED, open_stream, read_rows, streamed_format
+    from ..data.sources import check_options
 
     if input_format not in (None, *STREAMED):
         raise UsageError(f"--input-format: {input_format!r} is unknown; it is one of {', '.join(STREAMED)}.")
@@ -46,27 +50,16 @@ def open_source(
     path = Path(data)
     kind = input_format or streamed_format(path)
     is_pipe = path.exists() and not path.is_file() and not path.is_dir()
+    if kind is None and format_of_name(data) is not None:  # formats that are not read as they arrive
+        check_options(options, data)
+        return first_batch_read(file_rows(path, None, options))
     if kind is None and not is_pipe:
         return first_batch_read(_of_other(data, options))
     kind = kind or "txt"
     _check_lines(kind, options)
     if not is_pipe:
-        return first_batch_read(_of_file(path, kind, options))
+        return first_batch_read(file_rows(path, input_format, options))
     return _hinted(read_rows(open_stream(path), data, kind, options, live=True), kind, options, progress)
-
-
-def _of_file(path: Path, kind: str, options: ReadOptions) -> RowStream:
-    """Rows of a regular file, whose encoding, packing, delimiter and quoting are found as in training."""
-    from ..data.readers.file_rows import delimited_rows, json_file_rows, text_rows
-    from ..data.readers.row_stream import DELIMITERS, open_stream, read_rows, streamed_format
-
-    if kind == "parquet":
-        return read_rows(open_stream(path), str(path), kind, options, live=False)
-    if kind == "txt":
-        return text_rows(path, options)
-    if kind == "jsonl":
-        return json_file_rows(path, options)
-    return delimited_rows(path, None if streamed_format(path) == kind else DELIMITERS[kind], options)
 
 
 def _standard_input(kind: str, options: ReadOptions, progress: bool) -> RowStream:
@@ -117,7 +110,7 @@ def _check_lines(kind: str, options: ReadOptions) -> None:
 
 def _of_texts(texts: list[str], options: ReadOptions) -> RowStream:
     from ..data.readers import read_object
-    from ..data.readers.row_stream import Rows, RowStream
+    from ..data.readers.row_batches import Rows, RowStream
 
     if options.text_column is not None:
         raise UsageError("--text-column chooses a column, and a text has none; leave it out.")
@@ -128,7 +121,7 @@ def _of_texts(texts: list[str], options: ReadOptions) -> RowStream:
 
 def _of_other(data: str, options: ReadOptions) -> RowStream:
     """Texts of a named data set, or of a file of another format."""
-    from ..data.readers.row_stream import BATCH_ROWS, Rows, RowStream
+    from ..data.readers.row_batches import BATCH_ROWS, Rows, RowStream
     from ..data.sources import read_data
 
     try:

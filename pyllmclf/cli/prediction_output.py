@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..classifier import Classifier
-    from ..data.readers.row_stream import Rows, RowStream
+    from ..data.readers.row_batches import Rows, RowStream
 
 FORMATS = ("jsonl", "json", "csv", "tsv", "parquet")
 ENDINGS = {f".{name}": name for name in FORMATS} | {".ndjson": "jsonl"}

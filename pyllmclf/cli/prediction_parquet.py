@@ -11,7 +11,7 @@ from .prediction_writer import Writer, no_rows, plain_list
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..data.readers.row_stream import Rows
+    from ..data.readers.row_batches import Rows
 
 
 class ParquetWriter(Writer):
@@ -68,11 +68,17 @@ class ParquetWriter(Writer):
         self._file.close()
 
     def _write_table(self, table: Any) -> None:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        if self._file is None:
-            self._file = pq.ParquetWriter(self.file, table.schema)
-        self._file.write_table(table.cast(self._file.schema))
+        try:
+            if self._file is None:
+                self._file = pq.ParquetWriter(self.file, table.schema)
+            self._file.write_table(table.cast(self._file.schema))
+        except pa.ArrowException as error:
+            raise DataError(
+                f"a Parquet file can't hold a column ({error}); say --format jsonl, or --no-keep-columns."
+            ) from error
 
     def _type_of(self, name: str, values: Sequence[Any]) -> Any:
         """Arrow's type of a column of predictions: probabilities are numbers, labels as the classes are."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..classifier import Classifier
-    from ..data.readers.row_stream import Rows, RowStream
+    from ..data.readers.row_batches import Rows, RowStream
 
 
 @dataclass(frozen=True)

@@ -122,12 +122,7 @@ def read_data(
         header=header,
         missing=missing,
     )
-    usable = applicable(options, data)
-    if (usable.text_column, usable.label_column) != (text_column, label_column):
-        raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
-    for name, about in _OF_FILES.items():
-        if getattr(usable, name) != getattr(options, name):
-            raise UsageError(f"{name} is about {about}, which {_kind(data)} is not; leave {name} out.")
+    check_options(options, data)
     return read_source(data, options, split=split, default_split=default_split)
 
 
@@ -231,6 +226,16 @@ def applicable(options: ReadOptions, data: Any) -> ReadOptions:
     if not is_file or (file_format is not None and not file_format.has_header):
         options = replace(options, header=True)
     return options
+
+
+def check_options(options: ReadOptions, data: Any) -> None:
+    """Raises :class:`UsageError` for an option that does not apply to this kind of data."""
+    usable = applicable(options, data)
+    if (usable.text_column, usable.label_column) != (options.text_column, options.label_column):
+        raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
+    for name, about in _OF_FILES.items():
+        if getattr(usable, name) != getattr(options, name):
+            raise UsageError(f"{name} is about {about}, which {_kind(data)} is not; leave {name} out.")
 
 
 def check_applicable(options: ReadOptions, sources: Sequence[Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
@@ -60,7 +61,7 @@ def table_data(table: pa.Table, columns: Columns, origin: str, options: ReadOpti
     """
 
     def values(name: str) -> list[Any]:
-        return _values(table, name, origin, options.encoding_errors)
+        return column_values(table.column(name), name, origin, options.encoding_errors)
 
     parts = [values(name) for name in columns.text_names]
     texts = parts[0] if len(parts) == 1 else [joined(row) for row in zip(*parts, strict=True)]
@@ -71,11 +72,28 @@ def table_data(table: pa.Table, columns: Columns, origin: str, options: ReadOpti
     return checked_data(texts, labels, origin, None, options, weights)
 
 
-def _values(table: pa.Table, name: str, origin: str, encoding_errors: str) -> list[Any]:
-    """Values of a column; invalid UTF-8 in strings is replaced if ``encoding_errors`` says so, and raises otherwise."""
+def column_values(
+    column: pa.Array | pa.ChunkedArray, name: str, origin: str, encoding_errors: str, *, or_text: bool = False
+) -> list[Any]:
+    """Values of a column.
+
+    Parameters
+    ----------
+    column : Array or ChunkedArray
+    name, origin : str
+        For messages.
+    encoding_errors : {"strict", "replace"}
+        Whether invalid UTF-8 in strings raises, or is replaced.
+    or_text : bool
+        Whether values that Python can't represent, such as times of the year 40,000, become text, as Arrow writes them.
+
+    Raises
+    ------
+    DataError
+        If Python can't represent a value.
+    """
     import pyarrow as pa
 
-    column = table.column(name)
     try:
         return column.to_pylist()
     except UnicodeDecodeError as error:
@@ -86,6 +104,9 @@ def _values(table: pa.Table, name: str, origin: str, encoding_errors: str) -> li
                 'say encoding_errors="replace" (--encoding-errors replace) to replace them.'
             ) from error
     except (*UNREPRESENTABLE, pa.ArrowException) as error:
+        if or_text:
+            with suppress(pa.ArrowException):
+                return column.cast(pa.string()).to_pylist()
         raise DataError(
             f"{origin}: the column {name!r} holds {column.type} that Python can't represent ({error}); "
             "choose another column, or write it as text."

@@ -1,26 +1,65 @@
-"""Rows of regular files with all their columns, read as :mod:`.delimited` and :mod:`.json_files` read them."""
+"""Rows of regular files with all their columns, read as the readers of labelled texts read them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .arrow_rows import arrow_rows, parquet_rows
 from .columns import Columns
-from .data_file import open_data_file
+from .data_file import DataFile, open_data_file
 from .delimited import _Table, _unlimited_field_size
 from .dialect import ENDINGS, sniff, without_quoting
 from .encoding import open_text
-from .json_files import _record
+from .files import ARROW, DELIMITED, JSON, PARQUET, SPREADSHEET, format_of
+from .json_files import record_of, record_values
 from .json_rows import json_rows
 from .notes import Notes
 from .options import ReadOptions
-from .row_stream import RowStream, _batches, _distinct, _Row  # _batches with lines=None, live=False
+from .row_batches import Row, RowStream, batches_of, distinct_names
+from .spreadsheet import open_sheet, text_of
+
+# Formats that a user may name for a file, with the delimiter that they replace its ending's by.
+_NAMED = {
+    "csv": (DELIMITED, ","),
+    "tsv": (DELIMITED, "\t"),
+    "jsonl": (JSON, None),
+    "parquet": (PARQUET, None),
+    "txt": (None, None),
+}
 
 
-def delimited_rows(path: Path, own: str | None, options: ReadOptions) -> RowStream:
-    """Rows of a delimited file, whose encoding, delimiter and quoting are found; ``own`` replaces its ending's."""
+def file_rows(path: Path, kind: str | None, options: ReadOptions) -> RowStream:
+    """Rows of a file, whose packing, encoding, delimiter and quoting are found as in training.
+
+    Parameters
+    ----------
+    path : Path
+    kind : {"txt", "csv", "tsv", "jsonl", "parquet"}, optional
+        Its format; ``None`` is what its name and its first bytes say. Lines of text are a text each.
+    options : ReadOptions
+
+    Raises
+    ------
+    DataError, ResourceError
+        As :func:`.files.read_path`, here or from the batches.
+    """
     file = open_data_file(path)
+    found, delimiter = (format_of(file), None) if kind is None else _NAMED[kind]
+    if found is DELIMITED:
+        return _delimited_rows(file, delimiter, options)
+    if found is JSON:
+        return _json_rows(file, options)
+    if found is PARQUET:
+        return parquet_rows(file.open(), file.origin, options)
+    if found is ARROW:
+        return arrow_rows(file, options)
+    return _sheet_rows(file, options) if found is SPREADSHEET else _text_rows(file, options)
+
+
+def _delimited_rows(file: DataFile, own: str | None, options: ReadOptions) -> RowStream:
     notes = Notes(file.origin)
     with _unlimited_field_size():
         text = open_text(file, options.encoding_errors, options.encoding, notes)
@@ -29,52 +68,62 @@ def delimited_rows(path: Path, own: str | None, options: ReadOptions) -> RowStre
         dialect = without_quoting(text, dialect, options.header, options.label_of, notes)
         table = _Table(text, dialect, options, notes)
     notes.say()
-    names = _distinct(list(table.columns.names))
+    names = distinct_names(list(table.columns.names))
 
-    def rows() -> Iterator[_Row]:
+    def rows() -> Iterator[Row]:
         with _unlimited_field_size():
             for line, row in table.rows():
                 padded = [*row, *[""] * (len(names) - len(row))]
                 yield line, table.columns.text(padded), dict(zip(names, padded, strict=False))
 
-    return RowStream(_batches(rows(), None, False, file.origin, options), names)
+    return RowStream(batches_of(rows(), file.origin, options), names)
 
 
-def text_rows(path: Path, options: ReadOptions) -> RowStream:
-    """Lines of a text file, whose encoding is found, each a text."""
-    file = open_data_file(path)
+def _text_rows(file: DataFile, options: ReadOptions) -> RowStream:
     notes = Notes(file.origin)
     text = open_text(file, options.encoding_errors, options.encoding, notes)
     notes.say()
 
-    def rows() -> Iterator[_Row]:
+    def rows() -> Iterator[Row]:
         with text.open(newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
                 yield number, line.removesuffix("\n").removesuffix("\r"), None
 
-    return RowStream(_batches(rows(), None, False, file.origin, options))
+    return RowStream(batches_of(rows(), file.origin, options))
 
 
-def json_file_rows(path: Path, options: ReadOptions) -> RowStream:
-    """Rows of a JSON file of any shape."""
-    file = open_data_file(path)
+def _json_rows(file: DataFile, options: ReadOptions) -> RowStream:
     notes = Notes(file.origin)
     text = open_text(file, options.encoding_errors, options.encoding, notes)
     stream = RowStream(is_json=True)
 
-    def rows() -> Iterator[_Row]:
+    def rows() -> Iterator[Row]:
         columns: Columns | None = None
         for number, (line, row) in enumerate(json_rows(text, options, file.origin)):
             where = f"{file}, row {number}" if line is None else f"{file}, line {line}"
-            record: dict[str, Any] | None = _record(row)
+            record: dict[str, Any] | None = record_of(row)
             if record is None:
                 yield line or number + 1, row, None  # a string is a text; anything else is refused as one
                 continue
             if columns is None:
                 stream.columns = list(record)
-                columns = options.pick(stream.columns, where, None, notes, header=isinstance(row, dict))
+                every = partial(record_values, text, options, stream.columns)
+                columns = options.pick(stream.columns, where, every, notes, header=isinstance(row, dict))
                 notes.say()
             yield line or number + 1, columns.text_of(record, where), record
 
-    stream.batches = _batches(rows(), None, False, file.origin, options)
+    stream.batches = batches_of(rows(), file.origin, options)
+    return stream
+
+
+def _sheet_rows(file: DataFile, options: ReadOptions) -> RowStream:
+    stream = RowStream(is_json=True)  # cells of a column may have several types
+
+    def rows() -> Iterator[Row]:
+        with open_sheet(file, options) as (_, columns, cells):
+            names = stream.columns = distinct_names(list(columns.names))
+            for line, row in cells:
+                yield line, text_of(columns, row), dict(zip(names, row, strict=False))
+
+    stream.batches = batches_of(rows(), file.origin, options)
     return stream

@@ -89,7 +89,7 @@ def read_path(path: Path, options: ReadOptions) -> TextData:
     if path.is_dir():
         raise DataError(f"{path}: is a folder, not a file.")
     file = open_data_file(path)
-    return _format_of(file).read(file, options)
+    return format_of(file).read(file, options)
 
 
 def format_name(name: str) -> str | None:
@@ -109,7 +109,7 @@ def is_file_name(name: str) -> bool:
     return len(path.parts) > 1 or path.suffix.lower() in (*FILE_TYPES, *PACKED_ENDINGS)
 
 
-def _format_of(file: DataFile) -> FileFormat:
+def format_of(file: DataFile) -> FileFormat:
     """Format of a file; its content overrules its name where it is none that the name's format has.
 
     Raises

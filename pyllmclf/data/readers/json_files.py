@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from .columns import Columns
 from .data_file import DataFile, data_file_of
-from .encoding import open_text
+from .encoding import TextFile, open_text
 from .json_rows import json_rows
 from .notes import Notes
 from .options import ReadOptions
@@ -32,14 +33,9 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
     kind: type | None = None
     columns: Columns | None = None
 
-    def rows() -> Iterator[list[Any]]:
-        for _, row in json_rows(text, options, path.origin):
-            record = _record(row)
-            yield [None if record is None else record.get(name) for name in names]
-
     for line, row in json_rows(text, options, path.origin, broken):
         where = f"{path}, row {len(texts)}" if line is None else f"{path}, line {line}"
-        record = _record(row)
+        record = record_of(row)
         if isinstance(row, str) and not options.labelled and options.text_column is None and kind in (None, str):
             texts.append(row)
         elif record is None or kind not in (None, type(row)):
@@ -49,7 +45,8 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
         else:
             if columns is None:
                 names = list(record)
-                columns = options.pick(names, where, rows, notes, header=isinstance(row, dict))
+                every = partial(record_values, text, options, names)
+                columns = options.pick(names, where, every, notes, header=isinstance(row, dict))
             if options.missing != "error":  # a key that a row lacks is a missing value
                 record = dict.fromkeys(columns.names) | record
             texts.append(columns.text_of(record, where))
@@ -73,7 +70,14 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
     )
 
 
-def _record(row: Any) -> dict[str, Any] | None:
+def record_values(text: TextFile, options: ReadOptions, names: list[str]) -> Iterator[list[Any]]:
+    """Values of columns in all rows; ``None`` where a row has none."""
+    for _, row in json_rows(text, options, text.file.origin):
+        record = record_of(row) or {}
+        yield [record.get(name) for name in names]
+
+
+def record_of(row: Any) -> dict[str, Any] | None:
     """A row with names of its values; ``None`` if it is none."""
     if isinstance(row, list):
         return {str(number): value for number, value in enumerate(row)}

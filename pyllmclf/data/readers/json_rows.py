@@ -176,6 +176,8 @@ def _rows_of_columns(columns: dict[str, list[Any]], options: ReadOptions, origin
         read = {names[place]: columns[names[place]] for place in picked.places}
     except DataError:  # columns may be found by what they hold
         read = columns
+    if len(set(map(len, columns.values()))) == 1:
+        read = columns
     if len(set(map(len, read.values()))) > 1:
         counts = ", ".join(f"{name!r} has {len(values):,}" for name, values in read.items())
         raise DataError(f"{origin}: the columns have different numbers of values: {counts}.")
@@ -183,7 +185,7 @@ def _rows_of_columns(columns: dict[str, list[Any]], options: ReadOptions, origin
         yield None, dict(zip(read, values, strict=True))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object; raises ``ValueError`` for a repeated name, whose first value would be lost."""
     row = dict(pairs)
     if len(row) != len(pairs):
@@ -191,7 +193,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object)
+_decoder = json.JSONDecoder(object_pairs_hook=object_of)
 
 
 def _skip(content: str, position: int) -> int:

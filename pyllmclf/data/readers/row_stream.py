@@ -1,4 +1,4 @@
-"""Rows of files and streams in batches with all their columns, as they arrive and without holding all of them."""
+"""Rows of streams with all their columns, as they arrive and without holding all of them."""
 
 from __future__ import annotations
 
@@ -8,68 +8,25 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ...errors import DataError
+from .arrow_rows import parquet_rows
+from .columns import Columns
 from .compression import without_packing
 from .delimited import _unlimited_field_size
+from .json_rows import object_of
 from .line_stream import LineStream
 from .options import ReadOptions
-from .values import checked_data
+from .row_batches import Row, RowStream, batches_of, distinct_names
 
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 ENDINGS = {
     ".txt": "txt", ".csv": "csv", ".psv": "csv", ".tsv": "tsv", ".tab": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl",
-    ".json": "jsonl", ".parquet": "parquet",
+    ".json": "jsonl", ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 STREAMED = tuple(dict.fromkeys(ENDINGS.values()))
-
-# Bounds of a batch: enough for whole batches of a GPU, few enough for memory.
-BATCH_ROWS, BATCH_CHARACTERS = 4096, 1 << 22
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A batch of rows.
-
-    Attributes
-    ----------
-    texts : list of str
-    records : list of dict, or None
-        All columns of each row; ``None`` for lines of text.
-    table : pyarrow.Table or None
-        The same with the types of a Parquet file.
-    lines : list of int or None
-        Line on which each row begins, from 1.
-    """
-
-    texts: list[str]
-    records: list[dict[str, Any]] | None = None
-    table: Any = None
-    lines: list[int] | None = None
-
-
-@dataclass
-class RowStream:
-    """Batches of rows, with what is known of them before the first.
-
-    Attributes
-    ----------
-    batches : iterator of Rows
-    columns : list of str or None
-        Names of the columns; ``None`` for lines of text, and until the first row of JSON lines is read.
-    schema : pyarrow.Schema or None
-        Of a Parquet file.
-    is_json : bool
-        Whether rows are objects, which may have different names, and values of any type.
-    """
-
-    batches: Iterator[Rows] = field(default_factory=lambda: iter(()))
-    columns: list[str] | None = None
-    schema: Any = None
-    is_json: bool = False
 
 
 def streamed_format(path: Path) -> str | None:
@@ -124,47 +81,17 @@ def read_rows(file: BinaryIO, origin: str, kind: str, options: ReadOptions, *, l
         If the header is invalid, or lacks the column.
     """
     if kind == "parquet":
-        return _parquet(file, origin, options)
+        return parquet_rows(file, origin, options)
     lines = LineStream(file, origin, options.encoding_errors, options.encoding)
     if kind == "txt":
         texts = ((lines.number, line.removesuffix("\n").removesuffix("\r"), None) for line in lines)
-        return RowStream(_batches(texts, lines, live, origin, options))
+        return RowStream(batches_of(texts, origin, options, lines, live=live))
     if kind == "jsonl":
         stream = RowStream(is_json=True)
-        stream.batches = _batches(_json_rows(lines, origin, options, stream), lines, live, origin, options)
+        rows = _json_rows(lines, origin, options, stream)
+        stream.batches = batches_of(rows, origin, options, lines, live=live)
         return stream
     return _delimited(lines, origin, options.delimiter_character or DELIMITERS[kind], options, live)
-
-
-# Line, text (not yet checked), and all columns of a row.
-_Row = tuple[int, Any, dict[str, Any] | None]
-
-
-def _batches(
-    rows: Iterator[_Row], lines: LineStream | None, live: bool, origin: str, options: ReadOptions
-) -> Iterator[Rows]:
-    batch: list[_Row] = []
-    characters = 0
-    try:
-        for line, text, record in rows:
-            text = checked_data([text], None, origin, [line], options).texts[0]
-            batch.append((line, text, record))
-            characters += len(text)
-            full = len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS
-            if full or (live and lines is not None and not lines.ready):
-                yield _rows(batch)
-                batch, characters = [], 0
-    except DataError:
-        if live and batch:  # the rows of a pipe can't be read again
-            yield _rows(batch)
-        raise
-    if batch:
-        yield _rows(batch)
-
-
-def _rows(batch: list[_Row]) -> Rows:
-    records = [record for _, _, record in batch if record is not None]
-    return Rows([text for _, text, _ in batch], records or None, None, [line for line, _, _ in batch])
 
 
 def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOptions, live: bool) -> RowStream:
@@ -174,35 +101,22 @@ def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOpti
     first_line, header = next(rows, (1, None))
     if header is None:
         raise DataError(f"{origin}: the file is empty.")
-    columns = header
+    names = header
     if not options.header:
-        rows, columns = itertools.chain([(first_line, header)], rows), [str(i) for i in range(len(header))]
-    place, names = _text_place(columns, f"{origin}, line {first_line}", options, options.header), _distinct(columns)
+        rows, names = itertools.chain([(first_line, header)], rows), [str(i) for i in range(len(header))]
+    columns = options.pick(names, f"{origin}, line {first_line}")
+    names = distinct_names(names)
 
-    def records() -> Iterator[_Row]:
+    def records() -> Iterator[Row]:
         for line, row in rows:
             if len(row) != len(header):
                 raise DataError(
                     f"{origin}, line {line}: {len(row)} fields where the header has {len(header)}; "
                     "quote fields that hold the delimiter or a line break."
                 )
-            yield line, row[place], dict(zip(names, row, strict=True))
+            yield line, columns.text(row), dict(zip(names, row, strict=True))
 
-    return RowStream(_batches(records(), lines, live, origin, options), names)
-
-
-def _text_place(names: list[str], origin: str, options: ReadOptions, header: bool = True) -> int:
-    """Place of the column of the texts; raises as :meth:`ReadOptions.pick`."""
-    return options.pick(names, origin, header=header).texts[0]
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """Names of which repeated ones are numbered, as pandas does: ``a``, ``a.1``, ``a.2``."""
-    distinct: list[str] = []
-    for name in names:
-        tries = (name if number == 0 else f"{name}.{number}" for number in itertools.count())
-        distinct.append(next(each for each in tries if each not in distinct))
-    return distinct
+    return RowStream(batches_of(records(), origin, options, lines, live=live), names)
 
 
 def _fields(lines: Iterator[str], origin: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -222,92 +136,22 @@ def _fields(lines: Iterator[str], origin: str, delimiter: str) -> Iterator[tuple
             ) from error
 
 
-def _json_rows(lines: LineStream, origin: str, options: ReadOptions, stream: RowStream) -> Iterator[_Row]:
-    name: str | None = None
+def _json_rows(lines: LineStream, origin: str, options: ReadOptions, stream: RowStream) -> Iterator[Row]:
+    columns: Columns | None = None
     for content in lines:
         if not content.strip():
             continue
         where = f"{origin}, line {lines.number}"
         try:
-            row = json.loads(content, object_pairs_hook=_once)
+            row = json.loads(content, object_pairs_hook=object_of)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not valid JSON ({error}).") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: a line must be a JSON object, not {type(row).__name__}.")
-        if name is None:
+        if columns is None:
             stream.columns = list(row)
-            name = stream.columns[_text_place(stream.columns, where, options)]
-        if name not in row:
-            raise DataError(f"{where}: the object has no {name!r}.")
-        yield lines.number, row[name], row
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        raise ValueError("a name appears more than once")
-    return row
-
-
-def _parquet(file: BinaryIO, origin: str, options: ReadOptions) -> RowStream:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        source = pq.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
-        schema = source.schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{origin}: not a readable Parquet file ({error}).") from error
-    place, names = _text_place(schema.names, origin, options), _distinct(schema.names)
-    schema = pa.schema([each.with_name(name) for each, name in zip(schema, names, strict=True)])
-    return RowStream(_parquet_rows(source, origin, place, options), names, schema)
-
-
-def _parquet_rows(source: Any, origin: str, place: int, options: ReadOptions) -> Iterator[Rows]:
-    import pyarrow as pa
-
-    done = 0
-    try:
-        for batch in source.iter_batches(batch_size=BATCH_ROWS):
-            table = pa.Table.from_batches([batch])
-            names = table.schema.names
-            columns = [_strings(column, origin, options.encoding_errors) for column in table.columns]
-            where = origin if done == 0 else f"{origin} (counted from row {done:,})"
-            texts = checked_data(list(columns[place]), None, where, None, options).texts
-            table, names = table.rename_columns(_distinct(names)), _distinct(names)
-            yield Rows(texts, [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)], table)
-            done += len(texts)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{origin}: not a readable Parquet file ({error}).") from error
-
-
-def _strings(column: Any, origin: str, encoding_errors: str) -> list[Any]:
-    """Values of a column; invalid UTF-8 in strings is replaced if ``encoding_errors`` says so, and raises otherwise."""
-    import pyarrow as pa
-
-    from .encoding import decode_values
-
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        if encoding_errors == "strict" or not is_text:
-            raise
-    return decode_values(column.cast(pa.large_binary()).to_pylist(), origin)
-
-
-def first_batch_read(stream: RowStream) -> RowStream:
-    """The same stream, whose first batch is read, so that its errors come now."""
-    first = next(stream.batches, None)
-    rest = stream.batches
-
-    def batches() -> Iterator[Rows]:
-        if first is not None:
-            yield first
-            yield from rest
-
-    stream.batches = batches()
-    return stream
+            columns = options.pick(stream.columns, where, header=True)
+        yield lines.number, columns.text_of(row, where), row
 
 
 def looks_like(line: str, options: ReadOptions) -> str | None:
@@ -323,7 +167,7 @@ def looks_like(line: str, options: ReadOptions) -> str | None:
             continue
         try:
             names = columns()
-            _text_place(names, "", options)
+            options.pick(names, "", header=True)
         except (ValueError, RecursionError):  # DataError is one
             continue
         if kind == "jsonl" or len(names) > 1:

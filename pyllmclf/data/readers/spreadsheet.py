@@ -15,6 +15,7 @@ from typing import Any
 
 from ...errors import DataError, ResourceError
 from ...memory import available_memory
+from .columns import Columns
 from .data_file import DataFile, data_file_of
 from .notes import Notes
 from .options import ReadOptions
@@ -34,11 +35,40 @@ def read_spreadsheet(data: Path | DataFile, options: ReadOptions) -> TextData:
     Raises as :func:`.files.read_path`, and :class:`ResourceError` for a workbook that doesn't fit into free memory.
     """
     file = data_file_of(data)
-    _check_container(file)
     texts: list[Any] = []
     labels: list[Any] = []
     weights: list[Any] = []
     lines: list[int] = []
+    with open_sheet(file, options) as (origin, columns, rows):
+        for line, row in rows:
+            texts.append(text_of(columns, row))
+            lines.append(line)
+            if columns.label is not None:
+                labels.append(row[columns.label])
+            if columns.weight is not None:
+                weights.append(row[columns.weight])
+    return checked_data(
+        texts,
+        labels if options.labelled else None,
+        origin,
+        lines,
+        options,
+        None if columns.weight is None else weights,
+    )
+
+
+def text_of(columns: Columns, row: list[Any]) -> Any:
+    """Text of a row, whose numbers become text."""
+    return columns.text([cell if cell is None or isinstance(cell, str) else str(cell) for cell in row])
+
+
+@contextmanager
+def open_sheet(file: DataFile, options: ReadOptions) -> Iterator[tuple[str, Columns, Iterator[tuple[int, list[Any]]]]]:
+    """The first sheet with cells: its name for messages, its columns, and its rows with their line, from 1.
+
+    Raises as :func:`read_spreadsheet`.
+    """
+    _check_container(file)
     with _cells(file) as (sheet, cells):
         origin = file.origin if sheet is None else f"{file}, sheet {sheet!r}"
         notes = Notes(origin)
@@ -58,26 +88,8 @@ def read_spreadsheet(data: Path | DataFile, options: ReadOptions) -> TextData:
             return (row for _, row in kept)
 
         columns = options.pick(names, f"{origin}, line {first[0]}", rows, notes)
-        for line, row in chain(kept, filled):
-            texts.append(columns.text([_as_text(cell) for cell in row]))
-            lines.append(line)
-            if columns.label is not None:
-                labels.append(row[columns.label])
-            if columns.weight is not None:
-                weights.append(row[columns.weight])
-    notes.say()
-    return checked_data(
-        texts,
-        labels if options.labelled else None,
-        origin,
-        lines,
-        options,
-        None if columns.weight is None else weights,
-    )
-
-
-def _as_text(cell: Any) -> Any:
-    return cell if cell is None or isinstance(cell, str) else str(cell)
+        notes.say()
+        yield origin, columns, chain(kept, filled)
 
 
 def _check_container(file: DataFile) -> None:

@@ -21,9 +21,11 @@ import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +33,7 @@ import pytest
 
 import pyllmclf
 from pyllmclf.data.readers import FILE_TYPES, compression, decode, read_file
+from pyllmclf.data.readers.columns import joined
 from pyllmclf.data.sources import read_data
 from pyllmclf.errors import DataError, PyllmclfError, ResourceError, UsageError
 
@@ -605,6 +608,12 @@ def test_options_apply_to_some_files_alone(tmp_path: Path) -> None:
 
 
 # --- objects ----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_parts_of_a_joined_text() -> None:
+    parts = ["a", None, pd.NA, pd.NaT, float("nan"), np.float32("nan"), Decimal("nan"), " ", "b"]
+    assert joined(parts) == "a b"
+    assert joined([pd.NaT, Decimal("nan")]) is None
 
 
 def test_text_columns_of_objects_are_joined(tmp_path: Path) -> None:

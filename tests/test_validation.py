@@ -13,9 +13,10 @@ import pytest
 from models import Folders
 
 from pyllmclf.cli.main import app, run
+from pyllmclf.data.data_report import Overlap
 from pyllmclf.data.named import load_named
 from pyllmclf.data.readers import TextData
-from pyllmclf.data.validation import Overlap, validate_splits
+from pyllmclf.data.validation import validate_splits
 
 
 @pytest.fixture

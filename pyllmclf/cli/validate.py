@@ -26,8 +26,8 @@ from .options import (
 from .tables import print_parts
 
 if TYPE_CHECKING:
+    from ..data.data_report import DataReport
     from ..data.readers import TextData
-    from ..data.validation import DataReport
     from ..models.hub import ModelSource
 
 

@@ -2,7 +2,7 @@
 
 ``files`` holds the table of file formats; a new format is one module and one line there. Each rule has one module:
 ``options`` declares the options, ``data_file`` opens and ``compression`` unpacks files, ``encoding`` turns bytes into
-text, ``dialect`` finds delimiters and quoting, ``columns`` picks the columns, by their names or ``column_values``,
+text, ``dialect`` finds delimiters and quoting, ``columns`` picks the columns, by ``usual_names`` or ``column_values``,
 ``notes`` says in one line what was found, ``values`` checks texts and labels. Every reader
 returns a :class:`TextData`, whose texts are exactly those of the source.
 """

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from .missing import is_missing
 
 # More classes than these are not taken for classes without being told so.
 MOST_CLASSES = 500
@@ -31,7 +32,7 @@ class _Profile:
 
     def add(self, value: Any) -> None:
         self.rows += 1
-        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        if is_missing(value) or (isinstance(value, str) and not value):
             self.missing += 1
             return
         if len(self.distinct) <= 2 * MOST_CLASSES:

@@ -11,37 +11,12 @@ from typing import Any
 from ...errors import DataError
 from ...suggestions import closest
 from .column_values import find_columns
+from .missing import is_missing
 from .notes import Notes
+from .usual_names import LABEL_NAMES, TEXT_NAMES, plain_name
 
 # A column named by its name, or by its number from 0 where none has that name.
 Column = str | int
-
-# Usual names by precedence: a name of a later row counts only where no column has one of an earlier row. Within a row
-# none is likelier than the others, and two of them are an error. Compared without case and signs: "Review Text" is
-# reviewtext.
-TEXT_NAMES = (
-    ("text", "sentence", "message", "review", "content", "document"),
-    (
-        *("comment", "tweet", "body", "post", "utterance", "sms", "email", "mail"),
-        *("texts", "sentences", "messages", "reviews", "documents", "comments", "tweets", "utterances"),
-        *("reviewtext", "tweettext", "commenttext", "posttext", "messagetext", "commentbody", "reviewbody"),
-        *("reviewcontent", "emailtext", "fulltext", "textcontent", "cleantext", "cleanedtext", "rawtext"),
-    ),
-    (
-        *("description", "title", "headline", "abstract", "summary", "subject", "question", "query", "input", "prompt"),
-        *("request", "statement", "claim", "phrase", "passage", "paragraph", "article", "string"),
-    ),
-)
-LABEL_NAMES = (
-    ("label", "labels", "class", "category", "target"),
-    (
-        *("sentiment", "intent", "rating", "y", "emotion", "stars", "polarity", "topic", "genre", "stance"),
-        *("classes", "categories", "targets", "labelname", "labeltext", "classname", "categoryname", "classlabel"),
-        *("sentiments", "intents", "emotions", "topics", "intentname", "sentimentlabel", "airlinesentiment"),
-        *("goldlabel", "labelid", "classid", "categoryid"),
-    ),
-    ("tag", "tags", "score", "type", "output", "group", "outcome", "answer", "result", "language", "lang"),
-)
 
 
 @dataclass(frozen=True)
@@ -123,19 +98,13 @@ def joined(parts: Sequence[Any]) -> Any:
     A part that is no string is returned instead of a text, for the check of values to refuse; ``None`` if all parts
     are missing.
     """
-    present = [part for part in parts if not _is_absent(part)]
+    present = [part for part in parts if not (is_missing(part) or (isinstance(part, str) and not part.strip()))]
     wrong = [part for part in present if not isinstance(part, str)]
     if wrong:
         return wrong[0]
     if not present:
         return "" if any(isinstance(part, str) for part in parts) else None
     return " ".join(present)
-
-
-def _is_absent(part: Any) -> bool:
-    if isinstance(part, str):
-        return not part.strip()
-    return part is None or type(part).__name__ == "NAType" or (isinstance(part, float) and part != part)
 
 
 def pick_columns(
@@ -232,7 +201,7 @@ class _Table:
             return self.names.index(name)
         if re.fullmatch("[0-9]{1,9}", name) and int(name) < len(self.names):
             return int(name)
-        alike = (other for other in self.names if _plain(other) == _plain(name))
+        alike = (other for other in self.names if plain_name(other) == plain_name(name))
         near = closest(name, self.names) or next(alike, None)
         meant = "the columns are" if near is None else f"did you mean {near!r}? The columns are"
         raise DataError(f"{self.origin}: there is no column {chosen!r}; {meant} {_listed(self.names)}.")
@@ -246,7 +215,7 @@ class _Table:
         """
         candidates: list[int] = []
         for row in usual:
-            candidates = [i for i, name in enumerate(self.names) if _plain(name) in row and i not in excluded]
+            candidates = [i for i, name in enumerate(self.names) if plain_name(name) in row and i not in excluded]
             if candidates == [self.weight] and row is usual[0]:
                 raise self.taken()
             candidates = [i for i in candidates if i != self.weight]
@@ -275,25 +244,6 @@ class _Table:
             f"{self.origin}: the column {name!r} appears more than once; rename one of them, or choose by number, the "
             "first being 0."
         )
-
-
-def usual_label(names: Sequence[str], weight_column: str | None = None) -> int | None:
-    """Place of the one column, other than that of the weights, that has a usual name of labels."""
-    for row in LABEL_NAMES:
-        candidates = [i for i, name in enumerate(names) if _plain(name) in row and name != weight_column]
-        if candidates:
-            return candidates[0] if len(candidates) == 1 else None
-    return None
-
-
-def is_usual_name(name: str) -> bool:
-    """Whether texts or labels usually have this name."""
-    return any(_plain(name) in row for row in (*TEXT_NAMES, *LABEL_NAMES))
-
-
-def _plain(name: str) -> str:
-    """A name without case, white space and signs; as it is if it consists of them."""
-    return re.sub(r"[\W_]+", "", name).casefold() or name
 
 
 def _note(

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TextIO
 
-from .columns import is_usual_name
 from .encoding import TextFile
 from .notes import Notes
+from .usual_names import is_usual_name
 
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 ENDINGS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".psv": "|"}

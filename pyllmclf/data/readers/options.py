@@ -9,8 +9,9 @@ from typing import Any
 from ...choices import DELIMITERS
 from ...errors import DataError
 from ...settings import check_argument
-from .columns import Column, Columns, pick_columns, usual_label
+from .columns import Column, Columns, pick_columns
 from .notes import Notes
+from .usual_names import usual_label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class ReadOptions:
     Attributes
     ----------
     text_column : str, int or sequence of them, optional
-        Columns by name or number; several are joined. ``None`` looks for the usual ones (:mod:`.columns`).
+        Columns by name or number; several are joined. ``None`` looks for the usual ones (:mod:`.usual_names`).
     label_column : str or int, optional
         As ``text_column``, but one.
     labelled : bool

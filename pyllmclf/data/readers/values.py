@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from .missing import is_missing
 from .options import ReadOptions
 from .text_data import INTEGERS, Fault, Label, TextData, without_empty
 from .weights import with_weights
@@ -155,15 +156,6 @@ def _looks_like_indicator(labels: list[Any]) -> bool:
     if len(rows) < len(labels) or len({len(row) for row in rows}) != 1 or len(rows[0]) < 2:
         return False
     return all(isinstance(flag, (bool, int)) and flag in (0, 1) for row in rows for flag in row)
-
-
-def is_missing(value: Any) -> bool:
-    """Whether a value is an empty cell of JSON, Arrow or pandas."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    if isinstance(value, Decimal):
-        return value.is_nan()
-    return isinstance(value, (float, np.floating)) and math.isnan(value)
 
 
 def _text(text: Any, options: ReadOptions, blank_is_missing: bool) -> str:

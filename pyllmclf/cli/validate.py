@@ -28,6 +28,7 @@ from .tables import print_parts
 if TYPE_CHECKING:
     from ..data.data_report import DataReport
     from ..data.readers import TextData
+    from ..data.readers.columns import Columns
     from ..models.hub import ModelSource
 
 
@@ -64,17 +65,8 @@ def validate(
     from ..settings import check_argument, check_label_separator
 
     check_argument("missing", missing)
-    columns: dict[str, tuple[str, str | None]] = {}
-
-    class Watched(ReadOptions):
-        """Options that remember the columns which they choose."""
-
-        def pick(self, names: Any, origin: str, *args: Any, **others: Any) -> Any:
-            chosen = super().pick(names, origin, *args, **others)
-            columns[origin] = (", ".join(chosen.text_names), chosen.label_name)
-            return chosen
-
-    options = Watched(
+    picked: list[Columns] = []
+    options = ReadOptions(
         text_column=text_column,
         label_column=label_column,
         label_separator=label_separator if multi_label else None,
@@ -83,6 +75,7 @@ def validate(
         encoding=encoding,
         delimiter=delimiter,
         header=header,
+        on_pick=picked.append,
     )
     check_label_separator(label_separator, several=multi_label)
     check_applicable(options, [data, *(test or ())])
@@ -94,14 +87,14 @@ def validate(
         splits = dict(load_named(data))
     else:
         splits = {name: read(part) for name, part in split_sources(data).items()} or {"train": read(data)}
-    picked = list(columns.values())[-1] if columns else None
+    columns = picked[-1] if picked else None
     splits |= {path: read(path) for path in test or ()}
     settled = settle_types(list(splits.values()))
     splits = {name: split for name, split in zip(splits, settled, strict=True) if split is not None}
     source = None if model is None else _source(model)
     tokenizer, positions = (None, None) if source is None else (source.tokenizer, source.config.n_positions)
     report = validate_splits(splits, tokenizer, positions)
-    plan = _plan(splits, report, picked, missing)
+    plan = _plan(splits, report, columns, missing)
     if as_json:
         print_json({"data": data} | report.to_dict() | {"finetune": plan})
     else:
@@ -116,7 +109,7 @@ def validate(
 def _plan(
     splits: dict[str, TextData],
     report: DataReport,
-    columns: tuple[Any, Any] | None,
+    columns: Columns | None,
     missing: str,
 ) -> dict[str, Any]:
     """What ``finetune`` would do with the first split, and with the others as validation or test texts.
@@ -144,8 +137,8 @@ def _plan(
     if refuses is None and not all(split.texts for split in others):
         refuses = "a split has no text"
     return {
-        "text_column": None if columns is None else columns[0],
-        "label_column": None if columns is None else columns[1],
+        "text_column": None if columns is None else ", ".join(columns.text_names),
+        "label_column": None if columns is None else columns.label_name,
         "texts": first.texts,
         "left_out": len(skipped),
         "classes": len(first.classes),

@@ -46,6 +46,8 @@ class ReadOptions:
         Whether rows whose text or label is missing raise, or are left out and counted. The others, which are no values
         of the argument, put all rows that can't be used into :attr:`TextData.faults`; blank fields of a source of text
         are empty texts with ``"collect"`` and missing with ``"collect_blank"``, as with ``"error"`` and ``"skip"``.
+    on_pick : callable, optional
+        Gets the columns of each source that :meth:`pick` has found.
 
     Raises
     ------
@@ -64,6 +66,7 @@ class ReadOptions:
     header: bool = True
     sample_weight: Any = None
     missing: str = "error"
+    on_pick: Callable[[Columns], object] | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -99,7 +102,7 @@ class ReadOptions:
         header: bool | None = None,
     ) -> Columns:
         """Places of the texts, of the labels and of the weights; see :func:`.columns.pick_columns`."""
-        return pick_columns(
+        columns = pick_columns(
             names,
             self.text_column,
             self.label_column,
@@ -110,10 +113,15 @@ class ReadOptions:
             rows=rows,
             notes=notes,
         )
+        if self.on_pick is not None:
+            self.on_pick(columns)
+        return columns
 
     def fits(self, names: Sequence[str]) -> bool:
         """Whether the names alone tell the columns of the texts and of the labels."""
-        options = self if self.weight_column in names else replace(self, sample_weight=None)
+        options = replace(self, on_pick=None)
+        if self.weight_column not in names:
+            options = replace(options, sample_weight=None)
         try:
             options.pick(names, "", header=True)
         except DataError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +16,9 @@ from models import Folders
 from pyllmclf.cli.main import app, run
 from pyllmclf.data.data_report import Overlap
 from pyllmclf.data.named import load_named
-from pyllmclf.data.readers import TextData
+from pyllmclf.data.readers import TextData, read_file
 from pyllmclf.data.validation import validate_splits
+from pyllmclf.errors import DataError
 
 
 @pytest.fixture
@@ -180,6 +182,52 @@ def test_broken_rows_are_counted(cli: Callable[..., Any], tmp_path: Path) -> Non
     found = cli("validate", str(path))
     assert found.code == 3 and "train: 2 rows can't be read" in found.out and "line 3; " in found.out
     assert "line 3: 3 fields where the header has 2" in found.err
+
+
+OPEN = '"open and, never closed,y\n'
+
+
+@pytest.mark.parametrize(
+    ("lines", "places", "texts"),
+    [
+        ("a b,x\n" * 3 + OPEN + "c d,y\n" * 4, [5], 7),  # the quote is open up to the end
+        ("a b,x\n" + OPEN + '"c, d",y\n' * 4, [3], 5),  # the next row's quote closes it
+        (OPEN + "a b,x\n" + OPEN + "c d,y\n" + OPEN, [2, 4, 6], 2),
+        ('a b,x\n"bad "quote", here",y\n"c\nd",x\n\n"say ""e""",y\n' + OPEN, [3, 8], 3),
+    ],
+)
+def test_broken_quotes_are_counted(
+    cli: Callable[..., Any], tmp_path: Path, lines: str, places: list[int], texts: int
+) -> None:
+    """By the line of the opening quote, and the lines after it are read."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + lines)
+    ran = cli("validate", str(path), "--json")
+    found = json.loads(ran.out)
+    assert found["parts"]["train"]["rows"]["broken_rows"]["first"] == [f"{path}, line {place}" for place in places]
+    assert found["parts"]["train"]["texts"] == texts
+    sentence = f"{path}, line {places[0]}: the quoting of the row that begins here is broken"
+    assert ran.code == 3 and sentence in found["finetune"]["refuses"] and sentence in ran.err
+    with pytest.raises(DataError, match=re.escape(sentence)):
+        read_file(path)
+
+
+def test_broken_quotes_of_the_header(cli: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('"text,label\na b,x\nc d,y\n')
+    ran = cli("validate", str(path), "--text-column", "text", "--label-column", "label")
+    assert ran.code == 3 and "line 1" in ran.err and len(ran.err.splitlines()) == 1
+
+
+def test_lines_are_read_again_a_bounded_number_of_times(
+    cli: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these lines opens a quote that the next one closes, and opens another."""
+    monkeypatch.setattr("pyllmclf.data.readers.reread_lines.MOST", 1000)
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + 'q","\n' * 500)
+    ran = cli("validate", str(path), "--delimiter", ",")
+    assert ran.code == 3 and "line 4: the quoting of the row that begins here is broken" in ran.err
 
 
 def test_the_first_ten_rows_are_named() -> None:

@@ -17,6 +17,7 @@ from .dialect import ENDINGS, Dialect, sniff, without_quoting
 from .encoding import TextFile, open_text
 from .notes import Notes
 from .options import ReadOptions
+from .reread_lines import RereadLines
 from .text_data import Fault, Label, TextData
 from .values import broken_row, checked_data
 
@@ -98,14 +99,15 @@ class _Table:
     def rows(self, broken: list[Fault] | None = None) -> Iterator[tuple[int, list[str]]]:
         """Fields of each row but the header, with the line on which it begins.
 
-        Where faults are collected, rows of another number of fields are left out, and are added to ``broken``.
+        Where faults are collected, rows of another number of fields, or with broken quotes, are left out, and are added
+        to ``broken``.
 
         Raises
         ------
         DataError
-            If a row has another number of fields.
+            If a row has another number of fields, or its quotes are broken.
         """
-        for line, row in itertools.islice(self._numbered(), int(self.options.header), None):
+        for line, row in itertools.islice(self._numbered(broken), int(self.options.header), None):
             problem = None if len(row) == self.width else self._wrong_width(row)
             if problem is not None:
                 fault = broken_row(f"{self.origin}, line {line}", problem, self.options)
@@ -133,28 +135,46 @@ class _Table:
             f"{len(row)} fields where the {'header' if self.options.header else 'first row'} has {self.width}; {advice}"
         )
 
-    def _numbered(self) -> Iterator[tuple[int, list[str]]]:
-        """Fields of each row, with the line on which it begins; empty lines are left out."""
+    def _numbered(self, broken: list[Fault] | None = None) -> Iterator[tuple[int, list[str]]]:
+        """Fields of each row, with the line on which it begins; empty lines are left out.
+
+        Where faults are collected, a row with broken quotes is one, and the line after the one on which it begins is
+        the next row.
+        """
         # The csv module rather than pandas: it knows the line of a broken row, and never guesses a type.
         skipped, delimiter = self.dialect.skipped, self.dialect.delimiter
         may_join = self.dialect.quoted and not self.dialect.surely_quoted and delimiter in "\t|"
         with self.text.open() as file:
-            reader = self.dialect.reader(itertools.islice(file, skipped, None))
+            source: Iterator[str] = itertools.islice(file, skipped, None)
+            lines = RereadLines(source) if self.options.collects else None
             line = 1
-            try:
-                for row in reader:
-                    if row:
-                        yield line + skipped, row
-                    if may_join and reader.line_num > line and self.joined_lines is None and len(row) > 1:
-                        parts = delimiter.join(row).split("\n")
-                        if all(part.count(delimiter) == len(row) - 1 for part in parts):
-                            self.joined_lines = (line + skipped, reader.line_num + skipped)
-                    line = reader.line_num + 1
-            except csv.Error as error:
-                raise DataError(
-                    f"{self.origin}, line {line + skipped}: the quoting of the row that begins here is broken "
-                    f'({error}); write a quote inside a quoted field as "".'
-                ) from error
+            while True:
+                reader, before = self.dialect.reader(source if lines is None else lines), line - 1
+                try:
+                    for row in reader:
+                        if row:
+                            yield line + skipped, row
+                        last = before + reader.line_num
+                        if may_join and last > line and self.joined_lines is None and len(row) > 1:
+                            parts = delimiter.join(row).split("\n")
+                            if all(part.count(delimiter) == len(row) - 1 for part in parts):
+                                self.joined_lines = (line + skipped, last + skipped)
+                        line = last + 1
+                        if lines is not None:
+                            lines.forget()
+                    return
+                except csv.Error as error:
+                    where = f"{self.origin}, line {line + skipped}"
+                    problem = (
+                        f"the quoting of the row that begins here is broken ({error}); write a quote inside a quoted "
+                        'field as ""'
+                    )
+                    # Without a header there are no columns.
+                    if lines is None or line == 1 or not lines.again_after_first():
+                        raise DataError(f"{where}: {problem}.") from error
+                    if broken is not None:
+                        broken.append(broken_row(where, problem, self.options))
+                    line += 1
 
 
 # The csv module has one limit per process, which other threads that read share.

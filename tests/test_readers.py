@@ -598,3 +598,28 @@ def test_a_long_value_is_cut_in_the_message() -> None:
     with pytest.raises(DataError) as caught:
         read_data((["a"], [["x" * 10_000]]))
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "labels"),
+    [
+        ("a" + " __label__x" * 180_000, "a", 1),
+        ("__label__x " * 180_000 + "a", "a", 1),
+        ("a " + "__label__" * 220_000, "a", 1),
+        ("a" + " " * 2_000_000 + "__label__x", "a", 1),
+        ("a" + " __label__x" * 180_000 + " b", None, 0),
+        ("a " + "__label__ " * 200_000, None, 0),
+    ],
+    ids=["at the end", "at the beginning", "one label", "white space", "not at the end", "no names"],
+)
+def test_long_lines_of_fasttext(tmp_path: Path, line: str, text: str | None, labels: int) -> None:
+    """Lines of 2 MB, which a pattern that tries each of their labels would take hours for."""
+    path = tmp_path / "a.txt"
+    path.write_text(f"{line}\nb __label__y\n" if line[0] == "a" else f"{line}\n__label__y b\n")
+    if text is None:
+        with pytest.raises(DataError, match="no labels are found"):
+            read_file(path, label_separator="|")
+        return
+    data = read_file(path, label_separator="|")
+    assert data.texts == [text, "b"] and data.labels is not None
+    assert [len(each) for each in data.labels] == [labels, 1]

@@ -22,8 +22,10 @@ Line = tuple[int, str]
 Parsed = tuple[str, str | list[str]]
 
 FASTTEXT = "__label__"
-_FASTTEXT_LABELS = re.compile(rf"\s*((?:{FASTTEXT}\S+(?:\s+|$))+)")
-_FASTTEXT_AT_END = re.compile(rf"(?<!\s)((?:\s+{FASTTEXT}\S+)+)\s*$")
+_BLANK = re.compile(r"\s*")
+_FASTTEXT_LABEL = re.compile(rf"{FASTTEXT}\S+(?:\s+|$)")
+# In a line from its end to its beginning.
+_FASTTEXT_LABEL_REVERSED = re.compile(rf"\S+{FASTTEXT[::-1]}\s+")
 # Below, lines that begin with a label can't be told from lines that don't.
 LEAST_LINES = 6
 MOST_CLASSES = 200
@@ -82,8 +84,13 @@ def _is_table(first: str, options: ReadOptions) -> bool:
         return True
     if options.delimiter is not None or not options.header or first.lower().startswith("sep="):
         return True
-    headers = (next(csv.reader([first], delimiter=delimiter), []) for delimiter in ",\t;|")
-    return options.labelled and any(len(header) > 1 and options.fits(header) for header in headers)
+    if not options.labelled:
+        return False
+    try:
+        headers = [next(csv.reader([first], delimiter=delimiter), []) for delimiter in ",\t;|"]
+    except csv.Error:  # a field of more than 128 KiB, which is no name
+        return False
+    return any(len(header) > 1 and options.fits(header) for header in headers)
 
 
 def _parsed(parse: Callable[[str], Parsed | None], line: str, number: int, file: DataFile) -> Parsed:
@@ -102,19 +109,30 @@ def _one_or_all(labels: str | list[str], options: ReadOptions) -> str | list[str
 def _fasttext(lines: list[Line]) -> Callable[[str], Parsed | None] | None:
     """The parser of lines with fastText's labels at the beginning, or at the end; ``None`` for other lines."""
     first = lines[0][1] if lines else ""
-    if _FASTTEXT_LABELS.match(first):
+    if _fasttext_line(first) is not None:
         return _fasttext_line
-    return _fasttext_at_end if _FASTTEXT_AT_END.search(first) else None
+    return None if _fasttext_at_end(first) is None else _fasttext_at_end
 
 
 def _fasttext_line(line: str) -> Parsed | None:
-    match = _FASTTEXT_LABELS.match(line)
-    return None if match is None else (line[match.end() :], _without_prefix(match.group(1)))
+    end = _end_of_all(_FASTTEXT_LABEL, line)
+    return None if end is None else (line[end:], _without_prefix(line[:end]))
 
 
 def _fasttext_at_end(line: str) -> Parsed | None:
-    match = _FASTTEXT_AT_END.search(line)
-    return None if match is None else (line[: match.start()], _without_prefix(match.group(1)))
+    end = _end_of_all(_FASTTEXT_LABEL_REVERSED, line[::-1]) if FASTTEXT in line else None
+    return None if end is None else (line[: len(line) - end], _without_prefix(line[len(line) - end :]))
+
+
+def _end_of_all(label: re.Pattern[str], line: str) -> int | None:
+    """End of the labels with which a line begins, after white space; ``None`` if there is none."""
+    # One match for each label: a pattern of several takes quadratic time, or memory for each label.
+    match = _BLANK.match(line)
+    assert match is not None
+    start = end = match.end()
+    while (match := label.match(line, end)) is not None:
+        end = match.end()
+    return None if end == start else end
 
 
 def _without_prefix(labels: str) -> list[str]:

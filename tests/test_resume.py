@@ -393,6 +393,23 @@ def test_other_settings_or_data_are_refused(
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.name != ".lock"} | before == before
 
 
+@pytest.mark.parametrize("earlier", [False, True], ids=["this version", "earlier version"])
+def test_class_weights_of_several_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool) -> None:
+    """Other ones are refused; a checkpoint of an earlier version, which recorded none, resumes with any."""
+    labels = [["delivery"], ["billing", "delivery"]] * 11
+    arguments = NANO | {"train": (TEXTS, labels), "multi_label": True, "trainable": "head", "output_dir": tmp_path}
+    weighted = arguments | {"class_weights": {"delivery": 2.0, "billing": 0.5}}
+    with monkeypatch.context() as patch, pytest.raises(PreemptedError):
+        if earlier:
+            patch.setattr("pyllmclf.training.identity.IDENTITY_FORMAT", 2)
+            patch.setattr("pyllmclf.training.objective.MultiLabelObjective.class_weight", None)
+        pyllmclf.finetune(**weighted, callbacks=StopAt(2))
+    for changed in () if earlier else (arguments, arguments | {"class_weights": [1.0, 2.0]}):
+        with pytest.raises(UsageError, match=r"class_weights was \[0\.5, 2\.0\] there, and is"):
+            pyllmclf.finetune(**changed, resume=True)
+    assert len(pyllmclf.finetune(**weighted, resume=True).history) == 3
+
+
 def test_another_model_is_refused(tmp_path: Path) -> None:
     for name, seed in (("one", 1), ("two", 2)):
         pyllmclf.finetune(**NANO | {"trainable": "all", "epochs": 1, "seed": seed}).classifier.export(tmp_path / name)

@@ -23,8 +23,8 @@ from ..models.config import canonical_fields
 from ..settings import ARGUMENTS
 
 # Version of the format of an identity. Version 0.1 of the package wrote no number, hashed labels with their types, and
-# wrote configurations as Python's repr.
-IDENTITY_FORMAT = 2
+# wrote configurations as Python's repr. Before 3, runs with several labels for a text recorded no class weights.
+IDENTITY_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,9 @@ def check_identity(folder: Path, saved: Mapping[str, Any], identity: Mapping[str
     UsageError, DataError, ModelError
         If settings, data or model differ; the first difference is named.
     """
+    if saved.get("format", 1) < 3 and identity["settings"].get("multi_label"):
+        unknown = {"class_weights": saved["settings"]["class_weights"]}
+        identity = {**identity, "settings": identity["settings"] | unknown}
     if "format" not in saved:
         identity = _as_version_0_1(identity, saved, texts)
         model = {**saved["model"], "config": _config_of_version_0_1(saved["model"]["config"])}

@@ -91,13 +91,15 @@ class MultiLabelObjective:
         Weight of the loss of texts that have a class.
     label_smoothing : float
         Share of a label that moves to 0.5, halfway between having a class and not.
-    class_weight : None
-        Classes don't weigh texts.
     """
 
     positive_weight: Tensor | None = None
     label_smoothing: float = 0.0
-    class_weight: None = None
+
+    @property
+    def class_weight(self) -> Tensor | None:
+        """The same weights, by the name that :class:`Objective` has for them."""
+        return self.positive_weight
 
     def to(self, device: torch.device) -> MultiLabelObjective:
         """Copies the objective to a device."""

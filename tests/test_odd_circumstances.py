@@ -294,3 +294,42 @@ def test_truncated_texts_are_reported(
             assert run(app, "pyllmclf", [*arguments, *progress]) == 0
             lines = [line for line in capfd.readouterr().err.splitlines() if "tokens" in line]
             assert len(lines) == (expected is not None) and all(f"only the {expected} are" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("predict", "saved", "loop"), 3, "loop: is a symbolic link that leads back to itself"),
+        (("predict", "saved", "table.csv", "--output", "loop/out.csv"), 5, "loop/out.csv can't be written"),
+        (("predict", "loop", "table.csv", "--output", "out.csv"), 4, "loop: there is no complete pyllmclf checkpoint"),
+        (("eval", "saved", "one.csv", "--predictions", "out.csv"), 3, "one.csv: is a symbolic link that leads back"),
+        (("eval", "saved", "table.csv", "--predictions", "loop/out.csv"), 5, "loop/out.csv can't be written"),
+        (("eval", "saved", "table.csv", "--report", "loop/out.html"), 5, "loop/out.html can't be written"),
+        (
+            ("eval", "loop", "table.csv", "--predictions", "out.csv"),
+            4,
+            "loop: there is no complete pyllmclf checkpoint",
+        ),
+        (("eval", "saved", "table.csv", "--compare", "loop"), 4, "loop: there is no complete pyllmclf checkpoint"),
+        (("finetune", "table.csv", "--output-dir", "loop"), 5, "output_dir loop can't be written"),
+        (("finetune", "table.csv", "--cache", "disk", "--cache-dir", "loop", "--output-dir", "out"), 5, "loop"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_links_that_lead_back_to_themselves(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], code: int, sentence: str,
+) -> None:  # fmt: skip
+    """In any place, one sentence and the exit code of a path that can't be read or written."""
+    monkeypatch.chdir(tmp_path)
+    Path("loop").symlink_to("loop")
+    Path("one.csv").symlink_to("two.csv")
+    Path("two.csv").symlink_to("one.csv")
+    Path("saved").symlink_to(saved)
+    Path("table.csv").write_text("text,label\n" + "late parcel,delivery\ncharged twice,billing\n" * 4)
+    if arguments[0] == "finetune":
+        arguments += ("--model", "gpt2-nano", "--weights", "random", "--epochs", "1", "--no-progress")
+    capfd.readouterr()
+    assert run(app, "pyllmclf", arguments) == code
+    _, err = capfd.readouterr()
+    assert sentence in err and "bug" not in err and len(err.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
@@ -161,14 +162,15 @@ def check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Pat
     UsageError
         If an output would do so.
     """
-    resolved = {option: path.resolve() for option, path in outputs.items() if path is not None}
+    # realpath, not Path.resolve(), which fails where a link leads to itself.
+    resolved = {option: Path(os.path.realpath(path)) for option, path in outputs.items() if path is not None}
     if len(set(resolved.values())) < len(resolved):
         raise UsageError(f"{' and '.join(resolved)} name the same file; give each a file of its own.")
     for option, path in resolved.items():
-        if path == data.resolve():
+        if path == Path(os.path.realpath(data)):
             raise UsageError(f"{option} {outputs[option]} would be written over the data; choose another name.")
         for folder in folders:
-            inside = path.is_relative_to(folder.resolve())
+            inside = path.is_relative_to(os.path.realpath(folder))
             if inside and (path.suffix == ".json" or (folder / "config.json").is_file()):
                 raise UsageError(f"{option} {outputs[option]} would be written into {folder}; choose another place.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -217,7 +218,7 @@ def check_blob(path: Path) -> None:
     ModelError
         If the content differs or can't be read.
     """
-    blob = path.resolve()
+    blob = Path(os.path.realpath(path))
     if blob.parent.name != "blobs" or not _SHA256.fullmatch(blob.name):
         return
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ def _default_folder() -> Path:
 
 def _existing_parent(path: Path) -> Path:
     """The path, or its nearest parent that exists."""
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     while not path.exists():
         path = path.parent
     return path

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 from .choices import Backend, Cache, Dtype, LongTexts, Padding, Pooling, Scheduler, Strategy, Weights
 from .data.temporary import temporary_folder
 from .errors import DataError, UsageError
+from .random_state import keeps_random_state
 from .suggestions import checked_names
 
 # Parameters that finetune does not have, or has under another name.
@@ -205,13 +206,15 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
+        from .classifier.checkpoint import save_checkpoint
+
         state = dict(super().__getstate__())
         classifier = state.pop("classifier_", None)
         state.pop("history_", None)
         if classifier is not None:
-            with temporary_folder() as folder:
+            with temporary_folder() as folder, keeps_random_state():
                 checkpoint = folder / "classifier"
-                classifier.save(checkpoint)
+                save_checkpoint(checkpoint, classifier.state, has_place=False)
                 files = [path for path in checkpoint.rglob("*") if path.is_file()]
                 state["_checkpoint"] = {path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in files}
         return state

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import skops.io
 from models import gpt2_folder
 from scipy.sparse import csr_matrix
 from sklearn import config_context
@@ -26,6 +27,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import check_estimator
 
+import pyllmclf
 from pyllmclf import DataError, UsageError, finetune
 from pyllmclf.sklearn import LLMClassifier
 
@@ -133,14 +135,33 @@ def test_pickle(folder: str, trainable: str) -> None:
 
 
 @pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_pickles_name_no_temporary_folder(
+    folder: str, trainable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is gone by the time that another process opens the pickle."""
+    model = made(folder, trainable=trainable, epochs=1).fit(TEXTS, LABELS)
+    temporary = tmp_path / "temporary-files"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    content = pickle.dumps(model)
+    assert not list(temporary.iterdir()) and b"temporary-files" not in content
+    temporary.rmdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    again = pickle.loads(content)
+    assert np.array_equal(again.predict_proba(TEXTS), model.predict_proba(TEXTS))
+    assert pickle.dumps(again).count(b"base_model_name_or_path") == content.count(b"base_model_name_or_path")
+    again.classifier_.save(tmp_path / "saved")
+    assert np.array_equal(pyllmclf.load(tmp_path / "saved").predict_proba(TEXTS), model.predict_proba(TEXTS))
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora"])
 def test_skops(folder: str, trainable: str, tmp_path: Path) -> None:
     """As docs/other_tools.md shows it: the estimator is the one type to trust."""
-    skops_io = pytest.importorskip("skops.io")
     model = made(folder, trainable=trainable, epochs=1).fit(TEXTS, LABELS)
-    skops_io.dump(model, tmp_path / "classifier.skops")
-    trusted = skops_io.get_untrusted_types(file=tmp_path / "classifier.skops")
+    skops.io.dump(model, tmp_path / "classifier.skops")
+    trusted = skops.io.get_untrusted_types(file=tmp_path / "classifier.skops")
     assert trusted == ["pyllmclf.sklearn.LLMClassifier"]
-    again = skops_io.load(tmp_path / "classifier.skops", trusted=trusted)
+    again = skops.io.load(tmp_path / "classifier.skops", trusted=trusted)
     np.testing.assert_array_equal(again.predict_proba(TEXTS), model.predict_proba(TEXTS))
     assert again.get_params() == model.get_params() and again.classes_.tolist() == ["ham", "spam"]
 

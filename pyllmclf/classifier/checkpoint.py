@@ -62,6 +62,7 @@ def save_checkpoint(
     keep_others: bool = False,
     overwrite: bool = False,
     place: Path | None = None,
+    has_place: bool = True,
 ) -> None:
     """Writes a checkpoint, which is complete or absent.
 
@@ -77,6 +78,8 @@ def save_checkpoint(
         As for :func:`pyllmclf.data.atomic_folder.write_folder`.
     place : Path, optional
         Where the folder will be, if it is written under another name first.
+    has_place : bool
+        Whether the folder stays anywhere, so that its files may name the path.
 
     Raises
     ------
@@ -85,7 +88,7 @@ def save_checkpoint(
     ResourceError
         If the folder can't be written.
     """
-    files = dict(model_files(state, place or folder))
+    files = dict(model_files(state, (place or folder) if has_place else None))
     if state.lora is not None:
         # LoRA does not change the base: one hash serves all checkpoints of a run.
         state.base_sha256 = state.base_sha256 or content_hash(backbone_state(state.model))

@@ -37,15 +37,16 @@ def _tokenizer_files(state: ClassifierState) -> dict[str, Writer]:
     return {name: text_writer(content) for name, content in contents.items()}
 
 
-def model_files(state: ClassifierState, folder: Path) -> dict[str, Writer]:
+def model_files(state: ClassifierState, folder: Path | None) -> dict[str, Writer]:
     """All files of a model or adapter that Hugging Face tools read, name to writer.
 
     Parameters
     ----------
     state : ClassifierState
-    folder : Path
+    folder : Path or None
         The folder that the files are written to. PEFT looks a base model up from the current directory, so that an
-        adapter names its base by the whole path; this library looks beside the adapter first.
+        adapter names its base by the whole path; this library looks beside the adapter first. Without a place that
+        lasts, ``None``, the adapter names its base by the name of its folder alone.
     """
     card = model_card(state, in_transformers=why_not_transformers(state) is None)
     files = _tokenizer_files(state) | {CARD_FILE: text_writer(card)}
@@ -54,7 +55,7 @@ def model_files(state: ClassifierState, folder: Path) -> dict[str, Writer]:
         files[WEIGHTS_FILE] = tensor_writer(backbone_state(state.model) | head_state(state.model))
         return files
     on_hub = base_on_hub(state)
-    here = os.path.join(os.path.realpath(folder), BASE_FOLDER)
+    here = BASE_FOLDER if folder is None else os.path.join(os.path.realpath(folder), BASE_FOLDER)
     base, revision = (state.hub_id, state.revision) if on_hub else (here, None)
     assert base is not None
     peft = peft_config(state.model, state.lora, base, revision)

@@ -28,7 +28,8 @@ from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, load_ad
 from ..models.config import ModelConfig
 from ..models.hub import fetch_revision, follow_architecture, read_config, read_json
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
-from ..models.weights import WEIGHTS_FILE, WEIGHTS_INDEX, backbone_state, check_size, load_weights
+from ..models.weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, check_size
+from ..models.weights import backbone_state, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
 from .schema import BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
 from .state import ClassifierState

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..data.atomic_folder import Writer, text_writer
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, adapter_state, peft_config
 from ..models.architectures.registry import architecture_of
-from ..models.weights import WEIGHTS_FILE, backbone_state, head_state
+from ..models.weight_files import WEIGHTS_FILE
+from ..models.weights import backbone_state, head_state
 from .model_card import model_card
 from .state import ClassifierState, why_not_transformers
 

@@ -14,7 +14,8 @@ from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
 from ..models.architectures.registry import architecture_of
 from ..models.hub import ModelSource, class_names, find_model, read_json, with_own_tokenizer
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
-from ..models.weights import check_size, head_size, load_weights
+from ..models.weight_files import check_size
+from ..models.weights import head_size, load_weights
 from .checkpoint import SPEC_FILE
 from .state import ClassifierState
 

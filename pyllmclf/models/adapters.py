@@ -19,7 +19,8 @@ from .config import ModelConfig
 from .layers import Linear
 from .lora import lora_targets
 from .sequence_classifier import SequenceClassifier
-from .weights import check_dtype, head_parameters, head_state
+from .weight_files import check_dtype
+from .weights import head_parameters, head_state
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"

@@ -11,8 +11,8 @@ from .adapters import ADAPTER_FILE, load_adapter
 from .hub import ModelSource, class_names
 from .lora import merge_lora
 from .sequence_classifier import HeadSpec, SequenceClassifier
+from .weight_files import check_size
 from .weights import (
-    check_size,
     head_names,
     head_size,
     init_head,

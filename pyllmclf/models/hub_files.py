@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..data.fetch import sha256
 from ..errors import ModelError, PyllmclfError, ResourceError
-from .weights import WEIGHTS_FILE, WEIGHTS_INDEX, shard_names
+from .weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, shard_names
 
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _COMMIT = re.compile("[0-9a-f]{40}")

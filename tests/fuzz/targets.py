@@ -43,7 +43,7 @@ from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.tokenizers import LibraryTokenizer
 from pyllmclf.errors import PyllmclfError
 from pyllmclf.models.adapters import read_tensors
-from pyllmclf.models.weights import read_safetensors
+from pyllmclf.models.weight_files import read_safetensors
 from pyllmclf.training.activation_storage import KEY_FILE, ROWS_FILE, in_shared_file, shared_folder
 
 KINDS = (".csv", ".tsv", ".jsonl", ".csv.gz")

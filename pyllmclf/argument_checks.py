@@ -6,7 +6,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .checks import LARGEST, as_float, is_number, is_rate
 from .choices import DELIMITERS, Padding, words
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Check = Callable[[str, Any], None]
 
+AUTO: Literal["auto"] = "auto"
 LAST_BLOCKS = re.compile(r"last_([0-9]+)_blocks")
 PADDINGS = words(Padding)
 
@@ -36,6 +37,11 @@ def all_of(*checks: Check) -> Check:
 def optional(check: Check) -> Check:
     """Makes a check that accepts ``None`` beside what ``check`` accepts."""
     return lambda name, value: None if value is None else check(name, value)
+
+
+def auto_or(check: Check) -> Check:
+    """Makes a check that accepts ``"auto"`` beside what ``check`` accepts."""
+    return lambda name, value: None if value == AUTO else check(name, value)
 
 
 def satisfies(test: Callable[[Any], bool], must: str) -> Check:

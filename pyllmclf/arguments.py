@@ -107,15 +107,15 @@ def as_number(name: str, text: str) -> float:
         raise UsageError(f"{option_of(name)}: {text!r} is not a number.") from error
 
 
-def as_rate_or_word(name: str, text: str) -> float | str:
-    """Parses a number, or the word ``config``.
+def as_number_or_word(name: str, text: str) -> float | str:
+    """Parses a number, or one of the words ``auto`` and ``config``.
 
     Raises
     ------
     UsageError
         If the text is neither.
     """
-    return text if text == "config" else as_number(name, text)
+    return text if text in ("auto", "config") else as_number(name, text)
 
 
 def as_count_or_word(name: str, text: str) -> int | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+Auto = Literal["auto"]
 EmptyTexts = Literal["keep", "skip", "error"]
 EncodingErrors = Literal["strict", "replace"]
 Missing = Literal["error", "skip"]

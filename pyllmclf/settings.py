@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from . import argument_checks as valid
-from .argument_checks import all_of, one_of, optional, satisfies
+from .argument_checks import AUTO, all_of, auto_or, one_of, optional, satisfies
 from .arguments import (
     Argument,
     argument,
@@ -24,11 +24,12 @@ from .arguments import (
     as_count_or_word,
     as_data,
     as_data_or_fraction,
-    as_rate_or_word,
+    as_number_or_word,
     as_words,
 )
 from .checks import as_json, is_number, plain
 from .choices import (
+    Auto,
     Backend,
     Cache,
     Dtype,
@@ -124,15 +125,16 @@ class Settings:
         group=MODEL, check=optional(valid.revision), changes_result=False,
     )  # fmt: skip
     trainable: str = argument(
-        "last_block", "head, last_block, last_N_blocks, all or lora.", group=MODEL, check=valid.trainable,
-        on_card=True,
+        AUTO, "auto, head, last_block, last_N_blocks, all or lora.", group=MODEL, check=auto_or(valid.trainable),
+        on_card=True, resolved=True, absent="last_block",
     )  # fmt: skip
     lora: LoRAConfig | dict[str, Any] | None = argument(
         None, "Low-rank adaptation, with trainable lora.", group=MODEL, option=False
     )
-    pooling: Pooling | None = argument(
-        None, f"{listed(Pooling)}.", group=MODEL, check=optional(one_of(words(Pooling))), resolved=True
-    )
+    pooling: Pooling | Auto | None = argument(
+        AUTO, f"{listed(Pooling)}; auto: the sentence-transformers folder's own, otherwise the architecture's.",
+        group=MODEL, check=optional(one_of((*words(Pooling), AUTO))), resolved=True,
+    )  # fmt: skip
     causal: bool | None = argument(
         None, "Causal mask; default: the architecture's own.", group=MODEL, check=valid.bool_or_none, resolved=True
     )
@@ -143,9 +145,9 @@ class Settings:
     head_bias: bool | None = argument(
         None, "Bias of the head; default: the architecture's own.", group=MODEL, check=valid.bool_or_none
     )
-    dropout: float | Literal["config"] = argument(
-        0.0, "A rate, or config for the model's own rates.", group=MODEL, parse=as_rate_or_word,
-        check=valid.rate_or_config, on_card=True,
+    dropout: float | Literal["config", "auto"] = argument(
+        AUTO, "A rate, config for the model's own rates, or auto.", group=MODEL, parse=as_number_or_word,
+        check=auto_or(valid.rate_or_config), on_card=True, resolved=True, absent=0.0,
     )  # fmt: skip
     max_length: int | None = argument(
         None, "Tokens read of a text; default: the model's positions.", group=MODEL, resolved=True,
@@ -155,19 +157,25 @@ class Settings:
         "head", "What is read of longer texts: head, tail, both or windows.", group=MODEL,
         check=one_of(words(LongTexts)),
     )  # fmt: skip
-    epochs: int = argument(
-        5, "Passes over the training texts.", group=TRAINING, check=valid.positive_integer, on_card=True
-    )
-    batch_size: int = argument(8, "Texts per batch.", group=TRAINING, check=valid.positive_integer, on_card=True)
+    epochs: int | Auto = argument(
+        AUTO, "Passes over the training texts, or auto.", group=TRAINING, parse=as_count_or_word, on_card=True,
+        check=auto_or(valid.positive_integer), resolved=True, absent=5,
+    )  # fmt: skip
+    batch_size: int | Auto = argument(
+        AUTO, "Texts per batch, or auto.", group=TRAINING, parse=as_count_or_word, on_card=True,
+        check=auto_or(valid.positive_integer), resolved=True, absent=8,
+    )  # fmt: skip
     batch_tokens: int | None = argument(
         None, "Most tokens per batch, instead of --batch-size.", group=TRAINING, check=optional(valid.positive_integer)
     )
     gradient_accumulation_steps: int = argument(
         1, "Batches per optimizer step.", group=TRAINING, check=valid.positive_integer, on_card=True
     )
-    learning_rate: float = argument(
-        5e-5, "Learning rate of AdamW.", group=TRAINING, check=valid.finite_positive_number, on_card=True
-    )
+    learning_rate: float | Auto = argument(
+        AUTO, "Learning rate of AdamW, or auto; auto with trainable head and epochs auto: solved without steps.",
+        group=TRAINING, parse=as_number_or_word, check=auto_or(valid.finite_positive_number), on_card=True,
+        resolved=True, absent=5e-5,
+    )  # fmt: skip
     weight_decay: float = argument(
         0.1, "Weight decay of AdamW, on every trained parameter.", group=TRAINING, on_card=True,
         check=valid.finite_nonnegative_number,
@@ -176,13 +184,15 @@ class Settings:
         1.0, "Factor of the learning rate from each block to the one below it.", group=TRAINING,
         check=all_of(valid.number, satisfies(lambda v: 0.0 < v <= 1.0, "be above 0 and at most 1")),
     )  # fmt: skip
-    warmup_ratio: float = argument(
-        0.0, "Share of the steps over which the learning rate rises.", group=TRAINING,
-        check=all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "be between 0 and 1")),
+    warmup_ratio: float | Auto = argument(
+        AUTO, "Share of the steps over which the learning rate rises, or auto.", group=TRAINING,
+        parse=as_number_or_word, resolved=True, absent=0.0,
+        check=auto_or(all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "be between 0 and 1"))),
     )  # fmt: skip
-    scheduler: Scheduler = argument(
-        "constant", "constant, linear or cosine.", group=TRAINING, check=one_of(words(Scheduler)), on_card=True
-    )
+    scheduler: Scheduler | Auto = argument(
+        AUTO, "constant, linear, cosine or auto.", group=TRAINING, check=one_of((*words(Scheduler), AUTO)),
+        on_card=True, resolved=True, absent="constant",
+    )  # fmt: skip
     max_grad_norm: float | None = argument(
         None, "Clip gradients to this norm.", group=TRAINING, check=optional(valid.positive_number)
     )
@@ -295,6 +305,28 @@ class Settings:
             raise UsageError(
                 "report is only for classifiers with one label for each text; leave it or multi_label out."
             )
+
+    @property
+    def solves_head(self) -> bool:
+        """Whether the head of a frozen model is solved to its optimum instead of trained by steps.
+
+        That is where no argument is given that only steps have.
+        """
+        return (
+            self.trainable == "head"
+            and self.epochs == AUTO
+            and self.learning_rate == AUTO
+            and self.scheduler == AUTO
+            and self.warmup_ratio == AUTO
+            and self.dropout in (AUTO, 0.0)
+            and self.label_smoothing == 0.0
+            and self.max_grad_norm is None
+            and self.gradient_accumulation_steps == 1
+            and self.early_stopping is None
+            and self.save_every_steps is None
+            and not self.callbacks
+            and self.logs is None
+        )
 
     @property
     def separator(self) -> str | None:

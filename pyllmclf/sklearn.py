@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .choices import Backend, Cache, Dtype, LongTexts, Padding, Pooling, Scheduler, Strategy, Weights
+from .choices import Auto, Backend, Cache, Dtype, LongTexts, Padding, Pooling, Scheduler, Strategy, Weights
 from .data.temporary import temporary_folder
 from .errors import DataError, UsageError
 from .random_state import keeps_random_state
@@ -66,24 +66,24 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         *,
         weights: Weights = "pretrained",
         revision: str | None = None,
-        trainable: str = "last_block",
+        trainable: str = "auto",
         lora: Any = None,
-        pooling: Pooling | None = None,
+        pooling: Pooling | Auto | None = "auto",
         causal: bool | None = None,
         padding: Padding | int = "none",
         head_bias: bool | None = None,
-        dropout: float | Literal["config"] = 0.0,
+        dropout: float | Literal["config", "auto"] = "auto",
         max_length: int | None = None,
         long_texts: LongTexts = "head",
-        epochs: int = 5,
-        batch_size: int = 8,
+        epochs: int | Auto = "auto",
+        batch_size: int | Auto = "auto",
         batch_tokens: int | None = None,
         gradient_accumulation_steps: int = 1,
-        learning_rate: float = 5e-5,
+        learning_rate: float | Auto = "auto",
         weight_decay: float = 0.1,
         layerwise_lr_decay: float = 1.0,
-        warmup_ratio: float = 0.0,
-        scheduler: Scheduler = "constant",
+        warmup_ratio: float | Auto = "auto",
+        scheduler: Scheduler | Auto = "auto",
         max_grad_norm: float | None = None,
         class_weights: Any = None,
         label_smoothing: float = 0.0,

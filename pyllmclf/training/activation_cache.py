@@ -26,9 +26,9 @@ from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from ..ops.backends import triton as triton_backend
 from ..progress import progress_bar
-from ..settings import Settings
 from .activation_plan import Plan, frozen_stages, why_not
 from .activation_storage import Place, choose_place, in_memory, in_shared_file, in_temporary_file, shared_folder
+from .recipes import ResolvedSettings
 
 
 class ActivationCache:
@@ -267,7 +267,7 @@ def make_cache(
     model: SequenceClassifier,
     packers: Sequence[Packer],
     rates: DropoutRates,
-    settings: Settings,
+    settings: ResolvedSettings,
     compute: Compute,
     group: ProcessGroup,
 ) -> tuple[ActivationCache | None, str | None]:
@@ -298,9 +298,10 @@ def make_cache(
     if settings.cache == "off":
         return None, None
     folder = None if settings.cache_dir is None else Path(settings.cache_dir)
-    obstacle = why_not(model, rates, settings.epochs)
+    epochs = 2 if settings.solved else settings.epochs  # the validation texts' rows are read once more
+    obstacle = why_not(model, rates, epochs)
     # A single epoch reads each text once, but rows that an earlier run has stored are read faster than recomputed.
-    only_if_stored = settings.epochs == 1 and folder is not None and settings.cache in ("auto", "disk")
+    only_if_stored = epochs == 1 and folder is not None and settings.cache in ("auto", "disk")
     if obstacle is not None and not (only_if_stored and why_not(model, rates, 2) is None):
         return None, obstacle
     cache = ActivationCache(

@@ -10,9 +10,9 @@ from torch import nn
 from .. import ops
 from ..compute import Compute
 from ..models.sequence_classifier import SequenceClassifier
-from ..settings import Settings
 from ..sharding import full_tensor
 from .optim import StepInBackward, make_optimizer, make_scheduler
+from .recipes import ResolvedSettings
 
 
 class GradientStep:
@@ -47,7 +47,7 @@ class GradientStep:
     def __init__(
         self,
         model: SequenceClassifier,
-        settings: Settings,
+        settings: ResolvedSettings,
         compute: Compute,
         *,
         total_steps: int,

@@ -20,7 +20,8 @@ from ..models.config import ModelConfig
 from ..models.hub import ModelSource
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import HeadSpec
-from ..settings import Settings, recorded_settings
+from ..settings import recorded_settings
+from .recipes import ResolvedSettings
 from .trainable import set_trainable
 
 
@@ -39,7 +40,7 @@ def dropout_rates(dropout: float | str, config: ModelConfig, lora: LoRAConfig | 
     return DropoutRates(dropout, dropout, dropout, dropout, lora_rate)
 
 
-def resolve_lora(settings: Settings, source: ModelSource) -> LoRAConfig | None:
+def resolve_lora(settings: ResolvedSettings, source: ModelSource) -> LoRAConfig | None:
     """Resolves the low-rank layers: those of an adapter that is trained further, otherwise those of the settings.
 
     Raises
@@ -54,7 +55,7 @@ def resolve_lora(settings: Settings, source: ModelSource) -> LoRAConfig | None:
     return source.adapter.lora
 
 
-def make_token_store(texts: list[str], source: ModelSource, settings: Settings) -> TokenStore:
+def make_token_store(texts: list[str], source: ModelSource, settings: ResolvedSettings) -> TokenStore:
     """Tokenizes texts, or reads their tokens from ``cache_dir``.
 
     Raises
@@ -73,7 +74,7 @@ def make_token_store(texts: list[str], source: ModelSource, settings: Settings) 
 
 
 def make_initial_state(
-    settings: Settings,
+    settings: ResolvedSettings,
     compute: Compute,
     source: ModelSource,
     lora: LoRAConfig | None,
@@ -132,11 +133,11 @@ def make_initial_state(
         lora=lora,
         hub_id=source.hub_id if pretrained and not merged else None,
         revision=source.revision if pretrained and not merged else None,
-        settings=recorded_settings(settings, asdict(head) | asdict(layout) | resolved),
+        settings=recorded_settings(settings, asdict(head) | asdict(layout) | resolved | settings.steps_of_solved),
     )
 
 
-def select_trained(state: ClassifierState, settings: Settings, source: ModelSource) -> None:
+def select_trained(state: ClassifierState, settings: ResolvedSettings, source: ModelSource) -> None:
     """Sets ``requires_grad``, and adds low-rank layers or those of an adapter that is trained further.
 
     Raises

@@ -12,10 +12,12 @@ from torch import nn
 from .. import ops
 from ..models.sequence_classifier import SequenceClassifier
 from ..ops.backends import native_cpu as native
-from ..settings import Settings
+from .recipes import ResolvedSettings
 
 
-def make_optimizer(model: SequenceClassifier, settings: Settings, *, capturable: bool = False) -> torch.optim.AdamW:
+def make_optimizer(
+    model: SequenceClassifier, settings: ResolvedSettings, *, capturable: bool = False
+) -> torch.optim.AdamW:
     """Makes AdamW (Loshchilov and Hutter 2019) over the trained parameters, with weight decay on all of them.
 
     The head and the layers between it and the last block have ``learning_rate``. With ``layerwise_lr_decay`` each block
@@ -164,7 +166,7 @@ class StepInBackward:
 
 
 def make_scheduler(
-    optimizer: torch.optim.Optimizer, settings: Settings, total_steps: int
+    optimizer: torch.optim.Optimizer, settings: ResolvedSettings, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """Makes the schedule of the learning rates, over ``total_steps`` optimizer steps.
 

@@ -38,6 +38,7 @@ from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
 from .preemption import Preemption
+from .recipes import ResolvedSettings, resolve_settings
 from .resume import load_saved, numerics, restore
 from .run import Run
 from .run_folder import RunFolder
@@ -114,7 +115,7 @@ def prepare(settings: Settings) -> Iterator[Run]:
             settings = _as_recorded(settings, recorded.get("settings", {}))
             compute = Compute.resolve(device, settings.dtype, settings.backend)
             session = _Session(compute, group, folder, preemption, callbacks, started)
-            run = _prepare(settings, session, recorded)
+            run = _prepare(resolve_settings(settings), session, recorded)
         yield run
 
 
@@ -164,7 +165,7 @@ def _named_model(settings: Settings, recorded: Mapping[str, Any]) -> tuple[str |
     return settings.model, settings.weights, settings.revision
 
 
-def _prepare(settings: Settings, session: _Session, recorded: Mapping[str, Any]) -> Run:
+def _prepare(settings: ResolvedSettings, session: _Session, recorded: Mapping[str, Any]) -> Run:
     """Makes the run; ``recorded`` is what the resumed checkpoint records."""
     compute, group, folder = session.compute, session.group, session.folder
     texts, encoder = read_texts(settings, recorded.get("classes"))

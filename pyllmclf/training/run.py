@@ -22,11 +22,11 @@ from ..evaluation.tables import evaluation_parts
 from ..models.hub import read_json
 from ..progress import say, warn
 from ..random_state import keeps_random_state
-from ..settings import Settings
 from ..sharding import full_tensors
 from ..tables import Line, Part, Shown
 from .classifier_folder import classifier_folder
 from .preemption import PREEMPTED
+from .recipes import ResolvedSettings
 from .records import EpochRecord, per_second
 from .resume import numerics, optimizer_tensors
 from .run_folder import RunFolder
@@ -113,7 +113,7 @@ class Run:
 
     Parameters
     ----------
-    settings : Settings
+    settings : ResolvedSettings
     classifier : Classifier
         The classifier that is trained.
     trainer : Trainer
@@ -135,7 +135,7 @@ class Run:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: ResolvedSettings,
         classifier: Classifier,
         trainer: Trainer,
         *,

@@ -15,7 +15,6 @@ from ..distributed import ProcessGroup
 from ..errors import NonFiniteError
 from ..models.layers import DropoutRates, DropoutState
 from ..models.sequence_classifier import SequenceClassifier
-from ..settings import Settings
 from ..sharding import full_tensors, is_sharded, local_tensor
 from .activation_cache import ActivationCache
 from .cuda_graphs import GraphedSteps
@@ -23,6 +22,7 @@ from .gradient_step import GradientStep
 from .micro_batches import MicroBatch, MicroBatcher
 from .objective import MultiLabelObjective, Objective
 from .preemption import Preemption
+from .recipes import ResolvedSettings
 from .records import QueuedStep, not_finite
 from .strategy import all_reduce_with_last, wrap_model
 
@@ -60,7 +60,7 @@ class StepTrainer:
         self,
         model: SequenceClassifier,
         packer: Packer,
-        settings: Settings,
+        settings: ResolvedSettings,
         compute: Compute,
         *,
         total_steps: int,
@@ -79,10 +79,10 @@ class StepTrainer:
         own_weights = None if packer.weights is None else torch.from_numpy(packer.weights)
         self._own_weights = None if own_weights is None else own_weights.to(compute.device)
         # On the host, so that a step's total is known without waiting for the device.
-        self._text_weights: np.ndarray | None = None
+        self.text_weights: np.ndarray | None = None
         if packer.labels is not None:
             weights = self.objective.to(torch.device("cpu")).weights(packer.labels, own_weights)
-            self._text_weights = None if weights is None else weights.numpy()
+            self.text_weights = None if weights is None else weights.numpy()
         self.step, self.total_steps = 0, total_steps
         # Texts of the last three steps, by step; errors name them.
         self._recent_texts: dict[int, np.ndarray] = {}
@@ -233,7 +233,7 @@ class StepTrainer:
 
     def _total(self, ids: np.ndarray) -> float:
         """Sum of the texts' weights."""
-        return float(len(ids) if self._text_weights is None else self._text_weights[ids].sum())
+        return float(len(ids) if self.text_weights is None else self.text_weights[ids].sum())
 
     def _lookup(self, ids: np.ndarray) -> tuple[int, torch.Tensor] | None:
         return None if self.cache is None else self.cache.lookup(self.packer, ids)

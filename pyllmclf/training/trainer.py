@@ -18,13 +18,14 @@ from ..distributed import ProcessGroup
 from ..errors import NonFiniteError, PreemptedError, ResourceError
 from ..models.sequence_classifier import SequenceClassifier
 from ..progress import progress_bar, say
-from ..settings import Settings
 from ..sharding import copy_from_first, local_tensor
 from .callbacks import Callback, CallbackList, StepRecord, warn_of_errors
 from .optim import restore_schedule
 from .pace import Pace
 from .preemption import PREEMPTED
+from .recipes import ResolvedSettings
 from .records import EpochRecord, EpochSums, QueuedStep, per_second
+from .solve import solve_epoch
 from .steps import StepTrainer
 
 
@@ -55,7 +56,7 @@ class Trainer(StepTrainer):
         self,
         model: SequenceClassifier,
         packer: Packer,
-        settings: Settings,
+        settings: ResolvedSettings,
         compute: Compute,
         *,
         callbacks: Sequence[Callback] = (),
@@ -72,7 +73,7 @@ class Trainer(StepTrainer):
             rank=group.rank,
             ranks=group.world_size,
         )
-        total_steps = self.loader.total(settings.epochs)
+        total_steps = 1 if settings.solved else self.loader.total(settings.epochs)
         super().__init__(model, packer, settings, compute, total_steps=total_steps, group=group, **options)
         self.callbacks = CallbackList(callbacks)
         self.history: list[EpochRecord] = []
@@ -276,6 +277,9 @@ class Trainer(StepTrainer):
 
     def _train_epoch(self, bar: Any, pause: Callable[[], None], save_every_steps: int | None) -> EpochRecord:
         """Takes the remaining steps of the epoch; calls ``pause`` where a checkpoint is due within it."""
+        if self.settings.solved:
+            with self.preemption.at_once():
+                return solve_epoch(self)
         started = time.perf_counter()
         sums, seconds_before = self._sums, self._sums.seconds
         if self.cache is not None and not self.cache.filled:

@@ -1,0 +1,99 @@
+"""Solves the head of a prepared training, in the place of its optimizer steps."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..classifier.inference import TOKEN_BUDGET, inference_batch, inference_batches
+from ..data.packing import Packer
+from ..ops import use_backend
+from ..progress import say
+from .objective import MultiLabelObjective
+from .records import EpochRecord, not_finite, per_second
+from .solved_head import solve_head
+from .steps import StepTrainer
+
+
+@torch.no_grad()
+def pooled_rows(trainer: StepTrainer) -> Tensor:
+    """What the head reads of each training text: fp32, shape [texts, width], on the trainer's device.
+
+    A text in windows has a row for each.
+    """
+    model, packer, compute = trainer.model, trainer.packer, trainer.compute
+    rows = torch.empty(len(packer), model.config.width, device=compute.device)
+    budget = TOKEN_BUDGET[compute.device.type]
+    with use_backend(compute.backend):
+        for ids in inference_batches(model, packer, np.arange(len(packer)), budget):
+            found = None if trainer.cache is None else trainer.cache.lookup(packer, ids)
+            if found is None or found[0] < model.depth:
+                batch = model.read(inference_batch(model, packer, ids, compute.device))
+                start, x = found or (0, None)
+                pooled = model.advance(x, batch, start, model.depth, dtype=compute.dtype)
+            else:
+                pooled = found[1]
+            rows[torch.from_numpy(ids).to(compute.device)] = pooled.float()
+    return rows
+
+
+def solve_epoch(trainer: StepTrainer) -> EpochRecord:
+    """Solves the head of a trainer's model, in the place of an epoch of optimizer steps; returns its record.
+
+    Raises
+    ------
+    NonFiniteError
+        If the frozen model gives a row that is not finite.
+    ResourceError
+        If memory does not suffice, or another process is lost.
+    """
+    started = time.perf_counter()
+    packer, head, objective = trainer.packer, trainer.model.head, trainer.objective
+    rows = pooled_rows(trainer)
+    broken = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
+    if len(broken):
+        raise not_finite(0, "the frozen model's output is not finite", broken.cpu().numpy())
+    read = time.perf_counter()
+    labels = packer.labels
+    assert labels is not None
+    labels = labels.to(rows.device)
+    weights = trainer.text_weights
+    solution = solve_head(
+        rows,
+        labels,
+        head.weight.shape[0],
+        bias=head.bias is not None,
+        row_weights=None if weights is None else torch.from_numpy(weights).to(rows.device),
+        positive_weight=objective.positive_weight if isinstance(objective, MultiLabelObjective) else None,
+        groups=_groups(packer),
+        start=(head.weight.detach(), None if head.bias is None else head.bias.detach()),
+        seed=trainer.settings.seed,
+    )
+    with torch.no_grad():
+        head.weight.copy_(trainer.group.broadcast(solution.weight, 0))
+        if head.bias is not None and solution.bias is not None:
+            head.bias.copy_(trainer.group.broadcast(solution.bias, 0))
+        logits = head.weight.new_empty(len(rows), head.weight.shape[0])
+        torch.matmul(rows, head.weight.t(), out=logits)
+        if head.bias is not None:
+            logits += head.bias
+    seconds, tokens = time.perf_counter() - started, int(packer.real_lengths.sum())
+    correct = int(trainer.objective.correct(logits, labels))
+    trainer.step = 1
+    solving = time.perf_counter() - read
+    say(
+        f"head solved in {solving:.1f} s, after {read - started:.1f} s for the frozen model; L2 penalty "
+        f"{solution.penalty:g}, by cross-validation",
+        trainer.settings.progress,
+    )
+    return EpochRecord(1, 1, solution.loss, correct / len(rows), None, None, 0.0, seconds, per_second(tokens, seconds))
+
+
+def _groups(packer: Packer) -> np.ndarray:
+    """Rows that no fold may separate: equal texts, or the windows of a text; int64, shape [rows]."""
+    if packer.window_bounds is not None:
+        return np.repeat(np.arange(len(packer.window_bounds) - 1), np.diff(packer.window_bounds))
+    return packer.store.first_equal_texts(packer.layout.max_length)

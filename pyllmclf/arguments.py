@@ -123,6 +123,19 @@ def as_count_or_word(name: str, text: str) -> int | str:
     return int(text) if re.fullmatch("[0-9]+", text) else text
 
 
+def as_count_or_auto(name: str, text: str) -> int | str:
+    """Parses a count, or the word ``auto``.
+
+    Raises
+    ------
+    UsageError
+        If the text is neither.
+    """
+    if text != "auto" and not re.fullmatch("-?[0-9]+", text):
+        raise UsageError(f"{option_of(name)}: {text!r} is neither a whole number nor auto.")
+    return text if text == "auto" else int(text)
+
+
 def as_words(name: str, text: str) -> list[str]:
     """Parses words separated by commas."""
     return [word.strip() for word in text.split(",")]

@@ -21,6 +21,7 @@ from .arguments import (
     argument,
     arguments_of,
     as_class_weights,
+    as_count_or_auto,
     as_count_or_word,
     as_data,
     as_data_or_fraction,
@@ -158,11 +159,11 @@ class Settings:
         check=one_of(words(LongTexts)),
     )  # fmt: skip
     epochs: int | Auto = argument(
-        AUTO, "Passes over the training texts, or auto.", group=TRAINING, parse=as_count_or_word, on_card=True,
+        AUTO, "Passes over the training texts, or auto.", group=TRAINING, parse=as_count_or_auto, on_card=True,
         check=auto_or(valid.positive_integer), resolved=True, absent=5,
     )  # fmt: skip
     batch_size: int | Auto = argument(
-        AUTO, "Texts per batch, or auto.", group=TRAINING, parse=as_count_or_word, on_card=True,
+        AUTO, "Texts per batch, or auto.", group=TRAINING, parse=as_count_or_auto, on_card=True,
         check=auto_or(valid.positive_integer), resolved=True, absent=8,
     )  # fmt: skip
     batch_tokens: int | None = argument(

@@ -87,7 +87,7 @@ def test_help_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
 
 def test_words_are_those_that_are_implemented() -> None:
     hints = get_type_hints(Settings)
-    assert set(re.findall(r"'(\w+)'", str(hints["pooling"]))) == set(POOLINGS)
+    assert set(re.findall(r"'(\w+)'", str(hints["pooling"]))) == {*POOLINGS, "auto"}
     assert set(re.findall(r"'(\w+)'", str(hints["backend"]))) == set(BACKENDS)
 
 

@@ -31,7 +31,7 @@ from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, check_size
 from ..models.weights import backbone_state, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
-from .schema import BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
+from .schema import FORMAT_VERSION, WITHOUT_POOLER, BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
 from .state import ClassifierState
 
 SPEC_FILE = "pyllmclf.json"
@@ -210,7 +210,7 @@ def _read_state(folder: Path, spec: CheckpointSpec) -> ClassifierState:
     config = read_config(base_folder)
     classes, separator = checked_classes(spec.classes), spec.label_separator
     encoder = LabelEncoder(classes) if separator is None else MultiLabelEncoder(classes, separator)
-    head = HeadSpec.resolve(config, spec.pooling, spec.causal, spec.head_bias)
+    head = HeadSpec.resolve(config, spec.pooling, spec.causal, spec.head_bias, pooler=spec.pooler)
     layout = RowLayout(spec.max_length, spec.pad_to, spec.long_texts)
     layout.check(config.n_positions)
     check_size(config, base_folder)
@@ -268,6 +268,8 @@ def _spec(state: ClassifierState) -> CheckpointSpec:
         pooling=model_spec.pooling,
         causal=model_spec.causal,
         head_bias=model_spec.bias,
+        pooler=model_spec.pooler,
+        format_version=FORMAT_VERSION if model_spec.pooler else WITHOUT_POOLER,
         max_length=state.layout.max_length,
         pad_to=state.layout.pad_to,
         long_texts=state.layout.long_texts,

@@ -22,9 +22,11 @@ from ..data.readers import Label
 from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
 from ..models.config import MOST, is_number
-from ..settings import Settings
+from ..settings import Settings, check_argument
 
 FORMAT_VERSION = 1
+# Of classifiers that skip the pooler, so that versions that know no such ones refuse them.
+WITHOUT_POOLER = 2
 # Takes a value; returns what it must be, where it is not.
 Check = Callable[[Any], "str | None"]
 
@@ -101,6 +103,11 @@ def _settings(value: Any) -> str | None:
     for name, setting in value.items():
         if name in types_of and type(setting) not in types_of[name]:
             return f"an object of settings ({name} is {shortened(setting)})"
+        if name in types_of and setting is not None:
+            try:
+                check_argument(name, setting)
+            except UsageError:
+                return f"an object of settings ({name} is {shortened(setting)})"
     return None
 
 
@@ -232,6 +239,7 @@ class CheckpointSpec(_Record):
     format_version: int = field(metadata=_is(_must(lambda v: type(v) is int, "an integer")), default=FORMAT_VERSION)
     pyllmclf_version: str = field(metadata=_is(_TEXT), default="")
     model_type: str = field(metadata=_is(_TEXT), default="")
+    pooler: bool = field(metadata=_is(_FLAG), default=True)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file; first what identifies it."""
@@ -281,8 +289,12 @@ def read_spec(raw: Mapping[str, Any], file: Path) -> CheckpointSpec:
     ModelError
         If it is of another format version, or a field is missing or wrong.
     """
-    if (version := raw.get("format_version")) != FORMAT_VERSION or type(version) is not int:
-        raise ModelError(f"{file}: format version {shortened(version)} is not {FORMAT_VERSION}; update pyllmclf.")
+    version = raw.get("format_version")
+    if version not in (FORMAT_VERSION, WITHOUT_POOLER) or type(version) is not int:
+        raise ModelError(
+            f"{file}: format version {shortened(version)} is neither {FORMAT_VERSION} nor {WITHOUT_POOLER}; update "
+            "pyllmclf."
+        )
     spec: CheckpointSpec = CheckpointSpec.read(raw, str(file))
     if (spec.lora is not None) and spec.base.sha256 is None:
         raise ModelError(f"{file}: base.sha256 is missing, which lora needs: the base is checked by it.")

@@ -66,6 +66,8 @@ def why_not_transformers(state: ClassifierState) -> str | None:
         return f"{name} reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
     if spec.causal != architecture.causal:
         return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
+    if not spec.pooler:
+        return f"{name} reads the token through its pooler, and this classifier does not"
     if not _can_read(architecture, state.model.pooling):
         return f"{name} reads the {architecture.pooling} token, and this classifier uses pooling={spec.pooling!r}"
     if spec.bias != architecture.head_bias:

@@ -102,6 +102,8 @@ class Architecture:
         1 / sqrt(2 n_layers).
     position_table : bool
         Whether positions have a table of embeddings.
+    pretrained_pooler : bool
+        Whether the pretrained model has a layer ``pooler`` between the pooled row and the head.
     causal, pooling, head_bias : bool, str, bool
         The architecture's convention.
     poolings : tuple of str
@@ -127,6 +129,7 @@ class Architecture:
     transposed: re.Pattern[str] | None = None
     residual_projections: tuple[str, ...] = ()
     position_table: bool = True
+    pretrained_pooler: bool = False
     causal: bool = False
     pooling: str = "first"
     head_bias: bool = True

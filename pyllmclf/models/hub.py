@@ -19,6 +19,7 @@ from .architecture import Preset
 from .architectures.registry import architecture_of, model_config, presets
 from .config import ModelConfig
 from .hub_files import HubFiles
+from .sentence_folder import SentenceSettings, read_sentence_settings
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class ModelSource:
         Set where the name is an adapter's folder; the other fields but ``name`` are those of its base model.
     tokenizer_folder : Path or None
         Folder with the tokenizer's files; ``None`` where a preset needs none.
+    sentence : SentenceSettings or None
+        Where the model comes from sentence-transformers.
     """
 
     name: str
@@ -49,6 +52,7 @@ class ModelSource:
     revision: str | None = None
     adapter: Adapter | None = None
     tokenizer_folder: Path | None = None
+    sentence: SentenceSettings | None = None
 
 
 def find_model(name: str | os.PathLike[str], weights: str, revision: str | None = None) -> ModelSource:
@@ -116,7 +120,10 @@ def _from_folder(name: str, weights: str) -> ModelSource:
     if not (folder / "config.json").is_file() and (folder / "last").is_dir():
         raise ModelError(f"{name}: this is the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
     config = read_config(folder)
-    return ModelSource(name, config, _read_tokenizer(folder, config), folder, tokenizer_folder=folder)
+    tokenizer = _read_tokenizer(folder, config)
+    sentence = read_sentence_settings(lambda file: path if (path := folder / file).is_file() else None)
+    _follow_sentence(tokenizer, sentence)
+    return ModelSource(name, config, tokenizer, folder, tokenizer_folder=folder, sentence=sentence)
 
 
 def _from_adapter(folder: Path) -> ModelSource:
@@ -262,8 +269,16 @@ def _from_hub(
         return ModelSource(name, config, _preset_tokenizer(preset, files), folder, hub_id, files.commit)
     vocabulary = architecture_of(config).vocabulary
     files.tokenizer(() if vocabulary is None else vocabulary.files)
-    tokenizer = _read_tokenizer(folder, config)
-    return ModelSource(name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder)
+    tokenizer, sentence = _read_tokenizer(folder, config), read_sentence_settings(files.get)
+    _follow_sentence(tokenizer, sentence)
+    return ModelSource(
+        name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder, sentence=sentence
+    )
+
+
+def _follow_sentence(tokenizer: Tokenizer, sentence: SentenceSettings | None) -> None:
+    if sentence is not None and sentence.lower_case and isinstance(tokenizer, LibraryTokenizer):
+        tokenizer.lower_case()
 
 
 def _preset_tokenizer(preset: Preset, files: HubFiles | None = None) -> Tokenizer:

@@ -73,7 +73,7 @@ class PaddedClassifier(nn.Module):
         else:
             assert model.pooling.reduce_padded is not None
             x = model.pooling.reduce_padded(x.unflatten(0, (texts, length)), attention_mask)
-        return model.head(model.backbone.pooled(x, context), context).float()
+        return model.head(model.transformed(x, context), context).float()
 
 
 def masked_attention(

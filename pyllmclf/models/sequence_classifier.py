@@ -31,14 +31,26 @@ class HeadSpec:
         Whether attention has a causal mask.
     bias : bool
         Whether the head has a bias.
+    pooler : bool
+        Whether BERT's pooler stands between the pooled row and the head. sentence-transformers' models are trained
+        without it.
     """
 
     pooling: str
     causal: bool
     bias: bool
+    pooler: bool = True
 
     @classmethod
-    def resolve(cls, config: ModelConfig, pooling: str | None, causal: bool | None, head_bias: bool | None) -> HeadSpec:
+    def resolve(
+        cls,
+        config: ModelConfig,
+        pooling: str | None,
+        causal: bool | None,
+        head_bias: bool | None,
+        *,
+        pooler: bool = True,
+    ) -> HeadSpec:
         """Replaces ``None`` by the convention of the architecture.
 
         GPT-2's is causal, last real token, no bias; that of the others bidirectional, first token, bias. ModernBERT's
@@ -49,6 +61,8 @@ class HeadSpec:
         config : ModelConfig
         pooling : {"last", "last_position", "first", "mean"} or None
         causal, head_bias : bool or None
+        pooler : bool
+            Architectures other than BERT have none that is pretrained; it is always ``True`` there.
 
         Raises
         ------
@@ -62,7 +76,9 @@ class HeadSpec:
                 raise UsageError(f"{name}={value!r} must be True, False or None.")
         values = {"pooling": pooling, "causal": causal, "bias": head_bias}
         explicit = {name: value for name, value in values.items() if value is not None}
-        return cls(**(architecture_of(config).convention(config) | explicit))
+        architecture = architecture_of(config)
+        pooler = pooler or not architecture.pretrained_pooler
+        return cls(**(architecture.convention(config) | explicit), pooler=pooler)
 
 
 class SequenceClassifier(nn.Module):
@@ -190,8 +206,17 @@ class SequenceClassifier(nn.Module):
             x = self.backbone.finish(x)
             if not self.one_row(self.depth - 1):
                 x = self.pooling(x, batch.cu_seqlens, batch.lengths)
-            x = self.backbone.pooled(x, self._after_pooling(context))
+            x = self.transformed(x, self._after_pooling(context))
         return x
+
+    def transformed(self, x: Tensor, context: Context) -> Tensor:
+        """What the head reads, shape [texts, width], of the pooled rows x [texts, width]."""
+        return self.backbone.pooled(x, context) if self.spec.pooler else x
+
+    @property
+    def unused_modules(self) -> list[nn.Module]:
+        """Modules of the backbone on which no logit depends."""
+        return [] if self.spec.pooler else [self.backbone.pooler]
 
     def forward(
         self,

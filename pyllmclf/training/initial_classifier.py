@@ -99,7 +99,9 @@ def make_initial_state(
     UsageError, ModelError, ResourceError
         If the settings don't fit the model, its weights are unavailable, or memory doesn't suffice.
     """
-    head = HeadSpec.resolve(source.config, settings.pooling, settings.causal, settings.head_bias)
+    head = HeadSpec.resolve(
+        source.config, settings.pooling, settings.causal, settings.head_bias, pooler=settings.pooler
+    )
     specials = special_count(source.tokenizer)
     layout = RowLayout.resolve(
         settings.padding,
@@ -111,6 +113,8 @@ def make_initial_state(
     )
     pretrained = settings.weights == "pretrained"
     merged = source.adapter is not None and lora is None
+    # Absent from records where there is a pooler, as in those of versions that always had it.
+    head_settings = {name: value for name, value in asdict(head).items() if name != "pooler" or not value}
     resolved = {
         "lora": None if lora is None else asdict(lora),
         "device": str(compute.device),
@@ -133,7 +137,7 @@ def make_initial_state(
         lora=lora,
         hub_id=source.hub_id if pretrained and not merged else None,
         revision=source.revision if pretrained and not merged else None,
-        settings=recorded_settings(settings, asdict(head) | asdict(layout) | resolved | settings.steps_of_solved),
+        settings=recorded_settings(settings, head_settings | asdict(layout) | resolved | settings.steps_of_solved),
     )
 
 

@@ -38,7 +38,7 @@ from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
 from .preemption import Preemption
-from .recipes import ResolvedSettings, resolve_settings
+from .recipes import resolve_settings
 from .resume import load_saved, numerics, restore
 from .run import Run
 from .run_folder import RunFolder
@@ -115,7 +115,7 @@ def prepare(settings: Settings) -> Iterator[Run]:
             settings = _as_recorded(settings, recorded.get("settings", {}))
             compute = Compute.resolve(device, settings.dtype, settings.backend)
             session = _Session(compute, group, folder, preemption, callbacks, started)
-            run = _prepare(resolve_settings(settings), session, recorded)
+            run = _prepare(settings, session, recorded)
         yield run
 
 
@@ -165,14 +165,15 @@ def _named_model(settings: Settings, recorded: Mapping[str, Any]) -> tuple[str |
     return settings.model, settings.weights, settings.revision
 
 
-def _prepare(settings: ResolvedSettings, session: _Session, recorded: Mapping[str, Any]) -> Run:
+def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) -> Run:
     """Makes the run; ``recorded`` is what the resumed checkpoint records."""
     compute, group, folder = session.compute, session.group, session.folder
-    texts, encoder = read_texts(settings, recorded.get("classes"))
+    texts, encoder = read_texts(asked, recorded.get("classes"))
+    source = _find_source(asked, encoder, recorded)
+    settings = resolve_settings(asked, source, recorded.get("settings", {}))
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
     objective = _make_objective(settings, encoder, labels, weights)
-    source = _find_source(settings, encoder, recorded)
     lora = resolve_lora(settings, source)
     rates = dropout_rates(settings.dropout, source.config, lora)
     store = make_token_store(texts["train"].texts, source, settings)

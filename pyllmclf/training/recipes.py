@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ..argument_checks import AUTO
+from ..errors import ModelError
+from ..models.hub import ModelSource
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ class ResolvedSettings(Settings):
     ----------
     solved : bool
         Whether the head is solved to its optimum; no optimizer step is taken then.
+    pooler : bool
+        See :class:`pyllmclf.models.sequence_classifier.HeadSpec`.
     """
 
     if TYPE_CHECKING:
@@ -33,6 +38,7 @@ class ResolvedSettings(Settings):
         warmup_ratio: float
         scheduler: Scheduler
     solved: bool = False
+    pooler: bool = True
 
     @property
     def steps_of_solved(self) -> dict[str, str]:
@@ -40,14 +46,38 @@ class ResolvedSettings(Settings):
         return dict.fromkeys(STEPS, AUTO) if self.solved else {}
 
 
-def resolve_settings(settings: Settings) -> ResolvedSettings:
-    """Chooses the values of the settings that are left to the run; what is given explicitly stays."""
+def resolve_settings(settings: Settings, source: ModelSource, recorded: Mapping[str, Any]) -> ResolvedSettings:
+    """Chooses the values of the settings that are left to the run; what is given explicitly stays.
+
+    Parameters
+    ----------
+    settings : Settings
+    source : ModelSource
+    recorded : mapping
+        Settings that the resumed checkpoint records; empty without one.
+
+    Raises
+    ------
+    ModelError
+        If the model comes from sentence-transformers with a pooling, or a module behind it, that the engine lacks.
+    """
     trainable = "last_block" if settings.trainable == AUTO else settings.trainable
     values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(Settings)}
     values["trainable"] = trainable
     solved = settings.solves_head
-    automatic = STEPS | {"dropout": 0.0, "pooling": None}
+    automatic: dict[str, Any] = STEPS | {"dropout": 0.0, "pooling": None}
     if solved:
         automatic["epochs"] = 1
+    pooler = recorded.get("pooler") is not False or recorded.get("pooling") != settings.pooling
+    if (sentence := source.sentence) is not None:
+        if settings.pooling == AUTO:
+            if sentence.pooling is None:
+                raise ModelError(
+                    f"{source.name}: sentence-transformers' configuration {sentence.obstacle}, which pyllmclf lacks; "
+                    "give pooling to read the text otherwise."
+                )
+            automatic["pooling"], pooler = sentence.pooling, False
+        if settings.max_length is None and sentence.max_length is not None:
+            values["max_length"] = min(sentence.max_length, source.config.n_positions)
     values |= {name: value for name, value in automatic.items() if values[name] == AUTO}
-    return ResolvedSettings(**values, solved=solved)
+    return ResolvedSettings(**values, solved=solved, pooler=pooler)

@@ -38,6 +38,8 @@ def set_trainable(
     model.requires_grad_(trainable == "all")
     for module in model.classifier_modules:
         module.requires_grad_(True)
+    for module in model.unused_modules:
+        module.requires_grad_(False)
     if trainable in ("head", "all"):
         return
     if trainable == "lora":
@@ -46,7 +48,7 @@ def set_trainable(
         return
     count = _block_count(trainable, model.config.n_layers)
     for module in model.backbone.behind_blocks:
-        module.requires_grad_(True)
+        module.requires_grad_(module not in model.unused_modules)
     for block in list(model.backbone.blocks)[-count:]:
         block.requires_grad_(True)
 

@@ -101,6 +101,13 @@ class LibraryTokenizer:
         self.prefix = probe.ids[: content[0]]
         self.suffix = probe.ids[content[-1] + 1 :]
 
+    def lower_case(self) -> None:
+        """Makes texts lower case before anything else, as the tokenizer's file then says."""
+        from tokenizers.normalizers import Lowercase, Sequence
+
+        own = self._tokenizer.normalizer
+        self._tokenizer.normalizer = Lowercase() if own is None else Sequence([Lowercase(), own])
+
     @classmethod
     def from_file(cls, path: str | Path, config: dict[str, Any] | None = None, **rules: Any) -> LibraryTokenizer:
         """Reads a ``tokenizer.json``; ``config`` and ``rules`` are arguments of the class.

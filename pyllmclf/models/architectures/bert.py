@@ -260,6 +260,7 @@ GAMMA_AND_BETA = (
 
 ARCHITECTURE = Architecture(
     model_type="bert",
+    pretrained_pooler=True,
     title="BERT",
     backbone=Bert,
     class_name="BertForSequenceClassification",

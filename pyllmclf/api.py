@@ -136,14 +136,16 @@ def finetune(
     revision : str, optional
         Branch, tag or commit of a model from the hub, also written ``model="name@revision"``; its main branch by
         default. Checkpoints record the commit, and a resumed run stays on it.
-    trainable : {"head", "last_block", "last_N_blocks", "all", "lora"}
-        Trained parameters: the head; the last block, or the last N blocks, with all layers after them; all parameters;
-        or low-rank additions and the head.
+    trainable : {"auto", "head", "last_block", "last_N_blocks", "all", "lora"}
+        Trained parameters: the head; the last block (``"auto"``), or the last N blocks, with all layers after them; all
+        parameters; or low-rank additions and the head. The head alone is solved to its optimum, with the L2 penalty by
+        cross-validation, unless an argument that only optimizer steps have is given.
     lora : LoRAConfig or dict, optional
         Settings of the low-rank additions; with ``trainable="lora"`` only.
-    pooling : {"last", "last_position", "first", "mean"}, optional
+    pooling : {"auto", "last", "last_position", "first", "mean"}, optional
         The row that the head reads: of the last real token, of the last position (of padding, if there is any), of the
-        first token, or the mean over all rows.
+        first token, or the mean over all rows. ``"auto"`` is a sentence-transformers model's own, without BERT's
+        pooler, and otherwise the architecture's convention, as ``None``.
     causal : bool, optional
         Whether a token attends only to itself and to tokens before it.
     padding : {"none", "train_longest", "context"} or int
@@ -152,29 +154,30 @@ def finetune(
     head_bias : bool, optional
         Whether the head has a bias. ``pooling``, ``causal`` and ``head_bias`` default to the architecture's convention
         (GPT-2: last real token, causal, no bias; BERT: first token through the pooler, bidirectional, bias).
-    dropout : float or "config"
-        One rate for every site, or the rates of the model's configuration.
+    dropout : float, "config" or "auto"
+        One rate for every site, or the rates of the model's configuration; ``"auto"`` is 0.
     max_length : int, optional
-        Most tokens read of a text; the model's positions by default.
+        Most tokens read of a text; by default a sentence-transformers model's own number, otherwise the model's
+        positions.
     long_texts : {"head", "tail", "both", "windows"}
         Tokens read of a text longer than ``max_length``: its first ones, its last ones, half of each, or windows of
         ``max_length`` tokens that overlap by half. In training each window is a text with the label of its text; a
         text's logits are the mean over its windows.
     epochs, batch_size, gradient_accumulation_steps : int
-        An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
+        ``"auto"`` is 5 epochs and 8 texts. An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
         fewer.
     batch_tokens : int, optional
         Instead of ``batch_size``: a batch takes texts in the shuffled order up to this many tokens (padding included),
         and at least one text.
     learning_rate, weight_decay : float
-        Settings of AdamW; the decay is applied to every trained parameter.
+        Settings of AdamW; the decay is applied to every trained parameter. A learning rate of ``"auto"`` is 5e-5.
     layerwise_lr_decay : float
         Factor of the learning rate from each block to the one below it; the head, and the layers between it and the
         last block, have ``learning_rate``.
     warmup_ratio : float
-        Share of the steps over which the learning rate rises linearly.
-    scheduler : {"constant", "linear", "cosine"}
-        Learning rate after the warm-up: constant, or falling to 0 linearly or as half a cosine.
+        Share of the steps over which the learning rate rises linearly; ``"auto"`` is 0.
+    scheduler : {"auto", "constant", "linear", "cosine"}
+        Learning rate after the warm-up: constant (``"auto"``), or falling to 0 linearly or as half a cosine.
     max_grad_norm : float, optional
         Gradients are clipped to this norm.
     class_weights : "balanced", mapping of label to weight, or sequence, optional

@@ -164,8 +164,8 @@ def finetune(
         ``max_length`` tokens that overlap by half. In training each window is a text with the label of its text; a
         text's logits are the mean over its windows.
     epochs, batch_size, gradient_accumulation_steps : int
-        ``"auto"`` is 5 epochs and 8 texts. An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
-        fewer.
+        An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
+        fewer. ``"auto"`` is 5 epochs, and 8 texts.
     batch_tokens : int, optional
         Instead of ``batch_size``: a batch takes texts in the shuffled order up to this many tokens (padding included),
         and at least one text.

@@ -76,7 +76,7 @@ def test_a_text_without_keys() -> None:
     ("p", "dtype"),
     [
         (0.1, torch.float32),
-        (0.75, torch.float16),
+        pytest.param(0.75, torch.float16, marks=pytest.mark.slow),
         pytest.param(0.1, torch.float16, marks=pytest.mark.slow),
         pytest.param(0.75, torch.float32, marks=pytest.mark.slow),
     ],
@@ -96,7 +96,7 @@ def test_lora_linear(shape: tuple[int, int, int, int], bias: bool, dtype: torch.
 @pytest.mark.parametrize(
     ("family", "trainable"),
     [
-        ("gpt2", "all"),
+        pytest.param("gpt2", "all", marks=pytest.mark.slow),
         pytest.param("bert", "lora", marks=pytest.mark.slow),
         pytest.param("gpt2", "lora", marks=pytest.mark.slow),
         pytest.param("bert", "all", marks=pytest.mark.slow),

@@ -38,7 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 SHARDED: dict[str, dict[str, Any]] = {
     name: CASES[name] | {"trainable": "all", "strategy": "fsdp"}
-    for name in ("all_with_dropout", "accumulated_and_clipped", "budget_and_windows", "calibrated_best")
+    for name in ("all_with_dropout", "accumulated_and_clipped", "calibrated_best")
 }
 FAMILIES = ("bert", "modernbert")
 SHARDED |= {family: SHARDED["all_with_dropout"] | {"validation": VALIDATION} for family in FAMILIES}

@@ -61,4 +61,4 @@ def test_killed_while_saving(tmp_path: Path, said: Callable[[str, int, str], Non
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    assert "accepted 0" in run("damage.py", tmp_path, "--every", "120", "--headers", "200")
+    assert "accepted 0" in run("damage.py", tmp_path, "--every", "240", "--headers", "200")

@@ -72,7 +72,7 @@ def test_signatures_stay_whole() -> None:
     assert list(inspect.signature(pyllmclf.finetune).parameters)[:3] == ["model", "train", "validation"]
     assert pyllmclf.finetune.__name__ == "finetune" and "Fine-tunes" in (pyllmclf.finetune.__doc__ or "")
     assert "lr" not in inspect.signature(pyllmclf.finetune).parameters
-    assert LLMClassifier("gpt2-nano").get_params()["learning_rate"] == 5e-5
+    assert LLMClassifier("gpt2-nano").get_params()["learning_rate"] == "auto"
 
 
 def test_other_names_are_those_of_arguments_and_of_none_twice() -> None:

@@ -58,7 +58,7 @@ needs_the_interpreter = pytest.mark.skipif(
 @needs_the_interpreter
 def test_triton_kernels_in_the_interpreter() -> None:
     """The interpreter is chosen when triton is imported."""
-    assert passed_in("interpreted_kernels.py", TRITON_INTERPRET="1") > 50
+    assert passed_in("interpreted_kernels.py", TRITON_INTERPRET="1") > 45
 
 
 @needs_the_interpreter

@@ -9,19 +9,16 @@ has another number of tokens, as in any training without padding; memory must no
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import re
 import subprocess
 import sys
 import tempfile
-import time
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from conftest import machine
 
 import pyllmclf
 
@@ -125,20 +122,12 @@ def main() -> None:
     if options.part is not None:
         options.results.write_text(json.dumps(PARTS[options.part](options.count)))
         return
-    started = time.perf_counter()
-    curves = {
-        part: in_a_process(part, getattr(options, n)) for part, n in (("training", "steps"), ("predictions", "calls"))
-    }
     options.results.mkdir(parents=True, exist_ok=True)
-    content = {
-        "machine": platform.machine(),
-        "date": datetime.date.today().isoformat(),
-        "torch": metadata.version("torch"),
-        "minutes": round((time.perf_counter() - started) / 60),
-        "columns": ["index", "resident MB", "peak MB"],
-        "curves": curves,
-    }
-    (options.results / "memory_curve.json").write_text(json.dumps(content) + "\n")
+    curves: dict[str, list[Point]] = {}
+    for part, count in (("training", options.steps), ("predictions", options.calls)):
+        curves[part] = in_a_process(part, count)
+        content = {"machine": machine("cpu"), "columns": ["index", "resident MB", "peak MB"], "curves": curves}
+        (options.results / "memory_curve.json").write_text(json.dumps(content) + "\n")
     plot(curves, options.results / "memory_curve.svg")
     for part, points in curves.items():
         start = next(p for p in points if p[0] >= 50)

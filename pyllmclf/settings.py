@@ -55,6 +55,12 @@ LABEL_SEPARATOR = "|"
 DATA, MODEL, TRAINING, MACHINE, OUTPUT = "Data", "Model", "Training", "Machine", "Output"
 # Arguments that are, or may be, paths: ~ in them is the home folder.
 PATHS = ("model", "train", "validation", "test", "cache_dir", "output_dir")
+# Arguments that only optimizer steps have.
+OF_STEPS = (
+    "epochs", "batch_size", "batch_tokens", "gradient_accumulation_steps", "learning_rate", "weight_decay",
+    "layerwise_lr_decay", "warmup_ratio", "scheduler", "max_grad_norm", "label_smoothing", "early_stopping",
+    "save_every_steps", "logs", "callbacks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,26 +314,11 @@ class Settings:
             )
 
     @property
-    def solves_head(self) -> bool:
-        """Whether the head of a frozen model is solved to its optimum instead of trained by steps.
-
-        That is where no argument is given that only steps have.
-        """
-        return (
-            self.trainable == "head"
-            and self.epochs == AUTO
-            and self.learning_rate == AUTO
-            and self.scheduler == AUTO
-            and self.warmup_ratio == AUTO
-            and self.dropout in (AUTO, 0.0)
-            and self.label_smoothing == 0.0
-            and self.max_grad_norm is None
-            and self.gradient_accumulation_steps == 1
-            and self.early_stopping is None
-            and self.save_every_steps is None
-            and not self.callbacks
-            and self.logs is None
-        )
+    def asks_for_steps(self) -> bool:
+        """Whether an argument is given that only optimizer steps have."""
+        defaults = {each.name: each.default for each in fields(Settings)}
+        no_dropout = self.dropout in (AUTO, 0.0)
+        return not no_dropout or any(getattr(self, name) != defaults[name] for name in OF_STEPS)
 
     @property
     def separator(self) -> str | None:

@@ -74,6 +74,17 @@ def test_saved_and_opened(folder: Path, tmp_path: Path, trainable: str) -> None:
     np.testing.assert_allclose(again.logits(TEXTS), classifier.logits(TEXTS), atol=1e-6)
 
 
+@pytest.mark.parametrize("trainable", ["all", "lora"])
+def test_trained_further(folder: Path, tmp_path: Path, trainable: str) -> None:
+    """The checkpoint has the same files, so that its own head reads the same rows again."""
+    run = {**TRAINING, "trainable": trainable, "epochs": 1}
+    first = pyllmclf.finetune(folder, (TEXTS, LABELS), output_dir=tmp_path / "run", **run).classifier
+    again = pyllmclf.finetune(tmp_path / "run/last", (TEXTS, LABELS), learning_rate=1e-12, **run).classifier
+    assert again.state.model.spec == first.state.model.spec and not again.state.model.spec.pooler
+    assert again.state.layout == first.state.layout
+    np.testing.assert_allclose(again.logits(TEXTS), first.logits(TEXTS), atol=1e-5)
+
+
 def test_what_is_given_stays(folder: Path) -> None:
     classifier = pyllmclf.finetune(folder, (TEXTS, LABELS), pooling="mean", max_length=20, **TRAINING).classifier
     assert (classifier.state.model.spec.pooler, classifier.state.layout.max_length) == (True, 20)

@@ -148,16 +148,28 @@ def test_where_rows_come_from_changes_nothing(model_folder: Folders, cache: str,
 @pytest.mark.parametrize(
     "asked",
     [
-        {"epochs": 2}, {"learning_rate": 1e-3}, {"scheduler": "linear"}, {"warmup_ratio": 0.1}, {"dropout": 0.1},
-        {"label_smoothing": 0.1}, {"max_grad_norm": 1.0}, {"gradient_accumulation_steps": 2},
-        {"callbacks": pyllmclf.Callback()},
+        {"epochs": 2}, {"batch_size": 2}, {"learning_rate": 1e-3}, {"scheduler": "linear"}, {"warmup_ratio": 0.1},
+        {"dropout": 0.1}, {"label_smoothing": 0.1}, {"max_grad_norm": 1.0}, {"gradient_accumulation_steps": 2},
+        {"callbacks": pyllmclf.Callback()}, {"weight_decay": 0.0}, {"batch_tokens": 40}, {"layerwise_lr_decay": 0.5},
         {"validation": (TEXTS, LABELS), "early_stopping": 1},
     ],
     ids=lambda asked: next(iter(asked)),
 )  # fmt: skip
 def test_steps_are_taken_where_they_are_asked_for(model_folder: Folders, asked: dict[str, Any]) -> None:
-    result = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **HEAD | {"batch_size": 2} | asked)
-    assert result.timing["steps"] > 1
+    result = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **HEAD | asked)
+    assert result.history[0].learning_rate > 0.0
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "modernbert"])
+def test_a_layer_before_the_head_is_trained_by_steps(model_folder: Folders, family: str) -> None:
+    result = pyllmclf.finetune(model_folder(family), (TEXTS, LABELS), **HEAD)
+    assert result.timing["steps"] == 5
+
+
+def test_the_card_shows_no_settings_of_steps(model_folder: Folders, tmp_path: Path) -> None:
+    pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), output_dir=tmp_path / "run", **HEAD)
+    card = (tmp_path / "run/last/README.md").read_text(encoding="utf-8")
+    assert "| trainable | `head` |" in card and "auto" not in card
 
 
 def test_a_solved_run_is_saved_and_resumed(model_folder: Folders, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.atomic_folder import Writer, text_writer
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, adapter_state, peft_config
 from ..models.architectures.registry import architecture_of
+from ..models.sentence_folder import sentence_files
 from ..models.weight_files import WEIGHTS_FILE
 from ..models.weights import backbone_state, head_state
 from .model_card import model_card
@@ -51,6 +52,9 @@ def model_files(state: ClassifierState, folder: Path | None) -> dict[str, Writer
     """
     card = model_card(state, in_transformers=why_not_transformers(state) is None)
     files = _tokenizer_files(state) | {CARD_FILE: text_writer(card)}
+    if not state.model.spec.pooler:  # who trains the classifier further reads texts in the same way
+        contents = sentence_files(state.model.spec.pooling, state.layout.max_length)
+        files |= {name: text_writer(content) for name, content in contents.items()}
     if state.lora is None:
         files["config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
         files[WEIGHTS_FILE] = tensor_writer(backbone_state(state.model) | head_state(state.model))

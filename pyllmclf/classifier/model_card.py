@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..argument_checks import AUTO
 from ..models.architectures.registry import architecture_of
 from ..printable import printable
 from ..settings import ARGUMENTS
@@ -75,7 +76,7 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
             values = (f"{figures[figure]:.4f}" for figure in FIGURES)
             lines.append(f"| {split} | {figures['texts']:,} | {' | '.join(values)} |")
     names = [name for name, argument in ARGUMENTS.items() if argument.on_card]
-    settings = [(name, state.settings[name]) for name in names if state.settings.get(name) is not None]
+    settings = [(name, state.settings[name]) for name in names if state.settings.get(name) not in (None, AUTO)]
     if settings:
         lines += ["", "## Training", "", "| setting | value |", "|---|---|"]
         lines += [f"| {name} | {_code(value)} |" for name, value in settings]

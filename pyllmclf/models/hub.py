@@ -121,9 +121,13 @@ def _from_folder(name: str, weights: str) -> ModelSource:
         raise ModelError(f"{name}: this is the folder of a run; name one of its checkpoints, as {folder / 'last'}.")
     config = read_config(folder)
     tokenizer = _read_tokenizer(folder, config)
-    sentence = read_sentence_settings(lambda file: path if (path := folder / file).is_file() else None)
+    sentence = _sentence_in(folder)
     _follow_sentence(tokenizer, sentence)
     return ModelSource(name, config, tokenizer, folder, tokenizer_folder=folder, sentence=sentence)
+
+
+def _sentence_in(folder: Path) -> SentenceSettings | None:
+    return read_sentence_settings(lambda file: path if (path := folder / file).is_file() else None)
 
 
 def _from_adapter(folder: Path) -> ModelSource:
@@ -142,7 +146,9 @@ def _from_adapter(folder: Path) -> ModelSource:
         base = replace(base, tokenizer_folder=tokenizer_folder)
     if path is None and (folder / "tokenizer.json").is_file():
         base = replace(base, tokenizer=_read_tokenizer(folder, base.config), tokenizer_folder=folder)
-    return replace(base, name=str(folder), adapter=replace(adapter, lora=without_prefix(adapter.lora, base.config)))
+    adapter = replace(adapter, lora=without_prefix(adapter.lora, base.config))
+    # How the adapter was trained to read a text, which may be otherwise than its base.
+    return replace(base, name=str(folder), adapter=adapter, sentence=_sentence_in(folder))
 
 
 def is_own(folder: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,22 @@ def read_sentence_settings(find: Read) -> SentenceSettings | None:
         longest if type(longest) is int and longest > 0 else None,
         settings.get("do_lower_case") is True,
     )
+
+
+def sentence_files(pooling: str, max_length: int) -> dict[str, str]:
+    """Content of each file, by name, that :func:`read_sentence_settings` reads as these settings."""
+    mode = next(name for name, own in POOLINGS.items() if own == pooling)
+    paths = {"Transformer": "", "Pooling": "1_Pooling"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(paths.items())
+    ]
+    contents = {
+        MODULES: modules,
+        f"{paths['Pooling']}/{POOLING_CONFIG}": {f"pooling_mode_{mode}": True},
+        SETTINGS: {"max_seq_length": max_length, "do_lower_case": False},
+    }
+    return {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()}
 
 
 def _pooling(config: Any, origin: str) -> tuple[str | None, str]:

@@ -19,7 +19,8 @@ HISTORY = 10
 SUFFICIENT_DECREASE = 1e-4
 HALVINGS = 30
 
-Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+# Takes (parameters of some problems, fp32; their numbers); returns (losses, fp64; gradients, fp32).
+Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ class _Objective:
 
 
 def minimise(
-    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    objective: Evaluate,
     theta: Tensor,
     *,
     max_iterations: int,
@@ -163,8 +164,7 @@ def minimise(
 
     Parameters
     ----------
-    objective : callable
-        Takes (parameters of some problems, their numbers); returns (losses, gradients).
+    objective : Evaluate
     theta : fp32 tensor, shape [problems, parameters]
     max_iterations : int
     tolerance : float
@@ -207,9 +207,9 @@ def minimise(
         new, new_loss, new_gradient, found = _line_search(objective, active, begun, loss, direction, slope, length)
         theta[active[found]] = new[found]
         steps, changes = _remembered(steps, changes, new - begun, new_gradient - gradient)
-        moving = found  # a problem whose loss no length decreases is solved to the precision of fp32
-        active, loss, gradient = active[moving], new_loss[moving], new_gradient[moving]
-        steps, changes = [s[moving] for s in steps], [y[moving] for y in changes]
+        # A problem whose loss no length decreases is solved to the precision of fp32.
+        active, loss, gradient = active[found], new_loss[found], new_gradient[found]
+        steps, changes = [s[found] for s in steps], [y[found] for y in changes]
     return theta
 
 
@@ -246,7 +246,7 @@ def _remembered(
 
 
 def _line_search(
-    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    objective: Evaluate,
     active: Tensor,
     theta: Tensor,
     loss: Tensor,

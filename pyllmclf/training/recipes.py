@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..argument_checks import AUTO
 from ..errors import ModelError
+from ..models.architectures.registry import architecture_of
 from ..models.hub import ModelSource
 from ..settings import Settings
 
@@ -64,7 +65,9 @@ def resolve_settings(settings: Settings, source: ModelSource, recorded: Mapping[
     trainable = "last_block" if settings.trainable == AUTO else settings.trainable
     values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(Settings)}
     values["trainable"] = trainable
-    solved = settings.solves_head
+    # A layer before the head that belongs to the classifier (RoBERTa, DistilBERT, ModernBERT) needs steps.
+    frozen = trainable == "head" and architecture_of(source.config).prediction_head is None
+    solved = frozen and not settings.asks_for_steps
     automatic: dict[str, Any] = STEPS | {"dropout": 0.0, "pooling": None}
     if solved:
         automatic["epochs"] = 1

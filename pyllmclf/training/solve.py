@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..classifier.inference import TOKEN_BUDGET, inference_batch, inference_batches
@@ -40,6 +41,7 @@ def pooled_rows(trainer: StepTrainer) -> Tensor:
     return rows
 
 
+@torch.no_grad()
 def solve_epoch(trainer: StepTrainer) -> EpochRecord:
     """Solves the head of a trainer's model, in the place of an epoch of optimizer steps; returns its record.
 
@@ -69,17 +71,13 @@ def solve_epoch(trainer: StepTrainer) -> EpochRecord:
         row_weights=None if weights is None else torch.from_numpy(weights).to(rows.device),
         positive_weight=objective.positive_weight if isinstance(objective, MultiLabelObjective) else None,
         groups=_groups(packer),
-        start=(head.weight.detach(), None if head.bias is None else head.bias.detach()),
+        start=(head.weight, head.bias),
         seed=trainer.settings.seed,
     )
-    with torch.no_grad():
-        head.weight.copy_(trainer.group.broadcast(solution.weight, 0))
-        if head.bias is not None and solution.bias is not None:
-            head.bias.copy_(trainer.group.broadcast(solution.bias, 0))
-        logits = head.weight.new_empty(len(rows), head.weight.shape[0])
-        torch.matmul(rows, head.weight.t(), out=logits)
-        if head.bias is not None:
-            logits += head.bias
+    head.weight.copy_(trainer.group.broadcast(solution.weight))
+    if head.bias is not None and solution.bias is not None:
+        head.bias.copy_(trainer.group.broadcast(solution.bias))
+    logits = F.linear(rows, head.weight, head.bias)
     seconds, tokens = time.perf_counter() - started, int(packer.real_lengths.sum())
     correct = int(trainer.objective.correct(logits, labels))
     trainer.step = 1

@@ -39,7 +39,7 @@ def run(script: str, folder: Path, *arguments: str) -> str:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: calls of the C library are replaced")
 @pytest.mark.skipif(shutil.which(os.environ.get("CC", "cc")) is None, reason="needs a C compiler")
-@pytest.mark.parametrize(("kills", "saves", "every"), [(8, 4, 640), pytest.param(60, 20, 160, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kills", "saves", "every"), [(6, 3, 1280), pytest.param(60, 20, 160, marks=pytest.mark.slow)])
 def test_trainings_and_saves_that_are_killed_or_fail(tmp_path: Path, kills: int, saves: int, every: int) -> None:
     summary = run("faults.py", tmp_path, "--kills", str(kills), "--saves", str(saves), "--every", str(every))
     assert f"kills while saving {saves}" in summary
@@ -61,4 +61,4 @@ def test_killed_while_saving(tmp_path: Path, said: Callable[[str, int, str], Non
 
 
 def test_damaged_files_are_refused(tmp_path: Path) -> None:
-    assert "accepted 0" in run("damage.py", tmp_path, "--every", "240", "--headers", "200")
+    assert "accepted 0" in run("damage.py", tmp_path, "--every", "480", "--headers", "200")

@@ -137,9 +137,11 @@ def finetune(
         Branch, tag or commit of a model from the hub, also written ``model="name@revision"``; its main branch by
         default. Checkpoints record the commit, and a resumed run stays on it.
     trainable : {"auto", "head", "last_block", "last_N_blocks", "all", "lora"}
-        Trained parameters: the head; the last block (``"auto"``), or the last N blocks, with all layers after them; all
-        parameters; or low-rank additions and the head. The head alone is solved to its optimum, with the L2 penalty by
-        cross-validation, unless an argument that only optimizer steps have is given.
+        Trained parameters: the head; the last block or the last N blocks, with all layers after them; all parameters;
+        or low-rank additions and the head. ``"auto"`` is all of them where that is a matter of minutes, fewer blocks
+        otherwise, and the head for few texts of many classes; see :mod:`pyllmclf.training.recipes`. The head alone is
+        solved to its optimum, with the L2 penalty by cross-validation, unless an argument that only optimizer steps
+        have is given.
     lora : LoRAConfig or dict, optional
         Settings of the low-rank additions; with ``trainable="lora"`` only.
     pooling : {"auto", "last", "last_position", "first", "mean"}, optional
@@ -165,19 +167,20 @@ def finetune(
         text's logits are the mean over its windows.
     epochs, batch_size, gradient_accumulation_steps : int
         An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
-        fewer. ``"auto"`` is 5 epochs, and 8 texts.
+        fewer. ``"auto"`` is as many epochs as give 100 steps, at least 3 and at most 40, and 8 texts.
     batch_tokens : int, optional
         Instead of ``batch_size``: a batch takes texts in the shuffled order up to this many tokens (padding included),
         and at least one text.
     learning_rate, weight_decay : float
-        Settings of AdamW; the decay is applied to every trained parameter. A learning rate of ``"auto"`` is 5e-5.
+        Settings of AdamW; the decay is applied to every trained parameter. A learning rate of ``"auto"`` depends on
+        what is trained and on the model's width: 1e-4 for all layers of a width of 384.
     layerwise_lr_decay : float
         Factor of the learning rate from each block to the one below it; the head, and the layers between it and the
         last block, have ``learning_rate``.
     warmup_ratio : float
-        Share of the steps over which the learning rate rises linearly; ``"auto"`` is 0.
+        Share of the steps over which the learning rate rises linearly; ``"auto"`` is 0.1.
     scheduler : {"auto", "constant", "linear", "cosine"}
-        Learning rate after the warm-up: constant (``"auto"``), or falling to 0 linearly or as half a cosine.
+        Learning rate after the warm-up: constant, or falling to 0 linearly (``"auto"``) or as half a cosine.
     max_grad_norm : float, optional
         Gradients are clipped to this norm.
     class_weights : "balanced", mapping of label to weight, or sequence, optional

@@ -304,6 +304,7 @@ def padded(packer: Packer, pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def make_trainer(folder: Path, texts: list[str], labels: list[int], trainable: str, **changes: Any) -> Trainer:
     """Makes the trainer that finetune makes, before its first step."""
-    arguments: dict[str, Any] = {"batch_size": 8, "learning_rate": 1e-3, "progress": False, "epochs": 2} | changes
+    steps = {"batch_size": 8, "learning_rate": 1e-3, "epochs": 2, "scheduler": "constant", "warmup_ratio": 0.0}
+    arguments: dict[str, Any] = steps | {"progress": False} | changes
     with prepare(Settings(model=folder, train=(texts, labels), trainable=trainable, **arguments)) as run:
         return run.trainer

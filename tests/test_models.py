@@ -119,6 +119,9 @@ def test_presets_count_the_published_parameters(name: str) -> None:
         "bert-base-cased": 108_310_272,
         "bert-large-uncased": 335_141_888,
         "bert-large-cased": 333_579_264,
+        "minilm": 22_713_216,
+        "bge-small-en-v1.5": 33_360_000,
+        "gte-small": 33_360_000,
         # Without the pooler, which their classifiers don't use.
         "roberta-base": 124_055_040,
         "roberta-large": 354_310_144,

@@ -405,7 +405,7 @@ def test_named_data_bring_their_own_parts() -> None:
 
 
 def test_history_and_timing(gpt2: Path) -> None:
-    result = run(gpt2, epochs=3, validation=0.5, scheduler="linear", batch_size=2)
+    result = run(gpt2, epochs=3, validation=0.5, scheduler="linear", warmup_ratio=0.0, batch_size=2)
     assert [record.epoch for record in result.history] == [1, 2, 3]
     assert [record.step for record in result.history] == [5, 10, 15]
     assert result.timing["steps"] == 15 and result.timing["tokens_per_second"] > 0

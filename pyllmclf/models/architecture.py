@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -46,6 +48,33 @@ class Backbone(Protocol):
 
 
 @dataclass(frozen=True)
+class Package:
+    """An installable package that carries a model folder.
+
+    Attributes
+    ----------
+    name : str
+        As pip knows it.
+    folder : str
+        Place of the model folder: the module, and the path in it.
+    sha256 : str
+        Hash of the weights, ``model.safetensors``.
+    """
+
+    name: str
+    folder: str
+    sha256: str
+
+    def find(self) -> Path | None:
+        """The model folder; ``None`` where the package is not installed."""
+        module, _, inner = self.folder.partition("/")
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        return Path(next(iter(spec.submodule_search_locations))) / inner
+
+
+@dataclass(frozen=True)
 class Preset:
     """A built-in configuration and where its pretrained weights are.
 
@@ -57,11 +86,14 @@ class Preset:
         ``None`` where there are no pretrained weights.
     tokenizer : callable, optional
         Makes the tokenizer without any file of the hub's repository.
+    package : Package or None
+        Where it is installed, its files are read instead of the hub's.
     """
 
     config: dict[str, Any]
     hub_id: str | None
     tokenizer: Callable[[], Tokenizer] | None = None
+    package: Package | None = None
 
 
 @dataclass(frozen=True)

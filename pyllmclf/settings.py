@@ -32,6 +32,7 @@ from .checks import as_json, is_number, plain
 from .choices import (
     Auto,
     Backend,
+    Baselines,
     Cache,
     Dtype,
     EmptyTexts,
@@ -218,6 +219,10 @@ class Settings:
     early_stopping: int | None = argument(
         None, "Stop after this many epochs without better validation; keep the best epoch.", group=TRAINING,
         check=optional(valid.positive_integer),
+    )  # fmt: skip
+    baselines: Baselines = argument(
+        "auto", "Whether automatic settings are compared with simple classifiers on the validation texts: auto or off.",
+        group=TRAINING, estimator=False, check=one_of(words(Baselines)), changes_result=False, recorded=False,
     )  # fmt: skip
     calibrate: bool = argument(False, "Scale probabilities to fit the validation texts.", group=TRAINING)
     dtype: Dtype = argument(

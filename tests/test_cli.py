@@ -25,6 +25,7 @@ import pyllmclf
 import pyllmclf.api
 from pyllmclf.api import finetune
 from pyllmclf.cli.main import app, eval_app, run
+from pyllmclf.models.architecture import Package
 
 CLASSES = ["account", "billing", "delivery", "product"]
 NANO = ("--model", "gpt2-nano", "--weights", "random", "--no-progress")
@@ -193,6 +194,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "sample_weight": (["--sample-weight", "trust"], "trust"),
     "label_smoothing": (["--label-smoothing", "0.1"], 0.1),
     "early_stopping": (["--early-stopping", "2"], 2),
+    "baselines": (["--baselines", "off"], "off"),
     "calibrate": (["--calibrate"], True),
     "dtype": (["--dtype", "bfloat16"], "bfloat16"),
     "device": (["--device", "cuda:3"], "cuda:3"),
@@ -482,7 +484,19 @@ def test_info_names_versions_and_implementations(cli: Cli) -> None:
     assert all(op in shown for op in found["ops"])
 
 
-def test_demo_learns(cli: Cli) -> None:
+@pytest.mark.slow
+def test_demo_with_pretrained_weights(minilm: Path, cli: Cli) -> None:
+    ran = cli("demo", "--json", "--no-progress")
+    assert ran.code == 0
+    found = json.loads(ran.out)
+    assert found["metrics"]["test"]["accuracy"] > 0.93
+    assert list(found["baselines"]) == ["majority class", "bag of words", "solved head"]
+    assert "pyllmclf finetune FILE --model minilm" in cli("demo", "--no-progress").out
+
+
+def test_demo_learns(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model, without the package of the pretrained one."""
+    monkeypatch.setattr(Package, "find", lambda _: None)
     ran = cli("demo", "--json", "--no-progress")
     assert ran.code == 0
     assert ran.err == ""

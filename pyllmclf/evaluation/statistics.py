@@ -208,8 +208,13 @@ def mcnemar(
         Number of texts that only the first classifier gets right, that only the second does, and the two-sided p-value
         of a binomial test with probability 1/2; 1 where the classifiers never differ.
     """
+    return compare_right(first.right, second.right)
+
+
+def compare_right(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """:func:`mcnemar` of whether two classifiers get each text right, bool arrays, shape [texts]."""
     from scipy.stats import binomtest
 
-    only_first, only_second = int((first.right & ~second.right).sum()), int((~first.right & second.right).sum())
+    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
     differing = only_first + only_second
     return only_first, only_second, float(binomtest(only_first, differing, 0.5).pvalue) if differing else 1.0

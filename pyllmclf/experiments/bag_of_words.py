@@ -7,6 +7,7 @@ from typing import Any
 
 from ..data.readers import TextData
 from ..errors import DataError
+from ..training.baselines import bag_of_words
 
 
 def run_bag_of_words(splits: dict[str, TextData], seed: int) -> dict[str, Any]:
@@ -28,15 +29,12 @@ def run_bag_of_words(splits: dict[str, TextData], seed: int) -> dict[str, Any]:
     DataError
         If the training texts have no words.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
 
     def labels(data: TextData) -> list[str]:
         assert data.labels is not None
         return [str(label) for label in data.labels]
 
-    model = make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000, random_state=seed))
+    model = bag_of_words(seed)
     started = time.perf_counter()
     try:
         model.fit(splits["train"].texts, labels(splits["train"]))

@@ -224,6 +224,7 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
         identity=identity,
         strategy=strategy,
         started=session.started,
+        baselines=group.broadcast_object(None if saved is None else saved.training.get("baselines")),
     )
     if (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)

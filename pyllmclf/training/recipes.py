@@ -73,6 +73,8 @@ class ResolvedSettings(Settings):
         Whether the head is solved to its optimum; no optimizer step is taken then.
     pooler : bool
         See :class:`pyllmclf.models.sequence_classifier.HeadSpec`.
+    automatic : bool
+        Whether what is trained, the learning rate or the number of epochs is the rule's choice.
     """
 
     if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class ResolvedSettings(Settings):
         scheduler: Scheduler
     solved: bool = False
     pooler: bool = True
+    automatic: bool = False
 
     @property
     def steps_of_solved(self) -> dict[str, str]:
@@ -139,7 +142,8 @@ def resolve_settings(
         if settings.max_length is None and sentence.max_length is not None:
             values["max_length"] = min(sentence.max_length, source.config.n_positions)
     values |= {name: value for name, value in automatic.items() if values[name] == AUTO}
-    return ResolvedSettings(**values, solved=solved, pooler=pooler)
+    chosen = AUTO in (settings.trainable, settings.learning_rate, settings.epochs)
+    return ResolvedSettings(**values, solved=solved, pooler=pooler, automatic=chosen)
 
 
 def chosen_line(asked: Settings, settings: ResolvedSettings) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from ..progress import say, warn
 from ..random_state import keeps_random_state
 from ..sharding import full_tensors
 from ..tables import Line, Part, Shown
+from .baselines import Baseline, complaints, measure_baselines
 from .classifier_folder import classifier_folder
 from .preemption import PREEMPTED
 from .recipes import ResolvedSettings
@@ -56,6 +57,9 @@ class FinetuneResult(Shown):
     calibration : dict or None
         With ``calibrate``: the temperature, and the log loss and expected calibration error of the validation texts
         before and after.
+    baselines : dict of str to dict
+        Accuracy of simple classifiers on the validation texts, by name, with the number of training texts each is made
+        from; empty where none was measured.
     """
 
     classifier: Classifier
@@ -65,6 +69,7 @@ class FinetuneResult(Shown):
     output_dir: Path | None
     lengths: LengthReport
     calibration: dict[str, float] | None = None
+    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """The history, a row per epoch, as a DataFrame of pandas."""
@@ -84,6 +89,9 @@ class FinetuneResult(Shown):
         parts = [
             part for name, metrics in self.metrics.items() for part in (*evaluation_parts(metrics, name), Line(""))
         ]
+        if self.baselines:
+            shown = ", ".join(f"{name} {each['accuracy']:.2%}" for name, each in self.baselines.items())
+            parts.append(Line(f"baselines on the validation texts: {shown}"))
         if (calibration := self.calibration) is not None:
             loss = f"log loss {calibration['log_loss_before']:.4f} -> {calibration['log_loss_after']:.4f}"
             error = f"calibration error {calibration['ece_before']:.2%} -> {calibration['ece_after']:.2%}"
@@ -105,6 +113,7 @@ class FinetuneResult(Shown):
             "timing": self.timing,
             "lengths": self.lengths.to_dict(),
             "calibration": self.calibration,
+            "baselines": self.baselines,
         }
 
 
@@ -131,6 +140,8 @@ class Run:
     strategy : {"ddp", "fsdp"}
     started : float
         When preparing began, by ``time.perf_counter``.
+    baselines : list of dict, optional
+        Records of the baselines, in the checkpoint of a resumed run.
     """
 
     def __init__(
@@ -146,6 +157,7 @@ class Run:
         identity: dict[str, Any] | None,
         strategy: str,
         started: float,
+        baselines: list[dict[str, Any]] | None = None,
     ) -> None:
         self.settings, self.classifier, self.trainer = settings, classifier, trainer
         self.texts, self.packers, self.skipped = texts, packers, skipped
@@ -155,6 +167,7 @@ class Run:
         self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
         self._best: EvaluationResult | MultiLabelResult | None = None
         self._started = started
+        self.baselines = list(map(Baseline.from_record, baselines or []))
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
     def execute(self) -> FinetuneResult:
@@ -198,6 +211,7 @@ class Run:
             None if output_dir is None else Path(output_dir),
             self.lengths,
             calibration,
+            {each.name: each.to_dict() for each in self.baselines},
         )
 
     def _save_unfinished(self, folder: Path) -> None:
@@ -211,6 +225,8 @@ class Run:
         """Trains for the remaining epochs, then gathers the whole model and evaluates it on the validation texts."""
         trainer = self.trainer
         validates = "validation" in self.packers
+        if self._compares_baselines:
+            self.measure_baselines()
         trainer.fit(self._validate if validates else None, self._on_epoch, self._save, self.settings.save_every_steps)
         self.state.model = trainer.gather().requires_grad_(False)
         if not validates:
@@ -219,6 +235,33 @@ class Run:
             self._record("validation", self._best)
         elif "validation" not in self._results or self.settings.early_stopping is not None:
             self.evaluate("validation")  # the run was resumed after its last validation
+        self.compare()
+
+    @property
+    def _compares_baselines(self) -> bool:
+        """Whether baselines are measured, before the first step of automatic settings."""
+        settings = self.settings
+        begins = "validation" in self.packers and self.trainer.step == 0 and not settings.multi_label
+        return begins and settings.automatic and settings.baselines == "auto"
+
+    def measure_baselines(self) -> None:
+        """Measures simple classifiers on the validation texts, which the trained one is compared with at the end."""
+        started = time.perf_counter()
+        with self.trainer.preemption.at_once():
+            self.baselines = measure_baselines(self.trainer, self.texts, self.packers)
+        seconds = time.perf_counter() - started
+        shown = ", ".join(f"{each.name} {each.accuracy:.2%}" for each in self.baselines)
+        say(
+            f"baselines on {len(self.texts['validation']):,} validation texts: {shown} ({seconds:.1f} s)",
+            self.settings.progress,
+        )
+        self._seconds["evaluate"] += seconds
+
+    def compare(self) -> None:
+        """Warns of each baseline that is better on the validation texts by more than chance."""
+        if self.baselines and self.trainer.group.is_first:
+            for line in complaints(self.baselines, self._results["validation"].right):
+                warn(line, self.settings.progress)
 
     def calibrate(self) -> dict[str, float]:
         """Scales the head by the temperature that minimises the validation texts' log loss, in the checkpoint too.
@@ -334,6 +377,7 @@ class Run:
                 "identity": self.identity,
                 "arithmetic": numerics(trainer.cache, self.strategy, trainer.compute),
                 "metrics": state.metrics,
+                "baselines": [each.record() for each in self.baselines],
             }
             self.folder.save(state, trainer.step, trainer.state_dict() | run_state, moments, is_best=is_best)
         self._seconds["save"] += time.perf_counter() - started

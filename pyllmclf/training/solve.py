@@ -15,21 +15,26 @@ from ..ops import use_backend
 from ..progress import say
 from .objective import MultiLabelObjective
 from .records import EpochRecord, not_finite, per_second
-from .solved_head import solve_head
+from .solved_head import SolvedHead, solve_head
 from .steps import StepTrainer
 
 
 @torch.no_grad()
-def pooled_rows(trainer: StepTrainer) -> Tensor:
-    """What the head reads of each training text: fp32, shape [texts, width], on the trainer's device.
+def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tensor:
+    """What the head reads of each text: fp32, shape [texts, width], on the trainer's device.
 
-    A text in windows has a row for each.
+    Parameters
+    ----------
+    trainer : StepTrainer
+    packer : Packer
+    texts : int64 array, shape [texts]
+        Their numbers; a text in windows has a number for each.
     """
-    model, packer, compute = trainer.model, trainer.packer, trainer.compute
+    model, compute = trainer.model, trainer.compute
     rows = torch.empty(len(packer), model.config.width, device=compute.device)
     budget = TOKEN_BUDGET[compute.device.type]
     with use_backend(compute.backend):
-        for ids in inference_batches(model, packer, np.arange(len(packer)), budget):
+        for ids in inference_batches(model, packer, texts, budget):
             found = None if trainer.cache is None else trainer.cache.lookup(packer, ids)
             if found is None or found[0] < model.depth:
                 batch = model.read(inference_batch(model, packer, ids, compute.device))
@@ -38,7 +43,42 @@ def pooled_rows(trainer: StepTrainer) -> Tensor:
             else:
                 pooled = found[1]
             rows[torch.from_numpy(ids).to(compute.device)] = pooled.float()
-    return rows
+    return rows[torch.from_numpy(texts).to(compute.device)]
+
+
+@torch.no_grad()
+def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray) -> SolvedHead:
+    """Solves a head on rows of training texts, with their weights and those of their classes.
+
+    Parameters
+    ----------
+    trainer : StepTrainer
+    rows : fp32 tensor, shape [texts, width]
+    texts : int64 array, shape [texts]
+        Numbers of the training texts.
+
+    Raises
+    ------
+    NonFiniteError
+        If a row is not finite.
+    """
+    broken = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
+    if len(broken):
+        raise not_finite(0, "the frozen model's output is not finite", texts[broken.cpu().numpy()])
+    packer, head, objective = trainer.packer, trainer.model.head, trainer.objective
+    assert packer.labels is not None
+    weights = trainer.text_weights
+    return solve_head(
+        rows,
+        packer.labels[torch.from_numpy(texts)].to(rows.device),
+        head.weight.shape[0],
+        bias=head.bias is not None,
+        row_weights=None if weights is None else torch.from_numpy(weights[texts]).to(rows.device),
+        positive_weight=objective.positive_weight if isinstance(objective, MultiLabelObjective) else None,
+        groups=_groups(packer)[texts],
+        start=(head.weight, head.bias),
+        seed=trainer.settings.seed,
+    )
 
 
 @torch.no_grad()
@@ -53,27 +93,13 @@ def solve_epoch(trainer: StepTrainer) -> EpochRecord:
         If memory does not suffice, or another process is lost.
     """
     started = time.perf_counter()
-    packer, head, objective = trainer.packer, trainer.model.head, trainer.objective
-    rows = pooled_rows(trainer)
-    broken = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
-    if len(broken):
-        raise not_finite(0, "the frozen model's output is not finite", broken.cpu().numpy())
+    packer, head = trainer.packer, trainer.model.head
+    texts = np.arange(len(packer))
+    rows = pooled_rows(trainer, packer, texts)
     read = time.perf_counter()
-    labels = packer.labels
-    assert labels is not None
-    labels = labels.to(rows.device)
-    weights = trainer.text_weights
-    solution = solve_head(
-        rows,
-        labels,
-        head.weight.shape[0],
-        bias=head.bias is not None,
-        row_weights=None if weights is None else torch.from_numpy(weights).to(rows.device),
-        positive_weight=objective.positive_weight if isinstance(objective, MultiLabelObjective) else None,
-        groups=_groups(packer),
-        start=(head.weight, head.bias),
-        seed=trainer.settings.seed,
-    )
+    solution = solve_rows(trainer, rows, texts)
+    assert packer.labels is not None
+    labels = packer.labels.to(rows.device)
     head.weight.copy_(trainer.group.broadcast(solution.weight))
     if head.bias is not None and solution.bias is not None:
         head.bias.copy_(trainer.group.broadcast(solution.bias))

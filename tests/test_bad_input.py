@@ -315,7 +315,7 @@ def test_terminated(shell: Shell, table: Path, tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("case", "changes", "code", "pattern"),
     [
-        ("resume with other settings", ("--learning-rate", "1e-3"), 2, "learning_rate was 5e-05 there, and is 0.001"),
+        ("resume with other settings", ("--learning-rate", "2e-3"), 2, "learning_rate was 0.001 there, and is 0.002"),
         ("resume with other data", ("--train", "OTHER"), 3, "train texts or their labels are not those"),
         ("resume with another model", ("--seed", "7"), 2, "seed was 123 there, and is 7"),
         ("a folder that holds another run", None, 2, "already holds a classifier.*--resume"),

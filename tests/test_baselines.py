@@ -11,6 +11,10 @@ import pytest
 from models import Folders
 
 import pyllmclf
+from pyllmclf.classifier.checkpoint import STATE_FILE
+from pyllmclf.data.atomic_folder import MANIFEST
+from pyllmclf.data.fetch import sha256
+from pyllmclf.training import baselines
 from pyllmclf.training.baselines import BAG_OF_WORDS, MAJORITY, SOLVED_HEAD, Baseline, complaints
 
 WORDS = ["red cat", "blue dog", "green cat", "old dog", "an ox, a cat", "a dog in the sun"]
@@ -83,6 +87,32 @@ def test_a_resumed_run_has_those_of_its_beginning(model_folder: Folders, tmp_pat
     with pytest.warns(RuntimeWarning, match="bag of words is better"):
         again = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), resume=True, **arguments)
     assert again.baselines == first.baselines
+
+
+def test_many_texts_and_classes(model_folder: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "MOST_TEXTS", 12)
+    monkeypatch.setattr(baselines, "MOST_TEXTS_OF_WORDS", 24)
+    with pytest.warns(RuntimeWarning):
+        found = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **LAZY).baselines
+    assert [each["training_texts"] for each in found.values()] == [48, 24, 12]
+    monkeypatch.setattr(baselines, "MOST_CLASSES", 1)
+    assert list(pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **LAZY).baselines) == [MAJORITY]
+
+
+@pytest.mark.parametrize("record", [[{"name": "x"}], [{"name": "x", "right": "01", "texts": 3}], 7])
+def test_a_forged_record_is_refused(model_folder: Folders, tmp_path: Path, record: Any) -> None:
+    arguments = LAZY | {"output_dir": tmp_path / "run"}
+    with pytest.warns(RuntimeWarning):
+        pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **arguments)
+    folder = (tmp_path / "run/last").resolve()
+    state = json.loads((folder / STATE_FILE).read_text())
+    (folder / STATE_FILE).write_text(json.dumps(state | {"baselines": record}))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    path = folder / STATE_FILE
+    manifest["files"][STATE_FILE] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(pyllmclf.ModelError, match="baselines"):
+        pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), resume=True, **arguments)
 
 
 def test_what_is_more_than_chance() -> None:

@@ -45,7 +45,7 @@ class Recorder(Callback):
 
 def test_callbacks(gpt2: Path) -> None:
     told = Recorder()
-    result = run(gpt2, callbacks=told, validation=(TEXTS, LABELS), warmup_ratio=0.5)
+    result = run(gpt2, callbacks=told, validation=(TEXTS, LABELS), scheduler="constant", warmup_ratio=0.5)
     assert told.order == ["begin", "end"] and told.total_steps == len(told.steps) == 6
     assert told.epochs == result.history
     assert [s.step for s in told.steps] == [1, 2, 3, 4, 5, 6] and [s.epoch for s in told.steps] == [1, 1, 1, 2, 2, 2]

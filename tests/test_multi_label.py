@@ -216,7 +216,7 @@ def test_from_end_to_end(family: str, trainable: str, request: pytest.FixtureReq
         trainable=trainable,
         calibrate=True,
         output_dir=tmp_path / "run",
-        **SHORT | {"epochs": 40},
+        **SHORT | {"epochs": 40, "scheduler": "constant"},
     )
     classifier = result.classifier
     assert result.calibration is not None

@@ -105,7 +105,7 @@ def test_without_a_home_folder(
     table.write_text("text,label\n" + "late parcel,delivery\ncharged twice,billing\n" * 4)
     assert cache_dir_if_any() is None and find_local("sms_spam", "x") is None
     # As always: two epochs cache the frozen layers' activations, in memory.
-    result = pyllmclf.finetune("gpt2-nano", table, weights="random", epochs=2, progress=False)
+    result = pyllmclf.finetune("gpt2-nano", table, weights="random", trainable="last_block", epochs=2, progress=False)
     assert len(result.history) == 2
     capsys.readouterr()
     needed = [
@@ -114,7 +114,7 @@ def test_without_a_home_folder(
         ["--train", str(table), "--output-dir", "~/out"],
     ]
     for arguments in needed:
-        code = run(app, "pyllmclf", ["finetune", *NANO, "--epochs", "2", *arguments])
+        code = run(app, "pyllmclf", ["finetune", *NANO, "--trainable", "last_block", "--epochs", "2", *arguments])
         error = capsys.readouterr().err
         assert code == 5 and "HOME" in error and "bug" not in error, error
     with pytest.raises(ResourceError, match="PYLLMCLF_CACHE_DIR, XDG_CACHE_HOME or HOME"):

@@ -79,7 +79,9 @@ def weighted() -> np.ndarray:
 def test_trajectory_equals_a_plain_padded_loop(tmp_path: Path, changes: dict[str, Any], backend: str) -> None:
     """20 steps: sum(w * loss) / sum(w) of packed texts, and of padded batches in plain PyTorch."""
     gpt2_folder(tmp_path)
-    ours = trainer_of(tmp_path, WEIGHTS, batch_size=3, epochs=4, backend=backend, **changes)
+    ours = trainer_of(
+        tmp_path, WEIGHTS, batch_size=3, epochs=4, scheduler="constant", warmup_ratio=0.0, backend=backend, **changes
+    )
     config = plain_pytorch.PlainConfig(vocab_size=257, n_positions=64, width=32, n_layers=3, n_heads=4)
     plain = plain_pytorch.PlainGPT2Classifier(config, num_classes=3, head_bias=False)
     plain_pytorch.load_huggingface_state_dict(

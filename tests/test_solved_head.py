@@ -13,6 +13,7 @@ from models import LABELS, TEXTS, Folders
 from sklearn.linear_model import LogisticRegression
 
 import pyllmclf
+from pyllmclf.training import solved_head
 from pyllmclf.training.convex import Scale, solve
 from pyllmclf.training.solved_head import PENALTIES, assign_folds, solve_head
 
@@ -190,3 +191,14 @@ def test_several_labels(model_folder: Folders) -> None:
     )
     assert np.isfinite(result.history[0].train_loss)
     assert result.classifier.predict_proba(TEXTS).shape == (6, 2)
+
+
+def test_folds_one_after_another_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the logits of all folds would take too much memory."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(60, 5, generator=generator), torch.arange(60) % 3
+    together = solve_head(x, y, 3, bias=True)
+    monkeypatch.setattr(solved_head, "MOST_LOGITS", 2 * 60 * 3)  # two folds at a time
+    apart = solve_head(x, y, 3, bias=True)
+    assert apart.penalty == together.penalty
+    torch.testing.assert_close(apart.out_of_fold, together.out_of_fold, rtol=0, atol=1e-3)

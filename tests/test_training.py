@@ -188,6 +188,7 @@ ELSEWHERE = {
     "resume", "save_every_steps", "keep_last",  # test_resume.py
     "strategy",  # test_distributed.py
     "revision",  # test_hub_online.py
+    "baselines",  # test_baselines.py
     "overwrite",  # test_overwrite.py
 }  # fmt: skip
 

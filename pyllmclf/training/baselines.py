@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 MAJORITY, BAG_OF_WORDS, SOLVED_HEAD = "majority class", "bag of words", "solved head"
-MOST_TEXTS = 2_000
-"""Training texts that the frozen model reads for its head; drawn where there are more."""
+MOST_TEXTS, MOST_TEXTS_OF_WORDS = 2_000, 20_000
+"""Training texts that the frozen model reads for its head, and of the bag of words; drawn where there are more."""
+MOST_CLASSES = 200
+"""Above, only the majority class is measured: a logistic regression takes minutes."""
 BY_CHANCE = 0.05
 """A difference is more than chance where McNemar's p-value is lower."""
 
@@ -67,8 +70,9 @@ class Baseline:
 def measure_baselines(trainer: Trainer, texts: Mapping[str, TextData], packers: Mapping[str, Packer]) -> list[Baseline]:
     """Fits the baselines on the training texts, before the first step, and measures them on the validation texts.
 
-    The solved head is left out where it is what is trained, where a layer before the head belongs to the classifier,
-    where texts are read in windows, and where the model lies in parts in several processes.
+    Logistic regressions are left out where there are more than :data:`MOST_CLASSES` classes, and the solved head where
+    it is what is trained, where a layer before the head belongs to the classifier, where texts are read in windows, and
+    where the model lies in parts in several processes.
 
     Parameters
     ----------
@@ -80,7 +84,9 @@ def measure_baselines(trainer: Trainer, texts: Mapping[str, TextData], packers: 
     assert train is not None and validation is not None
     most = int(np.bincount(train).argmax())
     found = [Baseline(MAJORITY, validation == most, len(train))]
-    if (bag := _bag_of_words(texts, train, validation)) is not None:
+    if trainer.model.head.weight.shape[0] > MOST_CLASSES:
+        return found
+    if (bag := _bag_of_words(texts, train, validation, trainer.settings.seed)) is not None:
         found.append(bag)
     in_windows = any(packers[split].window_bounds is not None for split in ("train", "validation"))
     prediction_head = architecture_of(trainer.model.config).prediction_head
@@ -99,22 +105,32 @@ def bag_of_words(seed: int = 0) -> Pipeline:
     return make_pipeline(CountVectorizer(), LogisticRegression(max_iter=1000, random_state=seed))
 
 
-def _bag_of_words(texts: Mapping[str, TextData], train: np.ndarray, validation: np.ndarray) -> Baseline | None:
-    """``None`` where the training texts have no words."""
+def _drawn(count: int, most: int, seed: int) -> np.ndarray:
+    """Numbers of all rows, or of ``most`` of them, at random; int64, in order."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+
+
+def _bag_of_words(
+    texts: Mapping[str, TextData], train: np.ndarray, validation: np.ndarray, seed: int
+) -> Baseline | None:
+    """``None`` where the training texts have no words, or one class alone."""
+    rows = _drawn(len(train), MOST_TEXTS_OF_WORDS, seed)
     model = bag_of_words()
     try:
-        model.fit(texts["train"].texts, train)
+        with warnings.catch_warnings():  # of a solver that is not at its optimum after 1,000 iterations
+            warnings.simplefilter("ignore")
+            model.fit([texts["train"].texts[row] for row in rows], train[rows])
     except ValueError:
         return None
-    return Baseline(BAG_OF_WORDS, model.predict(texts["validation"].texts) == validation, len(train))
+    return Baseline(BAG_OF_WORDS, model.predict(texts["validation"].texts) == validation, len(rows))
 
 
 @torch.no_grad()
 def _solved_head(trainer: Trainer, packers: Mapping[str, Packer]) -> Baseline:
     packer = packers["train"]
-    ids = np.arange(len(packer))
-    if len(ids) > MOST_TEXTS:
-        ids = np.sort(np.random.default_rng(trainer.settings.seed).choice(ids, MOST_TEXTS, replace=False))
+    ids = _drawn(len(packer), MOST_TEXTS, trainer.settings.seed)
     solution = solve_rows(trainer, pooled_rows(trainer, packer, ids), ids)
     validation = packers["validation"]
     rows = pooled_rows(trainer, validation, np.arange(len(validation)))

@@ -33,13 +33,14 @@ from ..settings import Settings, with_recorded
 from ..torch_state import own_torch_state
 from .activation_cache import make_cache
 from .activation_plan import changes_each_epoch
+from .baselines import Baseline
 from .callbacks import Callback, resolve_callbacks
 from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
 from .preemption import Preemption
 from .recipes import TrainingTexts, chosen_line, resolve_settings
-from .resume import load_saved, numerics, restore
+from .resume import Saved, load_saved, numerics, restore
 from .run import Run
 from .run_folder import RunFolder
 from .strategy import choose_strategy
@@ -224,7 +225,7 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
         identity=identity,
         strategy=strategy,
         started=session.started,
-        baselines=group.broadcast_object(None if saved is None else saved.training.get("baselines")),
+        baselines=_recorded_baselines(saved, texts, group),
     )
     if (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)
@@ -235,6 +236,25 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
         progress = f"step {trainer.step}, {len(trainer.history)} epochs done"
         say(f"resumed from {saved.folder}: {progress}", settings.progress)
     return run
+
+
+def _recorded_baselines(saved: Saved | None, texts: Mapping[str, TextData], group: ProcessGroup) -> list[Baseline]:
+    """Baselines that the resumed checkpoint records, in all processes.
+
+    Raises
+    ------
+    ModelError
+        If their record is malformed.
+    """
+    record = None if saved is None else (str(saved.folder), saved.training.get("baselines"))
+    folder, baselines = group.broadcast_object(record) or ("", None)
+    try:
+        found = [Baseline.from_record(each) for each in baselines or []]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder}: the record of its baselines is malformed ({error!r}).") from error
+    if found and any(len(each.right) != len(texts.get("validation", ())) for each in found):
+        raise ModelError(f"{folder}: its baselines are those of other validation texts.")
+    return found
 
 
 def read_texts(

@@ -29,8 +29,8 @@ LEAST_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 3, 40, 100
 MANY_CLASSES = 16
 """From so many classes on, few texts of each favour the frozen model of a sentence-transformers folder, whose head is
 solved; and trained layers take twice the learning rate."""
-FEW_TEXTS = 40
-"""Texts of a class, below which this holds."""
+FEW_TEXTS, MOST_CLASSES = 40, 500
+"""Texts of a class, below which this holds, and classes, above which solving the head takes longer than training."""
 LEARNING_RATES = {"all": 1e-4, "last_block": 2e-4, "lora": 1e-3, "head": 3e-3}
 """For a width of 384; of the parameters in the network, wider models take inversely less (:func:`_learning_rate`)."""
 RANDOM_RATE = 1e-3
@@ -180,7 +180,7 @@ def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, ep
     it is trained; what is frozen is computed once (Kaplan et al. 2020, section 2.1).
     """
     config, device = source.config, texts.device
-    few = texts.classes >= MANY_CLASSES and len(texts.texts) < FEW_TEXTS * texts.classes
+    few = MANY_CLASSES <= texts.classes <= MOST_CLASSES and len(texts.texts) < FEW_TEXTS * texts.classes
     if few and source.sentence is not None and settings.weights == "pretrained" and not settings.asks_for_steps:
         return "head"
     block, layers = 12 * config.width**2, config.n_layers

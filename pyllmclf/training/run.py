@@ -140,8 +140,8 @@ class Run:
     strategy : {"ddp", "fsdp"}
     started : float
         When preparing began, by ``time.perf_counter``.
-    baselines : list of dict, optional
-        Records of the baselines, in the checkpoint of a resumed run.
+    baselines : list of Baseline
+        Those that a resumed run's checkpoint records.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Run:
         identity: dict[str, Any] | None,
         strategy: str,
         started: float,
-        baselines: list[dict[str, Any]] | None = None,
+        baselines: list[Baseline],
     ) -> None:
         self.settings, self.classifier, self.trainer = settings, classifier, trainer
         self.texts, self.packers, self.skipped = texts, packers, skipped
@@ -167,7 +167,7 @@ class Run:
         self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
         self._best: EvaluationResult | MultiLabelResult | None = None
         self._started = started
-        self.baselines = list(map(Baseline.from_record, baselines or []))
+        self.baselines = baselines
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
     def execute(self) -> FinetuneResult:

@@ -19,6 +19,8 @@ WORSE = 2
 """Strengths in a row with a worse held-out loss after which no weaker one is tried."""
 FOLD_TOLERANCE = 1e-3
 """Tolerance of the folds' solutions, which are only compared."""
+MOST_LOGITS = 50_000_000
+"""Logits of the folds that are solved side by side: 200 MB, of which the solver holds a few copies."""
 LEAST_TEMPERATURE = 0.1
 """Few held-out texts may all be classified right, however far their logits are stretched."""
 
@@ -163,17 +165,23 @@ def _cross_validated(
 
     A strength is judged by the held-out loss at its best temperature: a strong penalty shortens all logits alike, which
     the temperature makes up for. Strengths come from the strongest to the weakest, each of which starts from the one
-    before; the folds of a strength are solved together.
+    before; the folds of a strength are solved together, as far as memory goes.
     """
     held_out = torch.arange(folds, device=x.device)[:, None] == of_row[None, :]
     in_fold = ~held_out if weights.dim() == 1 else ~held_out[:, :, None]
     fold_weights = weights[None] * in_fold
     weight = begun[0].expand(folds, -1, -1).contiguous()
     bias = None if begun[1] is None else begun[1].expand(folds, -1).contiguous()
+    together = max(1, MOST_LOGITS // (len(x) * weight.shape[1]))
     tried: list[_Tried] = []
     for penalty in PENALTIES:
-        strengths = torch.full((folds,), penalty, device=x.device)
-        weight, bias = solve(x, targets, fold_weights, strengths, (weight, bias), tolerance=FOLD_TOLERANCE)
+        for first in range(0, folds, together):
+            some = slice(first, first + together)
+            strengths = torch.full((len(weight[some]),), penalty, device=x.device)
+            begin = weight[some], None if bias is None else bias[some]
+            weight[some], offsets = solve(x, targets, fold_weights[some], strengths, begin, tolerance=FOLD_TOLERANCE)
+            if bias is not None and offsets is not None:
+                bias[some] = offsets
         logits = torch.empty(len(x), weight.shape[1], device=x.device)
         for fold in range(folds):
             rows = held_out[fold]

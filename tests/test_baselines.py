@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ import pyllmclf
 from pyllmclf.classifier.checkpoint import STATE_FILE
 from pyllmclf.data.atomic_folder import MANIFEST
 from pyllmclf.data.fetch import sha256
-from pyllmclf.training import baselines
+from pyllmclf.training import baselines, run
 from pyllmclf.training.baselines import BAG_OF_WORDS, MAJORITY, SOLVED_HEAD, Baseline, complaints
 
 WORDS = ["red cat", "blue dog", "green cat", "old dog", "an ox, a cat", "a dog in the sun"]
@@ -87,6 +90,30 @@ def test_a_resumed_run_has_those_of_its_beginning(model_folder: Folders, tmp_pat
     with pytest.warns(RuntimeWarning, match="bag of words is better"):
         again = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), resume=True, **arguments)
     assert again.baselines == first.baselines
+    arguments |= {"baselines": "off"}
+    assert pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), resume=True, **arguments).baselines == {}
+
+
+def test_weights_of_classes_silence_the_comparison(model_folder: Folders) -> None:
+    """Accuracy is not what such a training is for."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        result = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), class_weights={"cat": 9, "dog": 1}, **LAZY)
+    assert len(result.baselines) == 3
+
+
+def test_preempted_while_they_are_measured(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is saved yet, and the sentence does not say so."""
+
+    def preempted(*_: Any) -> list[Baseline]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr(run, "measure_baselines", preempted)
+    with pytest.raises(pyllmclf.PreemptedError, match="preempted before training began"):
+        pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), output_dir=tmp_path / "run", **LAZY)
 
 
 def test_many_texts_and_classes(model_folder: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +126,15 @@ def test_many_texts_and_classes(model_folder: Folders, monkeypatch: pytest.Monke
     assert list(pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **LAZY).baselines) == [MAJORITY]
 
 
-@pytest.mark.parametrize("record", [[{"name": "x"}], [{"name": "x", "right": "01", "texts": 3}], 7])
+@pytest.mark.parametrize(
+    "record",
+    [
+        [{"name": "x"}],
+        [{"name": MAJORITY, "right": "01", "texts": 3}],
+        [{"name": "x", "right": "0" * 32, "texts": 3}],
+        7,
+    ],
+)
 def test_a_forged_record_is_refused(model_folder: Folders, tmp_path: Path, record: Any) -> None:
     arguments = LAZY | {"output_dir": tmp_path / "run"}
     with pytest.warns(RuntimeWarning):

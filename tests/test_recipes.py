@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -30,11 +31,16 @@ def chosen(
     classes: int = 2,
     words: int = 30,
     sentence: Any = SENTENCE,
+    memory: int = 1 << 34,
     **given: Any,
 ) -> ResolvedSettings:
     source = ModelSource(model, model_config(presets()[model].config, model), None, None, sentence=sentence)  # type: ignore[arg-type]
-    known = TrainingTexts(["word " * words] * texts, classes, torch.device("cpu"))
-    return resolve_settings(Settings(model=model, train="x", **given), source, known, {})
+    with patch.object(recipes, "physical_memory", lambda: memory):
+        return resolve_settings(Settings(model=model, train="x", **given), source, known(texts, words, classes), {})
+
+
+def known(texts: int, words: int, classes: int) -> TrainingTexts:
+    return TrainingTexts(["word " * words] * texts, classes, torch.device("cpu"))
 
 
 def test_few_classes_train_all_layers() -> None:
@@ -50,19 +56,21 @@ def test_few_texts_of_many_classes_solve_the_head() -> None:
     assert (many.trainable, many.learning_rate) == ("all", 2e-4)
 
 
-@pytest.mark.parametrize("changes", [{"weights": "random"}, {"sentence": None}, {"epochs": 3}, {"early_stopping": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"weights": "random"}, {"sentence": None}, {"epochs": 3}, {"early_stopping": 2}, {"model": "roberta-base"}],
+)
 def test_such_a_head_needs_a_trained_model_that_embeds_texts_and_no_steps(changes: dict[str, Any]) -> None:
     validation = {"validation": 0.1} if "early_stopping" in changes else {}
     assert chosen(texts=380, classes=38, **changes, **validation).trainable == "all"
 
 
 def test_a_hundred_steps_and_three_epochs_at_least() -> None:
-    for texts in (16, 64, 1000, 10_000):
-        settings = chosen(texts=texts, words=2)
-        steps = settings.epochs * -(-texts // settings.batch_size)
-        assert settings.epochs == 40 or (settings.epochs >= 3 and steps >= 100)
+    assert [chosen(texts=texts, words=2).epochs for texts in (16, 64, 1000, 10_000)] == [40, 13, 3, 3]
     assert chosen(texts=64, batch_size=32).epochs == 40
     assert chosen(texts=400, batch_size=4, gradient_accumulation_steps=2).epochs == 3
+    assert chosen(texts=1000, words=16, batch_tokens=1800).epochs == 8  # of about 22 tokens each
+    assert chosen(texts=50, words=2000, long_texts="windows").epochs == 3
 
 
 def test_wide_models_take_small_steps() -> None:
@@ -72,11 +80,12 @@ def test_wide_models_take_small_steps() -> None:
     assert chosen("gpt2", sentence=None, weights="random").learning_rate == recipes.RANDOM_RATE
 
 
-def test_operations_and_memory_bound_what_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_and_memory_bound_what_is_trained() -> None:
     counts = [chosen("gpt2", sentence=None, texts=texts, words=200).trainable for texts in (20, 300, 900, 20_000)]
     assert counts == ["all", "last_4_blocks", "last_2_blocks", "last_block"]
-    monkeypatch.setattr(recipes, "available_memory", lambda: 1 << 30)
-    assert chosen("gpt2", sentence=None, texts=20).trainable == "last_4_blocks"
+    assert chosen("gpt2", sentence=None, texts=20, memory=1 << 30).trainable == "last_4_blocks"
+    assert chosen(texts=1500, words=400).trainable == "all"  # 256 tokens of each, its own limit
+    assert chosen(texts=700, words=400, long_texts="windows").trainable == "last_4_blocks"
 
 
 def test_what_is_given_stays() -> None:

@@ -41,12 +41,10 @@ from .objective import MultiLabelObjective, Objective, resolve_class_weights, re
 from .preemption import Preemption
 from .recipes import TrainingTexts, chosen_line, resolve_settings
 from .resume import Saved, load_saved, numerics, restore
-from .run import Run
+from .run import PREEMPTED_EARLY, Run
 from .run_folder import RunFolder
 from .strategy import choose_strategy
 from .trainer import Trainer
-
-PREEMPTED = "preempted before training began; start it again with resume=True (--resume)."
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def prepare(settings: Settings) -> Iterator[Run]:
             folder = stack.enter_context(_run_folder(output_dir, settings))
         single_process = group.world_size == 1
         preemption = stack.enter_context(Preemption(enabled=output_dir is not None, single_process=single_process))
-        with preemption.at_once(PREEMPTED):
+        with preemption.at_once(PREEMPTED_EARLY):
             recorded = _recorded(folder, group)
             settings = _as_recorded(settings, recorded.get("settings", {}))
             compute = Compute.resolve(device, settings.dtype, settings.backend)
@@ -225,7 +223,7 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
         identity=identity,
         strategy=strategy,
         started=session.started,
-        baselines=_recorded_baselines(saved, texts, group),
+        baselines=[] if settings.baselines == "off" else _recorded_baselines(saved, texts, group),
     )
     if (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)

@@ -14,7 +14,7 @@ import torch
 
 from ..argument_checks import AUTO
 from ..errors import ModelError
-from ..memory import available_memory
+from ..memory import physical_memory
 from ..models.architectures.registry import architecture_of
 from ..models.hub import ModelSource
 from ..settings import Settings
@@ -37,7 +37,8 @@ RANDOM_RATE = 1e-3
 """For weights that are random, whatever is trained."""
 MOST_OPERATIONS = {"cpu": 1e14, "cuda": 1e17}
 """Floating-point operations of a training that ``trainable="auto"`` may take: about 20 minutes of two cores at 80
-GFLOP/s, or of a GPU at 80 TFLOP/s. A count, and no measured time: the same data are trained alike on every machine."""
+GFLOP/s, or of a GPU at 80 TFLOP/s. A count, and no measured time, and the machine's whole memory: what else runs there
+changes nothing."""
 BYTES_PER_PARAMETER = 16
 """Of a trained parameter: itself, its gradient, and AdamW's two moments, in fp32."""
 
@@ -58,9 +59,13 @@ class TrainingTexts:
     classes: int
     device: torch.device
 
-    def tokens(self, longest: int) -> int:
-        """About how many tokens they have, at most ``longest`` each: one for four characters, and two special ones."""
-        return sum(min(len(text) // 4 + 2, longest) for text in self.texts)
+    def tokens(self, longest: int, *, windows: bool) -> int:
+        """About how many tokens are read: one for four characters, and two special ones.
+
+        At most ``longest`` of each text; in windows, which overlap by half, nearly all of a longer text twice.
+        """
+        counts = (len(text) // 4 + 2 for text in self.texts)
+        return sum(count if count <= longest else 2 * count if windows else longest for count in counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +118,17 @@ def resolve_settings(
         If the model comes from sentence-transformers with a pooling, or a module behind it, that the engine lacks.
     """
     values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(Settings)}
-    epochs = _epochs(len(texts.texts), settings) if settings.epochs == AUTO else int(settings.epochs)
+    sentence = source.sentence
+    if settings.max_length is None and sentence is not None and sentence.max_length is not None:
+        values["max_length"] = min(sentence.max_length, source.config.n_positions)
+    longest = values["max_length"] or source.config.n_positions
+    windows = settings.long_texts == "windows"
+    tokens = texts.tokens(longest, windows=windows)
+    rows = max(len(texts.texts), tokens // longest) if windows else len(texts.texts)
+    epochs = _epochs(rows, tokens, settings) if settings.epochs == AUTO else int(settings.epochs)
     trainable = settings.trainable
     if trainable == AUTO:
-        trainable = _trainable(settings, source, texts, epochs)
+        trainable = _trainable(settings, source, texts, tokens, epochs)
     values["trainable"] = trainable
     # A layer before the head that belongs to the classifier (RoBERTa, DistilBERT, ModernBERT) needs steps.
     frozen = trainable == "head" and architecture_of(source.config).prediction_head is None
@@ -131,16 +143,13 @@ def resolve_settings(
         "warmup_ratio": 0.1,
     }
     pooler = recorded.get("pooler") is not False or recorded.get("pooling") != settings.pooling
-    if (sentence := source.sentence) is not None:
-        if settings.pooling == AUTO:
-            if sentence.pooling is None:
-                raise ModelError(
-                    f"{source.name}: sentence-transformers' configuration {sentence.obstacle}, which pyllmclf lacks; "
-                    "give pooling to read the text otherwise."
-                )
-            automatic["pooling"], pooler = sentence.pooling, False
-        if settings.max_length is None and sentence.max_length is not None:
-            values["max_length"] = min(sentence.max_length, source.config.n_positions)
+    if sentence is not None and settings.pooling == AUTO:
+        if sentence.pooling is None:
+            raise ModelError(
+                f"{source.name}: sentence-transformers' configuration {sentence.obstacle}, which pyllmclf lacks; "
+                "give pooling to read the text otherwise."
+            )
+        automatic["pooling"], pooler = sentence.pooling, False
     values |= {name: value for name, value in automatic.items() if values[name] == AUTO}
     chosen = AUTO in (settings.trainable, settings.learning_rate, settings.epochs)
     return ResolvedSettings(**values, solved=solved, pooler=pooler, automatic=chosen)
@@ -156,10 +165,11 @@ def chosen_line(asked: Settings, settings: ResolvedSettings) -> str | None:
     return f"chosen automatically: {shown}{'; the head is solved' if settings.solved else ''}"
 
 
-def _epochs(texts: int, settings: Settings) -> int:
-    """Passes over so many texts: at least three, and about a hundred steps."""
+def _epochs(rows: int, tokens: int, settings: Settings) -> int:
+    """Passes over so many texts, or windows: at least three, and about a hundred steps."""
     batch = BATCH_SIZE if settings.batch_size == AUTO else int(settings.batch_size)
-    steps = math.ceil(texts / (batch * settings.gradient_accumulation_steps))
+    batches = rows / batch if settings.batch_tokens is None else min(rows, tokens / settings.batch_tokens)
+    steps = math.ceil(batches / settings.gradient_accumulation_steps)
     return min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)))
 
 
@@ -173,7 +183,7 @@ def _learning_rate(trainable: str, weights: str, width: int, classes: int) -> fl
     return float(f"{rate:.2g}")
 
 
-def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, epochs: int) -> str:
+def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, tokens: int, epochs: int) -> str:
     """What is trained: all layers, or as many as the operations and the memory allow, or the head alone.
 
     A block of width d has 12 d² parameters. For each of them a token takes two operations forward, and four backward if
@@ -181,11 +191,11 @@ def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, ep
     """
     config, device = source.config, texts.device
     few = MANY_CLASSES <= texts.classes <= MOST_CLASSES and len(texts.texts) < FEW_TEXTS * texts.classes
-    if few and source.sentence is not None and settings.weights == "pretrained" and not settings.asks_for_steps:
+    solvable = architecture_of(config).prediction_head is None and not settings.asks_for_steps
+    if few and solvable and source.sentence is not None and settings.weights == "pretrained":
         return "head"
     block, layers = 12 * config.width**2, config.n_layers
-    tokens = texts.tokens(settings.max_length or config.n_positions)
-    memory = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    memory = physical_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[1]
     for trained in (layers, *(count for count in (4, 2) if count < layers)):
         operations = tokens * block * (6 * trained * epochs + 2 * (layers - trained))
         embeddings = config.vocab_size * config.width if trained == layers else 0

@@ -36,6 +36,8 @@ from .trainer import Trainer
 if TYPE_CHECKING:
     import pandas as pd
 
+PREEMPTED_EARLY = "preempted before training began; start it again with resume=True (--resume)."
+
 
 @dataclass(frozen=True, repr=False)
 class FinetuneResult(Shown):
@@ -168,6 +170,7 @@ class Run:
         self._best: EvaluationResult | MultiLabelResult | None = None
         self._started = started
         self.baselines = baselines
+        self._saved = trainer.group.world_size > 1 or (folder is not None and folder.newest is not None)
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
     def execute(self) -> FinetuneResult:
@@ -193,6 +196,8 @@ class Run:
                 if self.settings.report:
                     self.report()
         except PREEMPTED as error:
+            if not self._saved:
+                raise PreemptedError(PREEMPTED_EARLY) from error
             raise PreemptedError(
                 f"preempted after step {self.trainer.step}; a checkpoint is in {output_dir}: resume from it with "
                 "resume=True (--resume)."
@@ -258,8 +263,11 @@ class Run:
         self._seconds["evaluate"] += seconds
 
     def compare(self) -> None:
-        """Warns of each baseline that is better on the validation texts by more than chance."""
-        if self.baselines and self.trainer.group.is_first:
+        """Warns of each baseline that is better on the validation texts by more than chance.
+
+        Not with class weights: accuracy is then not what the training is for.
+        """
+        if self.baselines and self.settings.class_weights is None and self.trainer.group.is_first:
             for line in complaints(self.baselines, self._results["validation"].right):
                 warn(line, self.settings.progress)
 
@@ -380,6 +388,7 @@ class Run:
                 "baselines": [each.record() for each in self.baselines],
             }
             self.folder.save(state, trainer.step, trainer.state_dict() | run_state, moments, is_best=is_best)
+            self._saved = True
         self._seconds["save"] += time.perf_counter() - started
 
 

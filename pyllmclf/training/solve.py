@@ -28,10 +28,10 @@ def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tens
     trainer : StepTrainer
     packer : Packer
     texts : int64 array, shape [texts]
-        Their numbers; a text in windows has a number for each.
+        Their numbers, in order; a text in windows has a number for each.
     """
     model, compute = trainer.model, trainer.compute
-    rows = torch.empty(len(packer), model.config.width, device=compute.device)
+    rows = torch.empty(len(texts), model.config.width, device=compute.device)
     budget = TOKEN_BUDGET[compute.device.type]
     with use_backend(compute.backend):
         for ids in inference_batches(model, packer, texts, budget):
@@ -42,8 +42,9 @@ def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tens
                 pooled = model.advance(x, batch, start, model.depth, dtype=compute.dtype)
             else:
                 pooled = found[1]
-            rows[torch.from_numpy(ids).to(compute.device)] = pooled.float()
-    return rows[torch.from_numpy(texts).to(compute.device)]
+            places = np.searchsorted(texts, ids)
+            rows[torch.from_numpy(places).to(compute.device)] = pooled.float()
+    return rows
 
 
 @torch.no_grad()

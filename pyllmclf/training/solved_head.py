@@ -169,7 +169,6 @@ def _cross_validated(
     """
     held_out = torch.arange(folds, device=x.device)[:, None] == of_row[None, :]
     in_fold = ~held_out if weights.dim() == 1 else ~held_out[:, :, None]
-    fold_weights = weights[None] * in_fold
     weight = begun[0].expand(folds, -1, -1).contiguous()
     bias = None if begun[1] is None else begun[1].expand(folds, -1).contiguous()
     together = max(1, MOST_LOGITS // (len(x) * weight.shape[1]))
@@ -179,7 +178,9 @@ def _cross_validated(
             some = slice(first, first + together)
             strengths = torch.full((len(weight[some]),), penalty, device=x.device)
             begin = weight[some], None if bias is None else bias[some]
-            weight[some], offsets = solve(x, targets, fold_weights[some], strengths, begin, tolerance=FOLD_TOLERANCE)
+            weight[some], offsets = solve(
+                x, targets, weights[None] * in_fold[some], strengths, begin, tolerance=FOLD_TOLERANCE
+            )
             if bias is not None and offsets is not None:
                 bias[some] = offsets
         logits = torch.empty(len(x), weight.shape[1], device=x.device)

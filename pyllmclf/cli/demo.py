@@ -47,6 +47,7 @@ def demo(
     from ..api import finetune
     from ..data.named import load_named
     from ..models.architectures.registry import presets
+    from ..training.baselines import accuracies
 
     package = presets()["minilm"].package
     assert package is not None
@@ -68,8 +69,8 @@ def demo(
     print_evaluation(result.metrics["test"], title="test")
     print(f"the majority class alone: {majority:.2%}")
     if result.baselines:
-        shown = ", ".join(f"{name} {each['accuracy']:.2%}" for name, each in result.baselines.items())
-        print(f"on the validation texts: {result.metrics['validation']['accuracy']:.2%}; beside it {shown}")
+        beside = accuracies(result.baselines)
+        print(f"on the validation texts: {result.metrics['validation']['accuracy']:.2%}; beside it {beside}")
     print()
     for row in predictions:
         print(f"{row['label']:<10} {row['probability']:6.1%}  {row['text']}")

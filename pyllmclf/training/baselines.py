@@ -31,8 +31,6 @@ MOST_CLASSES = 200
 """Above, only the majority class is measured: a logistic regression takes minutes."""
 BY_CHANCE = 0.05
 """A difference is more than chance where McNemar's p-value is lower."""
-
-
 REMEDIES = {
     MAJORITY: "the training has learnt nothing; another learning_rate or more epochs may help",
     BAG_OF_WORDS: "more trained layers (trainable='all') or more epochs may help, or another model",
@@ -156,6 +154,11 @@ def _solved_head(trainer: Trainer, packers: Mapping[str, Packer]) -> Baseline:
     predictions = F.linear(rows, solution.weight, solution.bias).argmax(dim=1).cpu().numpy()
     assert validation.text_labels is not None
     return Baseline(SOLVED_HEAD, predictions == validation.text_labels, len(ids))
+
+
+def accuracies(baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Names and accuracies, as a line lists them, of ``FinetuneResult.baselines``."""
+    return ", ".join(f"{name} {figures['accuracy']:.2%}" for name, figures in baselines.items())
 
 
 def complaints(baselines: list[Baseline], right: np.ndarray) -> list[str]:

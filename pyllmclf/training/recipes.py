@@ -32,7 +32,7 @@ solved; and trained layers take twice the learning rate."""
 FEW_TEXTS, MOST_CLASSES = 40, 500
 """Texts of a class, below which this holds, and classes, above which solving the head takes longer than training."""
 LEARNING_RATES = {"all": 1e-4, "last_block": 2e-4, "lora": 1e-3, "head": 3e-3}
-"""For a width of 384; of the parameters in the network, wider models take inversely less (:func:`_learning_rate`)."""
+"""Of models of width 384; wider ones divide all but the head's by width / 384."""
 RANDOM_RATE = 1e-3
 """For weights that are random, whatever is trained."""
 MOST_OPERATIONS = {"cpu": 1e14, "cuda": 1e17}
@@ -121,14 +121,15 @@ def resolve_settings(
     sentence = source.sentence
     if settings.max_length is None and sentence is not None and sentence.max_length is not None:
         values["max_length"] = min(sentence.max_length, source.config.n_positions)
-    longest = values["max_length"] or source.config.n_positions
-    windows = settings.long_texts == "windows"
-    tokens = texts.tokens(longest, windows=windows)
-    rows = max(len(texts.texts), tokens // longest) if windows else len(texts.texts)
-    epochs = _epochs(rows, tokens, settings) if settings.epochs == AUTO else int(settings.epochs)
-    trainable = settings.trainable
-    if trainable == AUTO:
-        trainable = _trainable(settings, source, texts, tokens, epochs)
+    epochs, trainable = settings.epochs, settings.trainable
+    if AUTO in (epochs, trainable):
+        longest, windows = values["max_length"] or source.config.n_positions, settings.long_texts == "windows"
+        tokens = texts.tokens(longest, windows=windows)
+        if epochs == AUTO:
+            rows = max(len(texts.texts), tokens // longest) if windows else len(texts.texts)
+            epochs = _epochs(rows, tokens, settings)
+        if trainable == AUTO:
+            trainable = _trainable(settings, source, texts, tokens, int(epochs))
     values["trainable"] = trainable
     # A layer before the head that belongs to the classifier (RoBERTa, DistilBERT, ModernBERT) needs steps.
     frozen = trainable == "head" and architecture_of(source.config).prediction_head is None

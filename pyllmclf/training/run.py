@@ -24,7 +24,7 @@ from ..progress import say, warn
 from ..random_state import keeps_random_state
 from ..sharding import full_tensors
 from ..tables import Line, Part, Shown
-from .baselines import Baseline, complaints, measure_baselines
+from .baselines import Baseline, accuracies, complaints, measure_baselines
 from .classifier_folder import classifier_folder
 from .preemption import PREEMPTED
 from .recipes import ResolvedSettings
@@ -92,8 +92,7 @@ class FinetuneResult(Shown):
             part for name, metrics in self.metrics.items() for part in (*evaluation_parts(metrics, name), Line(""))
         ]
         if self.baselines:
-            shown = ", ".join(f"{name} {each['accuracy']:.2%}" for name, each in self.baselines.items())
-            parts.append(Line(f"baselines on the validation texts: {shown}"))
+            parts.append(Line(f"baselines on the validation texts: {accuracies(self.baselines)}"))
         if (calibration := self.calibration) is not None:
             loss = f"log loss {calibration['log_loss_before']:.4f} -> {calibration['log_loss_after']:.4f}"
             error = f"calibration error {calibration['ece_before']:.2%} -> {calibration['ece_after']:.2%}"
@@ -170,7 +169,6 @@ class Run:
         self._best: EvaluationResult | MultiLabelResult | None = None
         self._started = started
         self.baselines = baselines
-        self._saved = trainer.group.world_size > 1 or (folder is not None and folder.newest is not None)
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
     def execute(self) -> FinetuneResult:
@@ -196,7 +194,7 @@ class Run:
                 if self.settings.report:
                     self.report()
         except PREEMPTED as error:
-            if not self._saved:
+            if self.folder is not None and not self.folder.has_checkpoint:
                 raise PreemptedError(PREEMPTED_EARLY) from error
             raise PreemptedError(
                 f"preempted after step {self.trainer.step}; a checkpoint is in {output_dir}: resume from it with "
@@ -216,7 +214,7 @@ class Run:
             None if output_dir is None else Path(output_dir),
             self.lengths,
             calibration,
-            {each.name: each.to_dict() for each in self.baselines},
+            _figures(self.baselines),
         )
 
     def _save_unfinished(self, folder: Path) -> None:
@@ -255,11 +253,8 @@ class Run:
         with self.trainer.preemption.at_once():
             self.baselines = measure_baselines(self.trainer, self.texts, self.packers)
         seconds = time.perf_counter() - started
-        shown = ", ".join(f"{each.name} {each.accuracy:.2%}" for each in self.baselines)
-        say(
-            f"baselines on {len(self.texts['validation']):,} validation texts: {shown} ({seconds:.1f} s)",
-            self.settings.progress,
-        )
+        shown, texts = accuracies(_figures(self.baselines)), len(self.texts["validation"])
+        say(f"baselines on {texts:,} validation texts: {shown} ({seconds:.1f} s)", self.settings.progress)
         self._seconds["evaluate"] += seconds
 
     def compare(self) -> None:
@@ -388,8 +383,11 @@ class Run:
                 "baselines": [each.record() for each in self.baselines],
             }
             self.folder.save(state, trainer.step, trainer.state_dict() | run_state, moments, is_best=is_best)
-            self._saved = True
         self._seconds["save"] += time.perf_counter() - started
+
+
+def _figures(baselines: list[Baseline]) -> dict[str, dict[str, Any]]:
+    return {each.name: each.to_dict() for each in baselines}
 
 
 def _epoch_line(record: EpochRecord, epochs: int) -> str:

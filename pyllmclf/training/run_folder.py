@@ -103,6 +103,11 @@ class RunFolder:
             self._replacement.abandon()
         self._lock.release()
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the run has a checkpoint: the one that it resumes, or one that it has written."""
+        return self.newest is not None or self._written is not None
+
     def __enter__(self) -> RunFolder:
         return self
 

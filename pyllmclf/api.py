@@ -25,9 +25,9 @@ from .choices import (
 from .lora_config import LoRAConfig
 from .settings import LABEL_SEPARATOR, Settings
 from .suggestions import checked_names
+from .training.automatic import train as train_classifier
 from .training.callbacks import Callback
-from .training.prepare import prepare
-from .training.run import FinetuneResult
+from .training.result import FinetuneResult
 
 __all__ = ["FinetuneResult", "finetune"]
 
@@ -75,6 +75,7 @@ def finetune(
     label_smoothing: float = 0.0,
     early_stopping: int | None = None,
     baselines: Baselines = "auto",
+    refit: bool = True,
     calibrate: bool = False,
     dtype: Dtype = "auto",
     device: str = "auto",
@@ -109,7 +110,8 @@ def finetune(
         ``pyarrow.Table``, ``datasets.Dataset``, list of dictionaries, dictionary of columns, or ``(texts, labels)``.
     validation, test
         As ``train``; ``validation`` may also be a fraction of the training data, drawn in the classes' proportions.
-        ``None`` means the split of the data set, if it has one; ``False`` means none.
+        ``None`` means the split of the data set, if it has one; ``False`` means none. Where there are no validation
+        texts and ``trainable`` or ``epochs`` is automatic, a tenth of the training texts is held out: see ``refit``.
     text_column, label_column : str or int, optional
         Columns by name, or by number from 0; several text columns, as a list or ``"title,body"``, are joined with a
         space. By default they are found by their usual names, or as the one column of texts and the one of labels.
@@ -201,6 +203,10 @@ def finetune(
         Whether a training that leaves ``trainable``, ``learning_rate`` or ``epochs`` to the rule is compared with three
         simple classifiers on its validation texts: the majority class, logistic regression on a bag of words, and the
         solved head of the frozen model. One that is better by more than chance (McNemar 1947, p < 0.05) is a warning.
+    refit : bool
+        Where validation texts are held out by default: whether the classifier is trained a second time, on all texts,
+        after the training without them is measured on them. Not with ``logs`` or ``callbacks``, which observe one
+        training.
     calibrate : bool
         Whether the logits are divided by the temperature that minimises the log loss of the validation texts (Guo et
         al. 2017). Predictions stay the same; the head of the returned classifier and of its checkpoint is rescaled.
@@ -274,5 +280,4 @@ def finetune(
     PreemptedError
         If a signal ends the training.
     """
-    with prepare(Settings(**locals())) as run:
-        return run.execute()
+    return train_classifier(Settings(**locals()))

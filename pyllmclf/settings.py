@@ -224,6 +224,10 @@ class Settings:
         "auto", "Whether automatic settings are compared with simple classifiers on the validation texts: auto or off.",
         group=TRAINING, estimator=False, check=one_of(words(Baselines)), changes_result=False, recorded=False,
     )  # fmt: skip
+    refit: bool = argument(
+        True, "Where validation texts are held out by default: train the final classifier on all texts.",
+        group=TRAINING, estimator=False, changes_result=False, recorded=False,
+    )  # fmt: skip
     calibrate: bool = argument(False, "Scale probabilities to fit the validation texts.", group=TRAINING)
     dtype: Dtype = argument(
         "auto", "Dtype of the matmuls: auto, float32, bfloat16 or float16.", group=MACHINE, resolved=True

@@ -158,7 +158,7 @@ def test_what_is_more_than_chance() -> None:
         lines = complaints([baseline], right)
         assert len(lines) == expected
         assert not complaints([Baseline(BAG_OF_WORDS, right, 10)], baseline.right)
-    assert "p = 0.031" in lines[0] and "30.00% and 0.00%" in lines[0]
+    assert "p = 0.031" in lines[BAG_OF_WORDS] and "30.00% and 0.00%" in lines[BAG_OF_WORDS]
 
 
 def test_records() -> None:

@@ -74,7 +74,8 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
         lines += ["", "## Figures", "", "| texts | number | accuracy | macro-F1 | log loss |", "|---|---|---|---|---|"]
         for split, figures in state.metrics.items():
             values = (f"{figures[figure]:.4f}" for figure in FIGURES)
-            lines.append(f"| {split} | {figures['texts']:,} | {' | '.join(values)} |")
+            of = f"{split}, of the training without them" if "classifier" in figures else split
+            lines.append(f"| {of} | {figures['texts']:,} | {' | '.join(values)} |")
     names = [name for name, argument in ARGUMENTS.items() if argument.on_card]
     settings = [(name, state.settings[name]) for name in names if state.settings.get(name) not in (None, AUTO)]
     if settings:

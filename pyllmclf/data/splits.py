@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ..checks import is_number
 from ..errors import DataError, UsageError
 from ..random_state import keeps_random_state
@@ -17,6 +19,8 @@ from .sources import applicable, check_applicable, read_named, read_source, spli
 
 # Most classes that a line names.
 SHOWN = 10
+HELD_OUT, LEAST_OF_CLASS, MOST_HELD_OUT = 0.1, 2, 10_000
+"""Share of the texts that are held out; at least so many of a class that has twice as many; at most so many in all."""
 
 
 def read_splits(
@@ -124,6 +128,47 @@ def stratified_split(data: TextData, fraction: float, seed: int) -> tuple[TextDa
     except ValueError as error:
         raise DataError(f"{data.origin}: a fraction of {fraction} can't be split off ({error}).") from error
     return data.select(sorted([*rest, *kept])), data.select(sorted(taken))
+
+
+def hold_out(data: TextData, seed: int) -> tuple[TextData, TextData] | None:
+    """Holds a tenth of the rows out, by class where texts have one label; equal texts stay on one side.
+
+    Of a class with few texts two are held out, or one of three; a class with fewer is kept whole.
+
+    Parameters
+    ----------
+    data : TextData
+        Labelled.
+    seed : int
+
+    Returns
+    -------
+    (rest, taken) : tuple of TextData, or None
+        Both in the order of ``data``. ``None`` where fewer than two texts, or the texts of one class alone, would be
+        held out.
+    """
+    assert data.labels is not None
+    several = any(isinstance(label, tuple) for label in data.labels)
+    rows_of: dict[str, list[int]] = {}
+    for row, text in enumerate(data.texts):
+        rows_of.setdefault(text, []).append(row)
+    by_class: dict[str, list[list[int]]] = {}
+    for rows in rows_of.values():
+        by_class.setdefault("" if several else str(data.labels[rows[0]]), []).append(rows)
+    share, random = min(HELD_OUT, MOST_HELD_OUT / len(data)), np.random.default_rng(seed)
+    taken: list[int] = []
+    for groups in by_class.values():
+        texts = sum(map(len, groups))
+        wanted, count = max(round(share * texts), min(LEAST_OF_CLASS, texts // 2 if texts > 3 else texts // 3)), 0
+        for index in random.permutation(len(groups)):
+            if count + len(groups[index]) <= wanted:
+                taken += groups[index]
+                count += len(groups[index])
+    classes = {"" if several else str(data.labels[row]) for row in taken}
+    if len(taken) < LEAST_OF_CLASS or (len(classes) == 1 and len(by_class) > 1):
+        return None
+    chosen = set(taken)
+    return data.select([row for row in range(len(data)) if row not in chosen]), data.select(sorted(taken))
 
 
 def without_validation(train: TextData, validation: TextData) -> str | None:

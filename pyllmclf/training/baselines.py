@@ -161,8 +161,8 @@ def accuracies(baselines: Mapping[str, Mapping[str, Any]]) -> str:
     return ", ".join(f"{name} {figures['accuracy']:.2%}" for name, figures in baselines.items())
 
 
-def complaints(baselines: list[Baseline], right: np.ndarray) -> list[str]:
-    """A line for each baseline that is better than the classifier by more than chance, with what may help.
+def complaints(baselines: list[Baseline], right: np.ndarray) -> dict[str, str]:
+    """A line for each baseline that is better than the classifier by more than chance, by its name.
 
     Parameters
     ----------
@@ -170,12 +170,12 @@ def complaints(baselines: list[Baseline], right: np.ndarray) -> list[str]:
     right : bool array, shape [validation texts]
         Whether the classifier gets each text right.
     """
-    lines = []
+    lines = {}
     for each in baselines:
         better, worse, p = compare_right(each.right, right)
         if better > worse and p < BY_CHANCE:
-            lines.append(
+            lines[each.name] = (
                 f"on the validation texts the {each.name} is better than this classifier: {each.accuracy:.2%} and "
-                f"{right.mean():.2%} (p = {p:.2g}); {REMEDIES[each.name]}."
+                f"{right.mean():.2%} (p = {p:.2g})"
             )
     return lines

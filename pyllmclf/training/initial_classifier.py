@@ -137,7 +137,7 @@ def make_initial_state(
         lora=lora,
         hub_id=source.hub_id if pretrained and not merged else None,
         revision=source.revision if pretrained and not merged else None,
-        settings=recorded_settings(settings, head_settings | asdict(layout) | resolved | settings.steps_of_solved),
+        settings=recorded_settings(settings, head_settings | asdict(layout) | resolved | settings.recorded),
     )
 
 

@@ -3,78 +3,49 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..checks import as_json, is_number
-from ..classifier.checkpoint import SPEC_FILE
 from ..classifier.classifier import Classifier
-from ..classifier.schema import read_spec
-from ..classifier.swapped import check_model_and_data
-from ..compute import Compute, resolve_device
+from ..compute import Compute
 from ..data.label_types import about_names
-from ..data.labels import Label, LabelEncoder, MultiLabelEncoder, with_classes
+from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.lengths import truncation
 from ..data.packing import Packer
-from ..data.readers import TextData, without_zero_weights
-from ..data.splits import read_splits, without_validation
-from ..distributed import ProcessGroup, local_device, processes
+from ..data.readers import TextData
+from ..data.splits import without_validation
+from ..distributed import ProcessGroup
 from ..errors import ModelError, UsageError
+from ..evaluation.tables import evaluation_parts
 from ..models.build import reuses_head
-from ..models.hub import ModelSource, find_model, read_json, with_own_tokenizer
+from ..models.hub import ModelSource, find_model, with_own_tokenizer
 from ..progress import say, warn
 from ..settings import Settings, with_recorded
-from ..torch_state import own_torch_state
 from .activation_cache import make_cache
 from .activation_plan import changes_each_epoch
-from .baselines import Baseline
-from .callbacks import Callback, resolve_callbacks
+from .baselines import Baseline, accuracies
 from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
-from .preemption import Preemption
-from .recipes import TrainingTexts, chosen_line, resolve_settings
+from .recipes import MEASURE, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
+from .result import Measured
 from .resume import Saved, load_saved, numerics, restore
 from .run import PREEMPTED_EARLY, Run
-from .run_folder import RunFolder
+from .session import Session, open_session
 from .strategy import choose_strategy
+from .texts import Data, read_texts
 from .trainer import Trainer
-
-
-@dataclass(frozen=True)
-class _Session:
-    """Resources of a run in this process, which :func:`prepare` releases at the end.
-
-    Attributes
-    ----------
-    compute : Compute
-    group : ProcessGroup
-    folder : RunFolder or None
-        In the first process, where there is an output folder.
-    preemption : Preemption
-    callbacks : list of Callback
-        In the first process; empty in the others.
-    started : float
-        When preparing began, by ``time.perf_counter``.
-    """
-
-    compute: Compute
-    group: ProcessGroup
-    folder: RunFolder | None
-    preemption: Preemption
-    callbacks: list[Callback]
-    started: float
 
 
 @contextmanager
 def prepare(settings: Settings) -> Iterator[Run]:
-    """Prepares a training; within the block, the run holds its folder, its process group and its signal handlers.
+    """Prepares one training; within the block, the run holds its folder, its process group and its signal handlers.
 
     Parameters
     ----------
@@ -91,35 +62,13 @@ def prepare(settings: Settings) -> Iterator[Run]:
     PreemptedError
         If a signal arrives before the training begins.
     """
-    started = time.perf_counter()
-    if settings.train is None:
-        raise UsageError("train is missing: give the name of a data set, a file, a DataFrame or (texts, labels).")
-    check_model_and_data(settings.model, settings.train)
-    with ExitStack() as stack:
-        stack.enter_context(own_torch_state())
-        device = local_device(resolve_device(settings.device))
-        compute = Compute.resolve(device, settings.dtype, settings.backend)
-        output_dir = None if settings.output_dir is None else Path(settings.output_dir)
-        callbacks = resolve_callbacks(settings.callbacks, settings.logs, output_dir)
-        group = stack.enter_context(processes(device))
-        folder = None
-        if not group.is_first:
-            settings, callbacks = replace(settings, progress=False), []
-        elif output_dir is not None:
-            folder = stack.enter_context(_run_folder(output_dir, settings))
-        single_process = group.world_size == 1
-        preemption = stack.enter_context(Preemption(enabled=output_dir is not None, single_process=single_process))
-        with preemption.at_once(PREEMPTED_EARLY):
-            recorded = _recorded(folder, group)
-            settings = _as_recorded(settings, recorded.get("settings", {}))
-            compute = Compute.resolve(device, settings.dtype, settings.backend)
-            session = _Session(compute, group, folder, preemption, callbacks, started)
-            run = _prepare(settings, session, recorded)
+    with open_session(settings) as session:
+        with session.preemption.at_once(PREEMPTED_EARLY):
+            recorded = session.recorded()
+            run = prepare_run(
+                session, session.settings, read_texts(session.settings, recorded.get("classes")), recorded
+            )
         yield run
-
-
-def _run_folder(path: Path, settings: Settings) -> RunFolder:
-    return RunFolder(path, resume=settings.resume, keep_last=settings.keep_last, overwrite=settings.overwrite)
 
 
 def _as_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
@@ -127,15 +76,6 @@ def _as_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
         return with_recorded(settings, recorded)
     except UsageError as error:
         raise ModelError(f"{settings.output_dir}: a setting of the checkpoint is wrong: {error}") from error
-
-
-def _recorded(folder: RunFolder | None, group: ProcessGroup) -> Mapping[str, Any]:
-    """The ``pyllmclf.json`` of the resumed checkpoint, in all processes; empty without a checkpoint."""
-    spec = None
-    if folder is not None and folder.newest is not None:
-        file = folder.newest / SPEC_FILE
-        spec = read_spec(read_json(file), file).to_json()
-    return group.broadcast_object(spec) or {}
 
 
 def _find_source(
@@ -164,13 +104,49 @@ def _named_model(settings: Settings, recorded: Mapping[str, Any]) -> tuple[str |
     return settings.model, settings.weights, settings.revision
 
 
-def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) -> Run:
-    """Makes the run; ``recorded`` is what the resumed checkpoint records."""
-    compute, group, folder = session.compute, session.group, session.folder
-    texts, encoder = read_texts(asked, recorded.get("classes"))
+def prepare_run(
+    session: Session,
+    asked: Settings,
+    data: Data,
+    recorded: Mapping[str, Any],
+    *,
+    phase: Phase | None = None,
+    baselines: list[Baseline] | None = None,
+    measured: Measured | None = None,
+    saves: bool = True,
+) -> Run:
+    """Prepares a training in an open session.
+
+    Parameters
+    ----------
+    session : Session
+    asked : Settings
+        Those of the session, or others with the same data.
+    data : Data
+        The texts, which need not be those of the settings, and their classes.
+    recorded : mapping
+        ``pyllmclf.json`` of the resumed checkpoint; empty without one.
+    phase : Phase, optional
+        What the training is part of.
+    baselines : list of Baseline, optional
+        Baselines on the same validation texts, where they are measured already.
+    measured : Measured, optional
+        Where a training without the held-out texts has just ended; a resumed run has its checkpoint's.
+    saves : bool
+        Whether checkpoints are written into the session's folder, if it has one.
+
+    Raises
+    ------
+    UsageError, DataError, ModelError, ResourceError
+        As :func:`pyllmclf.finetune`.
+    """
+    texts, encoder = data.texts, data.encoder
+    group, run_folder = session.group, session.folder if saves else None
+    asked = _as_recorded(asked, recorded.get("settings", {}))
+    compute = Compute.resolve(session.device, asked.dtype, asked.backend)
     source = _find_source(asked, encoder, recorded)
     known = TrainingTexts(texts["train"].texts, len(encoder.names), compute.device)
-    settings = resolve_settings(asked, source, known, recorded.get("settings", {}))
+    settings = replace(resolve_settings(asked, source, known, recorded.get("settings", {})), phase=phase)
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
     objective = _make_objective(settings, encoder, labels, weights)
@@ -186,7 +162,7 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
     tokens = {split: packer.store for split, packer in read_in_epochs.items()}
     run_texts = RunTexts(texts["train"], texts.get("validation"), tokens, weights)
     identity = None
-    if folder is not None or group.world_size > 1:
+    if run_folder is not None or group.world_size > 1:
         identity = run_identity(state, run_texts, objective.class_weight, group.world_size)
     if group.world_size > 1:
         assert identity is not None
@@ -194,11 +170,11 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
     cache, obstacle = make_cache(state.model, list(read_in_epochs.values()), rates, settings, compute, group)
     strategy = choose_strategy(settings.strategy, state.model, group, compute)
     saved = None
-    if folder is not None and folder.newest is not None:
+    if run_folder is not None and run_folder.newest is not None:
         assert identity is not None
-        best = folder.best_of(folder.newest) if settings.early_stopping is not None else None
-        saved = load_saved(state, folder.newest, best, identity, run_texts, numerics(cache, strategy, compute))
-        folder.adopt()
+        best = run_folder.best_of(run_folder.newest) if settings.early_stopping is not None else None
+        saved = load_saved(state, run_folder.newest, best, identity, run_texts, numerics(cache, strategy, compute))
+        run_folder.adopt()
     trainer = Trainer(
         state.model,
         packers["train"],
@@ -219,11 +195,12 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
         texts=texts,
         packers=packers,
         skipped=_skipped(settings, texts),
-        folder=folder,
+        folder=run_folder,
         identity=identity,
         strategy=strategy,
         started=session.started,
-        baselines=[] if settings.baselines == "off" else _recorded_baselines(saved, texts, group),
+        baselines=_known_baselines(settings, baselines, saved, texts, group),
+        measured=measured or _recorded_measured(saved, group),
     )
     if (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)
@@ -236,14 +213,43 @@ def _prepare(asked: Settings, session: _Session, recorded: Mapping[str, Any]) ->
     return run
 
 
-def _recorded_baselines(saved: Saved | None, texts: Mapping[str, TextData], group: ProcessGroup) -> list[Baseline]:
-    """Baselines that the resumed checkpoint records, in all processes.
+def _recorded_measured(saved: Saved | None, group: ProcessGroup) -> Measured | None:
+    """What a resumed checkpoint of a training on all texts records of the one before, in all processes.
+
+    Raises
+    ------
+    ModelError
+        If its record is malformed.
+    """
+    record = None if saved is None else (str(saved.folder), saved.training.get("measured"))
+    folder, measured = group.broadcast_object(record) or ("", None)
+    if measured is None:
+        return None
+    try:
+        found = Measured(dict(measured["metrics"]), dict(measured["baselines"]))
+        evaluation_parts(found.metrics, "validation")
+        accuracies(found.baselines)
+        return found
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder}: the record of its held-out texts is malformed ({error!r}).") from error
+
+
+def _known_baselines(
+    settings: Settings,
+    measured: list[Baseline] | None,
+    saved: Saved | None,
+    texts: Mapping[str, TextData],
+    group: ProcessGroup,
+) -> list[Baseline]:
+    """Baselines that are measured already, or that the resumed checkpoint records, in all processes.
 
     Raises
     ------
     ModelError
         If their record is malformed.
     """
+    if settings.baselines == "off" or measured is not None:
+        return measured or []
     record = None if saved is None else (str(saved.folder), saved.training.get("baselines"))
     folder, baselines = group.broadcast_object(record) or ("", None)
     try:
@@ -253,65 +259,6 @@ def _recorded_baselines(saved: Saved | None, texts: Mapping[str, TextData], grou
     if found and any(len(each.right) != len(texts.get("validation", ())) for each in found):
         raise ModelError(f"{folder}: its baselines are those of other validation texts.")
     return found
-
-
-def read_texts(
-    settings: Settings, classes: list[Label] | None = None
-) -> tuple[dict[str, TextData], LabelEncoder | MultiLabelEncoder]:
-    """Reads the texts of each split, and determines the classes from the training texts.
-
-    Parameters
-    ----------
-    settings : Settings
-    classes : list of str, int or bool, optional
-        Classes of the resumed run, in its order.
-
-    Returns
-    -------
-    texts : dict of str to TextData
-        ``"train"``, and ``"validation"`` and ``"test"`` where there are such texts.
-    encoder : LabelEncoder or MultiLabelEncoder
-
-    Raises
-    ------
-    UsageError, DataError
-        If data can't be read or don't fit the settings.
-    """
-    separator = settings.separator
-    train, validation, test = read_splits(
-        settings.train,
-        settings.validation,
-        settings.test,
-        seed=settings.seed,
-        classes=classes,
-        text_column=settings.text_column,
-        label_column=settings.label_column,
-        label_separator=separator,
-        empty_texts=settings.empty_texts,
-        encoding_errors=settings.encoding_errors,
-        sample_weight=settings.sample_weight,
-        missing=settings.missing,
-        encoding=settings.encoding,
-        delimiter=settings.delimiter,
-        header=settings.header,
-    )
-    encoder: LabelEncoder | MultiLabelEncoder
-    if separator is None:
-        encoder = LabelEncoder.fit(train, classes)
-    else:
-        # With several labels, a validation fraction is not stratified, and may hold all texts of a class.
-        fraction = validation if is_number(settings.validation) else None
-        encoder = MultiLabelEncoder.fit(train, separator, fraction, classes)
-    for name, enabled in (("early_stopping", settings.early_stopping is not None), ("calibrate", settings.calibrate)):
-        if enabled and validation is None:
-            raise UsageError(f"{name} needs validation texts: give validation, as data or as a fraction.")
-    if settings.report and validation is None and test is None:
-        raise UsageError("report needs texts to measure on: give test or validation.")
-    weighted = without_zero_weights(train)  # after the classes, which all texts have
-    if len(weighted) < len(train):
-        say(f"train: {len(train) - len(weighted):,} texts of weight 0 left out", settings.progress)
-    splits = {"train": weighted, "validation": validation, "test": test}
-    return {split: with_classes(data, encoder) for split, data in splits.items() if data is not None}, encoder
 
 
 def _make_objective(
@@ -332,12 +279,17 @@ def _other_packers(settings: Settings, classifier: Classifier, texts: Mapping[st
     }
 
 
-def _skipped(settings: Settings, texts: Mapping[str, TextData]) -> dict[str, int]:
-    """Empty texts left out of each split; those of a validation fraction count as training texts."""
+def _skipped(settings: ResolvedSettings, texts: Mapping[str, TextData]) -> dict[str, int]:
+    """Empty texts left out of each split; those of validation texts from the training texts count as training texts."""
     counts = {split: data.skipped for split, data in texts.items()}
-    if "validation" in counts and is_number(settings.validation):
+    if "validation" in counts and _from_training_texts(settings):
         counts["validation"] = 0
     return counts
+
+
+def _from_training_texts(settings: ResolvedSettings) -> bool:
+    """Whether the validation texts, if any, are a part of the training texts."""
+    return is_number(settings.validation) or settings.phase == MEASURE
 
 
 def _announce(run: Run, obstacle: str | None) -> None:
@@ -364,7 +316,7 @@ def _announce(run: Run, obstacle: str | None) -> None:
 def _about_classes(run: Run) -> list[str]:
     """Lines on classes that differ only in white space or case, and on those that no validation text has."""
     lines = about_names(run.state.encoder.names)
-    if "validation" in run.texts and is_number(run.settings.validation) and not run.settings.multi_label:
+    if "validation" in run.texts and _from_training_texts(run.settings) and not run.settings.multi_label:
         lines += filter(None, [without_validation(run.texts["train"], run.texts["validation"])])
     return lines
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -22,6 +22,11 @@ from ..settings import Settings
 if TYPE_CHECKING:
     from ..choices import Pooling, Scheduler
 
+Phase = Literal["measure", "refit"]
+MEASURE: Phase = "measure"
+REFIT: Phase = "refit"
+PHASE = "phase"
+"""Name of a training's phase among the settings that its checkpoints record."""
 STEPS = ("epochs", "batch_size", "learning_rate", "scheduler", "warmup_ratio")
 """Settings of optimizer steps that the rule chooses."""
 BATCH_SIZE = 8
@@ -80,6 +85,9 @@ class ResolvedSettings(Settings):
         See :class:`pyllmclf.models.sequence_classifier.HeadSpec`.
     automatic : bool
         Whether what is trained, the learning rate or the number of epochs is the rule's choice.
+    phase : {"measure", "refit"}, optional
+        Of a training whose validation texts are held out of its training texts: the training on the others, or the one
+        on all of them.
     """
 
     if TYPE_CHECKING:
@@ -92,11 +100,13 @@ class ResolvedSettings(Settings):
     solved: bool = False
     pooler: bool = True
     automatic: bool = False
+    phase: Phase | None = None
 
     @property
-    def steps_of_solved(self) -> dict[str, str]:
-        """What a checkpoint records of the settings that only steps have, where the head is solved without any."""
-        return dict.fromkeys(STEPS, AUTO) if self.solved else {}
+    def recorded(self) -> dict[str, str]:
+        """What a checkpoint records beside the values: the phase, and that a solved head has no settings of steps."""
+        values: dict[str, str] = dict.fromkeys(STEPS, AUTO) if self.solved else {}
+        return values if self.phase is None else values | {PHASE: self.phase}
 
 
 def resolve_settings(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,104 +18,24 @@ from ..errors import NonFiniteError, PreemptedError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
 from ..evaluation.report import provenance, write_report
-from ..evaluation.tables import evaluation_parts
 from ..models.hub import read_json
 from ..progress import say, warn
 from ..random_state import keeps_random_state
 from ..sharding import full_tensors
-from ..tables import Line, Part, Shown
-from .baselines import Baseline, accuracies, complaints, measure_baselines
+from .baselines import REMEDIES, SOLVED_HEAD, Baseline, accuracies, complaints, measure_baselines
 from .classifier_folder import classifier_folder
 from .preemption import PREEMPTED
-from .recipes import ResolvedSettings
+from .recipes import MEASURE, ResolvedSettings
 from .records import EpochRecord, per_second
+from .result import FinetuneResult, Measured
 from .resume import numerics, optimizer_tensors
 from .run_folder import RunFolder
 from .trainer import Trainer
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 PREEMPTED_EARLY = "preempted before training began; start it again with resume=True (--resume)."
-
-
-@dataclass(frozen=True, repr=False)
-class FinetuneResult(Shown):
-    """Result of a training.
-
-    Attributes
-    ----------
-    classifier : Classifier
-        With the weights of the last step, or with ``early_stopping`` those of the best epoch.
-    history : list of EpochRecord
-        Metrics of each epoch.
-    metrics : dict
-        Metrics of the classifier by name, under ``"validation"`` and ``"test"``, where there are such texts.
-    timing : dict
-        Seconds of preparing, training, evaluating and saving; optimizer steps; real tokens per second of training.
-    output_dir : Path or None
-    lengths : LengthReport
-        Lengths of the training texts.
-    calibration : dict or None
-        With ``calibrate``: the temperature, and the log loss and expected calibration error of the validation texts
-        before and after.
-    baselines : dict of str to dict
-        Accuracy of simple classifiers on the validation texts, by name, with the number of training texts each is made
-        from; empty where none was measured.
-    """
-
-    classifier: Classifier
-    history: list[EpochRecord]
-    metrics: dict[str, dict[str, Any]]
-    timing: dict[str, float]
-    output_dir: Path | None
-    lengths: LengthReport
-    calibration: dict[str, float] | None = None
-    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def to_frame(self) -> pd.DataFrame:
-        """The history, a row per epoch, as a DataFrame of pandas."""
-        import pandas as pd
-
-        columns = [each.name for each in fields(EpochRecord)]
-        return pd.DataFrame([record.to_dict() for record in self.history], columns=columns).set_index("epoch")
-
-    def brief(self) -> dict[str, Any]:
-        """Epochs and steps, the accuracy of each split, and the folder."""
-        accuracies = {f"{split}_accuracy": metrics["accuracy"] for split, metrics in self.metrics.items()}
-        numbers = {"epochs": len(self.history), "steps": int(self.timing["steps"])}
-        return numbers | accuracies | {"output_dir": None if self.output_dir is None else str(self.output_dir)}
-
-    def parts(self) -> list[Part]:
-        """Metrics of each split, calibration, speed and the folder."""
-        parts = [
-            part for name, metrics in self.metrics.items() for part in (*evaluation_parts(metrics, name), Line(""))
-        ]
-        if self.baselines:
-            parts.append(Line(f"baselines on the validation texts: {accuracies(self.baselines)}"))
-        if (calibration := self.calibration) is not None:
-            loss = f"log loss {calibration['log_loss_before']:.4f} -> {calibration['log_loss_after']:.4f}"
-            error = f"calibration error {calibration['ece_before']:.2%} -> {calibration['ece_after']:.2%}"
-            parts.append(Line(f"temperature {calibration['temperature']:.3f}; on the validation texts {loss}, {error}"))
-        timing = self.timing
-        speed = f"{timing['tokens_per_second']:,.0f} tokens/s"
-        parts.append(Line(f"trained {timing['steps']:.0f} steps in {timing['train_seconds']:.1f} s: {speed}"))
-        if self.output_dir is not None:
-            parts.append(Line(f"checkpoints in {self.output_dir}"))
-        return parts
-
-    def to_dict(self) -> dict[str, Any]:
-        """All but the classifier, as types that JSON has."""
-        return {
-            "output_dir": None if self.output_dir is None else str(self.output_dir),
-            "classes": self.classifier.classes_,
-            "metrics": self.metrics,
-            "history": [record.to_dict() for record in self.history],
-            "timing": self.timing,
-            "lengths": self.lengths.to_dict(),
-            "calibration": self.calibration,
-            "baselines": self.baselines,
-        }
 
 
 class Run:
@@ -142,7 +62,14 @@ class Run:
     started : float
         When preparing began, by ``time.perf_counter``.
     baselines : list of Baseline
-        Those that a resumed run's checkpoint records.
+        Those that a resumed run's checkpoint records, or that are measured already.
+    measured : Measured, optional
+        Of a training on all texts, where a part of them was held out before.
+
+    Attributes
+    ----------
+    prefers_head : bool
+        After :meth:`execute`: whether the solved head is better on the validation texts by more than chance.
     """
 
     def __init__(
@@ -159,6 +86,7 @@ class Run:
         strategy: str,
         started: float,
         baselines: list[Baseline],
+        measured: Measured | None = None,
     ) -> None:
         self.settings, self.classifier, self.trainer = settings, classifier, trainer
         self.texts, self.packers, self.skipped = texts, packers, skipped
@@ -168,11 +96,19 @@ class Run:
         self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
         self._best: EvaluationResult | MultiLabelResult | None = None
         self._started = started
-        self.baselines = baselines
+        self.baselines, self.measured, self.prefers_head = baselines, measured, False
+        if measured is not None:
+            self.metrics["validation"] = measured.metrics
+            self.state.metrics["validation"] = measured.headline
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
-    def execute(self) -> FinetuneResult:
+    def execute(self, *, may_take_head: bool = False) -> FinetuneResult:
         """Trains, then calibrates, tests and writes the report, as the settings request.
+
+        Parameters
+        ----------
+        may_take_head : bool
+            Whether the caller trains the head alone where it is better; then nothing warns that it is.
 
         Raises
         ------
@@ -187,6 +123,7 @@ class Run:
         kept_in = classifier_folder() if self.trainer.group.is_first else None
         try:
             self.fit()
+            self.compare(may_take_head=may_take_head)
             with self.trainer.preemption.at_once():
                 calibration = self.calibrate() if self.settings.calibrate else None
                 if "test" in self.packers:
@@ -204,8 +141,8 @@ class Run:
             if kept_in is not None and self.trainer.step and not isinstance(error, NonFiniteError):
                 self._save_unfinished(kept_in)
             raise
-        if kept_in is not None:
-            save_checkpoint(kept_in, self.state)
+        if kept_in is not None and not (self.settings.phase == MEASURE and self.settings.refit):
+            save_checkpoint(kept_in, self.state, overwrite=True)
         return FinetuneResult(
             self.classifier,
             self.trainer.history,
@@ -214,7 +151,7 @@ class Run:
             None if output_dir is None else Path(output_dir),
             self.lengths,
             calibration,
-            _figures(self.baselines),
+            _figures(self.baselines) if self.measured is None else self.measured.baselines,
         )
 
     def _save_unfinished(self, folder: Path) -> None:
@@ -238,14 +175,13 @@ class Run:
             self._record("validation", self._best)
         elif "validation" not in self._results or self.settings.early_stopping is not None:
             self.evaluate("validation")  # the run was resumed after its last validation
-        self.compare()
 
     @property
     def _compares_baselines(self) -> bool:
         """Whether baselines are measured, before the first step of automatic settings."""
         settings = self.settings
-        begins = "validation" in self.packers and self.trainer.step == 0 and not settings.multi_label
-        return begins and settings.automatic and settings.baselines == "auto"
+        begins = "validation" in self.packers and self.trainer.step == 0 and not self.baselines
+        return begins and settings.automatic and settings.baselines == "auto" and not settings.multi_label
 
     def measure_baselines(self) -> None:
         """Measures simple classifiers on the validation texts, which the trained one is compared with at the end."""
@@ -257,14 +193,20 @@ class Run:
         say(f"baselines on {texts:,} validation texts: {shown} ({seconds:.1f} s)", self.settings.progress)
         self._seconds["evaluate"] += seconds
 
-    def compare(self) -> None:
-        """Warns of each baseline that is better on the validation texts by more than chance.
+    def compare(self, *, may_take_head: bool = False) -> None:
+        """Warns of each baseline that is better on the validation texts by more than chance, with what may help.
 
         Not with class weights: accuracy is then not what the training is for.
         """
-        if self.baselines and self.settings.class_weights is None and self.trainer.group.is_first:
-            for line in complaints(self.baselines, self._results["validation"].right):
-                warn(line, self.settings.progress)
+        if not self.baselines or self.settings.class_weights is not None:
+            return
+        lines = complaints(self.baselines, self._results["validation"].right)
+        self.prefers_head = SOLVED_HEAD in lines
+        for name, line in lines.items():
+            if name == SOLVED_HEAD and may_take_head:
+                say(f"{line}: the head alone is trained", self.settings.progress)
+            elif self.trainer.group.is_first:
+                warn(f"{line}; {REMEDIES[name]}.", self.settings.progress)
 
     def calibrate(self) -> dict[str, float]:
         """Scales the head by the temperature that minimises the validation texts' log loss, in the checkpoint too.
@@ -382,6 +324,8 @@ class Run:
                 "metrics": state.metrics,
                 "baselines": [each.record() for each in self.baselines],
             }
+            if self.measured is not None:
+                run_state["measured"] = asdict(self.measured)
             self.folder.save(state, trainer.step, trainer.state_dict() | run_state, moments, is_best=is_best)
         self._seconds["save"] += time.perf_counter() - started
 

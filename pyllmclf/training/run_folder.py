@@ -56,6 +56,7 @@ class RunFolder:
         self.newest: Path | None = None
         self._written: tuple[int, int] | None = None
         self._replacement: Replacement | None = None
+        self._replaced: set[str] = set()
         check_name(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -106,7 +107,12 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run has a checkpoint: the one that it resumes, or one that it has written."""
-        return self.newest is not None or self._written is not None
+        return self.newest is not None or self._written is not None or bool(self._replaced)
+
+    def begin_anew(self) -> None:
+        """Begins another run in the folder: its first checkpoint replaces those of the finished one."""
+        self._replaced |= {path.name for kind in ("checkpoint-*", "calibrated-*") for path in self.path.glob(kind)}
+        self.newest = self._written = None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -197,6 +203,8 @@ class RunFolder:
         self._point("last", folder)
         if is_best:
             self._point("best", folder)
+        if self._replaced:
+            self._delete_replaced(folder.name)
         if self._replacement is not None:
             self._lock = self._replacement.take_place()
             self._replacement = None
@@ -214,6 +222,15 @@ class RunFolder:
         for folder in self.path.glob("calibrated-*"):
             if folder.name not in calibrated and os.path.realpath(folder) not in linked:
                 self._delete(folder)
+
+    def _delete_replaced(self, first: str) -> None:
+        """Deletes the checkpoints of the run before, whose place the ``first`` one of this run has taken."""
+        best = self.path / "best"
+        if best.is_symlink() and os.path.realpath(best) != os.path.realpath(self.path / first):
+            best.unlink()
+        for name in self._replaced - {first}:
+            self._delete(self.path / name)
+        self._replaced = set()
 
     def _delete(self, folder: Path) -> None:
         """Deletes a folder; renamed first, it is never seen incomplete."""

@@ -1,0 +1,222 @@
+"""Validation texts that are held out by default, and the classifier that is then trained on all texts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import Folders
+
+import pyllmclf
+from pyllmclf import PreemptedError
+from pyllmclf.data.readers import TextData
+from pyllmclf.data.splits import hold_out
+from pyllmclf.training import recipes
+from pyllmclf.training.baselines import SOLVED_HEAD
+from pyllmclf.training.run_folder import RunFolder
+
+WORDS = ["red cat", "blue dog", "green cat", "old dog", "an ox, a cat", "a dog in the sun"]
+TEXTS = [f"{word} {i}" for i in range(20) for word in WORDS]
+LABELS = ["cat" if "cat" in text else "dog" for text in TEXTS]
+DATA = TEXTS, LABELS
+# What is trained is given, and only the number of epochs is automatic: 3 to 40 of them.
+AUTOMATIC: dict[str, Any] = {"trainable": "last_block", "batch_size": 60, "learning_rate": 1e-3, "progress": False}
+
+
+def parts(labels: list[Any], texts: list[str] | None = None, seed: int = 0) -> tuple[TextData, TextData] | None:
+    return hold_out(TextData(texts or [f"text {i}" for i in range(len(labels))], labels, "here"), seed)
+
+
+def weights(result: pyllmclf.FinetuneResult) -> dict[str, torch.Tensor]:
+    return dict(result.classifier.state.model.named_parameters())
+
+
+def same(found: pyllmclf.FinetuneResult, expected: pyllmclf.FinetuneResult) -> None:
+    theirs = weights(expected)
+    assert all(torch.equal(parameter, theirs[name]) for name, parameter in weights(found).items())
+
+
+@pytest.fixture(autouse=True)
+def _few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "LEAST_STEPS", 4)
+
+
+@pytest.mark.parametrize(
+    ("texts_of_class", "held_out"),
+    [
+        ({"a": 100, "b": 40}, {"a": 10, "b": 4}),
+        ({"a": 10, "b": 10, "c": 4}, {"a": 2, "b": 2, "c": 2}),
+        ({"a": 30, "b": 3, "c": 2, "d": 1}, {"a": 3, "b": 1}),
+    ],
+)
+def test_a_tenth_of_each_class_and_two_of_small_ones(texts_of_class: dict[str, int], held_out: dict[str, int]) -> None:
+    labels = [name for name, count in texts_of_class.items() for _ in range(count)]
+    for seed in range(5):
+        found = parts(labels, seed=seed)
+        assert found is not None
+        rest, taken = found
+        assert Counter(taken.labels) == held_out
+        assert sorted(rest.texts + taken.texts) == sorted(f"text {i}" for i in range(len(labels)))
+        assert Counter(rest.labels) + Counter(taken.labels) == texts_of_class
+    assert parts(labels, seed=1) == parts(labels, seed=1)
+    assert parts(labels, seed=1) != parts(labels, seed=2)
+
+
+def test_equal_texts_stay_together() -> None:
+    texts = [f"text {i // 3}" for i in range(300)]
+    for seed in range(5):
+        rest, taken = parts(["a", "b", "b"] * 100, texts, seed) or pytest.fail("none")
+        assert not set(rest.texts) & set(taken.texts)
+        assert 20 <= len(taken) <= 30
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a"] * 5 + ["b"], ["a", "b", "c"]])
+def test_too_few_texts(labels: list[str]) -> None:
+    assert parts(labels) is None
+
+
+def test_at_most_ten_thousand_and_several_labels() -> None:
+    rest, taken = parts(["a", "b"] * 75_000) or pytest.fail("none")
+    assert len(taken) == 10_000 and Counter(taken.labels) == {"a": 5_000, "b": 5_000}
+    rest, taken = parts([("a",), (), ("a", "b"), ("b",)] * 25) or pytest.fail("none")
+    assert len(taken) == 10 and len(rest) == 90
+
+
+def test_the_classifier_is_trained_on_all_texts(model_folder: Folders) -> None:
+    model = model_folder("bert")
+    result = pyllmclf.finetune(model, DATA, test=DATA, **AUTOMATIC)
+    epochs = len(result.history)
+    same(result, pyllmclf.finetune(model, DATA, validation=False, **AUTOMATIC | {"epochs": epochs}))
+    assert result.metrics["test"]["texts"] == len(TEXTS) and "classifier" not in result.metrics["test"]
+    # What is measured is the training on the rest.
+    rest, taken = parts(LABELS, TEXTS, 123) or pytest.fail("none")
+    assert result.metrics["validation"]["classifier"] == "before_refit"
+    arguments = AUTOMATIC | {"validation": (taken.texts, taken.labels)}
+    beside = pyllmclf.finetune(model, (rest.texts, rest.labels), test=False, **arguments)
+    for figure in ("texts", "accuracy", "log_loss", "per_class"):
+        assert result.metrics["validation"][figure] == beside.metrics["validation"][figure]
+    assert result.baselines == beside.baselines and SOLVED_HEAD in result.baselines
+    alone = pyllmclf.finetune(model, DATA, refit=False, **AUTOMATIC)
+    same(alone, beside)
+    assert "classifier" not in alone.metrics["validation"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"validation": False}, {"epochs": 1}, {"validation": (TEXTS[:9], LABELS[:9])}, {"validation": 0.2}],
+    ids=["refused", "explicit", "given", "fraction"],
+)
+def test_nothing_is_held_out(
+    model_folder: Folders, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = pyllmclf.finetune(model_folder("bert"), DATA, **AUTOMATIC | changes | {"progress": True})
+    assert "classifier" not in result.metrics.get("validation", {})
+    assert "held out" not in capsys.readouterr().err
+
+
+def test_observers_see_one_training(model_folder: Folders, tmp_path: Path) -> None:
+    arguments = AUTOMATIC | {"output_dir": tmp_path / "run", "logs": "csv"}
+    result = pyllmclf.finetune(model_folder("bert"), DATA, **arguments)
+    assert "classifier" not in result.metrics["validation"]
+    assert len((tmp_path / "run/logs/epochs.csv").read_text().splitlines()) == 1 + len(result.history)
+
+
+def test_several_labels_and_too_few(model_folder: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    several = TEXTS, [[label] for label in LABELS]
+    result = pyllmclf.finetune(model_folder("bert"), several, multi_label=True, **AUTOMATIC)
+    assert result.metrics["validation"]["texts"] == 12
+    few = pyllmclf.finetune(model_folder("bert"), (TEXTS[:3], LABELS[:3]), **AUTOMATIC | {"progress": True})
+    assert few.metrics == {} and "too few texts" in capsys.readouterr().err
+
+
+def test_the_folder_has_the_refit(model_folder: Folders, tmp_path: Path) -> None:
+    model, folder = model_folder("bert"), tmp_path / "run"
+    result = pyllmclf.finetune(model, DATA, output_dir=folder, **AUTOMATIC)
+    assert sorted(path.name for path in folder.iterdir()) == [f"checkpoint-{result.timing['steps']:.0f}", "last"]
+    loaded = pyllmclf.load(folder)
+    assert loaded.state.metrics["validation"]["classifier"] == "before_refit"
+    assert loaded.predict(TEXTS) == result.classifier.predict(TEXTS)
+    again = pyllmclf.finetune(model, DATA, output_dir=folder, resume=True, **AUTOMATIC)
+    same(again, result)
+    assert again.metrics == result.metrics and again.baselines == result.baselines
+    over = pyllmclf.finetune(model, DATA, output_dir=folder, overwrite=True, **AUTOMATIC)
+    same(over, result)
+
+
+@pytest.mark.parametrize("saves", range(1, 8))
+@pytest.mark.parametrize("how", ["killed", "preempted"])
+def test_resumed_in_either_training(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int, how: str
+) -> None:
+    """4 checkpoints of the first training, and 4 of the second."""
+    model, arguments = model_folder("bert"), AUTOMATIC | {"batch_size": 120}
+    whole = pyllmclf.finetune(model, DATA, **arguments)
+    save, count = RunFolder.save, 0
+
+    def stopped(self: RunFolder, *args: Any, **more: Any) -> None:
+        nonlocal count
+        save(self, *args, **more)
+        count += 1
+        if count == saves:
+            if how == "killed":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunFolder, "save", stopped)
+    with pytest.raises((KeyboardInterrupt, PreemptedError)) as raised:
+        pyllmclf.finetune(model, DATA, output_dir=tmp_path, **arguments)
+    assert how == "killed" or "resume=True" in str(raised.value)
+    pyllmclf.load(tmp_path)
+    resumed = pyllmclf.finetune(model, DATA, output_dir=tmp_path, resume=True, **arguments)
+    assert count == 8  # nothing is trained twice
+    same(resumed, whole)
+    assert [each.train_loss for each in resumed.history] == [each.train_loss for each in whole.history]
+    for figure in ("accuracy", "log_loss", "classifier"):
+        assert resumed.metrics["validation"][figure] == whole.metrics["validation"][figure]
+    assert resumed.baselines == whole.baselines
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["held out", "given"])
+def test_the_better_head_is_taken(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool, capsys: Any
+) -> None:
+    monkeypatch.setitem(recipes.LEARNING_RATES, "all", 1e-30)
+    texts = [f"{word} {i}" for i in range(60) for word in WORDS]
+    data = texts, ["cat" if "cat" in text else "dog" for text in texts]
+    arguments: dict[str, Any] = {"output_dir": tmp_path / "run"}
+    if given:
+        arguments["validation"] = [f"{text}!" for text in texts[:60]], data[1][:60]
+    model = model_folder("bert")
+    result = pyllmclf.finetune(model, data, **arguments)
+    said = capsys.readouterr().err
+    assert "the bag of words is better than this classifier" in said
+    assert "the solved head is better than this classifier" in said and "the head alone is trained" in said
+    validation = arguments.get("validation", False)
+    same(result, pyllmclf.finetune(model, data, trainable="head", validation=validation, progress=False))
+    assert result.metrics["validation"]["accuracy"] == result.baselines[SOLVED_HEAD]["accuracy"]
+    assert result.metrics["validation"].get("classifier") == (None if given else "before_refit")
+    assert pyllmclf.load(tmp_path / "run").state.settings["trainable"] == "head"
+    again = pyllmclf.finetune(model, data, resume=True, **arguments)
+    same(again, result)
+    assert again.baselines == result.baselines
+    assert not (tmp_path / "run/best").exists() or given
+
+
+def test_a_run_without_held_out_texts_is_resumed_without(model_folder: Folders, tmp_path: Path) -> None:
+    model, folder = model_folder("bert"), tmp_path / "run"
+    first = pyllmclf.finetune(model, DATA, output_dir=folder, validation=False, **AUTOMATIC)
+    again = pyllmclf.finetune(model, DATA, output_dir=folder, resume=True, **AUTOMATIC)
+    same(again, first)
+    assert again.metrics == {}
+
+
+def test_json(model_folder: Folders) -> None:
+    result = pyllmclf.finetune(model_folder("bert"), DATA, **AUTOMATIC)
+    assert json.loads(json.dumps(result.to_dict()))["metrics"]["validation"]["classifier"] == "before_refit"
+    assert "trained without these texts" in str(result)

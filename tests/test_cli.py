@@ -195,6 +195,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "label_smoothing": (["--label-smoothing", "0.1"], 0.1),
     "early_stopping": (["--early-stopping", "2"], 2),
     "baselines": (["--baselines", "off"], "off"),
+    "refit": (["--no-refit"], False),
     "calibrate": (["--calibrate"], True),
     "dtype": (["--dtype", "bfloat16"], "bfloat16"),
     "device": (["--device", "cuda:3"], "cuda:3"),

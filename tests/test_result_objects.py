@@ -67,7 +67,7 @@ def test_several_labels() -> None:
 
 
 def test_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = pyllmclf.finetune(train=DATA, test=DATA, epochs=2, output_dir=tmp_path / "run", **NANO)
+    result = pyllmclf.finetune(train=DATA, validation=False, test=DATA, epochs=2, output_dir=tmp_path / "run", **NANO)
     accuracy = result.metrics["test"]["accuracy"]
     assert (
         repr(result)
@@ -102,7 +102,7 @@ def without_times(text: str) -> str:
 
 
 def test_seeds() -> None:
-    result = pyllmclf.finetune_seeds(train=DATA, test=DATA, epochs=1, seeds=2, **NANO)
+    result = pyllmclf.finetune_seeds(train=DATA, validation=False, test=DATA, epochs=1, seeds=2, **NANO)
     assert re.fullmatch(r"SeedsResult\(seeds=\[123, 124\], test_accuracy='0\.\d{4} ± 0\.\d{4}'\)", repr(result))
     lines = str(result).splitlines()
     assert lines[0] == "2 seeds: 123, 124" and lines[1].split() == [

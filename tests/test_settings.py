@@ -104,7 +104,7 @@ CHANGES_NO_RESULT = {
     "keep_last", "strategy", "revision",
     "sample_weight",  # the weights themselves are compared
 }  # fmt: skip
-NOT_RECORDED = {"baselines", "logs", "callbacks", "report", "progress", "overwrite"}
+NOT_RECORDED = {"baselines", "refit", "logs", "callbacks", "report", "progress", "overwrite"}
 
 
 def test_what_a_resumed_run_must_have_in_common() -> None:

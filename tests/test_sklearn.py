@@ -55,7 +55,7 @@ def test_parameters_are_those_of_finetune() -> None:
     elsewhere |= {"train", "validation", "test", "text_column", "label_column", "multi_label", "label_separator"}
     elsewhere |= {"empty_texts", "encoding_errors", "missing", "encoding", "delimiter", "header"}  # of files
     elsewhere |= {"sample_weight"}  # of fit
-    elsewhere |= {"baselines"}  # of a training with a report of its own
+    elsewhere |= {"baselines", "refit"}  # of a training with a report of its own
     expected = {renamed.get(name, name): p.default for name, p in theirs.items() if name not in elsewhere}
     found = {name: p.default for name, p in own.items()}
     assert found == expected | {"validation_fraction": None, "progress": False}

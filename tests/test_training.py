@@ -189,6 +189,7 @@ ELSEWHERE = {
     "strategy",  # test_distributed.py
     "revision",  # test_hub_online.py
     "baselines",  # test_baselines.py
+    "refit",  # test_refit.py
     "overwrite",  # test_overwrite.py
 }  # fmt: skip
 

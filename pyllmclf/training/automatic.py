@@ -48,6 +48,7 @@ def train(settings: Settings) -> FinetuneResult:
             data = read_texts(asked, recorded.get("classes"))
             phase, some = _first_phase(asked, data, recorded)
             run = prepare_run(session, asked, some, recorded, phase=phase)
+            _announce(asked, data, some, phase)
         result = run.execute(may_take_head=may_take_head)
         refits = phase == MEASURE and asked.refit
         pinned = _pinned(asked, run)
@@ -80,15 +81,18 @@ def _first_phase(asked: Settings, data: Data, recorded: Mapping[str, Any]) -> tu
         return phase, data
     held_out = data.with_held_out(asked.seed)
     if held_out is None:
-        say("too few texts to hold some out: nothing is measured", asked.progress)
         return None, data
-    count, total = len(held_out.texts["validation"]), len(data.texts["train"])
-    then = "; the classifier is then trained on all (--no-refit: on the others)" if asked.refit else ""
-    say(
-        f"{count:,} of {total:,} training texts are held out to measure on (--validation none: none){then}",
-        asked.progress,
-    )
     return MEASURE, held_out.without("test") if asked.refit else held_out
+
+
+def _announce(asked: Settings, data: Data, some: Data, phase: Phase | None) -> None:
+    """Says how many texts are held out, or that they are too few."""
+    if phase == MEASURE:
+        count, total = len(some.texts["validation"]), len(data.texts["train"])
+        then = "; the classifier is then trained on all of them" if asked.refit else ""
+        say(f"{count:,} of {total:,} training texts are held out to measure on{then}", asked.progress)
+    elif phase is None and holds_out(asked, data):
+        say("too few texts to hold some out: nothing is measured", asked.progress)
 
 
 def _pinned(asked: Settings, run: Run) -> dict[str, Any]:

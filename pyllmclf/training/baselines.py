@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 from ..data.packing import Packer
 from ..data.readers import TextData
+from ..errors import NonFiniteError
 from ..evaluation.statistics import compare_right
 from ..models.architectures.registry import architecture_of
 from ..random_state import keeps_random_state
@@ -108,7 +110,8 @@ def measure_baselines(trainer: Trainer, texts: Mapping[str, TextData], packers: 
     in_windows = any(packers[split].window_bounds is not None for split in ("train", "validation"))
     prediction_head = architecture_of(trainer.model.config).prediction_head
     if not (trainer.settings.solved or in_windows or prediction_head is not None or trainer.sharded):
-        found.append(_solved_head(trainer, packers))
+        with suppress(NonFiniteError):  # the training itself says what is wrong
+            found.append(_solved_head(trainer, packers))
     return found
 
 

@@ -33,7 +33,7 @@ from .baselines import Baseline, accuracies
 from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
-from .recipes import MEASURE, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
+from .recipes import MEASURE, REFIT, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
 from .result import Measured
 from .resume import Saved, load_saved, numerics, restore
 from .run import PREEMPTED_EARLY, Run
@@ -295,14 +295,15 @@ def _from_training_texts(settings: ResolvedSettings) -> bool:
 def _announce(run: Run, obstacle: str | None) -> None:
     """Reports lengths of the texts, skipped texts, unusual classes, the activation cache and the strategy."""
     progress, trainer = run.settings.progress, run.trainer
-    if trainer.group.is_first:
+    again = run.settings.phase == REFIT  # the training before it has said so
+    if trainer.group.is_first and not again:
         for line in _about_classes(run):
             warn(line, progress)
     say(f"train: {run.lengths}", progress)
     truncated = {split: truncation(packer) for split, packer in run.packers.items() if packer.cut}
     if progress:
         truncated.pop("train", None)  # the line above has it
-    if truncated and trainer.group.is_first:
+    if truncated and trainer.group.is_first and not again:
         lines = "; ".join(f"{split}: {line}" for split, line in truncated.items())
         warn(f"{lines}; long_texts='windows' (--long-texts windows) reads all tokens.", progress)
     for split, skipped in run.skipped.items():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .lora_config import LoRAConfig
     from .seeds import SeedsResult, finetune_seeds
     from .training.callbacks import Callback
+    from .tuning import TuneResult, tune
 
 
 # Imported at first use: torch alone takes two seconds, and `--help` doesn't need it.
@@ -35,12 +36,14 @@ _LAZY = {
     "LoRAConfig": "lora_config",
     "MultiLabelResult": "evaluation.multi_label",
     "SeedsResult": "seeds",
+    "TuneResult": "tuning",
     "evaluate": "classifier",
     "finetune": "api",
     "finetune_seeds": "seeds",
     "load": "classifier",
     "load_dataset": "data.sources",
     "show_config": "environment",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -58,6 +61,7 @@ __all__ = [
     "PyllmclfError",
     "ResourceError",
     "SeedsResult",
+    "TuneResult",
     "UsageError",
     "__version__",
     "evaluate",
@@ -66,6 +70,7 @@ __all__ = [
     "load",
     "load_dataset",
     "show_config",
+    "tune",
 ]
 
 

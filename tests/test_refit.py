@@ -18,6 +18,7 @@ from pyllmclf import PreemptedError
 from pyllmclf.data.readers import TextData
 from pyllmclf.data.splits import hold_out
 from pyllmclf.training import recipes
+from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.baselines import SOLVED_HEAD
 from pyllmclf.training.run_folder import RunFolder
 
@@ -120,11 +121,21 @@ def test_nothing_is_held_out(
     assert "held out" not in capsys.readouterr().err
 
 
-def test_observers_see_one_training(model_folder: Folders, tmp_path: Path) -> None:
-    arguments = AUTOMATIC | {"output_dir": tmp_path / "run", "logs": "csv"}
+def test_logs_are_those_of_the_last_training(model_folder: Folders, tmp_path: Path) -> None:
+    class Counter(pyllmclf.Callback):
+        trainings = 0
+
+        def on_train_begin(self, total_steps: int) -> None:
+            self.trainings += 1
+
+    counter = Counter()
+    arguments = AUTOMATIC | {"output_dir": tmp_path / "run", "logs": "csv", "callbacks": counter}
     result = pyllmclf.finetune(model_folder("bert"), DATA, **arguments)
-    assert "classifier" not in result.metrics["validation"]
-    assert len((tmp_path / "run/logs/epochs.csv").read_text().splitlines()) == 1 + len(result.history)
+    assert result.metrics["validation"]["classifier"] == "before_refit" and counter.trainings == 2
+    rows = (tmp_path / "run/logs/epochs.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [str(each.epoch) for each in result.history]
+    steps = (tmp_path / "run/logs/steps.csv").read_text().splitlines()
+    assert len(steps) == 1 + result.timing["steps"]
 
 
 def test_several_labels_and_too_few(model_folder: Folders, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,15 +216,65 @@ def test_the_better_head_is_taken(
     again = pyllmclf.finetune(model, data, resume=True, **arguments)
     same(again, result)
     assert again.baselines == result.baselines
-    assert not (tmp_path / "run/best").exists() or given
+    assert (tmp_path / "run/best").exists() == given
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoint-1", "last"} | ({"best"} if given else set())
 
 
-def test_a_run_without_held_out_texts_is_resumed_without(model_folder: Folders, tmp_path: Path) -> None:
+def test_what_the_recorded_run_might_do_is_kept(model_folder: Folders, tmp_path: Path) -> None:
+    """A finished training of all layers stays one, if it is resumed without its arguments."""
+    arguments: dict[str, Any] = {"output_dir": tmp_path, "validation": DATA, "progress": False}
+    with pytest.warns(RuntimeWarning, match="solved head is better"):
+        first = pyllmclf.finetune(model_folder("bert"), DATA, trainable="all", learning_rate=1e-30, **arguments)
+    with pytest.warns(RuntimeWarning, match="solved head is better"):
+        same(pyllmclf.finetune(model_folder("bert"), DATA, resume=True, **arguments), first)
+
+
+def test_files_of_the_user_stay(model_folder: Folders, tmp_path: Path) -> None:
+    model, folder = model_folder("bert"), tmp_path / "run"
+    (folder / "notes").mkdir(parents=True)
+    (folder / "data.csv").write_text("mine")
+    pyllmclf.finetune(model, DATA, output_dir=folder, **AUTOMATIC)
+    assert (folder / "notes").is_dir() and (folder / "data.csv").read_text() == "mine"
+    assert not (folder / "held_out").exists()
+
+
+def test_rule_counts_all_texts(model_folder: Folders, tmp_path: Path) -> None:
+    """Both trainings have as many epochs as all texts ask for."""
+    recipes.LEAST_STEPS = 9
+    result = pyllmclf.finetune(model_folder("bert"), DATA, output_dir=tmp_path, **AUTOMATIC)
+    assert len(result.history) == 5  # 2 steps each
+
+
+def test_preempted_before_the_first_step_of_the_refit(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the frozen layers are computed: a checkpoint without the state of an optimizer."""
+    model, whole = model_folder("bert"), pyllmclf.finetune(model_folder("bert"), DATA, **AUTOMATIC)
+    fill, count = ActivationCache.fill, 0
+
+    def stopped(self: ActivationCache) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        fill(self)
+
+    monkeypatch.setattr(ActivationCache, "fill", stopped)
+    with pytest.raises(PreemptedError, match="resume=True"):
+        pyllmclf.finetune(model, DATA, output_dir=tmp_path, **AUTOMATIC)
+    same(pyllmclf.finetune(model, DATA, output_dir=tmp_path, resume=True, **AUTOMATIC), whole)
+
+
+def test_a_run_without_held_out_texts_is_resumed_without(
+    model_folder: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, folder = model_folder("bert"), tmp_path / "run"
     first = pyllmclf.finetune(model, DATA, output_dir=folder, validation=False, **AUTOMATIC)
-    again = pyllmclf.finetune(model, DATA, output_dir=folder, resume=True, **AUTOMATIC)
+    again = pyllmclf.finetune(model, DATA, output_dir=folder, resume=True, **AUTOMATIC | {"progress": True})
     same(again, first)
     assert again.metrics == {}
+    assert "held out" not in capsys.readouterr().err and "too few" not in capsys.readouterr().err
 
 
 def test_json(model_folder: Folders) -> None:

@@ -31,6 +31,7 @@ from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, check_size
 from ..models.weights import backbone_state, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
+from .replaceable import HELD_OUT
 from .schema import FORMAT_VERSION, WITHOUT_POOLER, BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
 from .state import ClassifierState
 
@@ -186,7 +187,14 @@ def training_history(folder: Path) -> list[dict[str, Any]]:
 
 
 def _newest_first(path: Path) -> list[Path]:
-    """The ``checkpoint-STEP`` folders of a run, newest first; warns about damaged ones."""
+    """The ``checkpoint-STEP`` folders of a run, newest first; warns about damaged ones.
+
+    Those of a training without the held-out texts come after all of the training that follows it.
+    """
+    return _by_step(path) + _by_step(path / HELD_OUT)
+
+
+def _by_step(path: Path) -> list[Path]:
     by_step = []
     for candidate in path.glob("checkpoint-*"):
         try:
@@ -194,7 +202,7 @@ def _newest_first(path: Path) -> list[Path]:
             by_step.append((step, candidate))
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             if candidate.exists():
-                warnings.warn(f"{candidate}: damaged ({error!r}). Looking for an older checkpoint.", stacklevel=3)
+                warnings.warn(f"{candidate}: damaged ({error!r}). Looking for an older checkpoint.", stacklevel=4)
     return [candidate for _, candidate in sorted(by_step, reverse=True)]
 
 

@@ -43,6 +43,7 @@ def model_card(state: ClassifierState, *, in_transformers: bool) -> str:
             metric_value=round(float(figures[figure]), 6),
         )
         for split, figures in state.metrics.items()
+        if "classifier" not in figures  # those of another training
         for figure, hub_name in FIGURES.items()
         if figure in figures
     ]
@@ -74,7 +75,7 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
         lines += ["", "## Figures", "", "| texts | number | accuracy | macro-F1 | log loss |", "|---|---|---|---|---|"]
         for split, figures in state.metrics.items():
             values = (f"{figures[figure]:.4f}" for figure in FIGURES)
-            of = f"{split}, of the training without them" if "classifier" in figures else split
+            of = f"{split}, by the classifier trained without them" if "classifier" in figures else split
             lines.append(f"| {of} | {figures['texts']:,} | {' | '.join(values)} |")
     names = [name for name, argument in ARGUMENTS.items() if argument.on_card]
     settings = [(name, state.settings[name]) for name in names if state.settings.get(name) not in (None, AUTO)]

@@ -14,13 +14,16 @@ from ..printable import printable
 _CHECKPOINT = re.compile(r"(checkpoint|calibrated)-\d+")
 _LOG = re.compile(r"(steps|epochs)\.csv|events\.out\.tfevents\..*")
 _UNFINISHED = re.compile(r"\.(.+)\.[0-9a-f]{32}\.(tmp|old)")
+_EVALUATION = re.compile(r"search\.json|candidate-\d+-fold-\d+\.(npz|txt)")
 _LINKS = ("last", "best")
+HELD_OUT, TUNE = "held_out", "tune"
+"""Folders in that of a run: checkpoints of the training without the held-out texts; evaluations of a search."""
 _SHOWN = 3
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder has checkpoints of a run."""
-    return any(folder.glob("checkpoint-*"))
+    """Whether a folder has checkpoints of a run, or a search's evaluations."""
+    return any(any(folder.glob(name)) for name in ("checkpoint-*", f"{HELD_OUT}/checkpoint-*", f"{TUNE}/search.json"))
 
 
 def other_files(folder: Path) -> list[str]:
@@ -41,6 +44,10 @@ def _beside_run(folder: Path) -> Iterator[str]:
                 yield name
         elif name == "logs":
             yield from (f"logs/{log.name}" for log in path.iterdir() if not _LOG.fullmatch(log.name))
+        elif name == TUNE:
+            yield from (f"{TUNE}/{other.name}" for other in path.iterdir() if not _EVALUATION.fullmatch(other.name))
+        elif name == HELD_OUT:
+            yield from (f"{HELD_OUT}/{other}" for other in _beside_run(path))
         elif _CHECKPOINT.fullmatch(name):
             if not is_replaceable(path):
                 yield from (f"{name}/{other}" for other in files_beside_manifest(path))

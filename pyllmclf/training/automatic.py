@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from ..argument_checks import AUTO
 from ..checks import as_json
 from ..progress import say
 from ..settings import Settings
+from .callbacks import resolve_callbacks
 from .prepare import prepare_run
-from .recipes import MEASURE, PHASE, REFIT, Phase
+from .recipes import MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, Phase
 from .result import FinetuneResult, Measured
 from .run import PREEMPTED_EARLY, Run
 from .session import Session, open_session
@@ -25,7 +29,7 @@ def train(settings: Settings) -> FinetuneResult:
     """Trains the classifier that the settings describe.
 
     Where there are no validation texts and something is left to the rule, a tenth of the training texts is held out:
-    a first training, without them, is measured on them and compared with the baselines; a second one, on all texts,
+    a first training, without them, is measured on them and compared with the baselines; a last one, on all texts,
     gives the classifier. Where what is trained is left to the rule, and the solved head of the frozen model is better
     on the validation texts by more than chance, the head alone is trained.
 
@@ -39,63 +43,79 @@ def train(settings: Settings) -> FinetuneResult:
         As :func:`pyllmclf.finetune`.
     """
     with open_session(settings) as session:
-        asked = session.settings
-        # Observers see one training.
-        asked = replace(asked, refit=asked.refit and asked.logs is None and asked.callbacks is None)
-        may_take_head = asked.trainable == AUTO and not asked.asks_for_steps
         with session.preemption.at_once(PREEMPTED_EARLY):
-            recorded = session.recorded()
-            data = read_texts(asked, recorded.get("classes"))
-            phase, some = _first_phase(asked, data, recorded)
-            run = prepare_run(session, asked, some, recorded, phase=phase)
-            _announce(asked, data, some, phase)
-        result = run.execute(may_take_head=may_take_head)
-        refits = phase == MEASURE and asked.refit
-        pinned = _pinned(asked, run)
-        if may_take_head and run.prefers_head:
-            asked, baselines = replace(asked, trainable="head"), run.baselines
-            del run, result  # and the model
+            run, data, some = _prepare_first(session)
+        result, asked = run.execute(), session.settings
+        refits = run.settings.phase == MEASURE and asked.refit
+        pinned, trainable = _pinned(asked, run), run.settings.trainable
+        if run.settings.may_take_head and run.prefers_head:
+            trainable, phase, baselines = "head", run.settings.phase, run.baselines
+            del run, result
+            _release(session)
             with session.preemption.at_once(PREEMPTED_BETWEEN):
                 if not refits:
                     _begin_anew(session)
-                run = prepare_run(session, asked, some, pinned, phase=phase, baselines=baselines, saves=not refits)
+                head = replace(asked, trainable=trainable)
+                run = prepare_run(session, head, some, pinned, phase=phase, baselines=baselines, saves=not refits)
             result = run.execute()
         if not refits:
             return result
-        asked = replace(asked, trainable=run.settings.trainable, baselines="off")
         measured = Measured(result.metrics["validation"] | {"classifier": BEFORE_REFIT}, result.baselines)
         del run, result
+        _release(session)
         say(f"training on all {len(data.texts['train']):,} texts", asked.progress)
         with session.preemption.at_once(PREEMPTED_BETWEEN):
             _begin_anew(session)
+            asked = replace(asked, trainable=trainable, baselines="off")
             run = prepare_run(session, asked, data, pinned, phase=REFIT, measured=measured)
         return run.execute()
 
 
-def _first_phase(asked: Settings, data: Data, recorded: Mapping[str, Any]) -> tuple[Phase | None, Data]:
-    """What the first training of this call is part of, and its texts: those of the resumed checkpoint, if any."""
+def _prepare_first(session: Session) -> tuple[Run, Data, Data]:
+    """Prepares the first training of this call: the one of the resumed checkpoint, if any.
+
+    Returns
+    -------
+    run : Run
+    data, some : Data
+        All texts; and those of this training, without test texts where another one follows.
+    """
+    asked, recorded = session.settings, session.recorded()
+    data = read_texts(asked, recorded.get("classes"))
     begun = recorded.get("settings")
-    phase = None if begun is None else begun.get(PHASE)
-    # A run that has begun without held-out texts goes on without them.
-    if phase == REFIT or (begun is not None and phase is None) or not holds_out(asked, data):
-        return phase, data
-    held_out = data.with_held_out(asked.seed)
-    if held_out is None:
-        return None, data
-    return MEASURE, held_out.without("test") if asked.refit else held_out
+    if begun is None:
+        phase: Phase | None = MEASURE if holds_out(asked, data) else None
+        may_take_head = asked.trainable == AUTO and not asked.asks_for_steps
+        # Of the first process, whose callbacks are the only ones that are called.
+        may_take_head = session.group.broadcast_object(may_take_head)
+    else:  # a run that has begun without held-out texts goes on without them
+        phase, may_take_head = begun.get(PHASE), begun.get(MAY_TAKE_HEAD) is True
+    some = data
+    if phase == MEASURE and "validation" not in data.texts:
+        held_out = data.with_held_out(asked.seed)
+        if held_out is None:
+            say("too few texts to hold some out: nothing is measured", asked.progress)
+            phase = None
+        else:
+            some = held_out.without("test") if asked.refit else held_out
+            _announce(asked, len(some.texts["validation"]), len(data.texts["train"]))
+    if phase == MEASURE and asked.refit:
+        if session.folder is not None:
+            session.folder.begin_held_out()
+        if session.group.is_first:  # logs are those of the training that gives the classifier
+            session = replace(session, callbacks=resolve_callbacks(asked.callbacks, None, None))
+    run = prepare_run(
+        session, asked, some, recorded, phase=phase, may_take_head=may_take_head, all_texts=data.texts["train"]
+    )
+    return run, data, some
 
 
-def _announce(asked: Settings, data: Data, some: Data, phase: Phase | None) -> None:
-    """Says how many texts are held out, or that they are too few."""
-    if phase == MEASURE:
-        count, total = len(some.texts["validation"]), len(data.texts["train"])
-        then = "; the classifier is then trained on all of them" if asked.refit else ""
-        say(f"{count:,} of {total:,} training texts are held out to measure on{then}", asked.progress)
-    elif phase is None and holds_out(asked, data):
-        say("too few texts to hold some out: nothing is measured", asked.progress)
+def _announce(asked: Settings, count: int, total: int) -> None:
+    then = "; the classifier is then trained on all of them" if asked.refit else ""
+    say(f"{count:,} of {total:,} training texts are held out to measure on{then}", asked.progress)
 
 
-def _pinned(asked: Settings, run: Run) -> dict[str, Any]:
+def _pinned(asked: Settings, run: Run) -> Mapping[str, Any]:
     """What a later training takes over from this one, as a resumed one does from its checkpoint: the hub's commit."""
     begun_with = {"model": as_json(asked.model), "revision": asked.revision}
     return {"base": {"revision": run.state.revision}, "settings": begun_with}
@@ -104,3 +124,10 @@ def _pinned(asked: Settings, run: Run) -> dict[str, Any]:
 def _begin_anew(session: Session) -> None:
     if session.folder is not None:
         session.folder.begin_anew()
+
+
+def _release(session: Session) -> None:
+    """Frees the memory of a training that is over, before the next one counts what is free."""
+    gc.collect()
+    if session.device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,7 +34,7 @@ from .baselines import Baseline, accuracies
 from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
-from .recipes import MEASURE, REFIT, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
+from .recipes import MEASURE, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
 from .result import Measured
 from .resume import Saved, load_saved, numerics, restore
 from .run import PREEMPTED_EARLY, Run
@@ -111,6 +112,8 @@ def prepare_run(
     recorded: Mapping[str, Any],
     *,
     phase: Phase | None = None,
+    may_take_head: bool = False,
+    all_texts: TextData | None = None,
     baselines: list[Baseline] | None = None,
     measured: Measured | None = None,
     saves: bool = True,
@@ -128,6 +131,10 @@ def prepare_run(
         ``pyllmclf.json`` of the resumed checkpoint; empty without one.
     phase : Phase, optional
         What the training is part of.
+    may_take_head : bool
+        As in :class:`ResolvedSettings`.
+    all_texts : TextData, optional
+        The texts that the rule counts; by default the training texts.
     baselines : list of Baseline, optional
         Baselines on the same validation texts, where they are measured already.
     measured : Measured, optional
@@ -141,12 +148,14 @@ def prepare_run(
         As :func:`pyllmclf.finetune`.
     """
     texts, encoder = data.texts, data.encoder
+    started = time.perf_counter()
     group, run_folder = session.group, session.folder if saves else None
     asked = _as_recorded(asked, recorded.get("settings", {}))
     compute = Compute.resolve(session.device, asked.dtype, asked.backend)
     source = _find_source(asked, encoder, recorded)
-    known = TrainingTexts(texts["train"].texts, len(encoder.names), compute.device)
-    settings = replace(resolve_settings(asked, source, known, recorded.get("settings", {})), phase=phase)
+    known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device)
+    settings = resolve_settings(asked, source, known, recorded.get("settings", {}))
+    settings = replace(settings, phase=phase, may_take_head=may_take_head)
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
     objective = _make_objective(settings, encoder, labels, weights)
@@ -198,13 +207,14 @@ def prepare_run(
         folder=run_folder,
         identity=identity,
         strategy=strategy,
-        started=session.started,
+        started=started,
+        session_started=session.started,
         baselines=_known_baselines(settings, baselines, saved, texts, group),
         measured=measured or _recorded_measured(saved, group),
     )
     if (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)
-    _announce(run, obstacle)
+    _announce(run, obstacle, again=measured is not None)
     if group.any(saved is not None):
         restore(trainer, state, saved)
     if saved is not None:
@@ -292,18 +302,20 @@ def _from_training_texts(settings: ResolvedSettings) -> bool:
     return is_number(settings.validation) or settings.phase == MEASURE
 
 
-def _announce(run: Run, obstacle: str | None) -> None:
-    """Reports lengths of the texts, skipped texts, unusual classes, the activation cache and the strategy."""
+def _announce(run: Run, obstacle: str | None, *, again: bool) -> None:
+    """Reports lengths of the texts, skipped texts, unusual classes, the activation cache and the strategy.
+
+    With ``again``, a training before this one has warned of the training texts.
+    """
     progress, trainer = run.settings.progress, run.trainer
-    again = run.settings.phase == REFIT  # the training before it has said so
     if trainer.group.is_first and not again:
         for line in _about_classes(run):
             warn(line, progress)
     say(f"train: {run.lengths}", progress)
     truncated = {split: truncation(packer) for split, packer in run.packers.items() if packer.cut}
-    if progress:
+    if progress or again:
         truncated.pop("train", None)  # the line above has it
-    if truncated and trainer.group.is_first and not again:
+    if truncated and trainer.group.is_first:
         lines = "; ".join(f"{split}: {line}" for split, line in truncated.items())
         warn(f"{lines}; long_texts='windows' (--long-texts windows) reads all tokens.", progress)
     for split, skipped in run.skipped.items():

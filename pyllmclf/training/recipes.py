@@ -16,17 +16,19 @@ from ..argument_checks import AUTO
 from ..errors import ModelError
 from ..memory import physical_memory
 from ..models.architectures.registry import architecture_of
+from ..models.config import ModelConfig
 from ..models.hub import ModelSource
 from ..settings import Settings
 
 if TYPE_CHECKING:
     from ..choices import Pooling, Scheduler
 
-Phase = Literal["measure", "refit"]
+Phase = Literal["measure", "refit", "tuned"]
 MEASURE: Phase = "measure"
 REFIT: Phase = "refit"
-PHASE = "phase"
-"""Name of a training's phase among the settings that its checkpoints record."""
+TUNED: Phase = "tuned"
+PHASE, MAY_TAKE_HEAD = "phase", "may_take_head"
+"""Names among the settings that a training's checkpoints record."""
 STEPS = ("epochs", "batch_size", "learning_rate", "scheduler", "warmup_ratio")
 """Settings of optimizer steps that the rule chooses."""
 BATCH_SIZE = 8
@@ -85,9 +87,11 @@ class ResolvedSettings(Settings):
         See :class:`pyllmclf.models.sequence_classifier.HeadSpec`.
     automatic : bool
         Whether what is trained, the learning rate or the number of epochs is the rule's choice.
-    phase : {"measure", "refit"}, optional
+    phase : {"measure", "refit", "tuned"}, optional
         Of a training whose validation texts are held out of its training texts: the training on the others, or the one
-        on all of them.
+        on all of them. ``"tuned"`` is the training of a search's winner.
+    may_take_head : bool
+        Whether the head alone is trained after this training, where that is better.
     """
 
     if TYPE_CHECKING:
@@ -101,11 +105,14 @@ class ResolvedSettings(Settings):
     pooler: bool = True
     automatic: bool = False
     phase: Phase | None = None
+    may_take_head: bool = False
 
     @property
-    def recorded(self) -> dict[str, str]:
+    def recorded(self) -> dict[str, Any]:
         """What a checkpoint records beside the values: the phase, and that a solved head has no settings of steps."""
-        values: dict[str, str] = dict.fromkeys(STEPS, AUTO) if self.solved else {}
+        values: dict[str, Any] = dict.fromkeys(STEPS, AUTO) if self.solved else {}
+        if self.may_take_head:
+            values[MAY_TAKE_HEAD] = True
         return values if self.phase is None else values | {PHASE: self.phase}
 
 
@@ -149,7 +156,7 @@ def resolve_settings(
         "pooling": None,
         "epochs": 1 if solved else epochs,
         "batch_size": BATCH_SIZE,
-        "learning_rate": _learning_rate(trainable, settings.weights, source.config.width, texts.classes),
+        "learning_rate": learning_rate_of(trainable, settings.weights, source.config.width, texts.classes),
         "scheduler": "linear",
         "warmup_ratio": 0.1,
     }
@@ -184,7 +191,8 @@ def _epochs(rows: int, tokens: int, settings: Settings) -> int:
     return min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)))
 
 
-def _learning_rate(trainable: str, weights: str, width: int, classes: int) -> float:
+def learning_rate_of(trainable: str, weights: str, width: int, classes: int) -> float:
+    """The rule's learning rate for what is trained, on a model of this width."""
     if weights == "random":
         return RANDOM_RATE
     kind = trainable if trainable in LEARNING_RATES else "last_block"
@@ -194,12 +202,18 @@ def _learning_rate(trainable: str, weights: str, width: int, classes: int) -> fl
     return float(f"{rate:.2g}")
 
 
-def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, tokens: int, epochs: int) -> str:
-    """What is trained: all layers, or as many as the operations and the memory allow, or the head alone.
+def training_operations(config: ModelConfig, trained: int, tokens: int, epochs: int) -> float:
+    """Floating-point operations of a training of the last ``trained`` blocks on so many tokens.
 
     A block of width d has 12 d² parameters. For each of them a token takes two operations forward, and four backward if
     it is trained; what is frozen is computed once (Kaplan et al. 2020, section 2.1).
     """
+    block, layers = 12 * config.width**2, config.n_layers
+    return float(tokens * block * (6 * trained * epochs + 2 * (layers - trained)))
+
+
+def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, tokens: int, epochs: int) -> str:
+    """What is trained: all layers, or as many as the operations and the memory allow, or the head alone."""
     config, device = source.config, texts.device
     few = MANY_CLASSES <= texts.classes <= MOST_CLASSES and len(texts.texts) < FEW_TEXTS * texts.classes
     solvable = architecture_of(config).prediction_head is None and not settings.asks_for_steps
@@ -208,7 +222,7 @@ def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, to
     block, layers = 12 * config.width**2, config.n_layers
     memory = physical_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[1]
     for trained in (layers, *(count for count in (4, 2) if count < layers)):
-        operations = tokens * block * (6 * trained * epochs + 2 * (layers - trained))
+        operations = training_operations(config, trained, tokens, epochs)
         embeddings = config.vocab_size * config.width if trained == layers else 0
         fits = BYTES_PER_PARAMETER * (block * trained + embeddings) <= memory // 2
         if fits and operations <= MOST_OPERATIONS[device.type]:

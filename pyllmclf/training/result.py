@@ -59,6 +59,7 @@ class FinetuneResult(Shown):
     lengths: LengthReport
     calibration: dict[str, float] | None = None
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    out_of_fold: pd.DataFrame | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """The history, a row per epoch, as a DataFrame of pandas."""
@@ -69,7 +70,10 @@ class FinetuneResult(Shown):
 
     def brief(self) -> dict[str, Any]:
         """Epochs and steps, the accuracy of each split, and the folder."""
-        accuracies = {f"{split}_accuracy": metrics["accuracy"] for split, metrics in self.metrics.items()}
+        accuracies = {
+            f"{'held_out' if 'classifier' in metrics else split}_accuracy": metrics["accuracy"]
+            for split, metrics in self.metrics.items()
+        }
         numbers = {"epochs": len(self.history), "steps": int(self.timing["steps"])}
         return numbers | accuracies | {"output_dir": None if self.output_dir is None else str(self.output_dir)}
 

@@ -207,7 +207,7 @@ def load_moments(trainer: Trainer, folder: Path | None) -> None:
     """
     parameters = trained(trainer.model)
     saved: dict[str, Tensor] = {}
-    if folder is not None:
+    if folder is not None and (trainer.step or (folder / OPTIMIZER_FILE).exists()):  # before the first step none
         path = folder / OPTIMIZER_FILE
         saved = read_tensors(path)
         unknown = set(saved)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..classifier.calibration import calibrate_head
-from ..classifier.checkpoint import STATE_FILE, save_checkpoint
+from ..classifier.checkpoint import SPEC_FILE, STATE_FILE, save_checkpoint
 from ..classifier.classifier import Classifier
 from ..data.lengths import LengthReport
 from ..data.packing import Packer
@@ -31,9 +31,6 @@ from .result import FinetuneResult, Measured
 from .resume import numerics, optimizer_tensors
 from .run_folder import RunFolder
 from .trainer import Trainer
-
-if TYPE_CHECKING:
-    pass
 
 PREEMPTED_EARLY = "preempted before training began; start it again with resume=True (--resume)."
 
@@ -59,8 +56,8 @@ class Run:
     identity : dict or None
         The run's identity, with which a resumed run is compared.
     strategy : {"ddp", "fsdp"}
-    started : float
-        When preparing began, by ``time.perf_counter``.
+    started, session_started : float
+        When preparing this training began, and the first one of the session, by ``time.perf_counter``.
     baselines : list of Baseline
         Those that a resumed run's checkpoint records, or that are measured already.
     measured : Measured, optional
@@ -85,6 +82,7 @@ class Run:
         identity: dict[str, Any] | None,
         strategy: str,
         started: float,
+        session_started: float,
         baselines: list[Baseline],
         measured: Measured | None = None,
     ) -> None:
@@ -95,20 +93,17 @@ class Run:
         self.metrics: dict[str, dict[str, Any]] = {}
         self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
         self._best: EvaluationResult | MultiLabelResult | None = None
-        self._started = started
+        self._session_started = session_started
         self.baselines, self.measured, self.prefers_head = baselines, measured, False
         if measured is not None:
             self.metrics["validation"] = measured.metrics
             self.state.metrics["validation"] = measured.headline
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
-    def execute(self, *, may_take_head: bool = False) -> FinetuneResult:
+    def execute(self) -> FinetuneResult:
         """Trains, then calibrates, tests and writes the report, as the settings request.
 
-        Parameters
-        ----------
-        may_take_head : bool
-            Whether the caller trains the head alone where it is better; then nothing warns that it is.
+        Where another training follows whose classifier is the result, it ends after the comparison with the baselines.
 
         Raises
         ------
@@ -123,13 +118,8 @@ class Run:
         kept_in = classifier_folder() if self.trainer.group.is_first else None
         try:
             self.fit()
-            self.compare(may_take_head=may_take_head)
-            with self.trainer.preemption.at_once():
-                calibration = self.calibrate() if self.settings.calibrate else None
-                if "test" in self.packers:
-                    self.evaluate("test")
-                if self.settings.report:
-                    self.report()
+            self.compare()
+            calibration = None if self.is_followed else self._finish()
         except PREEMPTED as error:
             if self.folder is not None and not self.folder.has_checkpoint:
                 raise PreemptedError(PREEMPTED_EARLY) from error
@@ -141,8 +131,28 @@ class Run:
             if kept_in is not None and self.trainer.step and not isinstance(error, NonFiniteError):
                 self._save_unfinished(kept_in)
             raise
-        if kept_in is not None and not (self.settings.phase == MEASURE and self.settings.refit):
+        if kept_in is not None:
             save_checkpoint(kept_in, self.state, overwrite=True)
+        return self._result(calibration)
+
+    def _finish(self) -> dict[str, float] | None:
+        """Calibrates, tests and reports the result's classifier, as the settings request."""
+        with self.trainer.preemption.at_once():
+            calibration = self.calibrate() if self.settings.calibrate else None
+            if "test" in self.packers:
+                self.evaluate("test")
+            if self.settings.report:
+                self.report()
+        return calibration
+
+    @property
+    def is_followed(self) -> bool:
+        """After the training: whether another one follows, on all texts or of the head alone."""
+        refits = self.settings.phase == MEASURE and self.settings.refit
+        return refits or (self.prefers_head and self.settings.may_take_head)
+
+    def _result(self, calibration: dict[str, float] | None) -> FinetuneResult:
+        output_dir = self.settings.output_dir
         return FinetuneResult(
             self.classifier,
             self.trainer.history,
@@ -157,6 +167,9 @@ class Run:
     def _save_unfinished(self, folder: Path) -> None:
         """Saves the classifier as it is trained so far, of a training that ends with an error."""
         if self.trainer.sharded and self.state.model is self.trainer.model:  # in pieces, in several processes
+            return
+        if (folder / SPEC_FILE).exists():
+            warn(f"the classifier of the training before this one is saved in {folder}.", progress=False)
             return
         save_checkpoint(folder, self.state)
         warn(f"the classifier, as trained until step {self.trainer.step}, is saved in {folder}.", progress=False)
@@ -193,7 +206,7 @@ class Run:
         say(f"baselines on {texts:,} validation texts: {shown} ({seconds:.1f} s)", self.settings.progress)
         self._seconds["evaluate"] += seconds
 
-    def compare(self, *, may_take_head: bool = False) -> None:
+    def compare(self) -> None:
         """Warns of each baseline that is better on the validation texts by more than chance, with what may help.
 
         Not with class weights: accuracy is then not what the training is for.
@@ -201,9 +214,9 @@ class Run:
         if not self.baselines or self.settings.class_weights is not None:
             return
         lines = complaints(self.baselines, self._results["validation"].right)
-        self.prefers_head = SOLVED_HEAD in lines
+        self.prefers_head = self.trainer.group.broadcast_object(SOLVED_HEAD in lines)
         for name, line in lines.items():
-            if name == SOLVED_HEAD and may_take_head:
+            if name == SOLVED_HEAD and self.settings.may_take_head:
                 say(f"{line}: the head alone is trained", self.settings.progress)
             elif self.trainer.group.is_first:
                 warn(f"{line}; {REMEDIES[name]}.", self.settings.progress)
@@ -284,7 +297,7 @@ class Run:
             "train_seconds": train_seconds,
             "evaluate_seconds": self._seconds["evaluate"],
             "save_seconds": self._seconds["save"],
-            "total_seconds": time.perf_counter() - self._started,
+            "total_seconds": time.perf_counter() - self._session_started,
             "steps": float(self.trainer.step),
             "tokens_per_second": per_second(tokens * len(history), train_seconds),
         }

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..classifier.checkpoint import SPEC_FILE, STATE_FILE, find_checkpoint, save_checkpoint
-from ..classifier.replaceable import check_replaceable, is_run
+from ..classifier.replaceable import HELD_OUT, check_replaceable, is_run
 from ..classifier.state import ClassifierState
 from ..data.atomic_folder import beside_of, check_name, clean_up
 from ..data.folder_lock import FolderLock
@@ -56,7 +56,8 @@ class RunFolder:
         self.newest: Path | None = None
         self._written: tuple[int, int] | None = None
         self._replacement: Replacement | None = None
-        self._replaced: set[str] = set()
+        self._replaced: list[int] = []  # steps of the checkpoints of the training before
+        self._part, self._begun = "", False
         check_name(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,7 @@ class RunFolder:
             clean_up(path / "logs")
             if holds_run:
                 self.newest = find_checkpoint(path)
+                self._part = HELD_OUT if self.newest.parent.name == HELD_OUT else ""
         except BaseException:
             self.close()
             raise
@@ -107,12 +109,21 @@ class RunFolder:
     @property
     def has_checkpoint(self) -> bool:
         """Whether the run has a checkpoint: the one that it resumes, or one that it has written."""
-        return self.newest is not None or self._written is not None or bool(self._replaced)
+        return self.newest is not None or self._written is not None or self._begun
+
+    def begin_held_out(self) -> None:
+        """Begins the training without the held-out texts, whose checkpoints are in a folder of their own."""
+        if self.newest is None:
+            self._part = HELD_OUT
 
     def begin_anew(self) -> None:
-        """Begins another run in the folder: its first checkpoint replaces those of the finished one."""
-        self._replaced |= {path.name for kind in ("checkpoint-*", "calibrated-*") for path in self.path.glob(kind)}
-        self.newest = self._written = None
+        """Begins the next training in the folder, when the one before is finished.
+
+        The earlier checkpoints stay until the next training is finished.
+        """
+        if not self._part:
+            self._replaced = self._steps()
+        self._part, self._begun, self.newest, self._written = "", True, None, None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -132,7 +143,8 @@ class RunFolder:
             If a link can't be written.
         """
         assert self.newest is not None
-        newest_step = int(read_json(self.newest / STATE_FILE)["step"])  # the folder may have been renamed
+        state = read_json(self.newest / STATE_FILE)
+        newest_step = int(state["step"])  # the folder may have been renamed
         for step in self._steps():
             if step > newest_step:
                 folder = self.checkpoint(step)
@@ -142,10 +154,12 @@ class RunFolder:
         if best is not None and self.checkpoint(best).is_dir():
             self._point("best", self.checkpoint(best))
         self._delete_old(newest_step)
+        if state.get("finished"):
+            self._delete_held_out()
 
     def checkpoint(self, step: int) -> Path:
         """Folder of the checkpoint of a step, whether it exists or not."""
-        return self._place / f"checkpoint-{step}"
+        return self._place / self._part / f"checkpoint-{step}"
 
     @property
     def _place(self) -> Path:
@@ -197,14 +211,16 @@ class RunFolder:
         if self._written == progress:
             return
         folder = self.checkpoint(step)
-        training_state, place = {"step": step, **training_state}, self.path / folder.name
+        training_state, place = {"step": step, **training_state}, self.path / self._part / folder.name
+        self._make_part(folder.parent)
         save_checkpoint(folder, state, training_state, optimizer, keep_others=True, place=place)
         self._written = progress
         self._point("last", folder)
         if is_best:
             self._point("best", folder)
-        if self._replaced:
-            self._delete_replaced(folder.name)
+        if training_state["finished"]:
+            self._delete_replaced(step)
+            self._delete_held_out()
         if self._replacement is not None:
             self._lock = self._replacement.take_place()
             self._replacement = None
@@ -223,14 +239,33 @@ class RunFolder:
             if folder.name not in calibrated and os.path.realpath(folder) not in linked:
                 self._delete(folder)
 
-    def _delete_replaced(self, first: str) -> None:
-        """Deletes the checkpoints of the run before, whose place the ``first`` one of this run has taken."""
-        best = self.path / "best"
-        if best.is_symlink() and os.path.realpath(best) != os.path.realpath(self.path / first):
+    def _make_part(self, folder: Path) -> None:
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ResourceError(f"{folder} can't be written ({error}).") from error
+
+    def _delete_replaced(self, finished: int) -> None:
+        """Deletes the checkpoints of the training that the ``finished`` one replaces, its last one last."""
+        steps = [step for step in sorted(self._replaced) if step != finished]
+        if steps:
+            self._unlink_best(self.checkpoint(finished))
+        for step in steps:
+            self._delete(self.checkpoint(step))
+        self._replaced = []
+
+    def _delete_held_out(self) -> None:
+        """Deletes the checkpoints of the training without the held-out texts, when the one on all texts is finished."""
+        folder = self._place / HELD_OUT
+        if self._part or not folder.is_dir():
+            return
+        self._unlink_best(None)
+        self._delete(folder)
+
+    def _unlink_best(self, kept: Path | None) -> None:
+        best = self._place / "best"
+        if best.is_symlink() and (kept is None or os.path.realpath(best) != os.path.realpath(kept)):
             best.unlink()
-        for name in self._replaced - {first}:
-            self._delete(self.path / name)
-        self._replaced = set()
 
     def _delete(self, folder: Path) -> None:
         """Deletes a folder; renamed first, it is never seen incomplete."""
@@ -243,7 +278,8 @@ class RunFolder:
 
     def _steps(self) -> list[int]:
         """Steps of the checkpoints in the folder, by their names."""
-        names = (folder.name.removeprefix("checkpoint-") for folder in self.path.glob("checkpoint-*"))
+        folders = (self.path / self._part).glob("checkpoint-*")
+        names = (folder.name.removeprefix("checkpoint-") for folder in folders)
         return [int(name) for name in names if name.isdecimal()]
 
     @staticmethod
@@ -278,7 +314,7 @@ class RunFolder:
     def _point(self, name: str, folder: Path) -> None:
         beside = beside_of(self._place / name, "tmp")
         try:
-            beside.symlink_to(folder.name, target_is_directory=True)
+            beside.symlink_to(folder.relative_to(self._place), target_is_directory=True)
             beside.replace(self._place / name)
         except OSError as error:
             raise ResourceError(f"{self.path / name} can't be written ({error}).") from error

@@ -46,16 +46,18 @@ def set_trainable(
         assert lora is not None
         add_lora(model, lora, generator)
         return
-    count = _block_count(trainable, model.config.n_layers)
+    count = trained_blocks(trainable, model.config.n_layers)
+    if not 1 <= count <= model.config.n_layers:
+        raise UsageError(f"trainable={trainable!r}: the model has {model.config.n_layers} blocks.")
     for module in model.backbone.behind_blocks:
         module.requires_grad_(module not in model.unused_modules)
     for block in list(model.backbone.blocks)[-count:]:
         block.requires_grad_(True)
 
 
-def _block_count(trainable: str, n_layers: int) -> int:
+def trained_blocks(trainable: str, n_layers: int) -> int:
+    """Number of the last blocks that are trained, of a model of ``n_layers``; low-rank additions train all of them."""
+    if trainable in ("all", "lora"):
+        return n_layers
     match = LAST_BLOCKS.fullmatch(trainable)
-    count = 1 if match is None else int(match[1])
-    if not 1 <= count <= n_layers:
-        raise UsageError(f"trainable={trainable!r}: the model has {n_layers} blocks.")
-    return count
+    return int(match[1]) if match is not None else int(trainable == "last_block")

@@ -1,0 +1,305 @@
+"""``tune``: chooses among candidates by cross-validation, and trains the winner on all training texts."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import as_json, is_number, plain
+from ..errors import PreemptedError, UsageError
+from ..evaluation.metrics import evaluate_logits, softmax
+from ..evaluation.multi_label import evaluate_multi_label, sigmoid
+from ..models.architectures.registry import architecture_of
+from ..models.hub import find_model
+from ..progress import say
+from ..settings import Settings
+from ..suggestions import checked_names
+from ..training.identity import data_sha256
+from ..training.preemption import PREEMPTED
+from ..training.prepare import prepare_run
+from ..training.recipes import PHASE, TUNED
+from ..training.result import FinetuneResult, Measured
+from ..training.run import PREEMPTED_EARLY
+from ..training.session import Session, open_session
+from ..training.solved_head import assign_folds
+from ..training.texts import Data, read_texts
+from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
+from .evaluations import FOLDER, Evaluations
+from .result import TuneResult
+from .search import Fold, Search, TimeLimit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OUT_OF_FOLD = "out_of_fold"
+TRIALS = 20
+"""Candidates that are drawn from a space, where neither ``trials`` nor ``time_limit`` is given."""
+MOST_FOLDS = 100
+# Arguments of finetune that a search has no use for.
+NOT_OF_TUNE = ("early_stopping", "calibrate", "logs", "callbacks", "save_every_steps", "baselines", "refit")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)")
+_SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@checked_names
+def tune(
+    model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = "minilm",
+    train: Any = None,
+    *,
+    validation: Any = None,
+    test: Any = None,
+    candidates: Any = None,
+    trials: int | None = None,
+    time_limit: float | str | None = None,
+    folds: int = 5,
+    **arguments: Any,
+) -> TuneResult:
+    """Chooses the best of several trainings on the user's data, and trains it on all training texts.
+
+    Candidates are compared by stratified cross-validation: all of them on the first fold, the better half on the next
+    one, and so on (successive halving, Jamieson and Talwalkar 2016). A solved head takes part in every fold at once.
+
+    Parameters
+    ----------
+    model : str, path, or sequence of them
+        The models of the candidates.
+    train, validation, test
+        As for :func:`pyllmclf.finetune`. Validation texts, if there are any, take the place of the folds. Test texts
+        are read once, by the winner.
+    candidates : sequence of dict, or dict, optional
+        Arguments of :func:`pyllmclf.finetune` for each candidate; or a dictionary of lists, all combinations of which
+        are candidates; or one with distributions of optuna, from which candidates are drawn (``pip install
+        'pyllmclf[tune]'``). By default :func:`pyllmclf.tuning.candidates.default_candidates` for each model.
+    trials : int, optional
+        Most candidates.
+    time_limit : float or str, optional
+        Seconds, or ``"90s"``, ``"2m"``, ``"1.5h"``: of the whole call, with the winner's training.
+    folds : int
+        Number of folds; at most as many as there are distinct texts.
+    **arguments
+        As for :func:`pyllmclf.finetune`, for all candidates. With ``output_dir``, evaluations are kept in its folder
+        ``tune``, and ``resume=True`` goes on after the last one.
+
+    Returns
+    -------
+    TuneResult
+
+    Raises
+    ------
+    UsageError
+        If an argument is invalid, or the time limit too short to train anything; in several processes.
+    DataError, ModelError, ResourceError, NonFiniteError, PreemptedError
+        As :func:`pyllmclf.finetune`.
+    """
+    started = time.perf_counter()
+    models = [model] if isinstance(model, (str, os.PathLike)) else list(model)
+    limit = TimeLimit(seconds_of(time_limit), started)
+    _check(models, trials, folds, arguments)
+    settings = Settings(model=models[0], train=train, validation=validation, test=test, **arguments)
+    with open_session(settings) as session:
+        if session.group.world_size > 1:
+            raise UsageError("tune runs in one process; start it without torchrun.")
+        try:
+            return _tune(session, models, candidates, trials, folds, limit)
+        except PREEMPTED as error:
+            if session.folder is None or isinstance(error, PreemptedError):
+                raise
+            raise PreemptedError(PREEMPTED_EARLY) from error
+
+
+def seconds_of(limit: float | str | None) -> float:
+    """Seconds of a time limit: a number, or text such as ``"90s"``, ``"2m"`` and ``"1.5h"``; infinity for ``None``.
+
+    Raises
+    ------
+    UsageError
+        If it is neither, or not positive.
+    """
+    if limit is None:
+        return float("inf")
+    limit = plain(limit)
+    if isinstance(limit, str) and (match := _DURATION.fullmatch(limit.strip())) is not None:
+        limit = float(match[1]) * _SECONDS[match[2]]
+    if not is_number(limit) or not 0.0 < float(limit) < float("inf"):
+        raise UsageError(f"time_limit={limit!r} must be a positive number of seconds, or text such as '90s' or '2m'.")
+    return float(limit)
+
+
+def _check(models: Sequence[Any], trials: Any, folds: Any, arguments: dict[str, Any]) -> None:
+    if not models or not all(isinstance(each, (str, os.PathLike)) for each in models):
+        raise UsageError(f"model={models!r} must be the name or path of a model, or a sequence of them.")
+    if len(set(map(str, models))) < len(models):
+        raise UsageError(f"model={models!r} names a model twice.")
+    for name, value, least, most in (("trials", trials, 1, float("inf")), ("folds", folds, 2, MOST_FOLDS)):
+        if value is not None and not (type(plain(value)) is int and least <= value <= most):
+            upper = "" if most == float("inf") else f" and at most {most}"
+            raise UsageError(f"{name}={value!r} must be an integer of at least {least}{upper}.")
+    known = {each.name for each in fields(Settings)}
+    for name in arguments:
+        if name in NOT_OF_TUNE:
+            raise UsageError(f"tune has no {name}: its trainings are many, and of fixed length.")
+        if name not in known:
+            raise TypeError(f"tune() got an unexpected keyword argument {name!r}")
+
+
+def _tune(
+    session: Session, models: Sequence[Any], candidates: Any, trials: int | None, folds: int, limit: TimeLimit
+) -> TuneResult:
+    asked = session.settings
+    with session.preemption.at_once(PREEMPTED_EARLY):
+        recorded = session.recorded()
+        if recorded and recorded["settings"].get(PHASE) != TUNED:
+            raise UsageError(
+                f"output_dir {asked.output_dir} holds a training that is no winner of tune; choose another folder, or "
+                "replace it with overwrite=True (--overwrite)."
+            )
+        data = read_texts(asked, recorded.get("classes"))
+        sources = {each: find_model(each, asked.weights, asked.revision) for each in models}
+        fixed = {name: value for name, value in fixed_arguments(vars(asked)).items() if name != "model"}
+        fixed = {name: value for name, value in fixed.items() if value != _DEFAULTS[name]}
+        parts, cross_validates = _folds(data, folds, asked.seed)
+        listed: list[Candidate] | None = None
+        if is_space(candidates):
+            from .space import SpaceSampler
+
+            sampler = SpaceSampler(candidates, models, fixed, asked.seed)
+            drawn = sampler.draw(trials or (TRIALS if limit.seconds == float("inf") else None))
+            tell: Callable[[Candidate, float], None] | None = sampler.tell
+        else:
+            if candidates is None:
+                listed = default_candidates(sources, fixed, len(data.encoder.names), steps=asked.asks_for_steps)
+            else:
+                listed = listed_candidates(candidates, models, fixed)
+            drawn, tell = iter(listed[:trials]), None
+        quiet = replace(
+            asked, output_dir=None, resume=False, overwrite=False, keep_last=1, report=False, progress=False
+        )
+
+        def settings_of(candidate: Candidate) -> Settings:
+            return replace(quiet, **candidate.arguments)
+
+        for each in listed or []:
+            settings_of(each)  # all before the first training
+        identity = {
+            "data": data_sha256(data.texts["train"]),
+            "folds": len(parts),
+            "seed": asked.seed,
+            "models": [str(each) for each in models],
+            "candidates": None if listed is None else [as_json(each.arguments) for each in listed],
+            "arguments": {name: as_json(value) for name, value in sorted(fixed.items())},
+        }
+        folder = None if session.folder is None else session.folder.path / FOLDER
+        evaluations = Evaluations(folder, identity, resume=asked.resume)
+
+        def solves(settings: Settings) -> bool:
+            source = sources.get(settings.model)
+            frozen = settings.trainable == "head" and not settings.asks_for_steps
+            return frozen and source is not None and architecture_of(source.config).prediction_head is None
+
+        search = Search(
+            session,
+            settings_of,
+            data,
+            parts,
+            cross_validates=cross_validates,
+            solves=solves,
+            evaluations=evaluations,
+            limit=limit,
+        )
+    with session.preemption.at_once(_preempted(evaluations)):
+        winner = search.run(drawn, tell)
+    return _train_winner(session, search, winner, data, recorded)
+
+
+_DEFAULTS = {each.name: each.default for each in fields(Settings)}
+
+
+def _preempted(evaluations: Evaluations) -> str:
+    if evaluations.folder is None:
+        return "preempted."
+    return f"preempted; the evaluations so far are in {evaluations.folder}: go on with resume=True (--resume)."
+
+
+def _folds(data: Data, folds: int, seed: int) -> tuple[list[Fold], bool]:
+    """The folds of the training texts; or the validation texts alone, if there are any."""
+    train = data.texts["train"]
+    if "validation" in data.texts:
+        held_out = data.texts["validation"]
+        return [Fold(train, held_out, np.arange(len(held_out)))], False
+    first: dict[str, int] = {}
+    groups = np.array([first.setdefault(text, row) for row, text in enumerate(train.texts)])
+    labels = data.encoder.encode(train)
+    strata = labels if labels.ndim == 1 else np.full(len(train), -1)
+    count = min(folds, len(first))
+    if count < 2:
+        raise UsageError("tune compares candidates on texts that are held out: give at least two different texts.")
+    fold_of = assign_folds(strata, groups, count, seed)
+    made = []
+    for number in range(count):
+        rows = np.flatnonzero(fold_of == number)
+        rest = np.flatnonzero(fold_of != number)
+        made.append(Fold(train.select(rest.tolist()), train.select(rows.tolist()), rows))
+    return made, True
+
+
+def _train_winner(session: Session, search: Search, winner: Candidate, data: Data, recorded: Any) -> TuneResult:
+    asked = session.settings
+    leaderboard = _leaderboard(search, winner)
+    out_of_fold, measured = None, None
+    if search.cross_validates:
+        out_of_fold, metrics = _out_of_fold(search, winner, data)
+        measured = Measured(metrics | {"classifier": OUT_OF_FOLD}, {})
+    say(f"the best is candidate {winner.number} ({winner}); training it on all training texts", asked.progress)
+    with session.preemption.at_once(_preempted(search.evaluations)):
+        settings = replace(asked, baselines="off", **winner.arguments)
+        run = prepare_run(session, settings, data, recorded, phase=TUNED, measured=measured)
+    result = run.execute()
+    if search.evaluations.folder is not None:
+        search.evaluations.keep_in(search.evaluations.folder)
+    values = {each.name: getattr(result, each.name) for each in fields(FinetuneResult)}
+    return TuneResult(**values | {"out_of_fold": out_of_fold}, leaderboard=leaderboard)
+
+
+def _leaderboard(search: Search, winner: Candidate) -> list[dict[str, Any]]:
+    """Rows of :attr:`TuneResult.leaderboard`: the winner, then those with most folds, by accuracy."""
+    rows = []
+    names = list(dict.fromkeys(name for candidate in search.tried for name in candidate.arguments))
+    for candidate in search.tried:
+        folds, std, seconds = search.spread(candidate)
+        accuracy, loss = search.score(candidate) if folds else (None, None)
+        shown = candidate.shown()
+        row = {"rank": 0, "number": candidate.number} | {name: shown.get(name) for name in names}
+        row |= {"folds": folds, "accuracy": accuracy, "std": std, "log_loss": None if loss is None else -loss}
+        row |= {"seconds": seconds, "failed": search.evaluations.failed.get(candidate.number)}
+        rows.append(row)
+
+    def place(row: dict[str, Any]) -> tuple[bool, int, float]:
+        return row["number"] != winner.number, -row["folds"], -(row["accuracy"] or 0.0)
+
+    rows.sort(key=place)
+    return [row | {"rank": rank} for rank, row in enumerate(rows, 1)]
+
+
+def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The winner's probabilities of the texts of the folds it was evaluated on, and their metrics."""
+    import pandas as pd
+
+    numbers = [n for n in range(len(search.folds)) if (winner.number, n) in search.evaluations.found]
+    rows = np.concatenate([search.folds[n].rows for n in numbers])
+    order = np.argsort(rows)
+    logits = np.concatenate([search.evaluations.found[winner.number, n].logits for n in numbers])[order]
+    labels = np.concatenate([search.labels[n] for n in numbers])[order]
+    several = labels.ndim == 2
+    classes = list(data.encoder.classes)
+    metrics = (evaluate_multi_label if several else evaluate_logits)(logits, labels, classes).to_dict()
+    frame = pd.DataFrame(sigmoid(logits) if several else softmax(logits), index=rows[order], columns=classes)
+    train = data.texts["train"]
+    assert train.labels is not None
+    frame.insert(0, "label", [train.labels[row] for row in rows[order]], allow_duplicates=True)
+    return frame, metrics

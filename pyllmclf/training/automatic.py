@@ -90,15 +90,16 @@ def _prepare_first(session: Session) -> tuple[Run, Data, Data]:
         may_take_head = session.group.broadcast_object(may_take_head)
     else:  # a run that has begun without held-out texts goes on without them
         phase, may_take_head = begun.get(PHASE), begun.get(MAY_TAKE_HEAD) is True
-    some = data
+    some, line = data, None
     if phase == MEASURE and "validation" not in data.texts:
         held_out = data.with_held_out(asked.seed)
         if held_out is None:
-            say("too few texts to hold some out: nothing is measured", asked.progress)
-            phase = None
+            phase, line = None, "too few texts to hold some out: nothing is measured"
         else:
             some = held_out.without("test") if asked.refit else held_out
-            _announce(asked, len(some.texts["validation"]), len(data.texts["train"]))
+            count, total = len(some.texts["validation"]), len(data.texts["train"])
+            line = f"{count:,} of {total:,} training texts are held out to measure on"
+            line += "; the classifier is then trained on all of them" if asked.refit else ""
     if phase == MEASURE and asked.refit:
         if session.folder is not None:
             session.folder.begin_held_out()
@@ -107,12 +108,9 @@ def _prepare_first(session: Session) -> tuple[Run, Data, Data]:
     run = prepare_run(
         session, asked, some, recorded, phase=phase, may_take_head=may_take_head, all_texts=data.texts["train"]
     )
+    if line is not None:
+        say(line, asked.progress)
     return run, data, some
-
-
-def _announce(asked: Settings, count: int, total: int) -> None:
-    then = "; the classifier is then trained on all of them" if asked.refit else ""
-    say(f"{count:,} of {total:,} training texts are held out to measure on{then}", asked.progress)
 
 
 def _pinned(asked: Settings, run: Run) -> Mapping[str, Any]:

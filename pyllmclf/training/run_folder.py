@@ -218,7 +218,7 @@ class RunFolder:
         self._point("last", folder)
         if is_best:
             self._point("best", folder)
-        if training_state["finished"]:
+        if training_state.get("finished"):
             self._delete_replaced(step)
             self._delete_held_out()
         if self._replacement is not None:

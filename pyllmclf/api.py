@@ -202,8 +202,8 @@ def finetune(
     baselines : {"auto", "off"}
         Whether a training that leaves ``trainable``, ``learning_rate`` or ``epochs`` to the rule is compared with three
         simple classifiers on its validation texts: the majority class, logistic regression on a bag of words, and the
-        solved head of the frozen model. One that is better by more than chance (McNemar 1947, p < 0.05) is a warning; or,
-        if it is the head and ``trainable`` is left to the rule, what is trained instead.
+        solved head of the frozen model. One that is better by more than chance (McNemar 1947, p < 0.05) is a warning; a
+        head that is better is trained instead where ``trainable`` is left to the rule.
     refit : bool
         Where validation texts are held out by default: whether the classifier is trained on all texts after the
         training without them is measured on them.

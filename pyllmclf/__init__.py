@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .lora_config import LoRAConfig
     from .seeds import SeedsResult, finetune_seeds
     from .training.callbacks import Callback
-    from .tuning import TuneResult, tune
+    from .tuning import TuneResult, label_issues, tune
 
 
 # Imported at first use: torch alone takes two seconds, and `--help` doesn't need it.
@@ -40,6 +40,7 @@ _LAZY = {
     "evaluate": "classifier",
     "finetune": "api",
     "finetune_seeds": "seeds",
+    "label_issues": "tuning",
     "load": "classifier",
     "load_dataset": "data.sources",
     "show_config": "environment",
@@ -67,6 +68,7 @@ __all__ = [
     "evaluate",
     "finetune",
     "finetune_seeds",
+    "label_issues",
     "load",
     "load_dataset",
     "show_config",

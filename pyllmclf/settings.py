@@ -62,6 +62,8 @@ OF_STEPS = (
     "layerwise_lr_decay", "warmup_ratio", "scheduler", "max_grad_norm", "label_smoothing", "early_stopping",
     "save_every_steps", "logs", "callbacks",
 )  # fmt: skip
+# Arguments that a search has no use for: its trainings are many, and of fixed length.
+NOT_OF_TUNE = ("early_stopping", "calibrate", "logs", "callbacks", "save_every_steps", "baselines", "refit")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -289,9 +289,9 @@ def test_other_splits_need_no_weights(tmp_path: Path) -> None:
 
 
 def test_the_command_line_takes_a_column(tmp_path: Path) -> None:
-    from pyllmclf.cli.finetune import _values
+    from pyllmclf.cli.training_options import values_of
 
-    assert _values(Settings, {"sample_weight": "trust"}) == {"sample_weight": "trust"}
+    assert values_of(Settings, {"sample_weight": "trust"}) == {"sample_weight": "trust"}
 
 
 # --- resuming and records -------------------------------------------------------------------------------------------

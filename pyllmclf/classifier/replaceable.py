@@ -23,7 +23,12 @@ _SHOWN = 3
 
 def is_run(folder: Path) -> bool:
     """Whether a folder has checkpoints of a run, or a search's evaluations."""
-    return any(any(folder.glob(name)) for name in ("checkpoint-*", f"{HELD_OUT}/checkpoint-*", f"{TUNE}/search.json"))
+    return has_checkpoints(folder) or (folder / TUNE / "search.json").exists()
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a folder has checkpoints of a run."""
+    return any(any(folder.glob(name)) for name in ("checkpoint-*", f"{HELD_OUT}/checkpoint-*"))
 
 
 def other_files(folder: Path) -> list[str]:

@@ -25,6 +25,7 @@ from .interrupts import INTERRUPTED, TERMINATED, Interrupted, Terminated
 from .options import Version
 from .predict import predict
 from .streams import discard_output, flush_output, lenient_standard_error, output_is_broken, prepare_streams
+from .tune import tune
 from .usage import command_line_error
 from .validate import validate
 
@@ -46,6 +47,7 @@ def _add(command: Callable[..., None], group: str, example: str, name: str | Non
 
 
 _add(finetune, TRAIN, "pyllmclf finetune reviews.csv --validation 0.1 --model gpt2 --output-dir out")
+_add(tune, TRAIN, "pyllmclf tune reviews.csv --model minilm --time-limit 10m --output-dir out")
 _add(validate, TRAIN, "pyllmclf validate reviews.csv --test held_out.csv --model gpt2")
 _add(experiments, TRAIN, "pyllmclf experiments --rows 1-5 --output-dir experiments")
 _add(evaluate, USE, "pyllmclf eval out held_out.csv --report report.html", "eval")

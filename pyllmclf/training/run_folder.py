@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ..classifier.checkpoint import SPEC_FILE, STATE_FILE, find_checkpoint, save_checkpoint
-from ..classifier.replaceable import HELD_OUT, check_replaceable, is_run
+from ..classifier.replaceable import HELD_OUT, check_replaceable, has_checkpoints, is_run
 from ..classifier.state import ClassifierState
 from ..data.atomic_folder import beside_of, check_name, clean_up
 from ..data.folder_lock import FolderLock
@@ -84,7 +84,7 @@ class RunFolder:
                 )
             clean_up(path)
             clean_up(path / "logs")
-            if holds_run:
+            if has_checkpoints(path):
                 self.newest = find_checkpoint(path)
                 self._part = HELD_OUT if self.newest.parent.name == HELD_OUT else ""
         except BaseException:

@@ -14,9 +14,8 @@ from ..data.atomic_folder import new_path, write_text
 from ..data.json_text import parse_json
 from ..errors import ModelError, ResourceError, UsageError
 
-FOLDER, SEARCH_FILE = "tune", "search.json"
-"""Folder in the output folder, and its file with what is searched."""
-FAILED = "failed"
+SEARCH_FILE = "search.json"
+"""File with what is searched."""
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ class TuneResult(FinetuneResult):
         on, ``accuracy`` and ``log_loss`` over them, ``std`` of the folds' accuracies, ``seconds``, and ``failed``, the
         reason why it could not be trained.
     out_of_fold : DataFrame or None
-        For each training text its label, and its classes' probabilities by the winner trained without it; ``None``
-        where validation texts were given.
+        For each training text ``where`` (its line or row in the data), ``text``, ``label``, and ``probability_CLASS``
+        of each class by the winner trained without it; ``None`` where validation texts were given.
     """
 
     leaderboard: list[dict[str, Any]] = field(default_factory=list)

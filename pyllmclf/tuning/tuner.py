@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import as_json, is_number, plain
-from ..errors import PreemptedError, UsageError
+from ..classifier.replaceable import TUNE
+from ..errors import PreemptedError, UnknownArgumentError, UsageError
 from ..evaluation.metrics import evaluate_logits, softmax
 from ..evaluation.multi_label import evaluate_multi_label, sigmoid
 from ..models.architectures.registry import architecture_of
 from ..models.hub import find_model
 from ..progress import say
-from ..settings import Settings
-from ..suggestions import checked_names
+from ..settings import NOT_OF_TUNE, Settings
+from ..suggestions import unknown_argument
 from ..training.identity import data_sha256
 from ..training.preemption import PREEMPTED
 from ..training.prepare import prepare_run
@@ -30,9 +31,10 @@ from ..training.session import Session, open_session
 from ..training.solved_head import assign_folds
 from ..training.texts import Data, read_texts
 from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
-from .evaluations import FOLDER, Evaluations
+from .evaluations import Evaluations
 from .result import TuneResult
 from .search import Fold, Search, TimeLimit
+from .suspicious_labels import PROBABILITY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,13 +43,10 @@ OUT_OF_FOLD = "out_of_fold"
 TRIALS = 20
 """Candidates that are drawn from a space, where neither ``trials`` nor ``time_limit`` is given."""
 MOST_FOLDS = 100
-# Arguments of finetune that a search has no use for.
-NOT_OF_TUNE = ("early_stopping", "calibrate", "logs", "callbacks", "save_every_steps", "baselines", "refit")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|)")
 _SECONDS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@checked_names
 def tune(
     model: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = "minilm",
     train: Any = None,
@@ -105,12 +104,7 @@ def tune(
     with open_session(settings) as session:
         if session.group.world_size > 1:
             raise UsageError("tune runs in one process; start it without torchrun.")
-        try:
-            return _tune(session, models, candidates, trials, folds, limit)
-        except PREEMPTED as error:
-            if session.folder is None or isinstance(error, PreemptedError):
-                raise
-            raise PreemptedError(PREEMPTED_EARLY) from error
+        return _tune(session, models, candidates, trials, folds, limit)
 
 
 def seconds_of(limit: float | str | None) -> float:
@@ -145,7 +139,10 @@ def _check(models: Sequence[Any], trials: Any, folds: Any, arguments: dict[str, 
         if name in NOT_OF_TUNE:
             raise UsageError(f"tune has no {name}: its trainings are many, and of fixed length.")
         if name not in known:
-            raise TypeError(f"tune() got an unexpected keyword argument {name!r}")
+            own = ("train", "validation", "test", "candidates", "trials", "time_limit", "folds")
+            raise UnknownArgumentError(
+                unknown_argument("tune", name, [*own, *sorted(known - set(NOT_OF_TUNE))], arguments)
+            )
 
 
 def _tune(
@@ -194,7 +191,7 @@ def _tune(
             "candidates": None if listed is None else [as_json(each.arguments) for each in listed],
             "arguments": {name: as_json(value) for name, value in sorted(fixed.items())},
         }
-        folder = None if session.folder is None else session.folder.path / FOLDER
+        folder = None if session.folder is None else session.folder.path / TUNE
         evaluations = Evaluations(folder, identity, resume=asked.resume)
 
         def solves(settings: Settings) -> bool:
@@ -212,8 +209,11 @@ def _tune(
             evaluations=evaluations,
             limit=limit,
         )
-    with session.preemption.at_once(_preempted(evaluations)):
-        winner = search.run(drawn, tell)
+    try:
+        with session.preemption.at_once(_preempted(evaluations)):
+            winner = search.run(drawn, tell)
+    except PREEMPTED as error:  # of a training
+        raise PreemptedError(_preempted(evaluations)) from error
     return _train_winner(session, search, winner, data, recorded)
 
 
@@ -298,8 +298,13 @@ def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.Data
     several = labels.ndim == 2
     classes = list(data.encoder.classes)
     metrics = (evaluate_multi_label if several else evaluate_logits)(logits, labels, classes).to_dict()
-    frame = pd.DataFrame(sigmoid(logits) if several else softmax(logits), index=rows[order], columns=classes)
-    train = data.texts["train"]
+    probabilities = sigmoid(logits) if several else softmax(logits)
+    train, rows = data.texts["train"], rows[order]
     assert train.labels is not None
-    frame.insert(0, "label", [train.labels[row] for row in rows[order]], allow_duplicates=True)
-    return frame, metrics
+    columns: dict[str, Any] = {
+        "where": [train.where(row) for row in rows],
+        "text": [train.texts[row] for row in rows],
+        "label": [train.labels[row] for row in rows],
+    }
+    columns |= {f"{PROBABILITY}{name}": probabilities[:, number] for number, name in enumerate(classes)}
+    return pd.DataFrame(columns, index=rows), metrics

@@ -297,6 +297,8 @@ class Settings:
     def _check_together(self) -> None:
         """Raises :class:`UsageError` for values that exclude each other."""
         valid.fraction_if_number("validation", self.validation)
+        if self.output_dir is not None and not os.fspath(self.output_dir):
+            raise UsageError("output_dir is empty; name a folder, such as '.' for the current one.")
         if self.overwrite and self.output_dir is None:
             raise UsageError(
                 "overwrite is about an earlier run in output_dir: give output_dir, or leave overwrite out."

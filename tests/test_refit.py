@@ -14,7 +14,7 @@ import torch
 from models import Folders
 
 import pyllmclf
-from pyllmclf import PreemptedError
+from pyllmclf import PreemptedError, UsageError
 from pyllmclf.data.readers import TextData
 from pyllmclf.data.splits import hold_out
 from pyllmclf.training import recipes
@@ -237,6 +237,107 @@ def test_files_of_the_user_stay(model_folder: Folders, tmp_path: Path) -> None:
     pyllmclf.finetune(model, DATA, output_dir=folder, **AUTOMATIC)
     assert (folder / "notes").is_dir() and (folder / "data.csv").read_text() == "mine"
     assert not (folder / "held_out").exists()
+
+
+@pytest.mark.parametrize("validation", [None, False])
+def test_files_of_the_user_in_the_folder_of_the_first_training_stay(
+    model_folder: Folders, tmp_path: Path, validation: Any
+) -> None:
+    (tmp_path / "held_out").mkdir()
+    (tmp_path / "held_out/notes.txt").write_text("mine")
+    pyllmclf.finetune(model_folder("bert"), DATA, output_dir=tmp_path, validation=validation, **AUTOMATIC)
+    assert [path.name for path in (tmp_path / "held_out").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_what_a_link_would_replace(model_folder: Folders, tmp_path: Path, name: str) -> None:
+    (tmp_path / "real").write_text("mine")
+    for make in (Path.touch, Path.mkdir, lambda path: path.symlink_to("real")):
+        make(tmp_path / name)
+        with pytest.raises(UsageError, match=f"'{name}', which is not a run's"):
+            pyllmclf.finetune(model_folder("bert"), DATA, output_dir=tmp_path, **AUTOMATIC)
+        (tmp_path / name).rmdir() if make is Path.mkdir else (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("stopped_at", [2, 5])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"refit": False}, "refit was True there"),
+        ({"validation": False}, "validation was left to the run there"),
+        ({"validation": 0.1}, "validation was left to the run there"),
+        ({"epochs": 9}, "epochs was 4 there"),
+    ],
+    ids=str,
+)
+def test_changed_arguments_of_a_resumed_run(
+    model_folder: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_at: int,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    arguments = AUTOMATIC | {"batch_size": 120, "output_dir": tmp_path}
+    save, count = RunFolder.save, 0
+
+    def stopped(self: RunFolder, *args: Any, **more: Any) -> None:
+        nonlocal count
+        save(self, *args, **more)
+        count += 1
+        if count == stopped_at:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "save", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            pyllmclf.finetune(model_folder("bert"), DATA, **arguments)
+    with pytest.raises(UsageError, match=message) as raised:
+        pyllmclf.finetune(model_folder("bert"), DATA, resume=True, **arguments | changes)
+    if "epochs" in changes:
+        assert f"model={str(tmp_path / 'last')!r}" in str(raised.value)
+        pyllmclf.load(tmp_path / "last")
+
+
+def test_a_run_without_refit_is_resumed_without(model_folder: Folders, tmp_path: Path) -> None:
+    arguments = AUTOMATIC | {"output_dir": tmp_path}
+    first = pyllmclf.finetune(model_folder("bert"), DATA, refit=False, **arguments)
+    with pytest.raises(UsageError, match="refit was False there"):
+        pyllmclf.finetune(model_folder("bert"), DATA, resume=True, **arguments)
+    same(pyllmclf.finetune(model_folder("bert"), DATA, refit=False, resume=True, **arguments), first)
+
+
+def test_a_solved_head_is_resumed_with_other_ways_of_saving(model_folder: Folders, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"trainable": "head", "output_dir": tmp_path, "validation": False, "progress": False}
+    first = pyllmclf.finetune(model_folder("bert"), DATA, **arguments)
+    same(pyllmclf.finetune(model_folder("bert"), DATA, resume=True, save_every_steps=3, **arguments), first)
+    with pytest.raises(UsageError, match="epochs was 'auto' there, and is 3"):
+        pyllmclf.finetune(model_folder("bert"), DATA, resume=True, epochs=3, **arguments)
+
+
+def test_logs_of_an_earlier_run_outlive_a_killed_replacement(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = AUTOMATIC | {"epochs": 2, "output_dir": tmp_path / "run", "logs": "csv"}
+    first = pyllmclf.finetune(model_folder("bert"), DATA, **arguments)
+    logs = {path.name: path.read_text() for path in (tmp_path / "run/logs").iterdir()}
+    with monkeypatch.context() as patched:  # as kill -9 would
+        patched.setattr(RunFolder, "close", lambda self: self._lock.release())
+        patched.setattr(RunFolder, "save", lambda *args, **more: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pyllmclf.finetune(model_folder("bert"), DATA, overwrite=True, **arguments | {"batch_size": 7})
+    assert len(list(tmp_path.iterdir())) == 2
+    same(pyllmclf.finetune(model_folder("bert"), DATA, resume=True, **arguments), first)
+    assert {path.name: path.read_text() for path in (tmp_path / "run/logs").iterdir()} == logs
+    assert len(list(tmp_path.iterdir())) == 1 and not list((tmp_path / "run").glob(".*"))
+
+
+def test_folders_that_are_none(model_folder: Folders, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="output_dir is empty"):
+        pyllmclf.finetune(model_folder("bert"), DATA, output_dir="", **AUTOMATIC)
+    (tmp_path / "link").symlink_to("nothing")
+    with pytest.raises(pyllmclf.ResourceError, match="a link to nothing"):
+        pyllmclf.finetune(model_folder("bert"), DATA, output_dir=tmp_path / "link", **AUTOMATIC)
 
 
 def test_rule_counts_all_texts(model_folder: Folders, tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def is_run(folder: Path) -> bool:
     return has_checkpoints(folder) or (folder / TUNE / "search.json").exists()
 
 
-def has_checkpoints(folder: Path) -> bool:
-    """Whether a folder has checkpoints of a run."""
-    return any(any(folder.glob(name)) for name in ("checkpoint-*", f"{HELD_OUT}/checkpoint-*"))
+def has_checkpoints(folder: Path, *parts: str) -> bool:
+    """Whether a folder has checkpoints of a run; in itself or its ``held_out``, or in the named ones of its folders."""
+    return any(any((folder / part).glob("checkpoint-*")) for part in parts or ("", HELD_OUT))
 
 
 def other_files(folder: Path) -> list[str]:

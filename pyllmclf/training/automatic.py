@@ -11,11 +11,12 @@ import torch
 
 from ..argument_checks import AUTO
 from ..checks import as_json
+from ..errors import UsageError
 from ..progress import say
 from ..settings import Settings
 from .callbacks import resolve_callbacks
 from .prepare import prepare_run
-from .recipes import MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, Phase
+from .recipes import HELD_OUT, MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, Phase
 from .result import FinetuneResult, Measured
 from .run import PREEMPTED_EARLY, Run
 from .session import Session, open_session
@@ -46,7 +47,7 @@ def train(settings: Settings) -> FinetuneResult:
         with session.preemption.at_once(PREEMPTED_EARLY):
             run, data, some = _prepare_first(session)
         result, asked = run.execute(), session.settings
-        refits = run.settings.phase == MEASURE and asked.refit
+        refits = run.settings.phase == MEASURE
         pinned, trainable = _pinned(asked, run), run.settings.trainable
         if run.settings.may_take_head and run.prefers_head:
             trainable, phase, baselines = "head", run.settings.phase, run.baselines
@@ -84,23 +85,24 @@ def _prepare_first(session: Session) -> tuple[Run, Data, Data]:
     data = read_texts(asked, recorded.get("classes"))
     begun = recorded.get("settings")
     if begun is None:
-        phase: Phase | None = MEASURE if holds_out(asked, data) else None
+        phase: Phase | None = (MEASURE if asked.refit else HELD_OUT) if holds_out(asked, data) else None
         may_take_head = asked.trainable == AUTO and not asked.asks_for_steps
         # Of the first process, whose callbacks are the only ones that are called.
         may_take_head = session.group.broadcast_object(may_take_head)
     else:  # a run that has begun without held-out texts goes on without them
         phase, may_take_head = begun.get(PHASE), begun.get(MAY_TAKE_HEAD) is True
+        _check_phase(asked, phase)
     some, line = data, None
-    if phase == MEASURE and "validation" not in data.texts:
+    if phase in (MEASURE, HELD_OUT):
         held_out = data.with_held_out(asked.seed)
         if held_out is None:
             phase, line = None, "too few texts to hold some out: nothing is measured"
         else:
-            some = held_out.without("test") if asked.refit else held_out
+            some = held_out.without("test") if phase == MEASURE else held_out
             count, total = len(some.texts["validation"]), len(data.texts["train"])
             line = f"{count:,} of {total:,} training texts are held out to measure on"
-            line += "; the classifier is then trained on all of them" if asked.refit else ""
-    if phase == MEASURE and asked.refit:
+            line += "; the classifier is then trained on all of them" if phase == MEASURE else ""
+    if phase == MEASURE:
         if session.folder is not None:
             session.folder.begin_held_out()
         if session.group.is_first:  # logs are those of the training that gives the classifier
@@ -111,6 +113,17 @@ def _prepare_first(session: Session) -> tuple[Run, Data, Data]:
     if line is not None:
         say(line, asked.progress)
     return run, data, some
+
+
+def _check_phase(asked: Settings, phase: Phase | None) -> None:
+    """Raises :class:`UsageError` where a resumed run would hold out other texts, or train on others at the end."""
+    resume = (
+        f"{asked.output_dir}: {{}} there; resume with the same settings, or choose another output_dir (--output-dir)."
+    )
+    if phase is not None and asked.validation is not None:
+        raise UsageError(resume.format("validation was left to the run"))
+    if phase is not None and asked.refit != (phase != HELD_OUT):
+        raise UsageError(resume.format(f"refit was {not asked.refit}"))
 
 
 def _pinned(asked: Settings, run: Run) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ..classifier.checkpoint import content_hash
+from ..classifier.replaceable import HELD_OUT
 from ..classifier.state import ClassifierState
 from ..data.readers import TextData
 from ..data.token_store import TokenStore
@@ -159,11 +160,16 @@ def check_identity(folder: Path, saved: Mapping[str, Any], identity: Mapping[str
         onward = ""
         if not problem.startswith("processes was"):
             weights = " and weights='pretrained'" if identity["settings"].get("weights") == "random" else ""
-            onward = f"train on from its weights with model={str(folder.parent / 'last')!r} (--model){weights} in "
+            onward = f"train on from its weights with model={str(_run_of(folder) / 'last')!r} (--model){weights} in "
         raise kind(
             f"{folder}: {problem}; resume with the same settings, data and model, or {onward or 'choose '}another "
             "output_dir (--output-dir)."
         )
+
+
+def _run_of(folder: Path) -> Path:
+    """The output folder of a checkpoint."""
+    return folder.parent.parent if folder.parent.name == HELD_OUT else folder.parent
 
 
 def difference(

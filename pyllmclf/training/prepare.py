@@ -34,7 +34,7 @@ from .baselines import Baseline, accuracies
 from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
 from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
-from .recipes import MEASURE, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
+from .recipes import HELD_OUT, MEASURE, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
 from .result import Measured
 from .resume import Saved, load_saved, numerics, restore
 from .run import PREEMPTED_EARLY, Run
@@ -258,8 +258,8 @@ def _known_baselines(
     ModelError
         If their record is malformed.
     """
-    if settings.baselines == "off" or measured is not None:
-        return measured or []
+    if measured is not None:
+        return measured
     record = None if saved is None else (str(saved.folder), saved.training.get("baselines"))
     folder, baselines = group.broadcast_object(record) or ("", None)
     try:
@@ -299,7 +299,7 @@ def _skipped(settings: ResolvedSettings, texts: Mapping[str, TextData]) -> dict[
 
 def _from_training_texts(settings: ResolvedSettings) -> bool:
     """Whether the validation texts, if any, are a part of the training texts."""
-    return is_number(settings.validation) or settings.phase == MEASURE
+    return is_number(settings.validation) or settings.phase in (MEASURE, HELD_OUT)
 
 
 def _announce(run: Run, obstacle: str | None, *, again: bool) -> None:

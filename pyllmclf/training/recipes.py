@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from ..argument_checks import AUTO
-from ..errors import ModelError
+from ..errors import ModelError, UsageError
 from ..memory import physical_memory
 from ..models.architectures.registry import architecture_of
 from ..models.config import ModelConfig
@@ -23,8 +23,9 @@ from ..settings import Settings
 if TYPE_CHECKING:
     from ..choices import Pooling, Scheduler
 
-Phase = Literal["measure", "refit", "tuned"]
+Phase = Literal["measure", "held_out", "refit", "tuned"]
 MEASURE: Phase = "measure"
+HELD_OUT: Phase = "held_out"
 REFIT: Phase = "refit"
 TUNED: Phase = "tuned"
 PHASE, MAY_TAKE_HEAD = "phase", "may_take_head"
@@ -87,9 +88,9 @@ class ResolvedSettings(Settings):
         See :class:`pyllmclf.models.sequence_classifier.HeadSpec`.
     automatic : bool
         Whether what is trained, the learning rate or the number of epochs is the rule's choice.
-    phase : {"measure", "refit", "tuned"}, optional
-        Of a training whose validation texts are held out of its training texts: the training on the others, or the one
-        on all of them. ``"tuned"`` is the training of a search's winner.
+    phase : {"measure", "held_out", "refit", "tuned"}, optional
+        Where validation texts are held out by default: the training without them that another one follows
+        (``"measure"``) or none (``"held_out"``), and the one on all texts. ``"tuned"`` is that of a search's winner.
     may_take_head : bool
         Whether the head alone is trained after this training, where that is better.
     """
@@ -131,6 +132,8 @@ def resolve_settings(
 
     Raises
     ------
+    UsageError
+        If a solved head is resumed with a setting of steps.
     ModelError
         If the model comes from sentence-transformers with a pooling, or a module behind it, that the engine lacks.
     """
@@ -150,7 +153,14 @@ def resolve_settings(
     values["trainable"] = trainable
     # A layer before the head that belongs to the classifier (RoBERTa, DistilBERT, ModernBERT) needs steps.
     frozen = trainable == "head" and architecture_of(source.config).prediction_head is None
-    solved = frozen and not settings.asks_for_steps
+    # A resumed run of a solved head may have other arguments that change no result, such as save_every_steps.
+    was_solved = all(recorded.get(name) == AUTO for name in STEPS)
+    if was_solved and (steps := [name for name in STEPS if getattr(settings, name) != AUTO]):
+        raise UsageError(
+            f"{settings.output_dir}: {steps[0]} was 'auto' there, and is {getattr(settings, steps[0])!r}: the head was "
+            "solved without steps; leave it out, or choose another output_dir (--output-dir)."
+        )
+    solved = frozen and (was_solved if "trainable" in recorded else not settings.asks_for_steps)
     automatic: dict[str, Any] = {
         "dropout": 0.0,
         "pooling": None,

@@ -55,6 +55,17 @@ class Replacement:
             self.abandon()
             raise ResourceError(f"output_dir {path} can't be replaced ({error}).") from error
 
+    @classmethod
+    def undo(cls, path: Path) -> None:
+        """Undoes replacements that were killed before they took place; the folder's lock is held."""
+        earlier = sorted(path.glob(f".{LOGS}.{'?' * 32}.old"))
+        if earlier:
+            shutil.rmtree(path / LOGS, ignore_errors=True)  # of the killed run
+            with suppress(OSError):
+                earlier[0].rename(path / LOGS)
+        with suppress(OSError):  # the folder above may be another user's
+            cls._remove_unfinished(path.resolve())
+
     @staticmethod
     def _remove_unfinished(target: Path) -> None:
         """Removes the new folders of killed runs; none is at work, since the earlier folder's lock is held."""

@@ -148,8 +148,7 @@ class Run:
     @property
     def is_followed(self) -> bool:
         """After the training: whether another one follows, on all texts or of the head alone."""
-        refits = self.settings.phase == MEASURE and self.settings.refit
-        return refits or (self.prefers_head and self.settings.may_take_head)
+        return self.settings.phase == MEASURE or (self.prefers_head and self.settings.may_take_head)
 
     def _result(self, calibration: dict[str, float] | None) -> FinetuneResult:
         output_dir = self.settings.output_dir

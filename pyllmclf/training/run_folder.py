@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,8 @@ class RunFolder:
         self._replaced: list[int] = []  # steps of the checkpoints of the training before
         self._part, self._begun = "", False
         check_name(path)
+        if path.is_symlink() and not path.exists():
+            raise ResourceError(f"output_dir {path} is a link to nothing; remove it, or choose another folder.")
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = beside_of(path / "write-test", "tmp")
@@ -68,6 +72,7 @@ class RunFolder:
             raise ResourceError(f"output_dir {path} can't be written ({error}).") from error
         self._acquire_lock()
         try:
+            Replacement.undo(path)
             holds_run, holds_classifier = is_run(path), (path / SPEC_FILE).exists()
             if (holds_classifier or holds_run) and overwrite:
                 check_replaceable(path, "output_dir ", lock=self._lock)
@@ -83,7 +88,9 @@ class RunFolder:
                     f"resume=True (--resume), or {replace}."
                 )
             clean_up(path)
-            clean_up(path / "logs")
+            for part in ("logs", HELD_OUT):
+                clean_up(path / part)
+            _check_links(path)
             if has_checkpoints(path):
                 self.newest = find_checkpoint(path)
                 self._part = HELD_OUT if self.newest.parent.name == HELD_OUT else ""
@@ -257,10 +264,14 @@ class RunFolder:
     def _delete_held_out(self) -> None:
         """Deletes the checkpoints of the training without the held-out texts, when the one on all texts is finished."""
         folder = self._place / HELD_OUT
-        if self._part or not folder.is_dir():
+        if self._part or not has_checkpoints(self._place, HELD_OUT):
             return
         self._unlink_best(None)
-        self._delete(folder)
+        for path in sorted(folder.glob("checkpoint-*"), key=lambda path: (len(path.name), path.name)):
+            if path.name.removeprefix("checkpoint-").isdecimal():
+                self._delete(path)
+        with suppress(OSError):  # other files of the user
+            folder.rmdir()
 
     def _unlink_best(self, kept: Path | None) -> None:
         best = self._place / "best"
@@ -318,3 +329,15 @@ class RunFolder:
             beside.replace(self._place / name)
         except OSError as error:
             raise ResourceError(f"{self.path / name} can't be written ({error}).") from error
+
+
+def _check_links(path: Path) -> None:
+    """Raises :class:`UsageError` where ``last`` or ``best`` is something of the user's."""
+    for name in ("last", "best"):
+        link = path / name
+        target = Path(os.readlink(link)).name if link.is_symlink() else ""
+        if os.path.lexists(link) and not re.fullmatch(r"(checkpoint|calibrated)-\d+", target):
+            raise UsageError(
+                f"output_dir {path} has {name!r}, which is not a run's, and a run would replace it; move it, or choose "
+                "another folder."
+            )

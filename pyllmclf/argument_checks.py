@@ -12,7 +12,7 @@ from .checks import LARGEST, as_float, is_number, is_rate
 from .choices import DELIMITERS, Padding, words
 from .errors import UsageError
 from .printable import shown
-from .suggestions import closest
+from .suggestions import closest, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,8 +107,8 @@ def trainable(name: str, value: Any) -> None:
     """Accepts the names of sets of trained parameters; the model decides how many blocks there are."""
     if value not in ("head", "last_block", "all", "lora") and not LAST_BLOCKS.fullmatch(str(value)):
         raise UsageError(
-            f"trainable={shown(value)} is unknown; it is 'head', 'last_block', 'last_N_blocks' (N a number), "
-            "'all' or 'lora'."
+            f"trainable={shown(value)} is unknown; it is 'auto', 'head', 'last_block', 'last_N_blocks' (N a number), "
+            f"'all' or 'lora'{did_you_mean(value, ('head', 'last_block', 'last_2_blocks', 'all', 'lora', 'auto'))}."
         )
 
 

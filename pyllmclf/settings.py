@@ -77,7 +77,7 @@ class Settings:
     """
 
     model: str | os.PathLike[str] = argument(
-        "gpt2", "gpt2, gpt2-medium, bert-base-uncased, ..., a model folder or a hub id.", group=MODEL,
+        "gpt2", "minilm, gpt2, gpt2-medium, bert-base-uncased, ..., a model folder or a hub id.", group=MODEL,
         changes_result=False,
     )  # fmt: skip
     train: Any = argument(
@@ -85,8 +85,8 @@ class Settings:
         changes_result=False,
     )  # fmt: skip
     validation: Any = argument(
-        None, "Data, a fraction of the training data, or none. Default: the data set's own.", group=DATA,
-        estimator=False, parse=as_data_or_fraction, changes_result=False,
+        None, "Data, a fraction of the training data, or none. Default: the data set's own, or a tenth on automatic "
+        "settings.", group=DATA, estimator=False, parse=as_data_or_fraction, changes_result=False,
     )  # fmt: skip
     test: Any = argument(
         None, "Data or none. Default: the data set's own.", group=DATA, estimator=False, parse=as_data,
@@ -196,7 +196,7 @@ class Settings:
     )  # fmt: skip
     warmup_ratio: float | Auto = argument(
         AUTO, "Share of the steps over which the learning rate rises, or auto.", group=TRAINING,
-        parse=as_number_or_word, resolved=True, absent=0.0,
+        parse=as_number_or_word, resolved=True, on_card=True, absent=0.0,
         check=auto_or(all_of(valid.number, satisfies(lambda v: 0.0 <= v <= 1.0, "be between 0 and 1"))),
     )  # fmt: skip
     scheduler: Scheduler | Auto = argument(

@@ -311,7 +311,7 @@ def test_truncated_texts_are_reported(
             "loop: there is no complete pyllmclf checkpoint",
         ),
         (("eval", "saved", "table.csv", "--compare", "loop"), 4, "loop: there is no complete pyllmclf checkpoint"),
-        (("finetune", "table.csv", "--output-dir", "loop"), 5, "output_dir loop can't be written"),
+        (("finetune", "table.csv", "--output-dir", "loop"), 5, "output_dir loop is a link to nothing"),
         (("finetune", "table.csv", "--cache", "disk", "--cache-dir", "loop", "--output-dir", "out"), 5, "loop"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

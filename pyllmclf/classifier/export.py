@@ -72,7 +72,7 @@ def check_export(state: ClassifierState, path: Path, format: str, *, overwrite: 
         )
     obstacle = why_not_padded(state) if format in GRAPH_FORMATS else why_not_transformers(state)
     if obstacle is not None:
-        raise UsageError(f"the classifier can't be exported: {obstacle}; save() writes it unchanged.")
+        raise UsageError(f"the classifier can't be exported: {obstacle}. A checkpoint of pyllmclf has all of it.")
     if format == "peft" and state.lora is None:
         raise UsageError("the classifier was not trained with LoRA and has no adapter; choose format='huggingface'.")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..argument_checks import AUTO
-from ..models.architectures.registry import architecture_of
+from ..models.architectures.registry import architecture_of, presets
 from ..printable import printable
 from ..settings import ARGUMENTS
 from .state import ClassifierState
@@ -51,7 +52,7 @@ def model_card(state: ClassifierState, *, in_transformers: bool) -> str:
         library_name="transformers" if in_transformers and state.lora is None else "peft" if in_transformers else None,
         pipeline_tag="text-classification",
         tags=["pyllmclf", "text-classification"],
-        base_model=state.hub_id,
+        base_model=state.hub_id or _packaged(state.settings),
         model_name=name,
         eval_results=results or None,
     )
@@ -93,6 +94,12 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
             "```",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _packaged(settings: Mapping[str, Any]) -> str | None:
+    """Hub id of the pretrained preset whose weights a package may have; ``None`` for other models."""
+    preset = presets().get(str(settings.get("model")))
+    return None if preset is None or settings.get("weights") != "pretrained" else preset.hub_id
 
 
 def _code(value: Any) -> str:

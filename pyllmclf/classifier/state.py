@@ -67,7 +67,10 @@ def why_not_transformers(state: ClassifierState) -> str | None:
     if spec.causal != architecture.causal:
         return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
     if not spec.pooler:
-        return f"{name} reads the token through its pooler, and this classifier does not"
+        return (
+            f"{name} reads the token through its pooler, and this classifier, as its sentence-transformers model, does "
+            "not; one trained with pooling='first' (--pooling first) does"
+        )
     if not _can_read(architecture, state.model.pooling):
         return f"{name} reads the {architecture.pooling} token, and this classifier uses pooling={spec.pooling!r}"
     if spec.bias != architecture.head_bias:

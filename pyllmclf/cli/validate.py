@@ -100,10 +100,10 @@ def validate(
     else:
         print_parts(report.parts())
         print(printable(_sentence(plan)))
-    if plan["unreadable"] is not None:
-        raise DataError(f"{plan['unreadable']}.")
-    if strict and report.problems:
+    if strict and report.problems and plan["unreadable"] is None:
         raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
+    if plan["refuses"] is not None:
+        raise DataError(f"{plan['refuses']}.")
 
 
 def _plan(

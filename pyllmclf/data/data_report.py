@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..tables import Line, Part, Shown
-from .label_types import about_names, quoted_if_odd
+from .label_types import about_names, about_number, quoted_if_odd
 from .readers import TextData
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ class DataReport(Shown):
                 lines.append(f"{name}: {len(split.empty):,} texts are empty ({_some(split.empty)})")
             if len(split.classes) == 1 and name == next(iter(self.splits)):
                 lines.append(f"{name}: all texts have the label {next(iter(split.classes))}")
+            if name == next(iter(self.splits)) and (line := about_number(len(split.classes), split.texts)) is not None:
+                lines.append(f"{name}: {line}")
             if split.conflicting:
                 where = _some([", ".join(rows[:3]) for rows in split.conflicting[:3]])
                 lines.append(f"{name}: {len(split.conflicting):,} texts have several labels ({where})")

@@ -118,6 +118,13 @@ def _folded(name: str) -> str:
     return "".join(c for c in folded if not c.isspace() and unicodedata.category(c) != "Cf")
 
 
+def about_number(classes: int, texts: int) -> str | None:
+    """A line where nearly every text has a class of its own, as where two columns are swapped; ``None`` otherwise."""
+    if classes < 20 or 2 * classes < texts:
+        return None
+    return f"{classes:,} classes for {texts:,} texts: few texts share a class; are the columns swapped?"
+
+
 def about_names(names: Sequence[str], shown: int = 5) -> list[str]:
     """Lines that name the classes that differ only so, and those with white space around them, quoted.
 

@@ -272,7 +272,17 @@ def explained(error: Exception, filename: str) -> str:
     kind = type(error).__name__
     if "timeout" in kind.lower() or isinstance(error, TimeoutError):
         return f"the hub does not answer in time ({kind}); check the connection, or try again later"
-    return f"the hub can't be reached ({kind}: {first_line(error)}); check the connection, proxy and HF_ENDPOINT"
+    return f"the hub can't be reached ({kind}: {first_line(error)}); check the connection, proxy and HF_ENDPOINT" + (
+        _without_network()
+    )
+
+
+def _without_network() -> str:
+    """The presets whose weights are installed as a package, as the end of a sentence."""
+    from .architectures.registry import presets
+
+    names = [name for name, preset in presets().items() if preset.package is not None and preset.package.find()]
+    return f"; model {names[0]!r} needs no network" if names else ""
 
 
 def first_line(error: BaseException) -> str:

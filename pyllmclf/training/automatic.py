@@ -64,7 +64,7 @@ def train(settings: Settings) -> FinetuneResult:
         measured = Measured(result.metrics["validation"] | {"classifier": BEFORE_REFIT}, result.baselines)
         del run, result
         _release(session)
-        say(f"training on all {len(data.texts['train']):,} texts", asked.progress)
+        say(f"training on all {len(data.texts['train']):,} texts (--no-refit leaves this out)", asked.progress)
         with session.preemption.at_once(PREEMPTED_BETWEEN):
             _begin_anew(session)
             asked = replace(asked, trainable=trainable, baselines="off")
@@ -96,7 +96,7 @@ def _prepare_first(session: Session) -> tuple[Run, Data, Data]:
     if phase in (MEASURE, HELD_OUT):
         held_out = data.with_held_out(asked.seed)
         if held_out is None:
-            phase, line = None, "too few texts to hold some out: nothing is measured"
+            phase, line = None, "too few texts of each class to hold some out: nothing is measured"
         else:
             some = held_out.without("test") if phase == MEASURE else held_out
             count, total = len(some.texts["validation"]), len(data.texts["train"])

@@ -15,7 +15,7 @@ import numpy as np
 from ..checks import as_json, is_number
 from ..classifier.classifier import Classifier
 from ..compute import Compute
-from ..data.label_types import about_names
+from ..data.label_types import about_names, about_number
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.lengths import truncation
 from ..data.packing import Packer
@@ -212,7 +212,7 @@ def prepare_run(
         baselines=_known_baselines(settings, baselines, saved, texts, group),
         measured=measured or _recorded_measured(saved, group),
     )
-    if (line := chosen_line(asked, settings)) is not None:
+    if measured is None and (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)
     _announce(run, obstacle, again=measured is not None)
     if group.any(saved is not None):
@@ -328,7 +328,8 @@ def _announce(run: Run, obstacle: str | None, *, again: bool) -> None:
 
 def _about_classes(run: Run) -> list[str]:
     """Lines on classes that differ only in white space or case, and on those that no validation text has."""
-    lines = about_names(run.state.encoder.names)
+    names, texts = run.state.encoder.names, len(run.texts["train"])
+    lines = [*filter(None, [about_number(len(names), texts)]), *about_names(names)]
     if "validation" in run.texts and _from_training_texts(run.settings) and not run.settings.multi_label:
         lines += filter(None, [without_validation(run.texts["train"], run.texts["validation"])])
     return lines

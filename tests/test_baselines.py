@@ -19,6 +19,8 @@ from pyllmclf.data.atomic_folder import MANIFEST
 from pyllmclf.data.fetch import sha256
 from pyllmclf.training import baselines, run
 from pyllmclf.training.baselines import BAG_OF_WORDS, MAJORITY, SOLVED_HEAD, Baseline, complaints
+from pyllmclf.training.hints import hints
+from pyllmclf.training.records import EpochRecord
 
 WORDS = ["red cat", "blue dog", "green cat", "old dog", "an ox, a cat", "a dog in the sun"]
 TEXTS = [f"{word} {i}" for i in range(8) for word in WORDS]
@@ -167,3 +169,16 @@ def test_records() -> None:
     baseline = Baseline(MAJORITY, np.array([True, False, True]), 7)
     again = Baseline.from_record(json.loads(json.dumps(baseline.record())))
     assert (again.name, again.texts, again.right.tolist()) == (MAJORITY, 7, [True, False, True])
+
+
+def epoch(number: int, accuracy: float, loss: float | None, validation: float | None) -> EpochRecord:
+    return EpochRecord(number, number, 0.1, accuracy, loss, validation, 1e-4, 1.0, 100.0)
+
+
+def test_what_the_course_of_a_training_says() -> None:
+    falling = hints([epoch(1, 0.9, 0.5, 0.8), epoch(2, 0.95, 0.4, 0.85)])
+    assert len(falling) == 1 and "still falling in the last epoch (0.5000, then 0.4000)" in falling[0]
+    by_heart = hints([epoch(1, 0.9, 0.5, 0.8), epoch(2, 1.0, 0.5, 0.9)])
+    assert len(by_heart) == 1 and "all training texts are classified right, and 90.00% of the validation" in by_heart[0]
+    assert hints([epoch(1, 0.9, 0.5, 0.8), epoch(2, 1.0, 0.49, 0.91)]) == []
+    assert hints([epoch(1, 1.0, None, None)]) == hints([]) == []

@@ -24,6 +24,7 @@ from ..random_state import keeps_random_state
 from ..sharding import full_tensors
 from .baselines import REMEDIES, SOLVED_HEAD, Baseline, accuracies, complaints, measure_baselines
 from .classifier_folder import classifier_folder
+from .hints import hints
 from .preemption import PREEMPTED
 from .recipes import MEASURE, ResolvedSettings
 from .records import EpochRecord, per_second
@@ -208,8 +209,12 @@ class Run:
     def compare(self) -> None:
         """Warns of each baseline that is better on the validation texts by more than chance, with what may help.
 
-        Not with class weights: accuracy is then not what the training is for.
+        Not with class weights: accuracy is then not what the training is for. On automatic settings it also says what
+        the course of the training suggests.
         """
+        if self.settings.automatic and not self.settings.solved:
+            for line in hints(self.trainer.history):
+                say(line, self.settings.progress)
         if not self.baselines or self.settings.class_weights is not None:
             return
         lines = complaints(self.baselines, self._results["validation"].right)

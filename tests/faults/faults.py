@@ -38,6 +38,7 @@ PRELOADED = "PYLLMCLF_FAULTS_PRELOADED"
 KILL_BEFORE, KILL_WITHIN = -1, -2
 ERRORS = {"ENOSPC": errno.ENOSPC, "EIO": errno.EIO, "EROFS": errno.EROFS}
 REFUSED, BROKEN = 5, 70
+AFTER = 1_000_000  # added to steps of the last training
 LIMIT = 600.0  # seconds after which a child that nothing kills counts as hanging
 TEXTS = [f"{word} number {i} of {i % 7} {'and more ' * (i % 4)}" for i in range(11) for word in ("parcel", "bill")]
 LABELS = ["delivery", "billing"] * 11
@@ -53,7 +54,8 @@ NANO: dict[str, Any] = {
     "resume": True,
     "progress": False,
 }
-# Activation cache on disk; dropout, accumulation and a schedule; adapters, the best epoch, and a temperature.
+# Activation cache on disk; dropout, accumulation and a schedule; adapters, the best epoch, and a temperature; one training
+# without held-out texts, and another on all texts.
 VARIANTS: dict[str, dict[str, Any]] = {
     "cached": {"trainable": "last_block", "cache": "disk"},
     "all": {
@@ -64,6 +66,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "batch_size": 3,
     },
     "lora": {"trainable": "lora", "early_stopping": 2, "calibrate": True, "keep_last": 2},
+    "refit": {"trainable": "auto", "validation": None, "epochs": 2, "save_every_steps": 3},
 }
 
 
@@ -138,13 +141,14 @@ def train(folder: Path, variant: str) -> str:
         changes["cache_dir"] = folder / "cache"
     result = pyllmclf.finetune(**NANO | changes, output_dir=folder / "run")
     digest = hashlib.sha256()
-    saved = [pyllmclf.load(folder / "run" / name, device="cpu") for name in ("", "last", "best")]
+    links = [name for name in ("last", "best") if (folder / "run" / name).exists()]
+    saved = [pyllmclf.load(folder / "run" / name, device="cpu") for name in ("", *links)]
     for classifier in (result.classifier, *saved):
         for name, parameter in sorted(classifier.state.model.named_parameters()):
             digest.update(name.encode() + parameter.detach().numpy().tobytes())
         digest.update(repr(classifier.state.temperature).encode())
     names = sorted(path.name for path in (folder / "run").glob("c*-*"))
-    digest.update(repr([names, *(os.readlink(folder / "run" / name) for name in ("last", "best"))]).encode())
+    digest.update(repr([names, *(os.readlink(folder / "run" / name) for name in links)]).encode())
     for record in result.history:
         figures = {name: v for name, v in record.to_dict().items() if name not in ("seconds", "tokens_per_second")}
         digest.update(json.dumps(figures, sort_keys=True).encode())
@@ -154,15 +158,15 @@ def train(folder: Path, variant: str) -> str:
 
 
 def complete(run: Path) -> set[int]:
-    """Steps of the complete checkpoints in a run's folder."""
+    """Steps of the complete checkpoints in a run's folder; those behind a training on held-out texts are larger."""
     from pyllmclf.data.atomic_folder import verify_folder
     from pyllmclf.errors import ModelError
 
     steps = set()
-    for folder in run.glob("checkpoint-*"):
+    for folder in run.glob("**/checkpoint-*"):
         try:
             verify_folder(folder, [])
-            steps.add(int(folder.name.removeprefix("checkpoint-")))
+            steps.add(int(folder.name.removeprefix("checkpoint-")) + (AFTER if folder.parent == run else 0))
         except ModelError:
             continue
     return steps

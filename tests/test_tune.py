@@ -123,7 +123,11 @@ def test_default_candidates(model_folder: Folders, capsys: pytest.CaptureFixture
     result = pyllmclf.tune(models, DATA, trials=3, epochs=1, folds=2)
     said = capsys.readouterr().err
     assert "candidate 1 (model=" in said and "the best is candidate" in said
-    assert len(result.leaderboard) == 3 and {row["trainable"] for row in result.leaderboard} == {"all"}
+    assert [row["trainable"] for row in sorted(result.leaderboard, key=lambda row: row["number"])] == [
+        "all",
+        "all",
+        "last_block",
+    ]
     frame = result.to_frame()
     assert frame.index.tolist() == [1, 2, 3] and frame["accuracy"].max() == result.leaderboard[0]["accuracy"]
     assert "rank  candidate" in str(result) and json.loads(json.dumps(result.to_dict()))["leaderboard"]

@@ -165,16 +165,16 @@ def _of_model(
     rows: list[dict[str, Any]] = [
         *([{"trainable": "head"}] if solved else []),
         {"trainable": "all", "learning_rate": rate("all")},
+        {"trainable": "last_block", "learning_rate": rate("last_block", 3)},
+        {"trainable": "last_2_blocks", "learning_rate": rate("last_block")},
         {"trainable": "all", "learning_rate": rate("all", 2)},
         {"trainable": "last_block", "learning_rate": rate("last_block")},
-        {"trainable": "last_2_blocks", "learning_rate": rate("last_block")},
-        {"trainable": "all", "learning_rate": rate("all", 0.5)},
         {"trainable": "lora", "learning_rate": rate("lora")},
+        {"trainable": "all", "learning_rate": rate("all", 0.5)},
         {"trainable": "all", "learning_rate": rate("all"), "pooling": other_pooling},
         *([{"trainable": "head", "pooling": other_pooling}] if solved else []),
         {"trainable": "all", "learning_rate": rate("all"), "dropout": 0.1},
         {"trainable": "last_4_blocks", "learning_rate": rate("last_block")},
-        {"trainable": "last_block", "learning_rate": rate("last_block", 3)},
         {"trainable": "all", "learning_rate": rate("all", 0.5), "dropout": 0.1},
     ]
     layers = {"last_2_blocks": 2, "last_4_blocks": 4}

@@ -28,6 +28,9 @@ from .evaluations import Evaluation, Evaluations
 
 KEPT = 0.5
 """Share of the candidates that goes on to the next fold."""
+FIRST_FOLD = 0.4
+"""Share of the time limit after which no further candidate is tried: a comparison on one fold alone says little."""
+LEAST_TRIED = 3
 MARGIN, LEAST_MARGIN = 0.04, 1.0
 """Share of the time limit, and seconds, that are left for saving and for what is estimated too low."""
 
@@ -59,6 +62,11 @@ class TimeLimit(Callback):
         """Seconds left, without the margin."""
         margin = 0.0 if math.isinf(self.seconds) else max(LEAST_MARGIN, MARGIN * self.seconds)
         return self.seconds - margin - (time.perf_counter() - self.started)
+
+    @property
+    def used(self) -> float:
+        """Share of the time that is over; 0 without a limit."""
+        return (time.perf_counter() - self.started) / self.seconds
 
     def on_step(self, record: StepRecord) -> None:
         """Ends the training after its time."""
@@ -147,6 +155,8 @@ class Search:
                     tell(candidate, self.score(candidate, 1)[0])
             elif not in_time and self.limit.left <= self._refit_seconds(left):
                 break
+            if len(self.folds) > 1 and len(left) >= LEAST_TRIED and self.limit.used >= FIRST_FOLD:
+                break
         if not left:
             raise self._first_failure()
         self._rungs = 1
@@ -193,13 +203,17 @@ class Search:
 
     def _refit_seconds(self, candidates: Sequence[Candidate]) -> float:
         """Estimated seconds of the least of the candidates' trainings on all texts; 0 without a candidate."""
-        larger = len(self.data.texts["train"]) / len(self.folds[0].rest)
         seconds = []
         for candidate in candidates:
             if (found := self.evaluations.found.get((candidate.number, 0))) is not None:
-                factor = len(self.folds) if self._at_once(self.settings_of(candidate)) else larger
+                factor = len(self.folds) if self._at_once(self.settings_of(candidate)) else self._larger
                 seconds.append(factor * found.seconds)
         return min(seconds, default=0.0)
+
+    @property
+    def _larger(self) -> float:
+        """Training texts of the last training, for each one of a fold."""
+        return len(self.data.texts["train"]) / len(self.folds[0].rest)
 
     def _at_once(self, settings: Settings) -> bool:
         """Whether one training gives the logits of all folds: the solved head cross-validates itself."""
@@ -250,11 +264,11 @@ class Search:
     def _train(self, candidate: Candidate, settings: Settings, fold: Fold) -> np.ndarray:
         run = self._prepare(settings, fold.rest, fold.held_out)
         operations = _operations(run)
-        reserved = self._refit_seconds([each for each in self.tried if self._has(each, 1)])
-        left = self.limit.left - reserved
+        # What is left after the best one's training on all texts, and after this one's, if it is the best.
+        done = self._best([each for each in self.tried if self._has(each, 1)], 1)
+        left = self.limit.left - self._refit_seconds(done[:1])
         expected = operations * float(np.median(self._rates)) if self._rates else 0.0
-        # The training itself, and once more on all texts if it is the best.
-        if left <= 0 or expected > left or 2 * expected > self.limit.left:
+        if left <= 0 or expected > left or (1.0 + self._larger) * expected > self.limit.left:
             raise OutOfTime
         self.limit.training_ends = time.perf_counter() + left
         started = time.perf_counter()

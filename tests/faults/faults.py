@@ -54,8 +54,8 @@ NANO: dict[str, Any] = {
     "resume": True,
     "progress": False,
 }
-# Activation cache on disk; dropout, accumulation and a schedule; adapters, the best epoch, and a temperature; one training
-# without held-out texts, and another on all texts.
+# Activation cache on disk; dropout, accumulation and a schedule; adapters, the best epoch, and a temperature; two
+# trainings, without held-out texts and on all texts.
 VARIANTS: dict[str, dict[str, Any]] = {
     "cached": {"trainable": "last_block", "cache": "disk"},
     "all": {

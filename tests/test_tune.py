@@ -17,6 +17,8 @@ from models import Folders
 import pyllmclf
 from pyllmclf import ModelError, PreemptedError, UsageError
 from pyllmclf.cli.main import main
+from pyllmclf.training.activation_cache import ActivationCache
+from pyllmclf.training.shared_rows import SharedRows, shared_rows
 from pyllmclf.tuning import search, tuner
 from pyllmclf.tuning.evaluations import Evaluations
 from pyllmclf.tuning.tuner import seconds_of
@@ -108,6 +110,39 @@ def test_a_head_is_solved_once_for_all_folds(model_folder: Folders, trained: lis
     result = pyllmclf.tune(model, DATA, candidates=[{"trainable": "head"}], progress=False)
     assert len(trained) == 1 and result.leaderboard[0]["folds"] == 5
     same(result, pyllmclf.finetune(model, DATA, trainable="head", validation=False, progress=False))
+
+
+def test_frozen_layers_are_computed_once(model_folder: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all candidates that freeze the same layers, and with the same bits as a training alone."""
+    filled: list[int] = []
+    fill = ActivationCache._fill
+
+    def counted(self: ActivationCache, shape: tuple[int, int]) -> None:
+        filled.append(self.stage)
+        fill(self, shape)
+
+    monkeypatch.setattr(ActivationCache, "_fill", counted)
+    model, validation = model_folder("gpt2", "long"), ([f"{text}!" for text in TEXTS[:12]], LABELS[:12])
+    grid = {"trainable": ["last_block"], "learning_rate": [1e-3, 1e-4], "seed": [1, 2]}
+    result = pyllmclf.tune(model, DATA, validation=validation, candidates=grid, **QUICK)
+    assert len(filled) == 1  # for four candidates and the winner
+    best = {name: result.leaderboard[0][name] for name in grid}
+    alone = pyllmclf.finetune(model, DATA, validation=validation, **QUICK | best)
+    same(result, alone)
+    assert result.metrics["validation"]["log_loss"] == alone.metrics["validation"]["log_loss"]
+    assert len(filled) == 2  # nothing is kept after the search
+
+
+def test_shared_rows_keep_their_budget() -> None:
+    rows = SharedRows(100)
+    first, second, large = torch.zeros(10), torch.zeros(15), torch.zeros(26)
+    rows.add("first", first)
+    rows.add("second", second)
+    assert rows.find("first") is first and rows.find("second") is second
+    rows.add("third", torch.zeros(5))
+    assert rows.find("first") is None and rows.find("second") is second
+    rows.add("large", large)
+    assert rows.find("large") is None and shared_rows() is None
 
 
 def test_validation_texts_take_the_place_of_folds(model_folder: Folders, trained: list[str]) -> None:

@@ -29,6 +29,7 @@ from ..progress import progress_bar
 from .activation_plan import Plan, frozen_stages, why_not
 from .activation_storage import Place, choose_place, in_memory, in_shared_file, in_temporary_file, shared_folder
 from .recipes import ResolvedSettings
+from .shared_rows import shared_rows
 
 
 class ActivationCache:
@@ -140,6 +141,16 @@ class ActivationCache:
             If there is no memory for them, or they can't be written.
         """
         shape = self.plan.rows, self.model.config.width
+        shared = None if self.place.kind == "disk" or self.group.world_size > 1 else shared_rows()
+        key = "" if shared is None else str(self._key["sha256"])
+        if shared is not None and (rows := shared.find(key)) is not None:
+            self._rows = rows
+            return
+        self._fill(shape)
+        if shared is not None and self._rows is not None:
+            shared.add(key, self._rows)
+
+    def _fill(self, shape: tuple[int, int]) -> None:
         if not self.plan.rows:
             self._rows = torch.empty(shape, dtype=self.dtype)
         elif self.place.kind != "disk":

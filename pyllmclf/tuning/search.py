@@ -258,7 +258,7 @@ class Search:
         return True
 
     def _prepare(self, settings: Settings, rest: TextData, held_out: TextData | None) -> Run:
-        texts = {"train": rest} if held_out is None else {"train": rest, "test": held_out}
+        texts = {"train": rest} if held_out is None else {"train": rest, "held_out": held_out}
         return prepare_run(self.session, settings, Data(texts, self.data.encoder), {}, saves=False)
 
     def _train(self, candidate: Candidate, settings: Settings, fold: Fold) -> np.ndarray:
@@ -275,7 +275,8 @@ class Search:
         run.fit()
         if operations and not run.settings.solved:
             self._rates.append((time.perf_counter() - started) / operations)
-        return run.classifier.packed_logits(run.packers["test"], group=self.session.group)
+        lookup = None if run.trainer.cache is None else run.trainer.cache.lookup
+        return run.classifier.packed_logits(run.packers["held_out"], lookup=lookup, group=self.session.group)
 
     def _cross_validate_head(self, candidate: Candidate, settings: Settings, started: float) -> None:
         """Solves the head of all training texts, whose own folds give logits of every text."""

@@ -28,6 +28,7 @@ from ..training.recipes import PHASE, TUNED
 from ..training.result import FinetuneResult, Measured
 from ..training.run import PREEMPTED_EARLY
 from ..training.session import Session, open_session
+from ..training.shared_rows import sharing_rows
 from ..training.solved_head import assign_folds
 from ..training.texts import Data, read_texts
 from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
@@ -101,7 +102,7 @@ def tune(
     limit = TimeLimit(seconds_of(time_limit), started)
     _check(models, trials, folds, arguments)
     settings = Settings(model=models[0], train=train, validation=validation, test=test, **arguments)
-    with open_session(settings) as session:
+    with open_session(settings) as session, sharing_rows():
         if session.group.world_size > 1:
             raise UsageError("tune runs in one process; start it without torchrun.")
         return _tune(session, models, candidates, trials, folds, limit)

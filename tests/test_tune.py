@@ -45,12 +45,12 @@ def same(found: pyllmclf.FinetuneResult, expected: pyllmclf.FinetuneResult) -> N
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Candidates that are trained, or whose head is solved, in order."""
     called: list[str] = []
-    for name in ("_train", "_cross_validate_head"):
+    for name in ("_train", "_head_logits"):
         original = getattr(search.Search, name)
 
-        def counted(self: Any, candidate: Any, *args: Any, _original: Any = original) -> Any:
-            called.append(str(candidate))
-            return _original(self, candidate, *args)
+        def counted(self: Any, settings: Any, *args: Any, _original: Any = original) -> Any:
+            called.append(settings.trainable)
+            return _original(self, settings, *args)
 
         monkeypatch.setattr(search.Search, name, counted)
     return called

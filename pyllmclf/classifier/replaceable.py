@@ -50,7 +50,10 @@ def _beside_run(folder: Path) -> Iterator[str]:
         elif name == "logs":
             yield from (f"logs/{log.name}" for log in path.iterdir() if not _LOG.fullmatch(log.name))
         elif name == TUNE:
-            yield from (f"{TUNE}/{other.name}" for other in path.iterdir() if not _EVALUATION.fullmatch(other.name))
+            names = (other.name for other in path.iterdir())
+            yield from (
+                f"{TUNE}/{each}" for each in names if not (_EVALUATION.fullmatch(each) or _UNFINISHED.fullmatch(each))
+            )
         elif name == HELD_OUT:
             yield from (f"{HELD_OUT}/{other}" for other in _beside_run(path))
         elif _CHECKPOINT.fullmatch(name):

@@ -169,6 +169,15 @@ class RunFolder:
         return self._place / self._part / f"checkpoint-{step}"
 
     @property
+    def replaces(self) -> bool:
+        """Whether an earlier run is still in the folder, which the first checkpoint replaces."""
+        return self._replacement is not None
+
+    def part(self, name: str) -> Path:
+        """A folder of this run beside its checkpoints."""
+        return self._place / name
+
+    @property
     def _place(self) -> Path:
         """Where checkpoints are: beside the folder until the first of a run that replaces another is complete."""
         return self.path if self._replacement is None else self._replacement.folder

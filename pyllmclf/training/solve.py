@@ -48,7 +48,7 @@ def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tens
 
 
 @torch.no_grad()
-def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray) -> SolvedHead:
+def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray, fold_of: np.ndarray | None = None) -> SolvedHead:
     """Solves a head on rows of training texts, with their weights and those of their classes.
 
     Parameters
@@ -57,6 +57,8 @@ def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray) -> SolvedH
     rows : fp32 tensor, shape [texts, width]
     texts : int64 array, shape [texts]
         Numbers of the training texts.
+    fold_of : int64 array, shape [texts], optional
+        As for :func:`.solved_head.solve_head`.
 
     Raises
     ------
@@ -77,6 +79,7 @@ def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray) -> SolvedH
         row_weights=None if weights is None else torch.from_numpy(weights[texts]).to(rows.device),
         positive_weight=objective.positive_weight if isinstance(objective, MultiLabelObjective) else None,
         groups=_groups(packer)[texts],
+        fold_of=fold_of,
         start=(head.weight, head.bias),
         seed=trainer.settings.seed,
     )

@@ -98,6 +98,7 @@ def solve_head(
     row_weights: Tensor | None = None,
     positive_weight: Tensor | None = None,
     groups: np.ndarray | None = None,
+    fold_of: np.ndarray | None = None,
     start: tuple[Tensor, Tensor | None] | None = None,
     seed: int = 0,
 ) -> SolvedHead:
@@ -116,6 +117,8 @@ def solve_head(
         Weight of the loss of rows that have a class, where each class is on its own.
     groups : int64 array, shape [rows], optional
         Rows with the same number share a fold of the cross-validation; by default each has its own.
+    fold_of : int64 array, shape [rows], optional
+        The fold of each row, from 0; by default they are drawn.
     start : (tensor, shape [classes, width], tensor, shape [classes], or None), optional
         A head to start from.
     seed : int
@@ -132,7 +135,7 @@ def solve_head(
             weights = weights * (1.0 + targets * (positive_weight - 1.0))
     strata = targets.cpu().numpy() if targets.dim() == 1 else np.full(rows, -1)
     groups = np.arange(rows) if groups is None else groups
-    folds = min(FOLDS, len(np.unique(groups)))
+    folds = min(FOLDS, len(np.unique(groups))) if fold_of is None else int(fold_of.max()) + 1
     if start is None:
         zeros = torch.zeros(classes, width, device=x.device)
         begun = zeros, torch.zeros(classes, device=x.device) if bias else None
@@ -140,7 +143,8 @@ def solve_head(
         begun = scale.unfold(*start)
     chosen = _Tried(PENALTIES[0], torch.zeros(rows, classes, device=x.device), 1.0, x.new_zeros(rows))
     if folds > 1:
-        of_row = torch.from_numpy(assign_folds(strata, groups, folds, seed)).to(x.device)
+        fold_of = assign_folds(strata, groups, folds, seed) if fold_of is None else fold_of
+        of_row = torch.from_numpy(fold_of).to(x.device)
         chosen = _cross_validated(x, targets, weights, of_row, folds, begun)
     strength = torch.tensor([chosen.penalty], device=x.device)
     start_of_one = begun[0][None], None if begun[1] is None else begun[1][None]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..argument_checks import AUTO
 from ..checks import as_json
 from ..errors import UsageError
+from ..lora_config import LoRAConfig
 from ..models.architectures.registry import architecture_of
 from ..models.hub import ModelSource
 from ..settings import ARGUMENTS
@@ -49,8 +50,12 @@ class Candidate:
 
     def shown(self) -> dict[str, Any]:
         """The arguments as types that JSON has; of a model's path, its last part."""
-        shown = {name: as_json(value) for name, value in self.arguments.items()}
+        shown = {name: as_json(_plain(value)) for name, value in self.arguments.items()}
         return shown | {"model": os.path.basename(str(shown["model"]).rstrip("/")) or str(shown["model"])}
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if isinstance(value, LoRAConfig) else value
 
 
 def is_space(candidates: Any) -> bool:
@@ -78,7 +83,7 @@ def listed_candidates(candidates: Any, models: Sequence[Any], fixed: Mapping[str
     """
     if isinstance(candidates, Mapping):
         check_names(candidates, fixed)
-        values = [_values(name, value) for name, value in candidates.items()]
+        values = [values_of(name, value) for name, value in candidates.items()]
         rows = [dict(zip(candidates, row, strict=True)) for row in itertools.product(*values)]
     else:
         if isinstance(candidates, str) or not isinstance(candidates, Sequence):
@@ -125,7 +130,14 @@ def check_names(candidate: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
             raise UsageError(f"candidates: {name} is also given for all of them; leave it out of one place.")
 
 
-def _values(name: str, values: Any) -> list[Any]:
+def values_of(name: str, values: Any) -> list[Any]:
+    """The values of an argument, as a list.
+
+    Raises
+    ------
+    UsageError
+        If they are none.
+    """
     if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not len(values):
         raise UsageError(f"candidates: {name} must be a list of values.")
     return list(values)
@@ -158,6 +170,7 @@ def _of_model(
     config, weights = source.config, fixed.get("weights", "pretrained")
 
     def rate(trainable: str, factor: float = 1.0) -> float:
+        trainable = str(fixed.get("trainable", trainable))
         return float(f"{factor * learning_rate_of(trainable, weights, config.width, classes):.2g}")
 
     solved = not steps and architecture_of(config).prediction_head is None
@@ -183,4 +196,8 @@ def _of_model(
 
 def fixed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of all trainings that a candidate could set, and that are not left to the rule."""
-    return {name: value for name, value in arguments.items() if name in VARIED and value not in (None, AUTO)}
+
+    def left(value: Any) -> bool:
+        return value is None or (isinstance(value, str) and value == AUTO)
+
+    return {name: value for name, value in arguments.items() if name in VARIED and not left(value)}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from ..data.readers import TextData
-from ..errors import PyllmclfError, UsageError
+from ..errors import NonFiniteError, PreemptedError, PyllmclfError, ResourceError, UsageError
 from ..evaluation.metrics import cross_entropy
 from ..evaluation.multi_label import binary_cross_entropy
 from ..progress import say
@@ -30,9 +32,13 @@ KEPT = 0.5
 """Share of the candidates that goes on to the next fold."""
 FIRST_FOLD = 0.4
 """Share of the time limit after which no further candidate is tried: a comparison on one fold alone says little."""
-LEAST_TRIED = 3
+LEAST_TRIED, MOST_FAILURES = 3, 10
+"""Candidates that are tried all the same; and those in a row that can't be trained, after which no other is tried."""
 MARGIN, LEAST_MARGIN = 0.04, 1.0
 """Share of the time limit, and seconds, that are left for saving and for what is estimated too low."""
+
+
+Tell = Callable[[Candidate, "float | None"], None]
 
 
 class OutOfTime(BaseException):
@@ -107,6 +113,8 @@ class Search:
         Takes settings; returns whether their training solves a head.
     evaluations : Evaluations
     limit : TimeLimit
+    balanced : bool
+        Whether the mean of the classes' recalls is compared, instead of the accuracy.
     """
 
     def __init__(
@@ -120,40 +128,47 @@ class Search:
         solves: Callable[[Settings], bool],
         evaluations: Evaluations,
         limit: TimeLimit,
+        balanced: bool,
     ) -> None:
         self.session, self.progress = replace(session, callbacks=[limit]), session.settings.progress
         self.settings_of, self.data, self.folds = settings_of, data, folds
         self.cross_validates, self.solves = cross_validates, solves
-        self.evaluations, self.limit = evaluations, limit
+        self.evaluations, self.limit, self.balanced = evaluations, limit, balanced
         self.labels = [data.encoder.encode(fold.held_out) for fold in folds]
         self.tried: list[Candidate] = []
         self._rates: list[float] = []  # seconds of an operation, of each training so far
         self._errors: dict[int, PyllmclfError] = {}
         self._rungs = 0  # folds that all candidates left have been evaluated on
 
-    def run(self, candidates: Iterator[Candidate], tell: Callable[[Candidate, float], None] | None = None) -> Candidate:
+    def run(
+        self, candidates: Iterator[Candidate], tell: Callable[[Candidate, float | None], None] | None = None
+    ) -> Candidate:
         """Searches; returns the best candidate.
 
         Parameters
         ----------
         candidates : iterator of Candidate
         tell : callable, optional
-            Called with each candidate and its accuracy on the first fold.
+            Called with each candidate and its accuracy on the first fold; ``None`` where it has none.
 
         Raises
         ------
         UsageError, DataError, ModelError, ResourceError, NonFiniteError
             Of the first candidate, if none can be trained.
         """
-        left = []
+        left: list[Candidate] = []
+        failures = 0
         for candidate in candidates:
+            if left and self.limit.left <= self._refit_seconds(self._best(left, 1)[0]):
+                break
             self.tried.append(candidate)
             in_time = self._evaluate(candidate, 0)
             if self._has(candidate, 1):
                 left.append(candidate)
-                if tell is not None:
-                    tell(candidate, self.score(candidate, 1)[0])
-            elif not in_time and self.limit.left <= self._refit_seconds(left):
+            if tell is not None:
+                tell(candidate, self.score(candidate, 1)[0] if self._has(candidate, 1) else None)
+            failures = 0 if self._has(candidate, 1) else failures + 1
+            if failures == MOST_FAILURES or not (in_time or left or self.limit.left > 0):
                 break
             if len(self.folds) > 1 and len(left) >= LEAST_TRIED and self.limit.used >= FIRST_FOLD:
                 break
@@ -161,13 +176,21 @@ class Search:
             raise self._first_failure()
         self._rungs = 1
         for fold in range(1, len(self.folds)):
-            left = self._best(left, fold)[: max(1, math.ceil(KEPT * len(left)))]
-            done = [
-                candidate for candidate in left if self._evaluate(candidate, fold) and self._has(candidate, fold + 1)
-            ]
-            if len(done) < len(left):
+            kept = max(1, math.ceil(KEPT * len(left)))
+            in_time, on = True, []
+            for candidate in self._best(left, fold):  # one that fails makes room for the next
+                in_time = self._evaluate(candidate, fold)
+                if not in_time:
+                    break
+                on += [candidate] if self._has(candidate, fold + 1) else []
+                if len(on) == kept:
+                    break
+            left = [candidate for candidate in left if candidate.number not in self.evaluations.failed]
+            if not left:
+                raise self._first_failure()
+            if not in_time:
                 break
-            self._rungs = fold + 1
+            left, self._rungs = on, fold + 1
         return self._best(left, self._rungs)[0]
 
     def score(self, candidate: Candidate, folds: int | None = None) -> tuple[float, float]:
@@ -175,17 +198,24 @@ class Search:
         numbers = [n for n in range(len(self.folds)) if (candidate.number, n) in self.evaluations.found][:folds]
         logits = np.concatenate([self.evaluations.found[candidate.number, n].logits for n in numbers])
         labels = np.concatenate([self.labels[n] for n in numbers])
+        loss = binary_cross_entropy(logits, labels) if labels.ndim == 2 else cross_entropy(logits, labels)
+        return self._accuracy(logits, labels), -loss
+
+    def _accuracy(self, logits: np.ndarray, labels: np.ndarray) -> float:
+        """Accuracy; with class weights the mean of the classes' recalls, which weigh all classes alike."""
         if labels.ndim == 2:
-            return float(((logits >= 0) == labels).all(axis=1).mean()), -binary_cross_entropy(logits, labels)
-        return float((logits.argmax(axis=1) == labels).mean()), -cross_entropy(logits, labels)
+            return float(((logits >= 0) == labels).all(axis=1).mean())
+        right = logits.argmax(axis=1) == labels
+        if not self.balanced:
+            return float(right.mean())
+        return float(np.mean([right[labels == each].mean() for each in np.unique(labels)]))
 
     def spread(self, candidate: Candidate) -> tuple[int, float | None, float]:
         """Number of folds, standard deviation of their accuracies (of the sample), and seconds of a candidate."""
         accuracies, seconds = [], 0.0
         for number, labels in enumerate(self.labels):
             if (found := self.evaluations.found.get((candidate.number, number))) is not None:
-                right = (found.logits >= 0) == labels if labels.ndim == 2 else found.logits.argmax(axis=1) == labels
-                accuracies.append(float(right.all(axis=1).mean() if labels.ndim == 2 else right.mean()))
+                accuracies.append(self._accuracy(found.logits, labels))
                 seconds += found.seconds
         return len(accuracies), float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None, seconds
 
@@ -193,22 +223,22 @@ class Search:
         return all((candidate.number, fold) in self.evaluations.found for fold in range(folds))
 
     def _best(self, candidates: Sequence[Candidate], folds: int) -> list[Candidate]:
-        """Candidates from the best to the worst; those without time for their last training come last."""
+        """Candidates from the best to the worst; last those without time for their last training, by that time."""
         left = self.limit.left
 
         def key(candidate: Candidate) -> tuple[bool, float, float]:
-            return (self._refit_seconds([candidate]) <= left, *self.score(candidate, folds))
+            seconds = self._refit_seconds(candidate)
+            if seconds <= left:
+                accuracy, loss = self.score(candidate, folds)
+                return False, -accuracy, -loss
+            return True, seconds, 0.0
 
-        return sorted(candidates, key=key, reverse=True)
+        return sorted(candidates, key=key)
 
-    def _refit_seconds(self, candidates: Sequence[Candidate]) -> float:
-        """Estimated seconds of the least of the candidates' trainings on all texts; 0 without a candidate."""
-        seconds = []
-        for candidate in candidates:
-            if (found := self.evaluations.found.get((candidate.number, 0))) is not None:
-                factor = len(self.folds) if self._at_once(self.settings_of(candidate)) else self._larger
-                seconds.append(factor * found.seconds)
-        return min(seconds, default=0.0)
+    def _refit_seconds(self, candidate: Candidate) -> float:
+        """Estimated seconds of the training of an evaluated candidate on all texts."""
+        factor = len(self.folds) if self._at_once(self.settings_of(candidate)) else self._larger
+        return factor * self.evaluations.found[candidate.number, 0].seconds
 
     @property
     def _larger(self) -> float:
@@ -228,26 +258,29 @@ class Search:
     def _evaluate(self, candidate: Candidate, fold: int) -> bool:
         """Evaluates a candidate on a fold, unless that is done; returns whether there was time for it."""
         number = candidate.number
+        if fold == 0:
+            self.evaluations.check(number, str(candidate), [len(labels) for labels in self.labels])
         if (number, fold) in self.evaluations.found or number in self.evaluations.failed:
             return True
+        if self.limit.left <= 0:
+            return False
         started = time.perf_counter()
-        settings = self.settings_of(candidate)
-        at_once = self._at_once(settings)
         try:
-            if at_once:
-                self._cross_validate_head(candidate, settings, started)
-            else:
-                logits = self._train(candidate, settings, self.folds[fold])
-                self.evaluations.add(number, fold, Evaluation(logits, time.perf_counter() - started))
+            settings = self.settings_of(candidate)
+            at_once = self._at_once(settings)
+            logits = self._head_logits(settings) if at_once else [self._train(settings, self.folds[fold])]
         except OutOfTime:
             return False
-        except PyllmclfError as error:
-            if error.exit_code == 75:  # a signal
+        except (PyllmclfError, MemoryError, torch.OutOfMemoryError) as error:
+            if isinstance(error, PreemptedError):
                 raise
-            self._errors[number] = error
-            self.evaluations.fail(number, str(error))
-            say(f"candidate {candidate}: {error}", self.progress)
+            self._fail(candidate, error)
             return True
+        finally:
+            gc.collect()  # a failed training's error has held its model
+        seconds = (time.perf_counter() - started) / len(logits)
+        for n, each in enumerate(logits, 0 if at_once else fold):
+            self.evaluations.add(number, n, Evaluation(each, seconds, str(candidate)))
         accuracy, loss = self.score(candidate, None if at_once else fold + 1)
         folds = len(self.folds) if at_once else fold + 1
         say(
@@ -257,16 +290,27 @@ class Search:
         )
         return True
 
+    def _fail(self, candidate: Candidate, error: Exception) -> None:
+        if not isinstance(error, PyllmclfError):
+            error = ResourceError(f"memory doesn't suffice ({error}).")
+        self._errors[candidate.number] = error.with_traceback(None)
+        lasting = isinstance(error, (UsageError, NonFiniteError))
+        self.evaluations.fail(candidate.number, str(error), lasting=lasting)
+        say(f"candidate {candidate}: {error}", self.progress)
+
     def _prepare(self, settings: Settings, rest: TextData, held_out: TextData | None) -> Run:
         texts = {"train": rest} if held_out is None else {"train": rest, "held_out": held_out}
-        return prepare_run(self.session, settings, Data(texts, self.data.encoder), {}, saves=False)
+        data, all_texts = Data(texts, self.data.encoder), self.data.texts["train"]
+        return prepare_run(self.session, settings, data, {}, all_texts=all_texts, saves=False)
 
-    def _train(self, candidate: Candidate, settings: Settings, fold: Fold) -> np.ndarray:
+    def _train(self, settings: Settings, fold: Fold) -> np.ndarray:
         run = self._prepare(settings, fold.rest, fold.held_out)
         operations = _operations(run)
         # What is left after the best one's training on all texts, and after this one's, if it is the best.
         done = self._best([each for each in self.tried if self._has(each, 1)], 1)
-        left = self.limit.left - self._refit_seconds(done[:1])
+        left = self.limit.left - (self._refit_seconds(done[0]) if done else 0.0)
+        if not done:
+            left /= 1.0 + self._larger
         expected = operations * float(np.median(self._rates)) if self._rates else 0.0
         if left <= 0 or expected > left or (1.0 + self._larger) * expected > self.limit.left:
             raise OutOfTime
@@ -278,16 +322,18 @@ class Search:
         lookup = None if run.trainer.cache is None else run.trainer.cache.lookup
         return run.classifier.packed_logits(run.packers["held_out"], lookup=lookup, group=self.session.group)
 
-    def _cross_validate_head(self, candidate: Candidate, settings: Settings, started: float) -> None:
-        """Solves the head of all training texts, whose own folds give logits of every text."""
+    def _head_logits(self, settings: Settings) -> list[np.ndarray]:
+        """Logits of each fold's texts by the heads that are solved without them, on rows that are computed once."""
         run = self._prepare(settings, self.data.texts["train"], None)
         packer = run.packers["train"]
-        ids = np.arange(len(packer))
-        solution = solve_rows(run.trainer, pooled_rows(run.trainer, packer, ids), ids)
-        logits = packer.by_text(solution.out_of_fold.cpu().numpy())
-        seconds = (time.perf_counter() - started) / len(self.folds)
+        ids, fold_of = np.arange(len(packer)), np.empty(len(self.data.texts["train"]), dtype=np.int64)
         for number, fold in enumerate(self.folds):
-            self.evaluations.add(candidate.number, number, Evaluation(logits[fold.rows], seconds))
+            fold_of[fold.rows] = number
+        if packer.window_bounds is not None:
+            fold_of = np.repeat(fold_of, np.diff(packer.window_bounds))
+        solution = solve_rows(run.trainer, pooled_rows(run.trainer, packer, ids), ids, fold_of)
+        logits = packer.by_text(solution.out_of_fold.cpu().numpy())
+        return [logits[fold.rows] for fold in self.folds]
 
 
 def _operations(run: Run) -> float:

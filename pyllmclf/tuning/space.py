@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..random_state import keeps_random_state
-from .candidates import Candidate, check_names
+from .candidates import Candidate, check_names, values_of
 
 
 class SpaceSampler:
@@ -38,6 +38,8 @@ class SpaceSampler:
         check_names(space, fixed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         choices = {"model": list(models)} | dict(space)
+        is_distribution = optuna.distributions.BaseDistribution
+        choices = {n: v if isinstance(v, is_distribution) else values_of(n, v) for n, v in choices.items()}
         # optuna's choices are plain values; those of other types are chosen by their number.
         self._values = {name: list(value) for name, value in choices.items() if isinstance(value, Sequence)}
         self._distributions = {
@@ -48,6 +50,7 @@ class SpaceSampler:
         }
         self._study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
         self._trials: dict[int, Any] = {}
+        self._failed = optuna.trial.TrialState.FAIL
 
     def draw(self, count: int | None) -> Iterator[Candidate]:
         """Yields ``count`` candidates, without end for ``None``."""
@@ -61,6 +64,7 @@ class SpaceSampler:
             }
             yield Candidate(number, arguments)
 
-    def tell(self, candidate: Candidate, accuracy: float) -> None:
-        """Takes the accuracy of a candidate."""
-        self._study.tell(self._trials[candidate.number], accuracy)
+    def tell(self, candidate: Candidate, accuracy: float | None) -> None:
+        """Takes the accuracy of a candidate; ``None`` where it can't be trained."""
+        failed = self._failed if accuracy is None else None
+        self._study.tell(self._trials[candidate.number], accuracy, state=failed)

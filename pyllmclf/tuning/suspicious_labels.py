@@ -62,6 +62,6 @@ def label_issues(result: FinetuneResult) -> pd.DataFrame:
     margins = probabilities[np.arange(len(labels)), labels] - others.max(axis=1)
     issues = frame.iloc[found][["where", "text", "label"]].copy()
     by_name: dict[str, Any] = {str(label): label for label in frame["label"]}
-    issues["suggested"] = [by_name[name] for name in names[others.argmax(axis=1)[found]]]
+    issues["suggested"] = [by_name.get(name, name) for name in names[others.argmax(axis=1)[found]]]
     issues["score"] = margins[found]
     return issues.sort_values("score", kind="stable")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import as_json, is_number, plain
+from ..checks import is_number, plain
 from ..classifier.replaceable import TUNE
+from ..compute import Compute
 from ..errors import PreemptedError, UnknownArgumentError, UsageError
 from ..evaluation.metrics import evaluate_logits, softmax
 from ..evaluation.multi_label import evaluate_multi_label, sigmoid
@@ -34,7 +36,7 @@ from ..training.texts import Data, read_texts
 from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
 from .evaluations import Evaluations
 from .result import TuneResult
-from .search import Fold, Search, TimeLimit
+from .search import Fold, Search, Tell, TimeLimit
 from .suspicious_labels import PROBABILITY
 
 if TYPE_CHECKING:
@@ -168,7 +170,7 @@ def _tune(
 
             sampler = SpaceSampler(candidates, models, fixed, asked.seed)
             drawn = sampler.draw(trials or (TRIALS if limit.seconds == float("inf") else None))
-            tell: Callable[[Candidate, float], None] | None = sampler.tell
+            tell: Tell | None = sampler.tell
         else:
             if candidates is None:
                 listed = default_candidates(sources, fixed, len(data.encoder.names), steps=asked.asks_for_steps)
@@ -184,16 +186,7 @@ def _tune(
 
         for each in listed or []:
             settings_of(each)  # all before the first training
-        identity = {
-            "data": data_sha256(data.texts["train"]),
-            "folds": len(parts),
-            "seed": asked.seed,
-            "models": [str(each) for each in models],
-            "candidates": None if listed is None else [as_json(each.arguments) for each in listed],
-            "arguments": {name: as_json(value) for name, value in sorted(fixed.items())},
-        }
-        folder = None if session.folder is None else session.folder.path / TUNE
-        evaluations = Evaluations(folder, identity, resume=asked.resume)
+        evaluations = _evaluations(session, data, parts, models, candidates, listed, fixed)
 
         def solves(settings: Settings) -> bool:
             source = sources.get(settings.model)
@@ -209,21 +202,79 @@ def _tune(
             solves=solves,
             evaluations=evaluations,
             limit=limit,
+            balanced=_weighs_classes(asked, candidates),
         )
+    message = _preempted(session, evaluations)
     try:
-        with session.preemption.at_once(_preempted(evaluations)):
-            winner = search.run(drawn, tell)
+        with session.preemption.at_once(message):
+            winner = _chosen_before(search, drawn, tell) or search.run(drawn, tell)
+            evaluations.choose(winner.number)
     except PREEMPTED as error:  # of a training
-        raise PreemptedError(_preempted(evaluations)) from error
+        raise PreemptedError(message) from error
     return _train_winner(session, search, winner, data, recorded)
 
 
 _DEFAULTS = {each.name: each.default for each in fields(Settings)}
 
 
-def _preempted(evaluations: Evaluations) -> str:
+def _evaluations(
+    session: Session,
+    data: Data,
+    parts: Sequence[Fold],
+    models: Sequence[Any],
+    candidates: Any,
+    listed: list[Candidate] | None,
+    fixed: Mapping[str, Any],
+) -> Evaluations:
+    """Evaluations of this search, with those of the resumed one of the same data, candidates and settings."""
+    asked, texts = session.settings, data.texts
+    weights = texts["train"].weights
+    compute = Compute.resolve(session.device, asked.dtype, asked.backend)
+    space = {name: str(value) for name, value in candidates.items()} if listed is None else None
+    identity = {
+        "data": data_sha256(texts["train"]),
+        "validation": data_sha256(texts["validation"]) if "validation" in texts else None,
+        "weights": None if weights is None else hashlib.sha256(np.asarray(weights, np.float64).tobytes()).hexdigest(),
+        "folds": len(parts),
+        "models": [str(each) for each in models],
+        "candidates": space if listed is None else [str(each) for each in listed],
+        "arguments": {name: str(value) for name, value in sorted(fixed.items())},
+        "settings": [asked.seed, asked.multi_label, str(session.device), compute.dtype_name, asked.backend],
+    }
+    folder = None if session.folder is None else session.folder.part(TUNE)
+    return Evaluations(folder, identity, resume=asked.resume)
+
+
+def _weighs_classes(asked: Settings, candidates: Any) -> bool:
+    """Whether classes are weighted, in any candidate: then accuracy is not what is wanted."""
+    rows = [candidates] if isinstance(candidates, Mapping) else candidates or []
+    return asked.class_weights is not None or any("class_weights" in row for row in rows)
+
+
+def _chosen_before(search: Search, candidates: Iterator[Candidate], tell: Tell | None) -> Candidate | None:
+    """The winner that a resumed search has chosen before it was interrupted; ``None`` if there is none."""
+    number, found = search.evaluations.winner, search.evaluations.found
+    if number is None:
+        return None
+    winner = None
+    while (candidate := next(candidates, None)) is not None:
+        if (candidate.number, 0) not in found and candidate.number not in search.evaluations.failed:
+            if tell is None:
+                continue
+            break  # the last one that was drawn
+        search.evaluations.check(candidate.number, str(candidate), [len(labels) for labels in search.labels])
+        search.tried.append(candidate)
+        winner = candidate if candidate.number == number else winner
+        if tell is not None:
+            tell(candidate, search.score(candidate, 1)[0] if (candidate.number, 0) in found else None)
+    return winner
+
+
+def _preempted(session: Session, evaluations: Evaluations) -> str:
     if evaluations.folder is None:
         return "preempted."
+    if session.folder is not None and session.folder.replaces:
+        return "preempted; the earlier run is as it was: start the search again."
     return f"preempted; the evaluations so far are in {evaluations.folder}: go on with resume=True (--resume)."
 
 
@@ -257,12 +308,10 @@ def _train_winner(session: Session, search: Search, winner: Candidate, data: Dat
         out_of_fold, metrics = _out_of_fold(search, winner, data)
         measured = Measured(metrics | {"classifier": OUT_OF_FOLD}, {})
     say(f"the best is candidate {winner.number} ({winner}); training it on all training texts", asked.progress)
-    with session.preemption.at_once(_preempted(search.evaluations)):
+    with session.preemption.at_once(_preempted(session, search.evaluations)):
         settings = replace(asked, baselines="off", **winner.arguments)
         run = prepare_run(session, settings, data, recorded, phase=TUNED, measured=measured)
     result = run.execute()
-    if search.evaluations.folder is not None:
-        search.evaluations.keep_in(search.evaluations.folder)
     values = {each.name: getattr(result, each.name) for each in fields(FinetuneResult)}
     return TuneResult(**values | {"out_of_fold": out_of_fold}, leaderboard=leaderboard)
 

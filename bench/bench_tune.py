@@ -66,7 +66,7 @@ def test_last_block_candidates(gpt2: Path, device: torch.device) -> None:
         seconds.append(time.perf_counter() - begun)
     count = len(RATES) * len(SEEDS)
     hugging_face = statistics.median(seconds) * steps * count
-    work = Work(float(count), "trainings/s")
+    work = Work(float(packer().real_lengths.sum()) * EPOCHS * count, "tokens/s")
     note = f"{count} candidates: {whole / one:.1f} times one training of {one:.1f} s"
     ROWS.append(Row("tune", "20 last-block candidates", "Hugging Face", hugging_face, whole, 1, work, note))
     ROWS.append(Row("tune", "20 last-block candidates", "20 of our trainings", one * count, whole, 1, work, note))
@@ -92,4 +92,15 @@ def test_heads(gpt2: Path) -> None:
         whole = frozen + time.perf_counter() - started
     tried = FOLDS * (PENALTIES.index(solution.penalty) + 1) + 1
     note = f"at least {tried} heads: {whole / one:.2f} times one head of {one:.1f} s; frozen model {frozen:.1f} s"
-    ROWS.append(Row("tune", "heads of a solved head", "each alone", tried * one, whole, 1, Work(1.0, "heads/s"), note))
+    ROWS.append(
+        Row(
+            "tune",
+            "heads of a solved head",
+            "each alone",
+            tried * one,
+            whole,
+            1,
+            Work(float(texts.real_lengths.sum()), "tokens/s"),
+            note,
+        )
+    )

@@ -352,6 +352,17 @@ def test_label_issues(model_folder: Folders) -> None:
         pyllmclf.label_issues(several)
 
 
+def test_report(model_folder: Folders, tmp_path: Path) -> None:
+    pytest.importorskip("cleanlab")
+    labels = ["cat" if i == 1 else label for i, label in enumerate(LABELS)]
+    candidates = [{"trainable": "head"}, {"trainable": "last_9_blocks"}]
+    arguments: dict[str, Any] = {"test": DATA, "output_dir": tmp_path, "report": True, "progress": False}
+    pyllmclf.tune(model_folder("bert"), (TEXTS, labels), candidates=candidates, **arguments)
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>Candidates</h2>" in page and "trainable=last_9_blocks</td>" in page and ">failed</td>" in page
+    assert "<h2>Labels to look at</h2>" in page and f">{TEXTS[1]}</td>" in page
+
+
 def test_command(model_folder: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.csv"
     data.write_text("text,label\n" + "".join(f'"{text}",{label}\n' for text, label in zip(TEXTS, LABELS, strict=True)))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from ..data.atomic_folder import MANIFEST, write_text
 from ..data.fetch import sha256
 from ..data.readers import TextData
 from ..printable import printable
+from ..tables import Table
 from ..version import __version__
 from . import plots
 from .metrics import EvaluationResult
@@ -137,6 +139,9 @@ def write_report(
     tokens: np.ndarray,
     about: dict[str, str],
     history: list[dict[str, Any]],
+    *,
+    leaderboard: Table | None = None,
+    issues: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes the report of an evaluation.
 
@@ -152,6 +157,10 @@ def write_report(
         As :func:`provenance` returns it.
     history : list of dict
         The record of each epoch of the training, which may be empty.
+    leaderboard : Table, optional
+        Candidates of a search, with their names in the second column.
+    issues : sequence of mapping
+        Labels that are probably wrong: ``where``, ``text``, ``label``, ``suggested`` and ``score``.
 
     Raises
     ------
@@ -181,6 +190,8 @@ def write_report(
         lengths=result.lengths,
         rate=int(tokens.sum()) / result.seconds if result.seconds else None,
         about=about,
+        leaderboard=leaderboard,
+        issues=[dict(each) | {"text": _truncate(str(each["text"]))} for each in issues[:ERRORS]],
         plots={
             "confusion": plots.confusion(result),
             "roc": plots.roc(result),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..models.hub import read_json
 from ..progress import say, warn
 from ..random_state import keeps_random_state
 from ..sharding import full_tensors
+from ..tables import Table
 from .baselines import REMEDIES, SOLVED_HEAD, Baseline, accuracies, complaints, measure_baselines
 from .classifier_folder import classifier_folder
 from .hints import hints
@@ -269,8 +270,13 @@ class Run:
         return result
 
     @keeps_random_state()
-    def report(self) -> None:
+    def report(self, leaderboard: Table | None = None, issues: Sequence[Mapping[str, Any]] = ()) -> None:
         """Writes the report of the training and its test texts, or the validation texts where there is no test split.
+
+        Parameters
+        ----------
+        leaderboard, issues
+            As for :func:`pyllmclf.evaluation.report.write_report`.
 
         Raises
         ------
@@ -290,6 +296,8 @@ class Run:
             self.packers[split].tokens_by_text,
             provenance((self.folder.path / link).resolve(), data, str(self.classifier.device)),
             [record.to_dict() for record in self.trainer.history],
+            leaderboard=leaderboard,
+            issues=issues,
         )
 
     def timing(self) -> dict[str, float]:

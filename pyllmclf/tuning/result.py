@@ -52,6 +52,14 @@ class TuneResult(FinetuneResult):
 
 
 def leaderboard_parts(leaderboard: list[dict[str, Any]]) -> list[Part]:
+    """The best candidates as a table, and how many more there are."""
+    parts: list[Part] = [leaderboard_table(leaderboard[:SHOWN])]
+    if len(leaderboard) > SHOWN:
+        parts.append(Line(f"and {len(leaderboard) - SHOWN:,} more"))
+    return parts
+
+
+def leaderboard_table(leaderboard: list[dict[str, Any]]) -> Table:
     """The leaderboard as a table."""
     rows = [
         (
@@ -59,12 +67,9 @@ def leaderboard_parts(leaderboard: list[dict[str, Any]]) -> list[Part]:
             ", ".join(f"{name}={value}" for name, value in row.items() if name not in HIDDEN and value is not None),
             *_figures(row),
         )
-        for row in leaderboard[:SHOWN]
+        for row in leaderboard
     ]
-    parts: list[Part] = [Table(("rank", "candidate", "folds", "accuracy", "log loss", "seconds"), rows, left=2)]
-    if len(leaderboard) > SHOWN:
-        parts.append(Line(f"and {len(leaderboard) - SHOWN:,} more"))
-    return parts
+    return Table(("rank", "candidate", "folds", "accuracy", "log loss", "seconds"), rows, left=2)
 
 
 def _figures(row: dict[str, Any]) -> tuple[str, str, str, str]:

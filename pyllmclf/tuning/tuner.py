@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import re
 import time
@@ -35,9 +36,9 @@ from ..training.solved_head import assign_folds
 from ..training.texts import Data, read_texts
 from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
 from .evaluations import Evaluations
-from .result import TuneResult
+from .result import TuneResult, leaderboard_table
 from .search import Fold, Search, Tell, TimeLimit
-from .suspicious_labels import PROBABILITY
+from .suspicious_labels import PROBABILITY, label_issues
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -309,11 +310,21 @@ def _train_winner(session: Session, search: Search, winner: Candidate, data: Dat
         measured = Measured(metrics | {"classifier": OUT_OF_FOLD}, {})
     say(f"the best is candidate {winner.number} ({winner}); training it on all training texts", asked.progress)
     with session.preemption.at_once(_preempted(session, search.evaluations)):
-        settings = replace(asked, baselines="off", **winner.arguments)
+        settings = replace(asked, baselines="off", report=False, **winner.arguments)
         run = prepare_run(session, settings, data, recorded, phase=TUNED, measured=measured)
     result = run.execute()
     values = {each.name: getattr(result, each.name) for each in fields(FinetuneResult)}
-    return TuneResult(**values | {"out_of_fold": out_of_fold}, leaderboard=leaderboard)
+    tuned = TuneResult(**values | {"out_of_fold": out_of_fold}, leaderboard=leaderboard)
+    if asked.report:
+        run.report(leaderboard_table(leaderboard), _issues(tuned))
+    return tuned
+
+
+def _issues(result: TuneResult) -> list[dict[str, Any]]:
+    """Labels to look at, for the report; none without cleanlab or out-of-fold probabilities."""
+    if result.out_of_fold is None or importlib.util.find_spec("cleanlab") is None:
+        return []
+    return label_issues(result).to_dict("records")
 
 
 def _leaderboard(search: Search, winner: Candidate) -> list[dict[str, Any]]:

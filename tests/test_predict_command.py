@@ -369,6 +369,19 @@ def test_no_rows_give_an_empty_output(predict: Predict, tmp_path: Path) -> None:
     assert predict("--label-only", stdin=b"") == (0, "", "")
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_carriage_returns_in_fields(predict: Predict, tmp_path: Path, delimiter: str) -> None:
+    texts = ["a\rb", "a\r", "\r", "a\r\nb\n", "plain"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    out = tmp_path / ("out.csv" if delimiter == "," else "out.tsv")
+    assert predict(path, "--output", out, "--no-progress") == (0, "", "")
+    with out.open(newline="") as file:
+        rows = list(csv.reader(file, delimiter=delimiter))
+    assert [row[0] for row in rows] == ["text", *texts] and {len(row) for row in rows} == {3}
+    assert out.read_bytes().endswith(b"\n") and not out.read_bytes().endswith(b"\r\n")
+
+
 def test_formulas_are_escaped(predict: Predict) -> None:
     content = b"text,n\n=1+1,+2\nhello,3\n"
     rows = table(predict("--input-format", "csv", "--format", "csv", "--escape-formulas", stdin=content))

@@ -12,6 +12,7 @@ import typer
 from ..errors import UsageError
 from ..file_types import DATA_HELP
 from ..printable import printable
+from .csv_rows import row_writer
 from .formulas import without_formulas
 from .options import (
     Backend,
@@ -198,10 +199,8 @@ def _compare(
 def _write_predictions(
     file: TextIO, texts: list[str], result: Any, separator: str | None, escape_formulas: bool
 ) -> None:
-    import csv
-
     escape = without_formulas if escape_formulas else str
-    writer = csv.writer(file, lineterminator="\n")
+    writer = row_writer(file)
     header = ["text", "label", "prediction", *(f"probability_{name}" for name in result.classes)]
     writer.writerow(map(escape, header))
     for text, label, prediction, row in zip(

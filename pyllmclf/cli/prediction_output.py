@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, UsageError
+from .csv_rows import row_writer
 from .formulas import without_formulas
 from .prediction_writer import Shape, Writer, free_name, no_rows, plain_list
 
@@ -161,7 +161,7 @@ class Delimited(Writer):
 
     def begin(self) -> None:
         super().begin()
-        self.writer = csv.writer(self.file, delimiter="\t" if self.shape.format == "tsv" else ",", lineterminator="\n")
+        self.writer = row_writer(self.file, "\t" if self.shape.format == "tsv" else ",")
         classes = len(self.classifier.classes_)
         self.header = self.input_columns()
         self.writer.writerow([*self.header, *self.added([], no_rows(classes))])

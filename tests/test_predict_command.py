@@ -434,6 +434,28 @@ def test_outputs_that_would_destroy_something(predict: Predict, folder: Path, tm
     assert predict(path, "--output", tmp_path / "no/such/folder.csv", stdin=b"").code in (3, 5)
 
 
+def test_an_output_is_no_input(predict: Predict, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("text\nhello\n")
+    before = os.dup(0)
+    try:
+        with path.open("rb") as file:
+            os.dup2(file.fileno(), 0)
+        for data in ((), ("-",)):
+            ran = predict(*data, "--input-format", "csv", "--output", path, stdin=path.read_bytes())
+            assert ran.code == 2 and "would be written over the data" in ran.err
+        other = ("--text", "a", "--output", tmp_path / "other.csv")
+        assert predict(*other, "--no-progress", stdin=b"") == (0, "", "")
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+    (tmp_path / "other.csv").unlink()
+    ran = predict(tmp_path, "--output", path)
+    assert ran.code == 2 and "would be written over the data" in ran.err
+    assert path.read_text() == "text\nhello\n"
+    assert predict(tmp_path, "--output", tmp_path / "new.csv", "--no-progress") == (0, "", "")
+
+
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 

@@ -157,6 +157,7 @@ def check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Pat
     """Checks that no output replaces another file of this call, or is written into a checkpoint.
 
     An output beside the checkpoints of a run is accepted, unless it is a JSON file: the folder could become a model's.
+    A file in a folder of data counts as data, unless it is an HTML file.
 
     Raises
     ------
@@ -167,8 +168,10 @@ def check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Pat
     resolved = {option: Path(os.path.realpath(path)) for option, path in outputs.items() if path is not None}
     if len(set(resolved.values())) < len(resolved):
         raise UsageError(f"{' and '.join(resolved)} name the same file; give each a file of its own.")
+    source = Path(os.path.realpath(data))
     for option, path in resolved.items():
-        if path == Path(os.path.realpath(data)):
+        in_folder = path.is_relative_to(source) and path.is_file() and path.suffix.lower() not in (".html", ".htm")
+        if path == source or in_folder:
             raise UsageError(f"{option} {outputs[option]} would be written over the data; choose another name.")
         for folder in folders:
             inside = path.is_relative_to(os.path.realpath(folder))

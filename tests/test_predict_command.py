@@ -356,6 +356,42 @@ def test_parquet_of_other_sources(predict: Predict, tmp_path: Path) -> None:
     assert ran.code == 3 and "jsonl" in ran.err and not (tmp_path / "new.parquet").exists()
 
 
+def test_parquet_of_ones_own_parquet(predict: Predict, tmp_path: Path) -> None:
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"text": TEXTS}), path)
+    for number in range(1, 4):
+        out = tmp_path / f"{number}.parquet"
+        assert predict(path, "--output", out, "--no-progress") == (0, "", "")
+        path = out
+    types = {field.name: str(field.type) for field in pq.read_schema(path)}
+    assert types["predicted_predicted_label"] == "string"
+    assert types["predicted_predicted_probability"] == "double"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_later_row_with_a_name_of_the_predictions(predict: Predict, tmp_path: Path, ending: str) -> None:
+    lines = b'{"text": "a"}\n{"text": "b", "label": "mine"}\n'
+    ran = predict("--input-format", "jsonl", "--output", tmp_path / f"out.{ending}", stdin=lines)
+    assert ran.code == 3 and "line 2" in ran.err and "'label'" in ran.err and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_lone_surrogates_of_other_columns(predict: Predict, tmp_path: Path, ending: str) -> None:
+    lines = '{"text": "a", "id": ["é"]}\n{"text": "b", "id": ["x\\ud800"]}\n'.encode()
+    out = tmp_path / f"out.{ending}"
+    ran = predict("--input-format", "jsonl", "--output", out, "--no-progress", stdin=lines)
+    if ending.startswith("json"):
+        assert ran == (0, "", "")
+        content = out.read_text()
+        rows = json.loads(content) if ending == "json" else [json.loads(line) for line in content.splitlines()]
+        assert [row["id"] for row in rows] == [["é"], ["x\ud800"]] and '"é"' in content
+    else:
+        assert ran.code == 3 and "line 2" in ran.err and "surrogate" in ran.err and not out.exists()
+    name = b'{"text": "a", "\\ud800": 1}\n'
+    ran = predict("--input-format", "jsonl", "--output", tmp_path / f"name.{ending}", "--no-progress", stdin=name)
+    assert ran.code == (0 if ending.startswith("json") else 3) and "bug" not in ran.err
+
+
 def test_no_rows_give_an_empty_output(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,text\n")
     assert predict(tmp_path / "a.csv") == (0, "", "")

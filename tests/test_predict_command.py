@@ -23,6 +23,7 @@ from workbooks import ods, xlsx
 
 import pyllmclf
 from pyllmclf.cli.main import app, run
+from pyllmclf.data.sources import read_data
 
 TEXTS = ["The parcel is late.", "Charged twice!", "I can't log in."]
 CLASSES = ["account", "billing", "delivery", "product"]
@@ -390,6 +391,23 @@ def test_lone_surrogates_of_other_columns(predict: Predict, tmp_path: Path, endi
     name = b'{"text": "a", "\\ud800": 1}\n'
     ran = predict("--input-format", "jsonl", "--output", tmp_path / f"name.{ending}", "--no-progress", stdin=name)
     assert ran.code == (0 if ending.startswith("json") else 3) and "bug" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"text": "a", "n": 1}\n"b"\n{"text": "c", "n": 3}\n', "line 2: a row must be a JSON object, not str"),
+        ('"a"\n{"text": "b", "n": 1}\n', "line 2: a row must be a string, not dict"),
+        ('["a"]\n{"0": "b"}\n', "line 2: a row must be an array, not dict"),
+    ],
+)
+def test_json_of_several_kinds(predict: Predict, tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    ran = predict(path, "--format", "csv")
+    assert ran.code == 3 and problem in ran.err
+    with pytest.raises(pyllmclf.DataError, match=problem):
+        read_data(path, labelled=False)
 
 
 def test_no_rows_give_an_empty_output(predict: Predict, tmp_path: Path) -> None:

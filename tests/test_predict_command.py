@@ -23,6 +23,7 @@ from workbooks import ods, xlsx
 
 import pyllmclf
 from pyllmclf.cli.main import app, run
+from pyllmclf.data.readers.line_stream import LineStream
 from pyllmclf.data.sources import read_data
 
 TEXTS = ["The parcel is late.", "Charged twice!", "I can't log in."]
@@ -259,7 +260,22 @@ def test_encodings_of_standard_input_and_of_lines(predict: Predict, tmp_path: Pa
 def test_invalid_utf_16_from_a_pipe(predict: Predict) -> None:
     content = b"\xff\xfe" + "one\n".encode("utf-16-le") + b"\x00\xd8\x00\xd8" + "two\n".encode("utf-16-le")
     ran = predict(stdin=content)
-    assert ran.code == 3 and "not valid utf-16-le" in ran.err
+    assert ran.code == 3 and "after line 1, bytes are not valid utf-16-le" in ran.err
+    assert [json.loads(line)["text"] for line in ran.out.splitlines()] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad"),
+    [("cp1252", b"\x81"), ("shift_jis", b"\x82\xff"), ("utf-16-le", b"\x00\xdc"), ("ascii", b"\xe9")],
+)
+def test_lines_before_bytes_that_the_encoding_lacks(predict: Predict, encoding: str, bad: bytes) -> None:
+    content = "one\ntwo\n".encode(encoding) + bad + "\nthree\n".encode(encoding)
+    ran = predict("--encoding", encoding, stdin=content)
+    assert ran.code == 3 and f"after line 2, bytes are not valid {encoding};" in ran.err
+    assert [json.loads(line)["text"] for line in ran.out.splitlines()] == ["one", "two"]
+    with pytest.warns(RuntimeWarning, match="[12] places are not valid .* and were replaced"):
+        texts = list(LineStream(io.BytesIO(content), "a.txt", "replace", encoding))
+    assert texts[:2] == ["one\n", "two\n"] and texts[2].startswith("\ufffd") and texts[-1] == "three\n"
 
 
 def test_files_are_read_as_in_training(predict: Predict, tmp_path: Path) -> None:

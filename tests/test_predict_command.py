@@ -644,6 +644,15 @@ def test_several_labels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert result.classifier.predict([]) == [] and result.classifier.predict_proba([]).shape == (0, 2)
 
 
+def test_quotes_that_join_lines_of_a_pipe(predict: Predict) -> None:
+    content = b'id\ttext\n1\t"never again\n2\tat once"\n3\tfine\n4\t"a\n5\tb"\n'
+    ran = predict("--input-format", "tsv", stdin=content)
+    assert ran.code == 0 and len(ran.out.splitlines()) == 3
+    assert len(ran.err.splitlines()) == 1 and "quotes join lines 2 to 3, each of which has 2 fields" in ran.err
+    quoted = b'id,text\n1,"first\nthen, a second"\n'
+    assert predict("--input-format", "csv", stdin=quoted).err == ""
+
+
 def test_delimiter_and_header_of_a_pipe(predict: Predict) -> None:
     content = "".join(f"{i};{text}\n" for i, text in enumerate(TEXTS)).encode()
     options = ("--input-format", "csv", "--delimiter", ";", "--no-header", "--text-column", "1")

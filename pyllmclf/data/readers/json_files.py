@@ -78,7 +78,8 @@ def record_values(text: TextFile, options: ReadOptions, names: list[str]) -> Ite
 
 def row_problem(row: Any, kind: type | None) -> str:
     """What is wrong with a row, where those before are of one kind."""
-    wanted = {str: "a string", list: "an array"}.get(kind or dict, "a JSON object")
+    names: dict[type | None, str] = {str: "a string", list: "an array"}
+    wanted = names.get(kind, "a JSON object")
     return f"a row must be {wanted}, not {type(row).__name__}"
 
 

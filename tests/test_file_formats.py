@@ -337,6 +337,19 @@ def test_csv_files_named_after_splits(tmp_path: Path) -> None:
     assert read_data(tmp_path).where(4) == f"{tmp_path / 'further.csv'}, line 3"
 
 
+def test_data_without_a_test_split(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "train.csv", index=False)
+    given = {"train": FRAME}
+    for data in (tmp_path, given):
+        with pytest.warns(RuntimeWarning, match="has no test split: all of its texts .* those for training among them"):
+            assert read_data(data, default_split="test").texts == TEXTS
+        assert read_data(data, split="all").texts == TEXTS
+    FRAME[1:].to_csv(tmp_path / "dev.csv", index=False)
+    for data in (tmp_path, given | {"dev": FRAME[1:]}):
+        assert read_data(data, default_split="test").texts == TEXTS[1:]
+        assert read_data(data).texts == [*TEXTS, *TEXTS[1:]]
+
+
 def test_dictionary_of_splits() -> None:
     data = with_names()
     unlabelled = data.map(lambda row: {"label": -1})

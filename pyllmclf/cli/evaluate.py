@@ -46,7 +46,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     split: Annotated[
         str | None,
-        typer.Option(help="Split of a data set: train, validation, test or all. Default: test if there is one."),
+        typer.Option(help="Split of a data set: train, validation, test or all. Default: test, else validation."),
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,

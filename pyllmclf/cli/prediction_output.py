@@ -15,6 +15,7 @@ from ..errors import DataError, UsageError
 from .csv_rows import row_writer
 from .formulas import without_formulas
 from .prediction_writer import Shape, Writer, check_free, free_name, is_unicode, no_rows, no_unicode, plain_list
+from .streams import utf8_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +80,8 @@ def open_writer(output: Path | None, shape: Shape, classifier: Classifier, strea
             writer.end()
         return
     standard = sys.stdout if sys.stdout is not None else open(os.devnull, "w")  # noqa: SIM115
+    if shape.format not in ("json", "jsonl"):  # JSON has escapes for characters that an encoding lacks
+        standard = utf8_output(standard)
     with nullcontext(standard) if output is None else new_file(output) as file:
         writer = KINDS[shape.format](file, shape, classifier, stream)
         try:

@@ -595,7 +595,18 @@ def test_lines_have_no_columns(shell: Shell, saved: Path, tmp_path: Path) -> Non
 
 
 def test_hostile_text_in_what_is_written(shell: Shell, saved: Path, tmp_path: Path) -> None:
-    texts = ["=HYPERLINK(1)", "+1", "-1", "@x", "\tx", "<script>alert(1)</script>", 'quoted "x", y\nz', "plain"]
+    texts = [
+        "=HYPERLINK(1)",
+        "+1",
+        "-1",
+        "@x",
+        "\tx",
+        "<script>alert(1)</script>",
+        'quoted "x", y\nz',
+        "a\rb",
+        "a\r",
+        "plain",
+    ]
     path, predictions, page = tmp_path / "hostile.csv", tmp_path / "predictions.csv", tmp_path / "report.html"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *((text, "billing") for text in texts)])

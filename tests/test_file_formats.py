@@ -333,8 +333,49 @@ def test_csv_files_named_after_splits(tmp_path: Path) -> None:
         FRAME.to_csv(tmp_path / f"{name}.csv", index=False)
     assert [split.texts for split in read_splits(tmp_path, None, None, seed=1) if split] == [TEXTS] * 3
     FRAME.to_csv(tmp_path / "further.csv", index=False)  # then the names tell nothing, and all are one table
-    assert read_data(tmp_path).texts == TEXTS * 4
-    assert read_data(tmp_path).where(4) == f"{tmp_path / 'further.csv'}, line 3"
+    with pytest.warns(RuntimeWarning, match=r"dev\.csv, further\.csv, test\.csv and train\.csv are read one below"):
+        data = read_data(tmp_path)
+    assert data.texts == TEXTS * 4 and data.where(4) == f"{tmp_path / 'further.csv'}, line 3"
+    (tmp_path / "dev.csv").rename(tmp_path / "more.csv")
+    (tmp_path / "test.csv").unlink()
+    (tmp_path / "train.csv").rename(tmp_path / "most.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_data(tmp_path).texts == TEXTS * 3
+
+
+def test_two_sources_of_one_split_are_refused(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "train.csv", index=False)
+    FRAME.to_json(tmp_path / "train.jsonl", orient="records", lines=True)
+    with pytest.raises(DataError, match=r"train\.csv and train\.jsonl are both named after the train split"):
+        read_data(tmp_path)
+    folder(tmp_path / "classes", {f"{split}/{label}/1.txt": "a" for split in ("dev", "val", "test") for label in "xy"})
+    with pytest.raises(DataError, match="dev and val are both named after the validation split"):
+        read_data(tmp_path / "classes")
+
+
+def test_tables_with_other_columns_are_no_part_of_one(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "a.csv", index=False)
+    FRAME.rename(columns={"text": "Text", "label": "LABEL "}).to_csv(tmp_path / "b.csv", index=False)
+    assert read_data(tmp_path).texts == TEXTS * 2
+    FRAME.rename(columns={"label": "topic"}).to_csv(tmp_path / "c.csv", index=False)
+    with pytest.raises(DataError, match=r"a\.csv and c\.csv .* are 'text', 'label' in the first and 'text', 'topic'"):
+        read_data(tmp_path)
+    (tmp_path / "b.csv").unlink()
+    assert read_data(tmp_path, label_column="1").labels == LABELS * 2
+
+
+def test_data_without_a_test_split(tmp_path: Path) -> None:
+    FRAME.to_csv(tmp_path / "train.csv", index=False)
+    given = {"train": FRAME}
+    for data in (tmp_path, given):
+        with pytest.warns(RuntimeWarning, match="has no test split: all of its texts .* those for training among them"):
+            assert read_data(data, default_split="test").texts == TEXTS
+        assert read_data(data, split="all").texts == TEXTS
+    FRAME[1:].to_csv(tmp_path / "dev.csv", index=False)
+    for data in (tmp_path, given | {"dev": FRAME[1:]}):
+        assert read_data(data, default_split="test").texts == TEXTS[1:]
+        assert read_data(data).texts == [*TEXTS, *TEXTS[1:]]
 
 
 def test_dictionary_of_splits() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ import pyllmclf
 from pyllmclf import Classifier, ModelError, PyllmclfError, ResourceError, UsageError
 from pyllmclf.data.tokenizers import SAMPLE_TOKENIZER
 from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
-from pyllmclf.models.hub import find_model
+from pyllmclf.models.hub import find_model, with_own_tokenizer
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 
 Tensors = dict[str, torch.Tensor]
@@ -574,6 +575,29 @@ def test_model_that_is_not_cached(name: str) -> None:
         head_only(name)
     assert "config.json" in str(raised.value)
     assert "HF_HUB_OFFLINE" in str(raised.value)
+
+
+def test_files_of_which_the_cache_says_nothing(bert_folder: Path, publish: Publish) -> None:
+    commit = publish("someone/copied", bert_folder)
+    with pytest.warns(RuntimeWarning) as warned:
+        find_model("someone/copied", "pretrained")
+    said = [str(one.message) for one in warned if "local cache" in str(one.message)]
+    assert len(said) == 1 and "tokenizer_config.json, modules.json are not in the local cache" in said[0]
+    with pytest.warns(RuntimeWarning, match=r"special_tokens_map\.json, added_tokens\.json are not in the local cache"):
+        with_own_tokenizer(find_model("someone/copied", "pretrained"))
+    absent = snapshot_of("someone/copied", commit).parents[1] / ".no_exist" / commit
+    absent.mkdir(parents=True)
+    for name in (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "modules.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ):
+        (absent / name).touch()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_own_tokenizer(find_model("someone/copied", "pretrained"))
 
 
 @pytest.mark.parametrize("other", [None, "pytorch_model.bin"])

@@ -436,10 +436,13 @@ def test_an_unreachable_address_says_what_to_do(places: tuple[Path, Path], name:
     assert files_under(places[1]) == []
 
 
-def test_a_folder_does_not_hide_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_that_name_counts_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "sample").mkdir()
-    assert len(read_data("sample", split="test")) == 144
+    for label in ("neg", "pos"):
+        (tmp_path / "sample/test" / label).mkdir(parents=True)
+        (tmp_path / "sample/test" / label / "0.txt").write_text(f"a {label} text")
+    assert read_data("sample", split="test").texts == ["a neg text", "a pos text"]
+    assert len(read_data("sample:default", split="test")) == 144
 
 
 def test_a_text_instead_of_a_path_is_refused() -> None:

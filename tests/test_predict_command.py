@@ -23,6 +23,8 @@ from workbooks import ods, xlsx
 
 import pyllmclf
 from pyllmclf.cli.main import app, run
+from pyllmclf.data.readers.line_stream import LineStream
+from pyllmclf.data.sources import read_data
 
 TEXTS = ["The parcel is late.", "Charged twice!", "I can't log in."]
 CLASSES = ["account", "billing", "delivery", "product"]
@@ -258,7 +260,22 @@ def test_encodings_of_standard_input_and_of_lines(predict: Predict, tmp_path: Pa
 def test_invalid_utf_16_from_a_pipe(predict: Predict) -> None:
     content = b"\xff\xfe" + "one\n".encode("utf-16-le") + b"\x00\xd8\x00\xd8" + "two\n".encode("utf-16-le")
     ran = predict(stdin=content)
-    assert ran.code == 3 and "not valid utf-16-le" in ran.err
+    assert ran.code == 3 and "after line 1, bytes are not valid utf-16-le" in ran.err
+    assert [json.loads(line)["text"] for line in ran.out.splitlines()] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad"),
+    [("cp1252", b"\x81"), ("shift_jis", b"\x82\xff"), ("utf-16-le", b"\x00\xdc"), ("ascii", b"\xe9")],
+)
+def test_lines_before_bytes_that_the_encoding_lacks(predict: Predict, encoding: str, bad: bytes) -> None:
+    content = "one\ntwo\n".encode(encoding) + bad + "\nthree\n".encode(encoding)
+    ran = predict("--encoding", encoding, stdin=content)
+    assert ran.code == 3 and f"after line 2, bytes are not valid {encoding};" in ran.err
+    assert [json.loads(line)["text"] for line in ran.out.splitlines()] == ["one", "two"]
+    with pytest.warns(RuntimeWarning, match="[12] places are not valid .* and were replaced"):
+        texts = list(LineStream(io.BytesIO(content), "a.txt", "replace", encoding))
+    assert texts[:2] == ["one\n", "two\n"] and texts[2].startswith("\ufffd") and texts[-1] == "three\n"
 
 
 def test_files_are_read_as_in_training(predict: Predict, tmp_path: Path) -> None:
@@ -356,6 +373,59 @@ def test_parquet_of_other_sources(predict: Predict, tmp_path: Path) -> None:
     assert ran.code == 3 and "jsonl" in ran.err and not (tmp_path / "new.parquet").exists()
 
 
+def test_parquet_of_ones_own_parquet(predict: Predict, tmp_path: Path) -> None:
+    path = tmp_path / "0.parquet"
+    pq.write_table(pa.table({"text": TEXTS}), path)
+    for number in range(1, 4):
+        out = tmp_path / f"{number}.parquet"
+        assert predict(path, "--output", out, "--no-progress") == (0, "", "")
+        path = out
+    types = {field.name: str(field.type) for field in pq.read_schema(path)}
+    assert types["predicted_predicted_label"] == "string"
+    assert types["predicted_predicted_probability"] == "double"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_later_row_with_a_name_of_the_predictions(predict: Predict, tmp_path: Path, ending: str) -> None:
+    lines = b'{"text": "a"}\n{"text": "b", "label": "mine"}\n'
+    ran = predict("--input-format", "jsonl", "--output", tmp_path / f"out.{ending}", stdin=lines)
+    assert ran.code == 3 and "line 2" in ran.err and "'label'" in ran.err and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_lone_surrogates_of_other_columns(predict: Predict, tmp_path: Path, ending: str) -> None:
+    lines = '{"text": "a", "id": ["é"]}\n{"text": "b", "id": ["x\\ud800"]}\n'.encode()
+    out = tmp_path / f"out.{ending}"
+    ran = predict("--input-format", "jsonl", "--output", out, "--no-progress", stdin=lines)
+    if ending.startswith("json"):
+        assert ran == (0, "", "")
+        content = out.read_text()
+        rows = json.loads(content) if ending == "json" else [json.loads(line) for line in content.splitlines()]
+        assert [row["id"] for row in rows] == [["é"], ["x\ud800"]] and '"é"' in content
+    else:
+        assert ran.code == 3 and "line 2" in ran.err and "surrogate" in ran.err and not out.exists()
+    name = b'{"text": "a", "\\ud800": 1}\n'
+    ran = predict("--input-format", "jsonl", "--output", tmp_path / f"name.{ending}", "--no-progress", stdin=name)
+    assert ran.code == (0 if ending.startswith("json") else 3) and "bug" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"text": "a", "n": 1}\n"b"\n{"text": "c", "n": 3}\n', "line 2: a row must be a JSON object, not str"),
+        ('"a"\n{"text": "b", "n": 1}\n', "line 2: a row must be a string, not dict"),
+        ('["a"]\n{"0": "b"}\n', "line 2: a row must be an array, not dict"),
+    ],
+)
+def test_json_of_several_kinds(predict: Predict, tmp_path: Path, content: str, problem: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    ran = predict(path, "--format", "csv")
+    assert ran.code == 3 and problem in ran.err
+    with pytest.raises(pyllmclf.DataError, match=problem):
+        read_data(path, labelled=False)
+
+
 def test_no_rows_give_an_empty_output(predict: Predict, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,text\n")
     assert predict(tmp_path / "a.csv") == (0, "", "")
@@ -367,6 +437,19 @@ def test_no_rows_give_an_empty_output(predict: Predict, tmp_path: Path) -> None:
     schema = pq.read_schema(tmp_path / "b.parquet")
     assert schema.names == ["id", "text", "label", "probability"] and str(schema.field("probability").type) == "double"
     assert predict("--label-only", stdin=b"") == (0, "", "")
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_carriage_returns_in_fields(predict: Predict, tmp_path: Path, delimiter: str) -> None:
+    texts = ["a\rb", "a\r", "\r", "a\r\nb\n", "plain"]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    out = tmp_path / ("out.csv" if delimiter == "," else "out.tsv")
+    assert predict(path, "--output", out, "--no-progress") == (0, "", "")
+    with out.open(newline="") as file:
+        rows = list(csv.reader(file, delimiter=delimiter))
+    assert [row[0] for row in rows] == ["text", *texts] and {len(row) for row in rows} == {3}
+    assert out.read_bytes().endswith(b"\n") and not out.read_bytes().endswith(b"\r\n")
 
 
 def test_formulas_are_escaped(predict: Predict) -> None:
@@ -419,6 +502,28 @@ def test_outputs_that_would_destroy_something(predict: Predict, folder: Path, tm
     assert predict(path, "--output", kept).code == 3
     assert kept.read_text() == "older" and sorted(os.listdir(tmp_path)) == ["a.csv", "kept.csv"]
     assert predict(path, "--output", tmp_path / "no/such/folder.csv", stdin=b"").code in (3, 5)
+
+
+def test_an_output_is_no_input(predict: Predict, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text("text\nhello\n")
+    before = os.dup(0)
+    try:
+        with path.open("rb") as file:
+            os.dup2(file.fileno(), 0)
+        for data in ((), ("-",)):
+            ran = predict(*data, "--input-format", "csv", "--output", path, stdin=path.read_bytes())
+            assert ran.code == 2 and "would be written over the data" in ran.err
+        other = ("--text", "a", "--output", tmp_path / "other.csv")
+        assert predict(*other, "--no-progress", stdin=b"") == (0, "", "")
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+    (tmp_path / "other.csv").unlink()
+    ran = predict(tmp_path, "--output", path)
+    assert ran.code == 2 and "would be written over the data" in ran.err
+    assert path.read_text() == "text\nhello\n"
+    assert predict(tmp_path, "--output", tmp_path / "new.csv", "--no-progress") == (0, "", "")
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -537,6 +642,15 @@ def test_several_labels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> No
     assert list(result.classifier.predict(pd.Series(TEXTS))) == found
     assert [len(best) for best in result.classifier.predict(TEXTS, top_k=1)] == [1] * 3
     assert result.classifier.predict([]) == [] and result.classifier.predict_proba([]).shape == (0, 2)
+
+
+def test_quotes_that_join_lines_of_a_pipe(predict: Predict) -> None:
+    content = b'id\ttext\n1\t"never again\n2\tat once"\n3\tfine\n4\t"a\n5\tb"\n'
+    ran = predict("--input-format", "tsv", stdin=content)
+    assert ran.code == 0 and len(ran.out.splitlines()) == 3
+    assert len(ran.err.splitlines()) == 1 and "quotes join lines 2 to 3, each of which has 2 fields" in ran.err
+    quoted = b'id,text\n1,"first\nthen, a second"\n'
+    assert predict("--input-format", "csv", stdin=quoted).err == ""
 
 
 def test_delimiter_and_header_of_a_pipe(predict: Predict) -> None:

@@ -211,6 +211,18 @@ def test_only_one_byte_order_mark_is_taken_off(tmp_path: Path) -> None:
     assert (data.texts, data.labels) == (["\ufeffa"], ["\ufeffb"])
 
 
+def test_a_header_that_begins_as_an_archive(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("PK,text,label\n1,good,pos\n2,bad,neg\n")
+    assert read_file(path).texts == ["good", "bad"]
+
+
+def test_one_column_with_a_quoted_text_of_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text\n"first line\nthen, a comma\nlast line"\nplain\n')
+    assert read_file(path, labelled=False).texts == ["first line\nthen, a comma\nlast line", "plain"]
+
+
 def test_field_longer_than_the_csv_modules_default(tmp_path: Path) -> None:
     before, text = csv.field_size_limit(), "long " * 50_000
     path = write(tmp_path / "a.csv", delimited([("text", "label"), (text, "x")]).encode())

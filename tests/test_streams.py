@@ -137,6 +137,24 @@ def test_json_is_valid_in_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding
         assert content.count(b"\n") == (1 if indent is None else content.count(b"\n"))
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-16", "utf-8"])
+@pytest.mark.parametrize("options", [("--format", "csv"), ("--format", "tsv"), ("--label-only",)])
+def test_tables_and_labels_are_utf8_in_any_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, options: tuple[str, ...]
+) -> None:
+    data = [(f"{word} {i}", label) for i in range(8) for word, label in (("gut", "größer"), ("schlecht", "小"))]
+    short: dict[str, Any] = {"weights": "random", "trainable": "all", "epochs": 1, "progress": False}
+    pyllmclf.finetune("gpt2-nano", tuple(map(list, zip(*data, strict=True))), **short).classifier.save(tmp_path / "c")
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace"))
+    arguments = ["predict", str(tmp_path / "c"), "--text", "日本語 café", "--no-progress", *options]
+    assert run(app, "pyllmclf", arguments) == 0
+    sys.stdout.flush()
+    content = raw.getvalue().decode("utf-8")
+    assert "\\u" not in content and any(label in content for label in ("größer", "小"))
+    assert ("日本語 café" in content) == (options[0] == "--format")
+
+
 def test_json_on_streams_without_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     monkeypatch.setattr(sys, "stdout", shown)

@@ -142,7 +142,7 @@ class Classifier(Predictor):
         data
             Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
         split : {"train", "validation", "test", "all"}, optional
-            Split of a named data set; ``"test"`` by default.
+            Split of data that have splits; by default ``"test"``, else ``"validation"``, else all with a warning.
         text_column, label_column : str or int, optional
             Columns by name or number, several text columns as a list; by default they are found.
         empty_texts : {"keep", "skip", "error"}

@@ -12,6 +12,7 @@ import typer
 from ..errors import UsageError
 from ..file_types import DATA_HELP
 from ..printable import printable
+from .csv_rows import row_writer
 from .formulas import without_formulas
 from .options import (
     Backend,
@@ -45,7 +46,7 @@ def evaluate(
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     split: Annotated[
         str | None,
-        typer.Option(help="Split of a data set: train, validation, test or all. Default: test if there is one."),
+        typer.Option(help="Split of a data set: train, validation, test or all. Default: test, else validation."),
     ] = None,
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
@@ -156,6 +157,7 @@ def check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Pat
     """Checks that no output replaces another file of this call, or is written into a checkpoint.
 
     An output beside the checkpoints of a run is accepted, unless it is a JSON file: the folder could become a model's.
+    A file in a folder of data counts as data, unless it is an HTML file.
 
     Raises
     ------
@@ -166,8 +168,10 @@ def check_outputs(outputs: dict[str, Path | None], data: Path, folders: list[Pat
     resolved = {option: Path(os.path.realpath(path)) for option, path in outputs.items() if path is not None}
     if len(set(resolved.values())) < len(resolved):
         raise UsageError(f"{' and '.join(resolved)} name the same file; give each a file of its own.")
+    source = Path(os.path.realpath(data))
     for option, path in resolved.items():
-        if path == Path(os.path.realpath(data)):
+        in_folder = path.is_relative_to(source) and path.is_file() and path.suffix.lower() not in (".html", ".htm")
+        if path == source or in_folder:
             raise UsageError(f"{option} {outputs[option]} would be written over the data; choose another name.")
         for folder in folders:
             inside = path.is_relative_to(os.path.realpath(folder))
@@ -198,10 +202,8 @@ def _compare(
 def _write_predictions(
     file: TextIO, texts: list[str], result: Any, separator: str | None, escape_formulas: bool
 ) -> None:
-    import csv
-
     escape = without_formulas if escape_formulas else str
-    writer = csv.writer(file, lineterminator="\n")
+    writer = row_writer(file)
     header = ["text", "label", "prediction", *(f"probability_{name}" for name in result.classes)]
     writer.writerow(map(escape, header))
     for text, label, prediction, row in zip(

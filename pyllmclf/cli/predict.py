@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -124,6 +125,8 @@ def predict(
     if output is not None:
         folders = [checkpoint, *(checkpoint / name for name in ("last", "best") if (checkpoint / name).exists())]
         check_outputs({"--output": output}, Path(data or STANDARD_INPUT), folders)
+        if data in (None, STANDARD_INPUT) and not text:
+            _check_standard_input(output)
     options = ReadOptions(
         text_column=text_column,
         labelled=False,
@@ -142,6 +145,16 @@ def predict(
         for rows in stream.batches:
             writer.write(rows, classifier.predict_proba(rows.texts))
             bar.update(len(rows.texts))
+
+
+def _check_standard_input(output: Path) -> None:
+    """Raises :class:`UsageError` if standard input is read from the file of the output."""
+    try:
+        same = output.is_file() and os.path.samestat(os.fstat(0), output.stat())
+    except OSError:  # standard input is closed, or the file can't be asked: both are said later
+        return
+    if same:
+        raise UsageError(f"--output {output} would be written over the data; choose another name.")
 
 
 def _check_shape(shape: Shape) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -13,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, UsageError
+from .csv_rows import row_writer
 from .formulas import without_formulas
-from .prediction_writer import Shape, Writer, free_name, no_rows, plain_list
+from .prediction_writer import Shape, Writer, check_free, free_name, is_unicode, no_rows, no_unicode, plain_list
+from .streams import utf8_output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,6 +80,8 @@ def open_writer(output: Path | None, shape: Shape, classifier: Classifier, strea
             writer.end()
         return
     standard = sys.stdout if sys.stdout is not None else open(os.devnull, "w")  # noqa: SIM115
+    if shape.format not in ("json", "jsonl"):  # JSON has escapes for characters that an encoding lacks
+        standard = utf8_output(standard)
     with nullcontext(standard) if output is None else new_file(output) as file:
         writer = KINDS[shape.format](file, shape, classifier, stream)
         try:
@@ -106,7 +109,7 @@ class JsonLines(Writer):
         best = None if top_k is None else most_probable(probabilities, classes, top_k)
         for i, (label, row) in enumerate(zip(labels, probabilities.tolist(), strict=True)):
             values = {name: _jsonable(value) for name, value in self.input_values(rows, i).items()}
-            self._check_free(values, rows, i)
+            check_free(values, self.names, rows, i)
             values.setdefault("text", rows.texts[i])
             shown = zip(classes, row, strict=True) if best is None else best[i]
             self.write_object(values | {self.names[0]: label, self.names[1]: dict(shown)})
@@ -118,16 +121,9 @@ class JsonLines(Writer):
     def dumps(self, value: Any) -> str:
         """JSON that the file's encoding has."""
         encoding = (getattr(self.file, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
-        return json.dumps(value, ensure_ascii=encoding != "utf8", default=str)
-
-    def _check_free(self, values: dict[str, Any], rows: Rows, row: int) -> None:
-        for name in self.names:
-            if name in values:
-                line = "" if rows.lines is None else f"line {rows.lines[row]}: "
-                raise DataError(
-                    f"{line}the object has {name!r}, the name of the predictions, which the first object has not; "
-                    "rename it, or say --no-keep-columns."
-                )
+        text = json.dumps(value, ensure_ascii=encoding != "utf8", default=str)
+        # Only an escape can hold a lone surrogate.
+        return text if is_unicode(text) else json.dumps(value, default=str)
 
 
 class JsonArray(JsonLines):
@@ -161,9 +157,14 @@ class Delimited(Writer):
 
     def begin(self) -> None:
         super().begin()
-        self.writer = csv.writer(self.file, delimiter="\t" if self.shape.format == "tsv" else ",", lineterminator="\n")
+        self.writer = row_writer(self.file, "\t" if self.shape.format == "tsv" else ",")
         classes = len(self.classifier.classes_)
         self.header = self.input_columns()
+        if not all(map(is_unicode, self.header)):
+            raise DataError(
+                "the name of a column holds a lone surrogate, which is not valid Unicode, and only JSON has an escape "
+                "for it; say --format jsonl, or --no-keep-columns."
+            )
         self.writer.writerow([*self.header, *self.added([], no_rows(classes))])
 
     def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
@@ -178,6 +179,8 @@ class Delimited(Writer):
                     "for it; say --format jsonl, or --no-keep-columns."
                 )
             cells = [_cell(values.get(name)) for name in self.header]
+            if not all(map(is_unicode, cells)):
+                raise no_unicode(None if rows.lines is None else rows.lines[i], i)
             cells += [_cell(value, separator) for value in own]
             self.writer.writerow([self._escaped(cell) for cell in cells])
 

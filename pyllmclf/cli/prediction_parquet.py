@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .prediction_writer import Writer, no_rows, plain_list
+from .prediction_writer import Writer, check_free, is_unicode, no_rows, no_unicode, original_name, plain_list
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +20,7 @@ class ParquetWriter(Writer):
     def begin(self) -> None:
         super().begin()
         self._objects: list[dict[str, Any]] = []  # of JSON lines, whose types are known at the end alone
+        self._lines: list[int | None] = []
         self._file: Any = None
 
     def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
@@ -30,7 +31,10 @@ class ParquetWriter(Writer):
             columns = {name: plain_list(values) for name, values in added.items()}
             for i in range(len(labels)):
                 own = {name: values[i] for name, values in columns.items()}
-                self._objects.append(self.input_values(rows, i) | own)
+                values = self.input_values(rows, i)
+                check_free(values, own, rows, i)
+                self._objects.append(values | own)
+                self._lines.append(None if rows.lines is None else rows.lines[i])
             return
         if rows.table is not None and self.shape.keep_columns:
             table = rows.table
@@ -56,6 +60,9 @@ class ParquetWriter(Writer):
                     f"the values of a column are of several types, which a Parquet file can't hold ({error}); "
                     "say --format jsonl, or --no-keep-columns."
                 ) from error
+            except UnicodeEncodeError as error:
+                row = next(i for i, values in enumerate(self._objects) if not is_unicode(values))
+                raise no_unicode(self._lines[row], row) from error
             self._write_table(table)
         if self._file is None:
             schema = self.stream.schema if self.shape.keep_columns else None
@@ -84,7 +91,8 @@ class ParquetWriter(Writer):
         """Arrow's type of a column of predictions: probabilities are numbers, labels as the classes are."""
         import pyarrow as pa
 
-        if name.removeprefix("predicted_").startswith("prob"):
+        own = original_name(name)
+        if own.startswith("prob"):
             return pa.float64()
         label = pa.array(self.classifier.classes_).type
-        return pa.list_(label) if name.removeprefix("predicted_") == "labels" else label
+        return pa.list_(label) if own == "labels" else label

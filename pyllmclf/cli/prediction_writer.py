@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,6 +112,40 @@ def free_name(name: str, taken: set[str]) -> str:
         chosen = f"predicted_{chosen}"
     taken.add(chosen)
     return chosen
+
+
+def original_name(name: str) -> str:
+    """The name of which :func:`free_name` made this one."""
+    while name.startswith("predicted_"):
+        name = name.removeprefix("predicted_")
+    return name
+
+
+def check_free(values: dict[str, Any], names: Iterable[str], rows: Rows, row: int) -> None:
+    """Raises :class:`DataError` if the object of a row has a name of the predictions."""
+    for name in names:
+        if name in values:
+            line = "" if rows.lines is None else f"line {rows.lines[row]}: "
+            raise DataError(
+                f"{line}the object has {name!r}, the name of the predictions, which the first object has not; "
+                "rename it, or say --no-keep-columns."
+            )
+
+
+def is_unicode(value: Any) -> bool:
+    """Whether no string of a value, at any depth, holds a lone surrogate, which JSON's escapes can make."""
+    from ..data.json_text import is_unicode as is_utf8
+
+    return is_utf8(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+
+
+def no_unicode(line: int | None, row: int) -> DataError:
+    """The error of a row, by its line where it has one, that is not :func:`is_unicode`."""
+    where = f"row {row}" if line is None else f"line {line}"
+    return DataError(
+        f"{where}: a column holds a lone surrogate, which is not valid Unicode, and only JSON has an escape for it; "
+        "say --format jsonl, or --no-keep-columns."
+    )
 
 
 def no_rows(classes: int) -> np.ndarray:

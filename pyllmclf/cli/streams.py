@@ -113,6 +113,30 @@ def print_json(value: Any, *, indent: int | None = 2) -> None:
     buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
+def utf8_output(stream: Any) -> Any:
+    """The stream itself if it is UTF-8 or has no bytes below; otherwise one that writes UTF-8 to these bytes.
+
+    Tables and labels for programs are UTF-8 as in files: another encoding lacks characters, and neither has escapes.
+    """
+    buffer = getattr(stream, "buffer", None)
+    return stream if buffer is None or _is_utf8(stream) else _Utf8(stream, buffer)
+
+
+class _Utf8:
+    """Text for the bytes below a stream, as UTF-8."""
+
+    def __init__(self, stream: Any, buffer: Any) -> None:
+        stream.flush()  # what was written before comes first
+        self._buffer = buffer
+
+    def write(self, text: str) -> int:
+        self._buffer.write(text.encode("utf-8", "backslashreplace"))
+        return len(text)
+
+    def flush(self) -> None:
+        self._buffer.flush()
+
+
 def _without_matrices(value: Any, matrices: dict[str, str]) -> Any:
     """The value with a unique string for each confusion matrix, by which ``matrices`` then has the matrix's JSON."""
     if isinstance(value, list):

@@ -96,7 +96,8 @@ def read_data(
     split : str, optional
         Split of a data set that has splits: ``"train"``, ``"validation"``, ``"test"`` or ``"all"``.
     default_split : str
-        Split to read without ``split``, if the data set has it; all of them otherwise.
+        Split to read without ``split``, if the data set has it; otherwise all of them, or for ``"test"`` the
+        validation split if there is one.
     text_column, label_column, labelled, label_separator, empty_texts, encoding_errors
         As for :class:`ReadOptions`.
     encoding, delimiter, header, missing
@@ -132,7 +133,7 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
     if is_named(data):
         return _split_of_named(read_named(data, options), data, split, default_split)
     if parts := split_sources(data):
-        wanted = split or (default_split if default_split in parts else "all")
+        wanted = split or _default(parts, default_split, _kind(data))
         if wanted == "all":
             kind = _kind(data)
             return joined_data(read_parts(read_source, list(parts.values()), options, kind), f"{kind} (all)")
@@ -155,12 +156,27 @@ def read_source(data: Any, options: ReadOptions, *, split: str | None = None, de
 
 
 def _split_of_named(splits: Splits, name: str, split: str | None, default_split: str) -> TextData:
-    wanted = split or (default_split if default_split in splits else "all")
+    wanted = split or _default(splits, default_split, name)
     if wanted == "all" and "all" not in splits:
         return joined_data(list(splits.values()), f"{name} (all)")
     if wanted not in splits:
         raise UsageError(f"{name} has no split {wanted!r}; it has {', '.join(splits)}.")
     return splits[wanted]
+
+
+def _default(splits: Mapping[str, Any], wanted: str, name: str) -> str:
+    """The split that is read by default; for an absent test split the validation split, or all with a warning."""
+    if wanted in splits or wanted != "test":
+        return wanted if wanted in splits else "all"
+    if "validation" in splits:
+        return "validation"
+    if "train" in splits:
+        warnings.warn(
+            f"{name} has no test split: all of its texts are read, those for training among them.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return "all"
 
 
 def split_sources(data: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .architecture import Package, Preset
 from .architectures.registry import architecture_of, model_config, presets
 from .config import ModelConfig
 from .hub_files import HubFiles
-from .sentence_folder import SentenceSettings, read_sentence_settings
+from .sentence_folder import MODULES, SETTINGS, SentenceSettings, read_sentence_settings
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,8 @@ def with_own_tokenizer(source: ModelSource) -> ModelSource:
         files = HubFiles(source.hub_id, source.revision)
         for name in (SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE):
             files.get(name)
+        if "added_tokens_decoder" not in read_tokenizer_config(folder):  # otherwise they are not read
+            files.warn_unknown(SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE)
     tokenizer = load_tokenizer(folder, architecture_of(source.config).vocabulary, as_configured=True)
     follow_architecture(tokenizer, source.config)
     return _check_vocabulary(replace(source, tokenizer=tokenizer))
@@ -293,6 +295,7 @@ def _from_hub(
     vocabulary = architecture_of(config).vocabulary
     files.tokenizer(() if vocabulary is None else vocabulary.files)
     tokenizer, sentence = _read_tokenizer(folder, config), read_sentence_settings(files.get)
+    files.warn_unknown("tokenizer_config.json", MODULES, SETTINGS)
     _follow_sentence(tokenizer, sentence)
     return ModelSource(
         name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder, sentence=sentence

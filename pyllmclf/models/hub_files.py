@@ -40,6 +40,7 @@ class HubFiles:
         self.hub_id, self.revision = hub_id, revision
         self.commit = revision if revision is not None and _COMMIT.fullmatch(revision) else None
         self.unreachable: str | None = None
+        self._unknown: list[str] = []
 
     @property
     def name(self) -> str:
@@ -132,7 +133,10 @@ class HubFiles:
         if (path := self.cached(filename)) is not None:
             return path
         known_absent = try_to_load_from_cache(self.hub_id, filename, revision=self.commit or self.revision) is not None
-        if known_absent or _offline() or self.unreachable is not None:
+        if known_absent:
+            return None
+        if _offline() or self.unreachable is not None:
+            self._unknown.append(filename)
             return None
         try:
             return self._download(filename, self.commit or self.revision)
@@ -141,6 +145,18 @@ class HubFiles:
             if isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError):
                 return None
             raise
+
+    def warn_unknown(self, *filenames: str) -> None:
+        """Warns of those files that are taken for absent although the cache doesn't say so, and the hub isn't asked."""
+        unknown = [name for name in filenames if name in self._unknown]
+        if unknown:
+            why = "HF_HUB_OFFLINE is set" if _offline() else "the hub can't be asked"
+            warnings.warn(
+                f"{self.name}: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not in the local cache and "
+                f"{why}; read as if the repository had no such file: connect to the network once to be sure.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _download(self, filename: str, revision: str | None) -> Path:
         from huggingface_hub import hf_hub_download

@@ -34,8 +34,8 @@ PARTITIONS: dict[str, dict[str, Callable[[], Splits]]] = {
 
 
 def is_named(data: object) -> bool:
-    """Whether ``data`` is the name of a data set; a file of that name takes precedence."""
-    return isinstance(data, str) and data.partition(":")[0] in PARTITIONS and not Path(data).is_file()
+    """Whether ``data`` is the name of a data set; a file or folder of that name takes precedence."""
+    return isinstance(data, str) and data.partition(":")[0] in PARTITIONS and not Path(data).exists()
 
 
 def load_named(name: str, partition: str | None = None) -> Splits:

@@ -124,7 +124,7 @@ def without_quoting(
     if not joined and broken is None:
         return dialect
     if dialect.delimiter == NO_DELIMITER:
-        if joined and not lines.has_bare_commas:
+        if joined and not lines.have_bare_commas(joined):
             return dialect
     elif dialect.delimiter in ",;":
         label = label_of(lines.first)
@@ -147,7 +147,6 @@ class _Lines:
         self.text, self.dialect, self.header = text, dialect, header
         self.first: list[str] = []
         self.count = 0
-        self.has_bare_commas = False
         self.has_quoted_header = False
         self.has_opening_quotes = False
 
@@ -164,7 +163,6 @@ class _Lines:
                 if line.count(self.dialect.delimiter) + 1 != self.width:
                     return False
                 self.count += 1
-                self.has_bare_commas = self.has_bare_commas or "," in line
                 continue
             fields = line.split(self.dialect.delimiter)
             within_quotes = [field for field in fields if _is_enclosed(field)]
@@ -198,6 +196,15 @@ class _Lines:
             except csv.Error:
                 return joined, line
         return joined, None
+
+    def have_bare_commas(self, joined: Sequence[tuple[int, int]]) -> bool:
+        """Whether a line has a comma and no quote, other than the first line and those of rows of several lines."""
+        starts, last = dict(joined), 0
+        for place, (number, line) in enumerate(self._numbered()):
+            last = max(last, starts.get(number, 0))
+            if place > 0 and number > last and "," in line and '"' not in line:
+                return True
+        return False
 
     def labels_are_known(self, spans: Sequence[tuple[int, int]], label: int) -> bool:
         """Whether the lines from each first to each last one have labels that others, without quotes, have, too."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...errors import DataError
 from .arrow_rows import arrow_rows, parquet_rows
 from .columns import Columns
 from .data_file import DataFile, open_data_file
@@ -14,7 +15,7 @@ from .delimited import _Table, _unlimited_field_size
 from .dialect import ENDINGS, sniff, without_quoting
 from .encoding import open_text
 from .files import ARROW, DELIMITED, JSON, PARQUET, SPREADSHEET, format_of
-from .json_files import record_of, record_values
+from .json_files import record_of, record_values, row_problem
 from .json_rows import json_rows
 from .notes import Notes
 from .options import ReadOptions
@@ -99,11 +100,16 @@ def _json_rows(file: DataFile, options: ReadOptions) -> RowStream:
 
     def rows() -> Iterator[Row]:
         columns: Columns | None = None
+        kind: type | None = None
         for number, (line, row) in enumerate(json_rows(text, options, file.origin)):
             where = f"{file}, row {number}" if line is None else f"{file}, line {line}"
             record: dict[str, Any] | None = record_of(row)
+            is_text = isinstance(row, str) and options.text_column is None
+            if (record is None and not is_text) or kind not in (None, type(row)):
+                raise DataError(f"{where}: {row_problem(row, kind)}.")
+            kind = type(row)
             if record is None:
-                yield line or number + 1, row, None  # a string is a text; anything else is refused as one
+                yield line or number + 1, row, None
                 continue
             if columns is None:
                 stream.columns = list(record)

@@ -123,7 +123,7 @@ def format_of(file: DataFile) -> FileFormat:
         (b"PAR1", PARQUET),
         (INDEXED, ARROW),
         (STREAMED, ARROW),
-        (ZIP, SPREADSHEET),
+        *((mark, SPREADSHEET) for mark in ZIP),
         (OLE, SPREADSHEET),
     ):
         if head.startswith(first_bytes):

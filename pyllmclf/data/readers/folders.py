@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,12 +14,14 @@ from typing import Any
 from ...errors import DataError
 from ...file_types import listed
 from .arrow_columns import needed, pick_columns, table_data
+from .columns import Columns
 from .encoding import open_text
 from .files import format_name, read_path
 from .notes import Notes
 from .options import ReadOptions
 from .split_names import SPLITS, split_of
 from .text_data import TextData, joined_data, without_empty
+from .usual_names import plain_name
 from .values import checked_data
 from .weights import read_parts
 
@@ -78,11 +81,18 @@ def folder_splits(folder: Path) -> dict[str, Path | FileGroup]:
 
     A subfolder is a split if it holds a subfolder for each class, or files of a table; files are, where the names of
     all tables of the folder name splits.
+
+    Raises
+    ------
+    DataError
+        If two subfolders, or files of different formats, are named after one split.
     """
     splits: dict[str, Path | FileGroup] = {}
     for part in _subfolders(folder):
         split = split_of(part.name)
-        if split is not None and split not in splits and (_subfolders(part) or _tables(part)):
+        if split is not None and (_subfolders(part) or _tables(part)):
+            if split in splits:
+                raise _two_of_a_split(folder, split, splits[split], part)
             splits[split] = part
     if splits:
         return {split: splits[split] for split in SPLITS if split in splits}
@@ -93,8 +103,16 @@ def folder_splits(folder: Path) -> dict[str, Path | FileGroup]:
     for split in SPLITS:
         files = tuple(table for table, name in zip(tables, names, strict=True) if name == split)
         if files:
+            other = next((file for file in files if format_name(file.name) != format_name(files[0].name)), None)
+            if other is not None:
+                raise _two_of_a_split(folder, split, files[0], other)
             splits[split] = files[0] if len(files) == 1 else FileGroup(folder, files)
     return splits
+
+
+def _two_of_a_split(folder: Path, split: str, first: Path | FileGroup, second: Path) -> DataError:
+    names = " and ".join(str(path.relative_to(folder)) for path in (first, second) if isinstance(path, Path))
+    return DataError(f"{folder}: {names} are both named after the {split} split; leave one of them, or name a file.")
 
 
 def has_tables(folder: Path) -> bool:
@@ -120,10 +138,25 @@ def read_folder(source: Path | FileGroup, options: ReadOptions) -> TextData:
     """
     folder, tables = (source, _tables(source)) if isinstance(source, Path) else (source.folder, list(source.files))
     if tables:
+        _warn_joined(folder, tables)
         if {table.suffix.lower() for table in tables} <= {".parquet"}:
             return _read_parquet(folder, tables, options)
         return _read_tables(str(source), tables, options)
     return _read_texts(folder, options)
+
+
+def _warn_joined(folder: Path, tables: list[Path]) -> None:
+    """Warns where the files of one table have names of splits and others, so that test texts may be among them."""
+    if len({split_of(table.name) for table in tables}) < 2:
+        return
+    names = [str(table.relative_to(folder)) for table in tables]
+    shown = names[:8] + [f"{len(names) - 8:,} more"] * (len(names) > 8)
+    warnings.warn(
+        f"{folder}: {', '.join(shown[:-1])} and {shown[-1]} are read one below the other, as one table, though some "
+        "are named after splits and not all.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _read_parquet(folder: Path, tables: list[Path], options: ReadOptions) -> TextData:
@@ -147,7 +180,24 @@ def _read_parquet(folder: Path, tables: list[Path], options: ReadOptions) -> Tex
 
 def _read_tables(origin: str, tables: list[Path], options: ReadOptions) -> TextData:
     """Reads files with the same columns, one below the other."""
-    parts = read_parts(read_path, tables, options, origin)
+    picked: list[Columns] = []
+
+    def read(table: Path, options: ReadOptions) -> TextData:
+        before = len(picked)
+        data = read_path(table, replace(options, on_pick=picked.append))
+        for columns in picked[before:]:
+            if options.on_pick is not None:
+                options.on_pick(columns)
+            first, other = _found(picked[0], options), _found(columns, options)
+            if list(map(plain_name, first)) != list(map(plain_name, other)):
+                raise DataError(
+                    f"{origin}: {tables[0].name} and {table.name} would be one table, and the columns to read are "
+                    f"{', '.join(map(repr, first))} in the first and {', '.join(map(repr, other))} in the second; say "
+                    "text_column and label_column (--text-column, --label-column), or name a file."
+                )
+        return data
+
+    parts = read_parts(read, tables, options, origin)
     starts = [0, *accumulate(map(len, parts))]
 
     def place(row: int) -> str:
@@ -155,6 +205,14 @@ def _read_tables(origin: str, tables: list[Path], options: ReadOptions) -> TextD
         return parts[part].where(row - starts[part])
 
     return placed(joined_data(parts, origin), place)
+
+
+def _found(columns: Columns, options: ReadOptions) -> list[str]:
+    """Names of the columns that a reader has found, rather than the user chosen."""
+    names = list(columns.text_names) if options.text_column is None else []
+    if options.label_column is None and columns.label_name is not None:
+        names.append(columns.label_name)
+    return names
 
 
 def _read_texts(folder: Path, options: ReadOptions) -> TextData:

@@ -39,8 +39,7 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
         if isinstance(row, str) and not options.labelled and options.text_column is None and kind in (None, str):
             texts.append(row)
         elif record is None or kind not in (None, type(row)):
-            problem = f"a row must be a JSON object, not {type(row).__name__}"
-            broken.append(broken_row(where, problem, options))
+            broken.append(broken_row(where, row_problem(row, kind), options))
             continue
         else:
             if columns is None:
@@ -75,6 +74,13 @@ def record_values(text: TextFile, options: ReadOptions, names: list[str]) -> Ite
     for _, row in json_rows(text, options, text.file.origin):
         record = record_of(row) or {}
         yield [record.get(name) for name in names]
+
+
+def row_problem(row: Any, kind: type | None) -> str:
+    """What is wrong with a row, where those before are of one kind."""
+    names: dict[type | None, str] = {str: "a string", list: "an array"}
+    wanted = names.get(kind, "a JSON object")
+    return f"a row must be {wanted}, not {type(row).__name__}"
 
 
 def record_of(row: Any) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import threading
 import zlib
 from collections import deque
 from typing import BinaryIO
@@ -12,6 +13,16 @@ from .encoding import codec_of, warn_replaced
 
 _CHUNK = 1 << 16
 _MARK = b"\xef\xbb\xbf"
+_counts = threading.local()
+_COUNTED = "pyllmclf.replace"
+
+
+def _replace_and_count(error: UnicodeError) -> tuple[str | bytes, int]:
+    _counts.replaced += 1
+    return codecs.replace_errors(error)
+
+
+codecs.register_error(_COUNTED, _replace_and_count)
 
 
 class LineStream:
@@ -23,6 +34,8 @@ class LineStream:
     def __init__(self, file: BinaryIO, origin: str, errors: str, encoding: str = "auto") -> None:
         self._encoding = encoding
         self._decoder: codecs.IncrementalDecoder | None = None
+        self._codec = "UTF-8"
+        self._invalid: UnicodeDecodeError | None = None
         self._begun = False
         self.number, self.replaced = 0, 0
         self._file, self._origin, self._errors = file, origin, errors
@@ -41,7 +54,7 @@ class LineStream:
         while not self._arrived:
             if self._ended:
                 if self.replaced:
-                    warn_replaced(self._origin, self.replaced)
+                    warn_replaced(self._origin, self.replaced, self._codec)
                     self.replaced = 0
                 raise StopIteration
             self._read()
@@ -54,6 +67,11 @@ class LineStream:
         return text
 
     def _read(self) -> None:
+        if self._invalid is not None:  # the lines before are read
+            raise DataError(
+                f"{self._origin}: after line {self.number}, bytes are not valid {self._codec}; say the "
+                'encoding (--encoding), or encoding_errors="replace" (--encoding-errors replace).'
+            ) from self._invalid
         try:
             chunk = self._file.read1(_CHUNK) if hasattr(self._file, "read1") else self._file.read(_CHUNK)
         except (OSError, EOFError, zlib.error) as error:
@@ -79,16 +97,23 @@ class LineStream:
             self._begun = True
             codec, mark = codec_of(chunk, self._encoding, complete=False)
             if codec != "utf-8":
-                self._decoder, chunk = codecs.getincrementaldecoder(codec)(self._errors), chunk[mark:]
+                errors = _COUNTED if self._errors == "replace" else self._errors
+                self._decoder, self._codec = codecs.getincrementaldecoder(codec)(errors), codec
+                chunk = chunk[mark:]
         if self._decoder is None:
             return chunk
+        _counts.replaced = 0
+        state = self._decoder.getstate()
         try:
-            return self._decoder.decode(chunk, final=self._ended).encode("utf-8", "surrogatepass")
+            text = self._decoder.decode(chunk, final=self._ended)
         except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self._origin}: after line {self.number + len(self._arrived)}, bytes are not valid {error.encoding}; "
-                'say the encoding (--encoding), or encoding_errors="replace" (--encoding-errors replace).'
-            ) from error
+            # Lines before the bytes are read; the error comes with the line that has them.
+            self._invalid, self._ended = error, False
+            kept_back = len(error.object) - len(chunk)
+            self._decoder.setstate(state)
+            text = self._decoder.decode(chunk[: max(0, error.start - kept_back)])
+        self.replaced += _counts.replaced
+        return text.encode("utf-8", "surrogatepass")
 
     def _decoded(self, raw: bytes) -> str:
         try:

@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -121,11 +122,23 @@ def _delimited(lines: LineStream, origin: str, delimiter: str, options: ReadOpti
 
 def _fields(lines: Iterator[str], origin: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Fields of each row, with the line on which it begins; empty lines are left out."""
+    parts: list[str] = []  # lines of the row that is read
+
+    def kept() -> Iterator[str]:
+        for part in lines:
+            parts.append(part)
+            yield part
+
     with _unlimited_field_size():
-        reader = csv.reader(lines, delimiter=delimiter, strict=True)
-        line = 1
+        reader = csv.reader(kept(), delimiter=delimiter, strict=True)
+        line, width, warned = 1, 0, delimiter in ",;"  # by convention, texts with these are quoted
         try:
             for row in reader:
+                width = width or len(row)
+                if not warned and len(parts) > 1 and all(part.count(delimiter) + 1 == width > 1 for part in parts):
+                    _warn_joined(origin, line, line + len(parts) - 1, width)
+                    warned = True
+                parts.clear()
                 if row:
                     yield line, row
                 line = reader.line_num + 1
@@ -134,6 +147,15 @@ def _fields(lines: Iterator[str], origin: str, delimiter: str) -> Iterator[tuple
                 f"{origin}, line {line}: the quoting of the row that begins here is broken ({error}); "
                 'write a quote inside a quoted field as "".'
             ) from error
+
+
+def _warn_joined(origin: str, first: int, last: int, width: int) -> None:
+    warnings.warn(
+        f"{origin}: quotes join lines {first} to {last}, each of which has {width} fields of its own; if quotes are "
+        "characters as any other, save the input to a file: one whose lines all show that is read without quoting.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def _json_rows(lines: LineStream, origin: str, options: ReadOptions, stream: RowStream) -> Iterator[Row]:

@@ -24,8 +24,8 @@ from .values import checked_data
 
 _PROGRAM = Path(__file__).with_name("spreadsheet_process.py")
 _LEAST_MEMORY = 2**28  # of the other process, in bytes
-# First bytes of the two containers of workbooks.
-ZIP, OLE = b"PK", b"\xd0\xcf\x11\xe0"
+# First bytes of the two containers of workbooks, of which zip has two: a text may begin with "PK".
+ZIP, OLE = (b"PK\x03\x04", b"PK\x05\x06"), b"\xd0\xcf\x11\xe0"
 
 
 def read_spreadsheet(data: Path | DataFile, options: ReadOptions) -> TextData:
@@ -95,7 +95,7 @@ def open_sheet(file: DataFile, options: ReadOptions) -> Iterator[tuple[str, Colu
 def _check_container(file: DataFile) -> None:
     """Raises for a file that is no workbook, and for one whose parts are larger than free memory."""
     head = file.head(512)
-    if not head.startswith((ZIP, OLE)):
+    if not head.startswith((*ZIP, OLE)):
         hint = "" if b"\0" in head else "; it holds text: give it the ending of its format, .csv or .tsv"
         raise DataError(f"{file}: not a workbook{hint}.")
     if head.startswith(ZIP):

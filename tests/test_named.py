@@ -437,7 +437,12 @@ def test_an_unreachable_address_says_what_to_do(places: tuple[Path, Path], name:
 
 
 def test_a_folder_of_that_name_counts_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it holds no data: it is empty, or that of a training."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "sample/checkpoint-3").mkdir(parents=True)
+    assert len(read_data("sample", split="test")) == 144
+    (tmp_path / "sample/checkpoint-3").rmdir()
+    assert len(read_data("sample", split="test")) == 144
     for label in ("neg", "pos"):
         (tmp_path / "sample/test" / label).mkdir(parents=True)
         (tmp_path / "sample/test" / label / "0.txt").write_text(f"a {label} text")

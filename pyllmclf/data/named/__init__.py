@@ -34,8 +34,17 @@ PARTITIONS: dict[str, dict[str, Callable[[], Splits]]] = {
 
 
 def is_named(data: object) -> bool:
-    """Whether ``data`` is the name of a data set; a file or folder of that name takes precedence."""
-    return isinstance(data, str) and data.partition(":")[0] in PARTITIONS and not Path(data).exists()
+    """Whether ``data`` is the name of a data set; a file of that name, or a folder with data, takes precedence."""
+    return isinstance(data, str) and data.partition(":")[0] in PARTITIONS and not _holds_data(Path(data))
+
+
+def _holds_data(path: Path) -> bool:
+    """Whether a path is a file, or a folder that is neither empty nor that of a training or classifier."""
+    if not path.is_dir():
+        return path.is_file()
+    names = [each.name for each in path.iterdir() if not each.name.startswith(".")]
+    of_training = ("checkpoint-", "held_out", "tune", "pyllmclf.json")
+    return bool(names) and not any(name.startswith(of_training) for name in names)
 
 
 def load_named(name: str, partition: str | None = None) -> Splits:

@@ -332,6 +332,23 @@ def test_logs_of_an_earlier_run_outlive_a_killed_replacement(
     assert len(list(tmp_path.iterdir())) == 1 and not list((tmp_path / "run").glob(".*"))
 
 
+def test_a_link_that_can_not_be_removed(model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last checkpoint is complete; a resumed run removes the link."""
+    unlink = Path.unlink
+
+    def full(self: Path, missing_ok: bool = False) -> None:
+        if self.name == "best":
+            raise OSError(28, "No space left on device")
+        unlink(self, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", full)
+        with pytest.raises(pyllmclf.ResourceError, match="best can't be removed"):
+            pyllmclf.finetune(model_folder("bert"), DATA, output_dir=tmp_path, **AUTOMATIC)
+    pyllmclf.finetune(model_folder("bert"), DATA, output_dir=tmp_path, resume=True, **AUTOMATIC)
+    assert not {"best", "held_out"} & {path.name for path in tmp_path.iterdir()}
+
+
 def test_folders_that_are_none(model_folder: Folders, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="output_dir is empty"):
         pyllmclf.finetune(model_folder("bert"), DATA, output_dir="", **AUTOMATIC)

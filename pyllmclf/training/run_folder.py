@@ -285,7 +285,10 @@ class RunFolder:
     def _unlink_best(self, kept: Path | None) -> None:
         best = self._place / "best"
         if best.is_symlink() and (kept is None or os.path.realpath(best) != os.path.realpath(kept)):
-            best.unlink()
+            try:
+                best.unlink()
+            except OSError as error:
+                raise ResourceError(f"{best} can't be removed ({error}).") from error
 
     def _delete(self, folder: Path) -> None:
         """Deletes a folder; renamed first, it is never seen incomplete."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROWS, Row, Work
-from steps import make_step, packer
+from steps import AUTOCAST, make_step, multiplies_bf16, packer
 
 import pyllmclf
 from pyllmclf.settings import Settings
@@ -44,6 +44,18 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def median_step(baseline: str, device: torch.device) -> float:
+    """Seconds of a step of Hugging Face's last block."""
+    side = make_step(baseline, "last_block", device)
+    side.run(0)
+    seconds = []
+    for index in range(1, HF_STEPS + 1):
+        begun = time.perf_counter()
+        side.run(index)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
+
+
 def test_last_block_candidates(gpt2: Path, device: torch.device) -> None:
     arguments: dict[str, Any] = {"test": False, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "progress": False}
     arguments |= {"trainable": "last_block", "scheduler": "constant", "warmup_ratio": 0.0}
@@ -57,18 +69,12 @@ def test_last_block_candidates(gpt2: Path, device: torch.device) -> None:
     row = next(each for each in result.leaderboard if (each["learning_rate"], each["seed"]) == (RATES[2], SEEDS[0]))
     assert row["log_loss"] == pytest.approx(alone.metrics["validation"]["log_loss"], abs=1e-6)
     steps = EPOCHS * -(-len(packer()) // BATCH_SIZE)
-    theirs = make_step("Hugging Face", "last_block", device)
-    theirs.run(0)
-    seconds = []
-    for index in range(1, HF_STEPS + 1):
-        begun = time.perf_counter()
-        theirs.run(index)
-        seconds.append(time.perf_counter() - begun)
     count = len(RATES) * len(SEEDS)
-    hugging_face = statistics.median(seconds) * steps * count
     work = Work(float(packer().real_lengths.sum()) * EPOCHS * count, "tokens/s")
     note = f"{count} candidates: {whole / one:.1f} times one training of {one:.1f} s"
-    ROWS.append(Row("tune", "20 last-block candidates", "Hugging Face", hugging_face, whole, 1, work, note))
+    for baseline in ["Hugging Face"] + [AUTOCAST] * multiplies_bf16(device):
+        theirs = median_step(baseline, device) * steps * count
+        ROWS.append(Row("tune", "20 last-block candidates", baseline, theirs, whole, 1, work, note))
     ROWS.append(Row("tune", "20 last-block candidates", "20 of our trainings", one * count, whole, 1, work, note))
 
 

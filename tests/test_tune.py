@@ -192,6 +192,12 @@ def test_space(model_folder: Folders) -> None:
     assert drawn[0] == drawn[1]
 
 
+def test_weights_of_classes_as_an_array(model_folder: Folders) -> None:
+    arguments = QUICK | {"class_weights": np.array([1.0, 2.0]), "folds": 2}
+    result = pyllmclf.tune(model_folder("bert"), DATA, candidates=THREE[1:2], **arguments)
+    assert result.classifier.state.settings["class_weights"] is not None
+
+
 def test_a_candidate_that_can_not_be_trained(model_folder: Folders) -> None:
     candidates = [{"trainable": "last_9_blocks"}, THREE[1]]
     result = pyllmclf.tune(model_folder("bert"), DATA, candidates=candidates, **QUICK)

@@ -49,6 +49,8 @@ class FinetuneResult(Shown):
     baselines : dict of str to dict
         Accuracy of simple classifiers on the validation texts, by name, with the number of training texts each is made
         from; empty where none was measured.
+    out_of_fold : DataFrame or None
+        Of a search's winner: see :class:`pyllmclf.TuneResult`.
     """
 
     classifier: Classifier

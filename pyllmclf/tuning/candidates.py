@@ -5,16 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from ..argument_checks import AUTO
 from ..checks import as_json
 from ..errors import UsageError
 from ..lora_config import LoRAConfig
 from ..models.architectures.registry import architecture_of
 from ..models.hub import ModelSource
-from ..settings import ARGUMENTS
+from ..settings import ARGUMENTS, Settings
 from ..suggestions import closest
 from ..training.recipes import learning_rate_of
 
@@ -25,6 +24,7 @@ VARIED = (
     "weight_decay", "layerwise_lr_decay", "warmup_ratio", "scheduler", "max_grad_norm", "class_weights",
     "label_smoothing", "seed",
 )  # fmt: skip
+ARGUMENT_DEFAULTS = {each.name: each.default for each in fields(Settings)}
 MOST_CANDIDATES = 10_000
 Space = Mapping[str, Any]
 """Names to optuna's distributions, or to lists of values."""
@@ -195,9 +195,6 @@ def _of_model(
 
 
 def fixed_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of all trainings that a candidate could set, and that are not left to the rule."""
-
-    def left(value: Any) -> bool:
-        return value is None or (isinstance(value, str) and value == AUTO)
-
-    return {name: value for name, value in arguments.items() if name in VARIED and not left(value)}
+    """Arguments of all trainings that a candidate could set, but for the model, and that are not at their default."""
+    varied = [name for name in VARIED if name != "model"]
+    return {name: arguments[name] for name in varied if repr(arguments[name]) != repr(ARGUMENT_DEFAULTS[name])}

@@ -62,7 +62,7 @@ class Evaluations:
     Raises
     ------
     UsageError
-        If the folder has those of another search, or of one that is not resumed.
+        If the folder has those of another search.
     ModelError
         If its files are damaged.
     ResourceError
@@ -77,8 +77,8 @@ class Evaluations:
         if folder is None:
             return
         file = folder / SEARCH_FILE
-        if file.is_file():
-            self._read(file, resume=resume)
+        if resume and file.is_file():
+            self._read(file)
         try:
             folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -86,12 +86,7 @@ class Evaluations:
         if self.winner is None:
             write_text(file, json.dumps(self._identity, indent=2))
 
-    def _read(self, file: Path, *, resume: bool) -> None:
-        if not resume:
-            clean_up(file.parent)
-            for path in file.parent.glob("candidate-*"):
-                path.unlink()
-            return
+    def _read(self, file: Path) -> None:
         try:
             saved = parse_json(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

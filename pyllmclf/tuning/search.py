@@ -36,8 +36,6 @@ LEAST_TRIED, MOST_FAILURES = 3, 10
 """Candidates that are tried all the same; and those in a row that can't be trained, after which no other is tried."""
 MARGIN, LEAST_MARGIN = 0.04, 1.0
 """Share of the time limit, and seconds, that are left for saving and for what is estimated too low."""
-
-
 Tell = Callable[[Candidate, "float | None"], None]
 
 
@@ -138,11 +136,8 @@ class Search:
         self.tried: list[Candidate] = []
         self._rates: list[float] = []  # seconds of an operation, of each training so far
         self._errors: dict[int, PyllmclfError] = {}
-        self._rungs = 0  # folds that all candidates left have been evaluated on
 
-    def run(
-        self, candidates: Iterator[Candidate], tell: Callable[[Candidate, float | None], None] | None = None
-    ) -> Candidate:
+    def run(self, candidates: Iterator[Candidate], tell: Tell | None = None) -> Candidate:
         """Searches; returns the best candidate.
 
         Parameters
@@ -174,7 +169,7 @@ class Search:
                 break
         if not left:
             raise self._first_failure()
-        self._rungs = 1
+        done = 1  # folds that all of them are evaluated on
         for fold in range(1, len(self.folds)):
             kept = max(1, math.ceil(KEPT * len(left)))
             in_time, on = True, []
@@ -190,8 +185,8 @@ class Search:
                 raise self._first_failure()
             if not in_time:
                 break
-            left, self._rungs = on, fold + 1
-        return self._best(left, self._rungs)[0]
+            left, done = on, fold + 1
+        return self._best(left, done)[0]
 
     def score(self, candidate: Candidate, folds: int | None = None) -> tuple[float, float]:
         """Accuracy, and the negative log loss, on the first folds; by default on all that it was evaluated on."""

@@ -162,8 +162,7 @@ def _tune(
             )
         data = read_texts(asked, recorded.get("classes"))
         sources = {each: find_model(each, asked.weights, asked.revision) for each in models}
-        fixed = {name: value for name, value in fixed_arguments(vars(asked)).items() if name != "model"}
-        fixed = {name: value for name, value in fixed.items() if value != _DEFAULTS[name]}
+        fixed = fixed_arguments(vars(asked))
         parts, cross_validates = _folds(data, folds, asked.seed)
         listed: list[Candidate] | None = None
         if is_space(candidates):
@@ -213,9 +212,6 @@ def _tune(
     except PREEMPTED as error:  # of a training
         raise PreemptedError(message) from error
     return _train_winner(session, search, winner, data, recorded)
-
-
-_DEFAULTS = {each.name: each.default for each in fields(Settings)}
 
 
 def _evaluations(

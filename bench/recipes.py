@@ -1,12 +1,12 @@
-"""Accuracy of candidates, of the default and of simple classifiers, on the data sets from which the rule is derived.
+"""Accuracy of the default beside a grid that validation texts choose from, and beside simple classifiers.
 
 ``python bench/recipes.py RESULTS.jsonl --minutes 60`` trains all-MiniLM-L6-v2 on draws of the training parts in
-``PYLLMCLF_DATA_DIR`` and appends a line for each training; what is there already is not repeated. ``--table`` prints,
-for each data set and size, the mean over the draws of the default, of the candidate that the validation texts choose,
-of the best candidate on average, of logistic regression on mean embeddings, and of a bag of words.
+``PYLLMCLF_DATA_DIR`` and appends a line for each of: ``finetune("minilm", data)`` with nothing else; ``tune`` over 24
+candidates, which 400 further texts choose from; logistic regression on mean embeddings; a bag of words. What is there
+already is not repeated. ``--table`` prints the means over the draws for each data set and size.
 
 Where there is no official split, a text is a test text if the first byte of its SHA-256 is below 51. Validation texts
-are drawn from what is left of the training part. ``finetune("minilm", data)`` is trained with nothing else.
+are drawn from what is left of the training part; the rule and the grid see no test text.
 """
 
 from __future__ import annotations
@@ -30,27 +30,32 @@ from typing import Any
 import numpy as np
 
 Rows = list[tuple[str, str]]
+Found = tuple[Any, dict[str, Any]]
+"""Predictions of the test texts, and what else is recorded."""
 SETS = ("sms", "mr", "cr", "subj", "ag_news", "banking38", "imdb")
 SIZES = ("8", "16", "64", "1000")
 VALIDATION, TEST = 400, 1000
-DEFAULT, EMBEDDINGS, WORDS = "default", "logistic regression on mean embeddings", "bag of words"
-RATES = {"all": (3e-5, 5e-5, 1e-4, 2e-4, 4e-4), "last_block": (2e-4, 6e-4, 1.2e-3), "lora": (5e-4, 1e-3, 2e-3)}
-RATES |= {"last_2_blocks": (2e-4, 4e-4, 8e-4), "last_4_blocks": (1e-4, 2e-4, 4e-4)}
-LONG = {"all": (5e-5, 1e-4, 2e-4), "last_block": (2e-4, 6e-4), "last_2_blocks": (2e-4,)}
+DEFAULT, GRID = "default", "grid"
+EMBEDDINGS, WORDS = "logistic regression on mean embeddings", "bag of words"
+WHATS = (DEFAULT, GRID, EMBEDDINGS, WORDS)
+RATES = {
+    "all": (3e-5, 5e-5, 1e-4, 2e-4, 4e-4),
+    "last_block": (2e-4, 6e-4, 1.2e-3),
+    "last_2_blocks": (2e-4, 4e-4, 8e-4),
+    "last_4_blocks": (1e-4, 2e-4, 4e-4),
+    "lora": (5e-4, 1e-3, 2e-3),
+}
+LONG = {"all": (1e-4,), "last_block": (2e-4, 6e-4), "last_2_blocks": (2e-4,), "last_4_blocks": (1e-4,)}
 """Candidates of three times as many steps."""
 
 
-def candidates(texts: int) -> dict[str, dict[str, Any]]:
-    """Arguments of the 24 candidates for so many training texts, by name."""
+def candidates(texts: int) -> list[dict[str, Any]]:
+    """The 24 candidates' arguments for so many training texts."""
     epochs = min(40, max(3, -(-100 * 8 // texts)))
-    made: dict[str, dict[str, Any]] = {"head": {"trainable": "head"}}
-    for trainable, rates in RATES.items():
-        for rate in rates:
-            made[f"{trainable} {rate:g}"] = {"trainable": trainable, "learning_rate": rate, "epochs": epochs}
-    for trainable, rates in LONG.items():
-        for rate in rates:
-            made[f"{trainable} {rate:g} long"] = {"trainable": trainable, "learning_rate": rate, "epochs": 3 * epochs}
-    return made
+    short = [(kind, rate, epochs) for kind, rates in RATES.items() for rate in rates]
+    long = [(kind, rate, 3 * epochs) for kind, rates in LONG.items() for rate in rates]
+    trained = [{"trainable": t, "learning_rate": rate, "epochs": count} for t, rate, count in short + long]
+    return [{"trainable": "head"}, {"trainable": "head", "pooling": "first"}, *trained]
 
 
 def is_test(text: str) -> bool:
@@ -98,44 +103,58 @@ def draw(rows: Rows, size: str, seed: int) -> tuple[Rows, Rows]:
 
 
 class Draw:
-    """A draw of a data set, on which candidates are trained."""
+    """A draw of a data set."""
 
     def __init__(self, name: str, size: str, seed: int, folder: Path) -> None:
         train, test = load(name, folder)
-        self.train, validation = draw(train, size, seed)
+        self.train, self.validation = draw(train, size, seed)
         random.Random(0).shuffle(test)
+        self.test, self.seed = test[:TEST], seed
         self.data = [text for text, _ in self.train], [label for _, label in self.train]
-        self.parts = {"validation": validation, "test": test[:TEST]}
 
-    def accuracies(self, predict: Any) -> dict[str, float]:
-        texts = [text for rows in self.parts.values() for text, _ in rows]
-        right = [
-            a == b
-            for a, b in zip(map(str, predict(texts)), (b for r in self.parts.values() for _, b in r), strict=True)
-        ]
-        count = len(self.parts["validation"])
-        return {"validation": float(np.mean(right[:count])), "test": float(np.mean(right[count:]))}
+    def run(self, name: str) -> dict[str, Any]:
+        """Trains; returns the test accuracy, which test texts are right, and seconds."""
+        started, cpu = time.perf_counter(), time.process_time()
+        predictions, extra = {
+            DEFAULT: self._default,
+            GRID: self._grid,
+            EMBEDDINGS: self._embeddings,
+            WORDS: self._words,
+        }[name]()
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        right = [str(found) == label for found, (_, label) in zip(predictions, self.test, strict=True)]
+        bits = "".join("01"[each] for each in right)
+        return {"test": statistics.mean(right), "seconds": seconds, "cpu": cpu} | extra | {"right": bits}
 
-    def run(self, name: str, seed: int) -> dict[str, Any]:
-        """Trains one candidate; returns its accuracies and seconds."""
+    @property
+    def texts(self) -> list[str]:
+        return [text for text, _ in self.test]
+
+    def _default(self) -> Found:
         import pyllmclf
 
-        started, cpu = time.perf_counter(), time.process_time()
-        extra: dict[str, Any] = {}
-        if name == WORDS:
-            from pyllmclf.training.baselines import bag_of_words
+        result = pyllmclf.finetune("minilm", self.data, test=False, seed=self.seed, progress=False)
+        return result.classifier.predict(self.texts), {"trainable": result.classifier.state.settings["trainable"]}
 
-            accuracies = self.accuracies(bag_of_words(seed).fit(*self.data).predict)
-        elif name == EMBEDDINGS:
-            accuracies = self._embeddings()
-        else:
-            arguments = {} if name == DEFAULT else candidates(len(self.train))[name] | {"validation": False}
-            result = pyllmclf.finetune("minilm", self.data, test=False, seed=seed, progress=False, **arguments)
-            extra = {"trainable": result.classifier.state.settings["trainable"]}
-            accuracies = self.accuracies(result.classifier.predict)
-        return accuracies | extra | {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
+    def _grid(self) -> Found:
+        """The candidate that the validation texts choose, and the validation accuracy of each."""
+        import pyllmclf
 
-    def _embeddings(self) -> dict[str, float]:
+        listed = candidates(len(self.train))
+        validation = [text for text, _ in self.validation], [label for _, label in self.validation]
+        result = pyllmclf.tune(
+            "minilm", self.data, validation=validation, candidates=listed, seed=self.seed, progress=False
+        )
+        accuracies = {str(row["number"]): row["accuracy"] for row in result.leaderboard}
+        number = result.leaderboard[0]["number"]
+        return result.classifier.predict(self.texts), {"chosen": listed[number - 1], "validation": accuracies}
+
+    def _words(self) -> Found:
+        from pyllmclf.training.baselines import bag_of_words
+
+        return bag_of_words(self.seed).fit(*self.data).predict(self.texts), {}
+
+    def _embeddings(self) -> Found:
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -152,11 +171,8 @@ class Draw:
                 ids = np.arange(len(run.packers["train"]))
                 return pooled_rows(run.trainer, run.packers["train"], ids).cpu().numpy()
 
-        texts = [text for each in self.parts.values() for text, _ in each]
-        labels = [label for each in self.parts.values() for _, label in each]
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(rows(*self.data), self.data[1])
-        found = rows(texts, labels)
-        return self.accuracies(lambda _: model.predict(found))
+        return model.predict(rows(self.texts, [label for _, label in self.test])), {}
 
 
 def tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
@@ -167,27 +183,30 @@ def tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:
                     yield name, size, seed
 
 
+def difference(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> str:
+    """Mean difference of two classifiers' test accuracies in points, with half its 95 % interval over the texts."""
+    right, other = (np.array([each == "1" for row in rows for each in row["right"]], dtype=float) for rows in (a, b))
+    of_text = right - other
+    half = 1.96 * of_text.std() / len(of_text) ** 0.5
+    return f"{100 * of_text.mean():+.1f} ± {100 * half:.1f}"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means over the draws in per cent, with half a 95 % interval of the default's differences over the draws."""
-    lines = ["| data | texts | draws | default | chosen by validation | best on average | embeddings | words |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    """Means over the draws: accuracies in per cent, differences of the default in points."""
     by_task: dict[tuple[str, str], dict[int, dict[str, dict[str, Any]]]] = {}
     for row in rows:
-        by_task.setdefault((row["set"], row["size"]), {}).setdefault(row["seed"], {})[row["candidate"]] = row
-    simple = (DEFAULT, EMBEDDINGS, WORDS)
-    for (name, size), draws in by_task.items():
-        whole = [draw for draw in draws.values() if len(draw) == 24 + len(simple)]
+        by_task.setdefault((row["set"], row["size"]), {}).setdefault(row["seed"], {})[row["what"]] = row
+    lines = ["| data | texts | draws | default | grid | embeddings | words | default - grid | default - embeddings |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
+    for (name, size), draws in sorted(by_task.items()):
+        whole = [draw for draw in draws.values() if len(draw) == len(WHATS)]
         if not whole:
             continue
-        chosen = [
-            max((r for n, r in d.items() if n not in simple), key=lambda r: r["validation"])["test"] for d in whole
-        ]
-        means = {n: statistics.mean(d[n]["test"] for d in whole) for n in whole[0]}
-        best = max((n for n in means if n not in simple), key=lambda n: means[n])
-        lines.append(
-            f"| {name} | {size} | {len(whole)} | {means[DEFAULT]:.1%} | {statistics.mean(chosen):.1%} | "
-            f"{means[best]:.1%} ({best}) | {means[EMBEDDINGS]:.1%} | {means[WORDS]:.1%} |"
-        )
+        each = {what: [draw[what] for draw in whole] for what in WHATS}
+        means = [f"{100 * statistics.mean(row['test'] for row in each[what]):.1f}" for what in WHATS]
+        differences = [difference(each[DEFAULT], each[what]) for what in (GRID, EMBEDDINGS)]
+        texts = size if size == "1000" else f"{size} a class"
+        lines.append("| " + " | ".join([name, texts, str(len(whole)), *means, *differences]) + " |")
     return "\n".join(lines)
 
 
@@ -196,6 +215,7 @@ def main() -> int:
     parser.add_argument("results", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES)
+    parser.add_argument("--what", nargs="+", choices=WHATS, default=(WORDS, EMBEDDINGS, DEFAULT, GRID))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--table", action="store_true")
@@ -206,21 +226,21 @@ def main() -> int:
     if arguments.table:
         print(table(done))
         return 0
-    keys = {(row["set"], row["size"], row["seed"], row["candidate"]) for row in done}
+    keys = {(row["set"], row["size"], row["seed"], row["what"]) for row in done}
     end = time.monotonic() + 60 * arguments.minutes
     folder = Path(os.environ["PYLLMCLF_DATA_DIR"])
     for name, size, seed in tasks(arguments):
         drawn = None
-        for candidate in (DEFAULT, EMBEDDINGS, WORDS, *candidates(100)):
-            if (name, size, seed, candidate) in keys:
+        for what in arguments.what:
+            if (name, size, seed, what) in keys:
                 continue
             if time.monotonic() > end:
                 return 0
             drawn = drawn or Draw(name, size, seed, folder)
-            row = {"set": name, "size": size, "seed": seed, "candidate": candidate} | drawn.run(candidate, seed)
+            row = {"set": name, "size": size, "seed": seed, "what": what} | drawn.run(what)
             with arguments.results.open("a") as file:
                 print(json.dumps(row), file=file)
-            print(*row.values(), file=sys.stderr)
+            print(*list(row.values())[:-1], file=sys.stderr)
     return 0
 
 

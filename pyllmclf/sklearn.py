@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,6 +132,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
             As :func:`pyllmclf.finetune`.
         """
         from .api import finetune
+        from .training.shared_rows import rows_of_process, sharing_rows
 
         if y is None:
             raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
@@ -156,17 +158,19 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         else:
             raise DataError(f"y must have a label, or a row of 0 and 1, for each text, not the shape {labels.shape}.")
         arguments = {name: value for name, value in self.get_params(deep=False).items() if name not in _RENAMED}
-        result = finetune(
-            arguments.pop("model"),
-            (texts, train_labels),
-            multi_label=labels.ndim == 2,
-            validation=False if self.validation_fraction is None else self.validation_fraction,
-            test=False,
-            seed=_seed(self.random_state),
-            sample_weight=sample_weight,
-            output_dir=self.output_dir,
-            **arguments,
-        )
+        # The fits of a grid search have texts and a model in common.
+        with nullcontext() if self.cache == "off" else sharing_rows(rows_of_process()):
+            result = finetune(
+                arguments.pop("model"),
+                (texts, train_labels),
+                multi_label=labels.ndim == 2,
+                validation=False if self.validation_fraction is None else self.validation_fraction,
+                test=False,
+                seed=_seed(self.random_state),
+                sample_weight=sample_weight,
+                output_dir=self.output_dir,
+                **arguments,
+            )
         self.classes_ = classes
         self.classifier_ = result.classifier
         self.history_ = result.history

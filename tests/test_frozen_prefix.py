@@ -209,21 +209,22 @@ def test_bad_arguments(gpt2: Path, arguments: dict[str, Any]) -> None:
 
 def test_plan_keeps_the_longest_texts() -> None:
     first, counts = np.array([0, 1, 0, 3, 4]), np.array([2, 9, 2, 4, 5])
+    distinct = np.array([0, 1, 3, 4])
 
     def together(budget: int) -> Callable[[np.ndarray], list[np.ndarray]]:
         return lambda kept: [kept[chosen] for chosen in token_budget_batches(counts[kept], budget)]
 
-    plan = Plan.make(first, counts, counts, 16, together(9))
+    plan = Plan.make(first, distinct, counts, counts, 16, together(9))
     assert (plan.rows, plan.distinct_rows) == (16, 20)  # the next longest does not fit, and a shorter one does
     assert [batch.tolist() for batch in plan.batches] == [[0, 4], [1]]
     assert plan.starts.tolist() == [0, 7, 0, -1, 2]
-    everything = Plan.make(first, counts, counts, 20, together(11))
+    everything = Plan.make(first, distinct, counts, counts, 20, together(11))
     assert [batch.tolist() for batch in everything.batches] == [[0, 3, 4], [1]]
     assert everything.starts.tolist() == [0, 11, 0, 2, 6]
     longest = np.array([1000, *[10] * 500])
-    short = Plan.make(np.arange(501), longest, longest, 999, lambda kept: [kept])
+    short = Plan.make(np.arange(501), np.arange(501), longest, longest, 999, lambda kept: [kept])
     assert short.rows == 990
-    nothing = Plan.make(first, counts, counts, 0, together(9))
+    nothing = Plan.make(first, distinct, counts, counts, 0, together(9))
     assert (nothing.rows, nothing.starts.tolist()) == (0, [-1] * 5)
 
 

@@ -89,6 +89,23 @@ def test_at_most_ten_thousand_and_several_labels() -> None:
     assert len(taken) == 10 and len(rest) == 90
 
 
+def test_frozen_layers_are_computed_once_for_both_trainings(
+    model_folder: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled: list[int] = []
+    fill = ActivationCache._fill
+
+    def counted(self: ActivationCache, *arguments: Any) -> torch.Tensor:
+        filled.append(self.stage)
+        return fill(self, *arguments)
+
+    monkeypatch.setattr(ActivationCache, "_fill", counted)
+    pyllmclf.finetune(model_folder("bert"), DATA, **AUTOMATIC)
+    assert len(filled) == 1
+    pyllmclf.finetune(model_folder("bert"), DATA, refit=False, **AUTOMATIC)
+    assert len(filled) == 2  # nothing is kept
+
+
 def test_the_classifier_is_trained_on_all_texts(model_folder: Folders) -> None:
     model = model_folder("bert")
     result = pyllmclf.finetune(model, DATA, test=DATA, **AUTOMATIC)

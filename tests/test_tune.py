@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from models import Folders
+from torch import Tensor
 
 import pyllmclf
 from pyllmclf import ModelError, PreemptedError, UsageError
 from pyllmclf.cli.main import main
+from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.shared_rows import SharedRows, shared_rows
 from pyllmclf.tuning import search, tuner
@@ -117,9 +120,9 @@ def test_frozen_layers_are_computed_once(model_folder: Folders, monkeypatch: pyt
     filled: list[int] = []
     fill = ActivationCache._fill
 
-    def counted(self: ActivationCache, shape: tuple[int, int]) -> None:
+    def counted(self: ActivationCache, *arguments: Any) -> Tensor:
         filled.append(self.stage)
-        fill(self, shape)
+        return fill(self, *arguments)
 
     monkeypatch.setattr(ActivationCache, "_fill", counted)
     model, validation = model_folder("gpt2", "long"), ([f"{text}!" for text in TEXTS[:12]], LABELS[:12])
@@ -131,6 +134,31 @@ def test_frozen_layers_are_computed_once(model_folder: Folders, monkeypatch: pyt
     same(result, alone)
     assert result.metrics["validation"]["log_loss"] == alone.metrics["validation"]["log_loss"]
     assert len(filled) == 2  # nothing is kept after the search
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_frozen_layers_are_computed_once_for_all_depths_and_folds(
+    family: str, model_folder: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each text passes each frozen layer once, and what starts behind it has the bits of a training alone."""
+    passed: Counter[int] = Counter()
+    advance = SequenceClassifier.advance
+
+    def counting(model: SequenceClassifier, x: Any, batch: Any, start: int, end: int, *rest: Any, **named: Any) -> Any:
+        if end < model.depth or start == 0:  # rows for the cache
+            passed.update(dict.fromkeys(range(start, end), len(batch.input_ids)))
+        return advance(model, x, batch, start, end, *rest, **named)
+
+    monkeypatch.setattr(SequenceClassifier, "advance", counting)
+    model = model_folder(family)
+    trainable = ["head", "last_block", "last_2_blocks"]
+    grid = {"trainable": trainable, "pooling": ["mean", "last"]}
+    result = pyllmclf.tune(model, DATA, candidates=grid, folds=3, progress=False)
+    depth = result.classifier.state.model.depth
+    assert passed[0] == passed[depth - 4] > 0
+    assert set(passed) <= set(range(depth)) and all(passed[0] == passed[stage] for stage in range(depth - 2))
+    best = {name: result.leaderboard[0][name] for name in grid}
+    same(result, pyllmclf.finetune(model, DATA, validation=False, progress=False, **best))
 
 
 def test_shared_rows_keep_their_budget() -> None:

@@ -189,8 +189,9 @@ class SequenceClassifier(nn.Module):
         context = Context(batch, self.spec.causal, dropout, dtype)
         if start == 0 < end:
             x = self.backbone.embed(context)
-            if batch.shared is not None and dropout is None and self.can_share_prefixes:
-                x, context = batch.shared.computed(x), replace(context, shared=batch.shared)
+        shares = batch.shared is not None and dropout is None and self.can_share_prefixes
+        if shares and batch.shared is not None and x is not None and start < end and not self.one_row(start):
+            x, context = batch.shared.computed(x), replace(context, shared=batch.shared)
         last_block = self.depth - 2
         for stage, block in enumerate(self.backbone.blocks, 1):
             if start <= stage < end:

@@ -29,7 +29,7 @@ from ..progress import progress_bar
 from .activation_plan import Plan, frozen_stages, why_not
 from .activation_storage import Place, choose_place, in_memory, in_shared_file, in_temporary_file, shared_folder
 from .recipes import ResolvedSettings
-from .shared_rows import shared_rows
+from .shared_rows import SharedRows, shared_rows
 
 
 class ActivationCache:
@@ -85,12 +85,13 @@ class ActivationCache:
         self._all = Packer(store, packers[0].tokenizer, packers[0].layout)
         self._offsets = np.cumsum([0] + [len(packer) for packer in packers])
         lengths = self._all.row_counts.astype(np.int64)
-        self._counts = np.ones_like(lengths) if model.one_row(self.stage) else lengths
+        self._counts = self._counts_at(self.stage)
         first = store.first_equal_texts(packers[0].layout.max_length)
-        distinct_rows = int(self._counts[first == np.arange(len(first))].sum())
+        distinct = store.sorted_texts(np.flatnonzero(first == np.arange(len(first))), packers[0].layout.max_length)
+        distinct_rows = int(self._counts[distinct].sum())
         self.row_bytes = model.config.width * torch.empty((), dtype=dtype).element_size()
         make_batches = partial(inference_batches, model, self._all, budget=TOKEN_BUDGET[device.type])
-        plan = partial(Plan.make, first, self._counts, lengths, make_batches=make_batches)
+        plan = partial(Plan.make, first, distinct, self._counts, lengths, make_batches=make_batches)
         self._rows: Tensor | None = None
         # The key, and the state of the weights and the plan that it was computed from.
         self._key_of_state: tuple[object, dict[str, object]] | None = None
@@ -140,26 +141,57 @@ class ActivationCache:
         ResourceError
             If there is no memory for them, or they can't be written.
         """
-        shape = self.plan.rows, self.model.config.width
+        # Rows on disk are shared by their folder.
         shared = None if self.place.kind == "disk" or self.group.world_size > 1 else shared_rows()
-        key = "" if shared is None else str(self._key["sha256"])
-        if shared is not None and (rows := shared.find(key)) is not None:
-            self._rows = rows
-            return
-        self._fill(shape)
-        if shared is not None and self._rows is not None:
-            shared.add(key, self._rows)
+        self._rows = self._fill(self.stage, None) if shared is None else self._fill_shared(shared)
 
-    def _fill(self, shape: tuple[int, int]) -> None:
+    def _fill_shared(self, shared: SharedRows) -> Tensor:
+        """Goes on from the rows of the highest stage that an earlier training shares, and shares those on the way.
+
+        The stages on the way are those that other trainings start from, as far as all of them fit the budget.
+        """
+        if (rows := shared.find(self._sha256_at(self.stage))) is not None:
+            return rows
+        stages, need = [self.stage], self.plan.rows * self.row_bytes
+        if self.holds_all:
+            for stage in sorted(self.model.config.n_layers + 1 - blocks for blocks in shared.trained_blocks):
+                need += self._rows_at(stage) * self.row_bytes
+                if 0 < stage < self.stage and need <= shared.budget:
+                    stages.insert(-1, stage)
+        keys = [self._sha256_at(stage) for stage in stages]
+        found = [n for n, key in enumerate(keys) if shared.find(key) is not None]
+        begun: tuple[int, Tensor] | None = None
+        for stage, key in list(zip(stages, keys, strict=True))[found[-1] if found else 0 :]:
+            rows = shared.find(key)
+            if rows is None:
+                rows = self._fill(stage, begun)
+                shared.add(key, rows)
+            begun = stage, rows
+        assert begun is not None
+        return begun[1]
+
+    def _rows_at(self, stage: int) -> int:
+        """Number of rows of the plan's texts that a stage takes."""
+        return int(sum(self._counts_at(stage)[texts].sum() for texts in self.plan.batches))
+
+    def _counts_at(self, stage: int) -> np.ndarray:
+        """Rows of each text that a stage takes."""
+        lengths = self._all.row_counts.astype(np.int64)
+        return np.ones_like(lengths) if self.model.one_row(stage) else lengths
+
+    def _fill(self, stage: int, begun: tuple[int, Tensor] | None) -> Tensor:
+        """The rows that a stage takes, of the plan's texts; ``begun`` has those of a stage below."""
+        shape = self._rows_at(stage), self.model.config.width
+        blocks = partial(self._blocks, stage, begun)
         if not self.plan.rows:
-            self._rows = torch.empty(shape, dtype=self.dtype)
-        elif self.place.kind != "disk":
+            return torch.empty(shape, dtype=self.dtype)
+        if self.place.kind != "disk":
             device = self.device if self.place.kind == "device" else torch.device("cpu")
-            self._rows = in_memory(shape, self.dtype, device, self._blocks)
-        elif self.folder is None:
-            self._rows = in_temporary_file(shape, self.dtype, self._blocks)
-        else:
-            self._rows, self.reused = in_shared_file(self.folder, self._key, shape, self.dtype, self._blocks)
+            return in_memory(shape, self.dtype, device, blocks)
+        if self.folder is None:
+            return in_temporary_file(shape, self.dtype, blocks)
+        rows, self.reused = in_shared_file(self.folder, self._key, shape, self.dtype, blocks)
+        return rows
 
     def lookup(self, packer: Packer, ids: np.ndarray) -> tuple[int, Tensor] | None:
         """Looks up the activations of a batch, as :meth:`SequenceClassifier.forward` takes them for ``cached``.
@@ -210,10 +242,12 @@ class ActivationCache:
         """Copies a tensor to the device; the host doesn't wait for a GPU."""
         return x.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else x
 
-    def _blocks(self) -> Iterator[Tensor]:
-        """Yields the rows of each batch of the plan, in the order in which they are stored."""
-        with progress_bar(self.plan.rows, "row", self.progress) as bar:
-            for rows in self._shared_blocks():
+    def _blocks(self, stage: int, begun: tuple[int, Tensor] | None) -> Iterator[Tensor]:
+        """Yields the rows that a stage takes of each batch of the plan, in the order in which they are stored."""
+        with progress_bar(self._rows_at(stage), "row", self.progress) as bar:
+            for rows in (
+                self._shared_blocks() if begun is None and stage == self.stage else self._advanced(stage, begun)
+            ):
                 yield rows
                 bar.update(len(rows))
 
@@ -234,11 +268,22 @@ class ActivationCache:
                     rows = torch.empty(shape, dtype=self.dtype, device=self.device)
                 yield group.broadcast(rows, rank)
 
+    def _advanced(self, stage: int, begun: tuple[int, Tensor] | None) -> Iterator[Tensor]:
+        """Rows of each batch at a stage, from those of a stage below, which lie in the same order."""
+        below, rows = (0, None) if begun is None else begun
+        counts, start = self._counts_at(below), 0
+        for texts in self.plan.batches:
+            end = start + int(counts[texts].sum())
+            x = None if rows is None else rows[start:end].to(self.device)
+            yield self._compute(texts, stage, below, x)
+            start = end
+
     @torch.no_grad()
-    def _compute(self, texts: np.ndarray) -> Tensor:
+    def _compute(self, texts: np.ndarray, stage: int | None = None, start: int = 0, x: Tensor | None = None) -> Tensor:
+        """Rows of texts that a stage takes, by default the cache's; ``x`` are those that the stage ``start`` takes."""
         batch = self.model.read(inference_batch(self.model, self._all, texts, self.device))
         with ops.use_backend(self.compute.backend):
-            return self.model.advance(None, batch, 0, self.stage, dtype=self.dtype)
+            return self.model.advance(x, batch, start, self.stage if stage is None else stage, dtype=self.dtype)
 
     @property
     def _key(self) -> dict[str, object]:
@@ -246,12 +291,16 @@ class ActivationCache:
         modules = (module for stage in self.model.backbone.stages[: self.stage] for module in stage)
         state = self.plan.rows, [(p.data_ptr(), p._version) for module in modules for p in module.parameters()]
         if self._key_of_state is None or self._key_of_state[0] != state:
-            self._key_of_state = state, self._make_key()
+            self._key_of_state = state, self._make_key(self.stage)
         return self._key_of_state[1]
 
-    def _make_key(self) -> dict[str, object]:
+    def _sha256_at(self, stage: int) -> str:
+        """Identity of the rows that a stage takes."""
+        return str((self._key if stage == self.stage else self._make_key(stage))["sha256"])
+
+    def _make_key(self, end: int) -> dict[str, object]:
         digest = hashlib.sha256()
-        for stage, modules in enumerate(self.model.backbone.stages[: self.stage]):
+        for stage, modules in enumerate(self.model.backbone.stages[:end]):
             for module in modules:
                 for name, parameter in module.named_parameters():
                     digest.update(f"{stage} {name} {tuple(parameter.shape)}".encode())
@@ -263,8 +312,9 @@ class ActivationCache:
             digest.update(batch.lengths.numpy().data)
         fields: dict[str, object] = {
             "model": str(self.model.config),
-            "head": str(self.model.spec),
-            "stage": self.stage,
+            # Up to the last block only the mask matters.
+            "head": str(self.model.spec if self.model.one_row(end) else self.model.spec.causal),
+            "stage": end,
             "dtype": str(self.dtype),
             "device": self.device.type,
             "code": code_sha256(),

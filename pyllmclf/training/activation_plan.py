@@ -67,6 +67,7 @@ class Plan:
     def make(
         cls,
         first: np.ndarray,
+        distinct: np.ndarray,
         counts: np.ndarray,
         lengths: np.ndarray,
         max_rows: int,
@@ -78,6 +79,9 @@ class Plan:
         ----------
         first : int64 array, shape [texts]
             For each text, the first text that is identical to it.
+        distinct : int64 array, shape [distinct texts]
+            The first texts, in an order that depends on what they say alone: the same texts are then computed in the
+            same batches, however a split or a shuffle has ordered them.
         counts : int64 array, shape [texts]
             Rows of each text that the cache stores.
         lengths : int64 array, shape [texts]
@@ -87,7 +91,6 @@ class Plan:
         make_batches : callable
             Takes the chosen texts; returns those that are computed together.
         """
-        distinct = np.flatnonzero(first == np.arange(len(first)))
         remaining = distinct[np.argsort(-lengths[distinct], kind="stable")]
         taken = [remaining[:0]]
         free_rows = max_rows

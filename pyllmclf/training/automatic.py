@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from .recipes import HELD_OUT, MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, Phase
 from .result import FinetuneResult, Measured
 from .run import PREEMPTED_EARLY, Run
 from .session import Session, open_session
+from .shared_rows import sharing_rows
 from .texts import Data, holds_out, read_texts
 
 BEFORE_REFIT = "before_refit"
@@ -43,9 +45,11 @@ def train(settings: Settings) -> FinetuneResult:
     UsageError, DataError, ModelError, ResourceError, NonFiniteError, PreemptedError
         As :func:`pyllmclf.finetune`.
     """
-    with open_session(settings) as session:
+    with open_session(settings) as session, ExitStack() as stack:
         with session.preemption.at_once(PREEMPTED_EARLY):
             run, data, some = _prepare_first(session)
+        if run.settings.phase == MEASURE or run.settings.may_take_head:
+            stack.enter_context(sharing_rows())  # the trainings read the same texts
         result, asked = run.execute(), session.settings
         refits = run.settings.phase == MEASURE
         pinned, trainable = _pinned(asked, run), run.settings.trainable

@@ -6,13 +6,15 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 
 from torch import Tensor
 
 from ..memory import available_memory
 
 SHARE = 0.25
-"""Share of the free memory that shared rows take without a budget."""
+SHARE_OF_PROCESS = 0.125
+"""Shares of the free memory that shared rows take: in a block, and those that stay until the process ends."""
 
 
 class SharedRows:
@@ -22,10 +24,15 @@ class SharedRows:
     ----------
     budget : int
         Most bytes.
+
+    Attributes
+    ----------
+    trained_blocks : frozenset of int
+        Numbers of last blocks that trainings will train: what these start from is kept on the way to a later block.
     """
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
+        self.budget, self.trained_blocks = budget, frozenset[int]()
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
 
     def find(self, key: str) -> Tensor | None:
@@ -37,10 +44,10 @@ class SharedRows:
 
     def add(self, key: str, rows: Tensor) -> None:
         """Holds rows, unless they alone are more than the budget."""
-        if rows.nbytes > self._budget:
+        if rows.nbytes > self.budget:
             return
         self._rows[key] = rows
-        while sum(each.nbytes for each in self._rows.values()) > self._budget:
+        while sum(each.nbytes for each in self._rows.values()) > self.budget:
             self._rows.popitem(last=False)
 
 
@@ -48,19 +55,28 @@ _shared: ContextVar[SharedRows | None] = ContextVar("pyllmclf_shared_rows", defa
 
 
 @contextmanager
-def sharing_rows(budget: int | None = None) -> Iterator[None]:
-    """Lets the trainings in the block share the rows that they keep in memory.
+def sharing_rows(rows: SharedRows | None = None) -> Iterator[SharedRows]:
+    """Lets the trainings in the block share the rows that they keep in memory; a block within another one takes part.
 
     Parameters
     ----------
-    budget : int, optional
-        Most bytes, beside those of the training at hand; by default a quarter of the memory that is free.
+    rows : SharedRows, optional
+        By default new ones, that take at most a quarter of the memory that is free, beside those of the training at
+        hand.
     """
-    token = _shared.set(SharedRows(int(SHARE * available_memory()) if budget is None else budget))
+    outer = _shared.get()
+    shared = outer or rows or SharedRows(int(SHARE * available_memory()))
+    token = _shared.set(shared)
     try:
-        yield
+        yield shared
     finally:
         _shared.reset(token)
+
+
+@cache
+def rows_of_process() -> SharedRows:
+    """Rows that all trainings of this process may share, as those of a grid search over an estimator do."""
+    return SharedRows(int(SHARE_OF_PROCESS * available_memory()))
 
 
 def shared_rows() -> SharedRows | None:

@@ -55,9 +55,14 @@ def set_trainable(
         block.requires_grad_(True)
 
 
+def last_blocks(trainable: str) -> int | None:
+    """Number of the last blocks that are trained with what is behind them; ``None`` for other values."""
+    match = LAST_BLOCKS.fullmatch(trainable)
+    return int(match[1]) if match is not None else 1 if trainable == "last_block" else None
+
+
 def trained_blocks(trainable: str, n_layers: int) -> int:
     """Number of the last blocks that are trained, of a model of ``n_layers``; low-rank additions train all of them."""
     if trainable in ("all", "lora"):
         return n_layers
-    match = LAST_BLOCKS.fullmatch(trainable)
-    return int(match[1]) if match is not None else int(trainable == "last_block")
+    return last_blocks(trainable) or 0

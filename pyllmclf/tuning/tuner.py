@@ -31,9 +31,10 @@ from ..training.recipes import PHASE, TUNED
 from ..training.result import FinetuneResult, Measured
 from ..training.run import PREEMPTED_EARLY
 from ..training.session import Session, open_session
-from ..training.shared_rows import sharing_rows
+from ..training.shared_rows import SharedRows, sharing_rows
 from ..training.solved_head import assign_folds
 from ..training.texts import Data, read_texts
+from ..training.trainable import last_blocks
 from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
 from .evaluations import Evaluations
 from .result import TuneResult, leaderboard_table
@@ -105,10 +106,10 @@ def tune(
     limit = TimeLimit(seconds_of(time_limit), started)
     _check(models, trials, folds, arguments)
     settings = Settings(model=models[0], train=train, validation=validation, test=test, **arguments)
-    with open_session(settings) as session, sharing_rows():
+    with open_session(settings) as session, sharing_rows() as shared:
         if session.group.world_size > 1:
             raise UsageError("tune runs in one process; start it without torchrun.")
-        return _tune(session, models, candidates, trials, folds, limit)
+        return _tune(session, models, candidates, trials, folds, limit, shared)
 
 
 def seconds_of(limit: float | str | None) -> float:
@@ -150,7 +151,13 @@ def _check(models: Sequence[Any], trials: Any, folds: Any, arguments: dict[str, 
 
 
 def _tune(
-    session: Session, models: Sequence[Any], candidates: Any, trials: int | None, folds: int, limit: TimeLimit
+    session: Session,
+    models: Sequence[Any],
+    candidates: Any,
+    trials: int | None,
+    folds: int,
+    limit: TimeLimit,
+    shared: SharedRows,
 ) -> TuneResult:
     asked = session.settings
     with session.preemption.at_once(PREEMPTED_EARLY):
@@ -184,8 +191,12 @@ def _tune(
         def settings_of(candidate: Candidate) -> Settings:
             return replace(quiet, **candidate.arguments)
 
-        for each in listed or []:
-            settings_of(each)  # all before the first training
+        # All are checked before the first training.
+        trained = [settings_of(each).trainable for each in listed or []]
+        if listed is None:
+            values = candidates.get("trainable", ())
+            trained = list(getattr(values, "choices", values))
+        shared.trained_blocks = frozenset(last_blocks(str(each)) or 0 for each in trained) - {0}
         evaluations = _evaluations(session, data, parts, models, candidates, listed, fixed)
 
         def solves(settings: Settings) -> bool:

@@ -27,6 +27,7 @@ from pyllmclf.experiments.runner import RowResult, Runner, read_all_splits, repl
 from pyllmclf.experiments.table import choose_rows, published_rows, tables
 from pyllmclf.models.weights import backbone_state, head_state
 from pyllmclf.settings import Settings
+from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.prepare import prepare
 
 TEXTS = [f"{'win' if i % 2 else 'meet'} {w} {'now' if i % 3 else 'later'}" for i, w in enumerate("abcdefghij" * 4)]
@@ -246,6 +247,31 @@ def test_a_row_that_the_model_has_no_blocks_for_is_skipped(
     assert results[0].skipped is not None
     assert "1 blocks" in results[0].skipped
     assert any("skipped" in line for line in said)
+
+
+def test_rows_may_share_frozen_layers(
+    model_folder: Folders, csv_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same accuracies; their results are kept apart, since the seconds differ."""
+    filled: list[int] = []
+    fill = ActivationCache._fill
+
+    def counted(self: ActivationCache, *arguments: Any) -> Any:
+        filled.append(self.stage)
+        return fill(self, *arguments)
+
+    monkeypatch.setattr(ActivationCache, "_fill", counted)
+    row = replace_model(choose_rows("sms_spam", "1")[0], str(model_folder("gpt2", "long", n_classes=2)), None)
+    assert not isinstance(row, str)
+    splits, options = read_all_splits(str(csv_file)), {"progress": False}
+    accuracies = []
+    for shares, computed in ((False, 2), (True, 1)):
+        filled.clear()
+        each = Runner(tmp_path, splits, options, {"epochs": 2}, shares_frozen_layers=shares)
+        ((result,),) = each.run([row], [1, 2], lambda _: None)
+        assert len(filled) == computed
+        accuracies.append([run["accuracy"] for run in result.runs])
+    assert accuracies[0] == accuracies[1]
 
 
 def test_weights_that_are_not_to_be_had_skip_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,13 @@ def experiments(
     seeds: Annotated[int, typer.Option(help="Number of seeds per row, from 123 on.")] = 1,
     weights: Annotated[str | None, typer.Option(help="pretrained or random. Default: as in the row.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training texts. Default: as in the row.")] = None,
+    share_frozen_layers: Annotated[
+        bool,
+        typer.Option(
+            "--share-frozen-layers",
+            help="Compute frozen layers once for all rows; a row's seconds leave out what an earlier one has computed.",
+        ),
+    ] = False,
     output_dir: Annotated[
         Path, typer.Option(help="Folder for tables, a plot and each run's result; a later call reuses stored results.")
     ] = Path("experiments"),
@@ -55,7 +62,7 @@ def experiments(
     splits = read_all_splits(data, text_column, label_column)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "progress": progress}
     overrides = {} if epochs is None else {"epochs": epochs}
-    runner = Runner(output_dir, splits, options, overrides)
+    runner = Runner(output_dir, splits, options, overrides, shares_frozen_layers=share_frozen_layers)
     to_run = []
     for row in chosen:
         replaced = replace_model(row, model, cast("Weights | None", weights))

@@ -35,6 +35,11 @@ class SharedRows:
         self.budget, self.trained_blocks = budget, frozenset[int]()
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
 
+    @classmethod
+    def of_free_memory(cls, share: float = SHARE) -> SharedRows:
+        """With a share of the memory that is free as their budget."""
+        return cls(int(share * available_memory()))
+
     def find(self, key: str) -> Tensor | None:
         """The rows with a key; ``None`` if they are not held."""
         if key not in self._rows:
@@ -65,7 +70,7 @@ def sharing_rows(rows: SharedRows | None = None) -> Iterator[SharedRows]:
         hand.
     """
     outer = _shared.get()
-    shared = outer or rows or SharedRows(int(SHARE * available_memory()))
+    shared = outer or rows or SharedRows.of_free_memory()
     token = _shared.set(shared)
     try:
         yield shared
@@ -76,7 +81,7 @@ def sharing_rows(rows: SharedRows | None = None) -> Iterator[SharedRows]:
 @cache
 def rows_of_process() -> SharedRows:
     """Rows that all trainings of this process may share, as those of a grid search over an estimator do."""
-    return SharedRows(int(SHARE_OF_PROCESS * available_memory()))
+    return SharedRows.of_free_memory(SHARE_OF_PROCESS)
 
 
 def shared_rows() -> SharedRows | None:

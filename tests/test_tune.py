@@ -7,8 +7,11 @@ import os
 import signal
 import time
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from pyllmclf import ModelError, PreemptedError, UsageError
 from pyllmclf.cli.main import main
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.training.activation_cache import ActivationCache
+from pyllmclf.training.callbacks import StepRecord
 from pyllmclf.training.shared_rows import SharedRows, shared_rows
 from pyllmclf.tuning import search, tuner
 from pyllmclf.tuning.evaluations import Evaluations
@@ -290,6 +294,23 @@ def test_the_time_limit_is_kept(model_folder: Folders, monkeypatch: pytest.Monke
     clock[0] = 0.0
     with pytest.raises(UsageError, match="time_limit is too short"):
         pyllmclf.tune(model_folder("bert"), DATA, candidates=THREE, time_limit=9, **arguments)
+
+
+def test_a_training_without_time_ends_early() -> None:
+    """After a few steps, by their pace; the first one, in which frozen layers are computed, does not count."""
+    limit = search.TimeLimit(100.0, time.perf_counter(), time.perf_counter() + 100.0)
+    record = StepRecord(1, 1, 1.0, 0.5, 1e-3, 8, 100)
+
+    def step(number: int, clock: float) -> None:
+        with patch.object(time, "perf_counter", lambda: limit.started + clock):
+            limit.on_step(replace(record, step=number))
+
+    for steps, ends in ((100, False), (120, True)):
+        limit.on_train_begin(steps)
+        for number in range(1, 6):
+            step(number, 9.0 + number)
+        with pytest.raises(search.OutOfTime) if ends else nullcontext():
+            step(6, 15.0)
 
 
 @pytest.mark.parametrize("evaluations", [1, 6])

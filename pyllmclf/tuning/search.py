@@ -34,6 +34,8 @@ FIRST_FOLD = 0.4
 """Share of the time limit after which no further candidate is tried: a comparison on one fold alone says little."""
 LEAST_TRIED, MOST_FAILURES = 3, 10
 """Candidates that are tried all the same; and those in a row that can't be trained, after which no other is tried."""
+PROJECTED_AFTER, CERTAIN = 5, 0.9
+"""Steps after which a training's time is projected, and the share of the projection that it takes at least."""
 MARGIN, LEAST_MARGIN = 0.04, 1.0
 """Share of the time limit, and seconds, that are left for saving and for what is estimated too low."""
 Tell = Callable[[Candidate, "float | None"], None]
@@ -45,7 +47,7 @@ class OutOfTime(BaseException):
 
 @dataclass
 class TimeLimit(Callback):
-    """Time that a search may take; in a training, ends it when its time is over.
+    """Time that a search may take; in a training, ends it when its time is over, or will be before its last step.
 
     Attributes
     ----------
@@ -60,6 +62,8 @@ class TimeLimit(Callback):
     seconds: float
     started: float
     training_ends: float = math.inf
+    _steps: int = 0
+    _first_step: float = 0.0
 
     @property
     def left(self) -> float:
@@ -72,9 +76,16 @@ class TimeLimit(Callback):
         """Share of the time that is over; 0 without a limit."""
         return (time.perf_counter() - self.started) / self.seconds
 
+    def on_train_begin(self, total_steps: int) -> None:
+        """Takes the number of steps."""
+        self._steps, self._first_step = total_steps, math.inf
+
     def on_step(self, record: StepRecord) -> None:
-        """Ends the training after its time."""
-        if time.perf_counter() > self.training_ends:
+        """Ends the training after its time, or where the steps so far say that the others will exceed it."""
+        now, done = time.perf_counter(), record.step - 1
+        self._first_step = min(self._first_step, now)  # frozen layers may be computed before it
+        a_step = (now - self._first_step) / done if done >= PROJECTED_AFTER else 0.0
+        if now + CERTAIN * a_step * (self._steps - record.step) > self.training_ends:
             raise OutOfTime
 
 
@@ -326,7 +337,11 @@ class Search:
             fold_of[fold.rows] = number
         if packer.window_bounds is not None:
             fold_of = np.repeat(fold_of, np.diff(packer.window_bounds))
-        solution = solve_rows(run.trainer, pooled_rows(run.trainer, packer, ids), ids, fold_of)
+        started = time.perf_counter()
+        rows = pooled_rows(run.trainer, packer, ids)
+        if not self._rates:  # a pass of the frozen model says how fast its steps are, before the first one
+            self._rates.append((time.perf_counter() - started) / _operations(run))
+        solution = solve_rows(run.trainer, rows, ids, fold_of)
         logits = packer.by_text(solution.out_of_fold.cpu().numpy())
         return [logits[fold.rows] for fold in self.folds]
 

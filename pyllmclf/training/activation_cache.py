@@ -6,10 +6,8 @@ epoch, in large batches of texts of similar length; training and evaluation star
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +16,14 @@ from torch import Tensor
 
 from .. import ops
 from ..classifier.inference import TOKEN_BUDGET, inference_batch, inference_batches
-from ..compute import Compute, code_sha256
+from ..compute import Compute
 from ..data.packing import Packer
 from ..data.token_store import TokenStore
 from ..distributed import ProcessGroup
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
-from ..ops.backends import triton as triton_backend
 from ..progress import progress_bar
+from .activation_key import key_of_rows
 from .activation_plan import Plan, frozen_stages, why_not
 from .activation_storage import Place, choose_place, in_memory, in_shared_file, in_temporary_file, shared_folder
 from .recipes import ResolvedSettings
@@ -291,37 +289,14 @@ class ActivationCache:
         modules = (module for stage in self.model.backbone.stages[: self.stage] for module in stage)
         state = self.plan.rows, [(p.data_ptr(), p._version) for module in modules for p in module.parameters()]
         if self._key_of_state is None or self._key_of_state[0] != state:
-            self._key_of_state = state, self._make_key(self.stage)
+            self._key_of_state = state, self._key_at(self.stage)
         return self._key_of_state[1]
 
-    def _sha256_at(self, stage: int) -> str:
-        """Identity of the rows that a stage takes."""
-        return str((self._key if stage == self.stage else self._make_key(stage))["sha256"])
+    def _key_at(self, stage: int) -> dict[str, object]:
+        return key_of_rows(self.model, self._all, self.plan.batches, stage, self.compute)
 
-    def _make_key(self, end: int) -> dict[str, object]:
-        digest = hashlib.sha256()
-        for stage, modules in enumerate(self.model.backbone.stages[:end]):
-            for module in modules:
-                for name, parameter in module.named_parameters():
-                    digest.update(f"{stage} {name} {tuple(parameter.shape)}".encode())
-                    digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        for texts in self.plan.batches:
-            batch = self._all.batch(texts)
-            digest.update(batch.input_ids.numpy().data)
-            digest.update(batch.cu_seqlens.numpy().data)
-            digest.update(batch.lengths.numpy().data)
-        fields: dict[str, object] = {
-            "model": str(self.model.config),
-            # Up to the last block only the mask matters.
-            "head": str(self.model.spec if self.model.one_row(end) else self.model.spec.causal),
-            "stage": end,
-            "dtype": str(self.dtype),
-            "device": self.device.type,
-            "code": code_sha256(),
-            "triton": version("triton") if triton_backend.installed() else None,
-        } | self.compute.numerics()
-        digest.update(repr(sorted(fields.items())).encode())
-        return fields | {"sha256": digest.hexdigest()}
+    def _sha256_at(self, stage: int) -> str:
+        return str((self._key if stage == self.stage else self._key_at(stage))["sha256"])
 
 
 def make_cache(

@@ -118,7 +118,7 @@ def test_every_field_is_read_or_refused_by_name(saved: dict[str, Path], kind: st
         ("tokenizer", {"kind": "sentencepiece", "pad_token": None}),
         ("tokenizer", {"kind": "tokenizers", "pad_token": "[PAD]", "split_special_tokens": "yes"}),
         ("format_version", True),
-        ("format_version", 3),
+        ("format_version", 4),
     ],
 )
 def test_forged_field_ends_with_exit_code_4(

@@ -290,6 +290,26 @@ def test_truncation_leaves_the_prompt_whole(model_folder: Folders, long_texts: s
     assert ids == [*classifier.state.tokenizer.prefix, *read, *classifier.state.tokenizer.suffix]
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize("prompt", [PROMPT, None])
+def test_empty_texts_are_counted(model_folder: Folders, family: str, prompt: str | None) -> None:
+    """Also where the prompt's last space is a token of the text's."""
+    texts = ["", *TEXTS[1:], ""]
+    found = pyllmclf.finetune(model_folder(family), (texts, [*LABELS, 1]), prompt=prompt, **RUN)
+    assert (found.lengths.empty, found.lengths.texts) == (2, len(texts))
+
+
+def test_validate_counts_its_tokens(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    (tmp_path / "data.csv").write_text("text,label\nabc,1\nabcd,2\n")
+    command = ["validate", str(tmp_path / "data.csv"), "--model", str(folder), "--json"]
+    longest = []
+    for config in ({}, {"prompts": {"query": PROMPT}, "default_prompt_name": "query"}):
+        write(folder, "config_sentence_transformers.json", config)
+        assert run(app, "pyllmclf", command) == 0
+        longest.append(json.loads(capsys.readouterr().out)["parts"]["train"]["lengths"]["longest"])
+    assert longest == [6, 12]
+
+
 @pytest.mark.parametrize("changes", [{"max_length": 8}, {"padding": 8}, {"prompt": "abcd " * 12}], ids=str)
 def test_a_prompt_that_leaves_no_room(model_folder: Folders, changes: dict[str, Any]) -> None:
     count = 48 if "prompt" in changes else 6

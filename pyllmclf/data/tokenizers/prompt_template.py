@@ -36,7 +36,7 @@ def with_template(content: str, prompt: str, ids: list[int], space: str = "") ->
     if post is None:
         return None
     template, name = _template_of(post), MARKS[bool(space)] + prompt
-    template["special_tokens"][name] = {"id": name, "ids": ids, "tokens": _names(content, ids)}
+    template["special_tokens"][name] = {"id": name, "ids": ids, "tokens": _names(parsed, ids)}
     for kind in ("single", "pair"):
         pieces = template[kind]
         place = next((i for i, piece in enumerate(pieces) if "Sequence" in piece), 0)
@@ -80,11 +80,15 @@ def split_prompt(content: str) -> tuple[str, str]:
     return json.dumps(parsed, ensure_ascii=False), name.removeprefix(mark)
 
 
-def _names(content: str, ids: Sequence[int]) -> list[str]:
-    import tokenizers
-
-    tokenizer = tokenizers.Tokenizer.from_str(content)
-    return [tokenizer.id_to_token(each) or "" for each in ids]
+def _names(tokenizer: dict[str, Any], ids: Sequence[int]) -> list[str]:
+    """Texts of tokens; the library takes seconds to open a large vocabulary for them."""
+    vocabulary = tokenizer["model"]["vocab"]  # a list of [text, score] for Unigram, otherwise text to id
+    if isinstance(vocabulary, list):
+        names = {number: text for number, (text, _) in enumerate(vocabulary)}
+    else:
+        names = {number: text for text, number in vocabulary.items()}
+    names |= {token["id"]: token["content"] for token in tokenizer["added_tokens"]}
+    return [names[number] for number in ids]
 
 
 def _template_of(post: Any) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from pyllmclf.data.tokenizers import (
     TiktokenTokenizer,
     Tokenizer,
     byte_level_json,
+    restore_tokenizer,
     with_prompt,
 )
 from pyllmclf.data.tokenizers.prompt_template import split_prompt
@@ -181,6 +182,8 @@ def test_the_prompt_is_taken_out_again(tokenizer: Tokenizer) -> None:
     different = {key for key in before if before[key] != after[key]}
     assert different <= {"post_processor"}  # in the same meaning, as a template
     assert split_prompt(tokenizer.to_json()) == (tokenizer.to_json(), "")
+    restored = restore_tokenizer(tokenizer.kind, with_prompt(tokenizer, "query: ").to_json(), {}, "here")
+    assert rows(with_prompt(restored, "query: "), ODD) == rows(with_prompt(tokenizer, "query: "), ODD)
 
 
 @pytest.mark.parametrize("processor", ["BertProcessing", "RobertaProcessing", "TemplateProcessing", "Sequence", "none"])

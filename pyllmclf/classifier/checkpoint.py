@@ -21,7 +21,7 @@ from ..data.atomic_folder import text_writer, verify_folder, write_folder
 from ..data.json_text import parse_json
 from ..data.labels import LabelEncoder, MultiLabelEncoder, checked_classes
 from ..data.packing import RowLayout
-from ..data.tokenizers import Tokenizer, restore_tokenizer, with_prompt
+from ..data.tokenizers import Tokenizer, restore_tokenizer, special_count, with_prompt
 from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, load_adapter, read_tensors
@@ -260,7 +260,13 @@ def _read_tokenizer(folder: Path, spec: CheckpointSpec, config: ModelConfig) -> 
     follow_architecture(tokenizer, config)
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")
-    return with_prompt(tokenizer, spec.tokenizer.prompt)
+    tokenizer = with_prompt(tokenizer, spec.tokenizer.prompt)
+    if special_count(tokenizer) >= spec.max_length:
+        raise ModelError(
+            f"{folder / SPEC_FILE}: max_length={spec.max_length} leaves no room for text beside the tokenizer's "
+            f"{special_count(tokenizer)} special tokens, the prompt's included."
+        )
+    return tokenizer
 
 
 def _spec(state: ClassifierState) -> CheckpointSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,17 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return LibraryTokenizer.from_json(unigram_tokenizer(splits_at_white_space=kind == "XLM-RoBERTa").to_str())
 
 
-def whole(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
-    """Tokens of the texts by the tokenizers library, special tokens included."""
+@functools.lru_cache(maxsize=1)
+def library_of(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer in the tokenizers library; of GPT-2's encoding that takes seconds."""
     library = tokenizers.Tokenizer.from_str(tokenizer.to_json())
     library.encode_special_tokens = True
-    return [encoding.ids for encoding in library.encode_batch(texts)]
+    return library
+
+
+def whole(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    """Tokens of the texts by the tokenizers library, special tokens included."""
+    return [encoding.ids for encoding in library_of(tokenizer).encode_batch(texts)]
 
 
 def rows(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:

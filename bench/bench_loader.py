@@ -99,7 +99,7 @@ def many_texts() -> None:
             self.prefix: list[int] = []
             self.suffix: list[int] = []
 
-        def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        def encode_batch(self, texts: list[str], continues: list[bool]) -> list[list[int]]:
             return [[7] * len(text) for text in texts]
 
         def to_json(self) -> str:

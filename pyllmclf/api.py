@@ -60,6 +60,7 @@ def finetune(
     dropout: float | Literal["config", "auto"] = "auto",
     max_length: int | None = None,
     long_texts: LongTexts = "head",
+    prompt: str | None = "auto",
     epochs: int | Auto = "auto",
     batch_size: int | Auto = "auto",
     batch_tokens: int | None = None,
@@ -169,6 +170,11 @@ def finetune(
         Tokens read of a text longer than ``max_length``: its first ones, its last ones, half of each, or windows of
         ``max_length`` tokens that overlap by half. In training each window is a text with the label of its text; a
         text's logits are the mean over its windows.
+    prompt : str, optional
+        String before each text, and each window of one, in training and in all predictions; its tokens count among
+        those of ``max_length``. ``"auto"`` is the one that the model was trained to read: a preset's, such as
+        ``"query: "`` of ``"e5-small-v2"``, or sentence-transformers' default prompt of the folder; without one there
+        is none, as with ``None``.
     epochs, batch_size, gradient_accumulation_steps : int
         An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
         fewer. ``"auto"`` is as many epochs as give 100 steps, at least 3 and at most 40, and 8 texts.

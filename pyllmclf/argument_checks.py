@@ -69,6 +69,14 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # lone surrogates
+        return False
+    return True
+
+
 # Counts of batches, steps and tokens: their products fit 64 bits.
 MOST = 2**31 - 1
 
@@ -85,6 +93,7 @@ finite_nonnegative_number = all_of(
 )
 bool_or_none = satisfies(lambda value: isinstance(value, (bool, type(None))), "be True, False or None")
 separator = satisfies(lambda value: isinstance(value, str) and bool(value.strip()), "be a string that is not blank")
+unicode_text = satisfies(lambda value: isinstance(value, str) and _is_unicode(value), "be a string of valid Unicode")
 revision = satisfies(
     lambda value: isinstance(value, str) and bool(value.strip()) and value == value.strip(),
     "be the name of a branch, a tag or a commit",

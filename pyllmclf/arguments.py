@@ -141,6 +141,11 @@ def as_words(name: str, text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
+def as_prompt(name: str, text: str) -> str | None:
+    """Parses a prompt; ``none`` becomes ``None``."""
+    return None if text == "none" else text
+
+
 def as_class_weights(name: str, text: str) -> str | dict[str, float]:
     """Parses ``class=weight`` pairs separated by commas; a text without ``=`` is returned unchanged.
 

@@ -26,6 +26,7 @@ from .arguments import (
     as_data,
     as_data_or_fraction,
     as_number_or_word,
+    as_prompt,
     as_words,
 )
 from .checks import as_json, is_number, plain
@@ -167,6 +168,10 @@ class Settings:
         "head", "What is read of longer texts: head, tail, both or windows.", group=MODEL,
         check=one_of(words(LongTexts)),
     )  # fmt: skip
+    prompt: str | None = argument(
+        AUTO, "String before each text, such as 'query: '; none, or auto: the one that the model was trained with.",
+        group=MODEL, parse=as_prompt, check=optional(valid.unicode_text), resolved=True, on_card=True, absent="",
+    )  # fmt: skip
     epochs: int | Auto = argument(
         AUTO, "Passes over the training texts, or auto.", group=TRAINING, parse=as_count_or_auto, on_card=True,
         check=auto_or(valid.positive_integer), resolved=True, absent=5,
@@ -292,6 +297,8 @@ class Settings:
             object.__setattr__(self, name, user_path(getattr(self, name)))
         for name in ARGUMENTS:
             check_argument(name, getattr(self, name))
+        if self.prompt is None:  # None would leave the choice to a resumed run's checkpoint
+            object.__setattr__(self, "prompt", "")
         self._check_together()
 
     def _check_together(self) -> None:
@@ -363,13 +370,17 @@ def check_argument(name: str, value: Any) -> None:
 
 
 def with_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
-    """Settings of a resumed run: those left at ``None`` or ``"auto"`` take the values that the checkpoint records."""
-    chosen = {
-        name: recorded[name]
-        for name, declared in ARGUMENTS.items()
-        if declared.resolved and getattr(settings, name) in (None, "auto") and recorded.get(name) is not None
-    }
-    return replace(settings, **chosen)
+    """Settings of a resumed run: those left at ``None`` or ``"auto"`` take the values that the checkpoint records.
+
+    Without a record there is nothing to take; a checkpoint of a version without the argument has its ``absent`` value.
+    """
+    if not recorded:
+        return settings
+    left = [
+        name for name, declared in ARGUMENTS.items() if declared.resolved and getattr(settings, name) in (None, AUTO)
+    ]
+    values = {name: recorded.get(name, ARGUMENTS[name].absent) for name in left}
+    return replace(settings, **{name: value for name, value in values.items() if value is not None})
 
 
 def recorded_settings(settings: Settings, resolved: Mapping[str, Any]) -> dict[str, Any]:

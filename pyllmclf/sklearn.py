@@ -76,6 +76,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         dropout: float | Literal["config", "auto"] = "auto",
         max_length: int | None = None,
         long_texts: LongTexts = "head",
+        prompt: str | None = "auto",
         epochs: int | Auto = "auto",
         batch_size: int | Auto = "auto",
         batch_tokens: int | None = None,

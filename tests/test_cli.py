@@ -180,6 +180,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "dropout": (["--dropout", "0.125"], 0.125),
     "max_length": (["--max-length", "77"], 77),
     "long_texts": (["--long-texts", "tail"], "tail"),
+    "prompt": (["--prompt", "query: "], "query: "),
     "epochs": (["--epochs", "7"], 7),
     "batch_size": (["--batch-size", "3"], 3),
     "batch_tokens": (["--batch-tokens", "99"], 99),

@@ -18,6 +18,7 @@ import pytest
 from huggingface_hub import constants
 from models import LABELS, TEXTS, Folders
 from safetensors.torch import load_file, save_file
+from unigram import multilingual_folder
 
 import pyllmclf
 from pyllmclf import ModelError, UsageError
@@ -322,3 +323,42 @@ def test_preset_gpt2_from_the_hub_s_cache_alone(
     assert tokenizer.fingerprint == published.fingerprint
     lines = (data_dir / "sms_spam" / "SMSSpamCollection").read_text(encoding="utf-8").splitlines()
     assert tokenizer.encode_batch(lines) == published.encode_batch(lines)
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["e5-small-v2", "multilingual-e5-small"])
+def test_presets_with_a_prompt(hub: Hub, model_folder: Folders, tmp_path: Path, preset: str) -> None:
+    """By the preset's name or by its repository's; the files themselves name none."""
+    repository = tmp_path / "repository"
+    if preset == "multilingual-e5-small":
+        repository.mkdir()
+        multilingual_folder(repository)
+    else:
+        model_folder.copy(repository, "bert")
+    hub.publish(f"intfloat/{preset}", repository, "a" * 40)
+    for name in (preset, f"intfloat/{preset}", f"{preset}@main", f"intfloat/{preset}@" + "a" * 40):
+        source = find_model(name, "pretrained")
+        assert (source.prompt, source.hub_id, source.revision) == ("query: ", f"intfloat/{preset}", "a" * 40)
+    classifier = pyllmclf.finetune(preset, DATA, **SHORT).classifier
+    assert classifier.state.tokenizer.prompt == "query: "
+    joined = [f"query: {text}" for text in TEXTS]
+    plain = pyllmclf.finetune(preset, (joined, DATA[1]), prompt=None, **SHORT).classifier
+    assert plain.state.tokenizer.prompt == ""
+    np.testing.assert_array_equal(classifier.logits(TEXTS), plain.logits(joined))
+
+
+def test_the_prompt_of_a_repository(hub: Hub, folder: Path) -> None:
+    """Its default one is asked for where the model comes from sentence-transformers."""
+    named = {"prompts": {"query": "q, "}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(named))
+    hub.publish("someone/bert", folder, "a" * 40)
+    assert find_model("someone/bert", "pretrained").prompt == ""
+    assert not any("config_sentence_transformers" in asked for asked in hub.asked)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    pooling = {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}
+    (folder / "modules.json").write_text(json.dumps([pooling]))
+    hub.publish("someone/sentence", folder, "b" * 40)
+    assert find_model("someone/sentence", "pretrained").prompt == "q, "

@@ -122,6 +122,8 @@ def test_presets_count_the_published_parameters(name: str) -> None:
         "minilm": 22_713_216,
         "bge-small-en-v1.5": 33_360_000,
         "gte-small": 33_360_000,
+        "e5-small-v2": 33_360_000,
+        "multilingual-e5-small": 117_653_760,
         # Without the pooler, which their classifiers don't use.
         "roberta-base": 124_055_040,
         "roberta-large": 354_310_144,

@@ -38,11 +38,12 @@ class FakeTokenizer:
     pad_token_id: int = PAD
     vocab_size: int = 0x110000
     kind: str = "tokenizers"
+    prompt: str = ""
     splits_special_tokens: bool = True
     without_position: int | None = None
     whole: list[str] = field(default_factory=list)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[list[int]]:
         empty = [] if self.prefix or self.suffix else [self.pad_token_id]
         return [[ord(c) for c in text] or empty for text in texts]
 

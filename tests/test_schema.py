@@ -117,8 +117,11 @@ def test_every_field_is_read_or_refused_by_name(saved: dict[str, Path], kind: st
         ("base", {}),
         ("tokenizer", {"kind": "sentencepiece", "pad_token": None}),
         ("tokenizer", {"kind": "tokenizers", "pad_token": "[PAD]", "split_special_tokens": "yes"}),
+        ("tokenizer", {"kind": "tokenizers", "pad_token": "[PAD]", "prompt": 3}),
+        ("tokenizer", {"kind": "tokenizers", "pad_token": "[PAD]", "prompt": "a"}),
+        ("tokenizer", {"kind": "tokenizers", "pad_token": "[PAD]", "prompt": "a, " * 30}),
         ("format_version", True),
-        ("format_version", 3),
+        ("format_version", 4),
     ],
 )
 def test_forged_field_ends_with_exit_code_4(

@@ -173,6 +173,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "weights": {"weights": "random"},
     "trainable": {"trainable": "head"},
     "lora": {"trainable": "lora", "lora": {"rank": 2, "dropout": 0.5}},
+    "prompt": {"prompt": "query: "},
     "validation": {"validation": 0.5},
 }
 # Arguments that decide where, from what and what is shown, each with a test of its own below.

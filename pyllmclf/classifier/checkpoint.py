@@ -21,7 +21,7 @@ from ..data.atomic_folder import text_writer, verify_folder, write_folder
 from ..data.json_text import parse_json
 from ..data.labels import LabelEncoder, MultiLabelEncoder, checked_classes
 from ..data.packing import RowLayout
-from ..data.tokenizers import Tokenizer, restore_tokenizer
+from ..data.tokenizers import Tokenizer, restore_tokenizer, special_count, with_prompt
 from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, load_adapter, read_tensors
@@ -32,7 +32,7 @@ from ..models.weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, check_size
 from ..models.weights import backbone_state, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
 from .replaceable import HELD_OUT
-from .schema import FORMAT_VERSION, WITHOUT_POOLER, BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
+from .schema import FORMAT_VERSION, WITH_PROMPT, WITHOUT_POOLER, BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
 from .state import ClassifierState
 
 SPEC_FILE = "pyllmclf.json"
@@ -260,6 +260,12 @@ def _read_tokenizer(folder: Path, spec: CheckpointSpec, config: ModelConfig) -> 
     follow_architecture(tokenizer, config)
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")
+    tokenizer = with_prompt(tokenizer, spec.tokenizer.prompt)
+    if special_count(tokenizer) >= spec.max_length:
+        raise ModelError(
+            f"{folder / SPEC_FILE}: max_length={spec.max_length} leaves no room for text beside the tokenizer's "
+            f"{special_count(tokenizer)} special tokens, the prompt's included."
+        )
     return tokenizer
 
 
@@ -277,11 +283,13 @@ def _spec(state: ClassifierState) -> CheckpointSpec:
         causal=model_spec.causal,
         head_bias=model_spec.bias,
         pooler=model_spec.pooler,
-        format_version=FORMAT_VERSION if model_spec.pooler else WITHOUT_POOLER,
+        format_version=WITH_PROMPT if tokenizer.prompt else FORMAT_VERSION if model_spec.pooler else WITHOUT_POOLER,
         max_length=state.layout.max_length,
         pad_to=state.layout.pad_to,
         long_texts=state.layout.long_texts,
-        tokenizer=TokenizerSpec(tokenizer.kind, getattr(tokenizer, "pad_token", None), tokenizer.splits_special_tokens),
+        tokenizer=TokenizerSpec(
+            tokenizer.kind, getattr(tokenizer, "pad_token", None), tokenizer.splits_special_tokens, tokenizer.prompt
+        ),
         lora=None if state.lora is None else asdict(state.lora),
         temperature=state.temperature,
         metrics=state.metrics,

@@ -13,11 +13,11 @@ from torch import Tensor
 from ..data.atomic_folder import Writer, text_writer
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, adapter_state, peft_config
 from ..models.architectures.registry import architecture_of
-from ..models.sentence_folder import sentence_files
+from ..models.sentence_folder import PROMPTS, prompt_file, sentence_files
 from ..models.weight_files import WEIGHTS_FILE
 from ..models.weights import backbone_state, head_state
 from .model_card import model_card
-from .state import ClassifierState, why_not_transformers
+from .state import ClassifierState, why_not_in_tokenizer, why_not_transformers
 
 CARD_FILE = "README.md"
 
@@ -55,6 +55,8 @@ def model_files(state: ClassifierState, folder: Path | None) -> dict[str, Writer
     if not state.model.spec.pooler:  # who trains the classifier further reads texts in the same way
         contents = sentence_files(state.model.spec.pooling, state.layout.max_length)
         files |= {name: text_writer(content) for name, content in contents.items()}
+    if why_not_in_tokenizer(state) is not None:  # otherwise tokenizer.json has the prompt
+        files[PROMPTS] = text_writer(prompt_file(state.tokenizer.prompt))
     if state.lora is None:
         files["config.json"] = text_writer(json.dumps(huggingface_config(state), indent=2))
         files[WEIGHTS_FILE] = tensor_writer(backbone_state(state.model) | head_state(state.model))

@@ -79,7 +79,7 @@ def _text(state: ClassifierState, name: str, in_transformers: bool) -> str:
             of = f"{split}, by the classifier trained without them" if "classifier" in figures else split
             lines.append(f"| {of} | {figures['texts']:,} | {' | '.join(values)} |")
     names = [name for name, argument in ARGUMENTS.items() if argument.on_card]
-    settings = [(name, state.settings[name]) for name in names if state.settings.get(name) not in (None, AUTO)]
+    settings = [(name, state.settings[name]) for name in names if state.settings.get(name) not in (None, AUTO, "")]
     if settings:
         lines += ["", "## Training", "", "| setting | value |", "|---|---|"]
         lines += [f"| {name} | {_code(value)} |" for name, value in settings]

@@ -27,6 +27,9 @@ from ..settings import Settings, check_argument
 FORMAT_VERSION = 1
 # Of classifiers that skip the pooler, so that versions that know no such ones refuse them.
 WITHOUT_POOLER = 2
+# Of classifiers with a prompt before each text, likewise.
+WITH_PROMPT = 3
+VERSIONS = (FORMAT_VERSION, WITHOUT_POOLER, WITH_PROMPT)
 # Takes a value; returns what it must be, where it is not.
 Check = Callable[[Any], "str | None"]
 
@@ -190,11 +193,14 @@ class TokenizerSpec(_Record):
     pad_token : str or None
     split_special_tokens : bool
         See :attr:`pyllmclf.data.tokenizers.Tokenizer.splits_special_tokens`; true in checkpoints of before.
+    prompt : str
+        String before each text; empty for none, and in checkpoints of before.
     """
 
     kind: str = field(metadata=_is(_one_of(("tiktoken", "tokenizers"))))
     pad_token: str | None = field(metadata=_is(_or_none(_NAME)))
     split_special_tokens: bool = field(metadata=_is(_FLAG), default=True)
+    prompt: str = field(metadata=_is(_TEXT), default="")
 
 
 @dataclass(frozen=True)
@@ -290,10 +296,9 @@ def read_spec(raw: Mapping[str, Any], file: Path) -> CheckpointSpec:
         If it is of another format version, or a field is missing or wrong.
     """
     version = raw.get("format_version")
-    if version not in (FORMAT_VERSION, WITHOUT_POOLER) or type(version) is not int:
+    if version not in VERSIONS or type(version) is not int:
         raise ModelError(
-            f"{file}: format version {shortened(version)} is neither {FORMAT_VERSION} nor {WITHOUT_POOLER}; update "
-            "pyllmclf."
+            f"{file}: format version {shortened(version)} is none of {', '.join(map(str, VERSIONS))}; update pyllmclf."
         )
     spec: CheckpointSpec = CheckpointSpec.read(raw, str(file))
     if (spec.lora is not None) and spec.base.sha256 is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
-from ..data.tokenizers import Tokenizer
+from ..data.tokenizers import PromptedTokenizer, Tokenizer
 from ..lora_config import LoRAConfig
 from ..models.architecture import Architecture
 from ..models.architectures.registry import architecture_of
@@ -76,7 +76,7 @@ def why_not_transformers(state: ClassifierState) -> str | None:
     if spec.bias != architecture.head_bias:
         theirs, ours = ("with", "without") if architecture.head_bias else ("without", "with")
         return f"{name} has a head {theirs} bias, and this classifier has one {ours} it"
-    return None
+    return why_not_in_tokenizer(state)
 
 
 def _can_read(architecture: Architecture, pooling: Pooling) -> bool:
@@ -91,4 +91,9 @@ def why_not_padded(state: ClassifierState) -> str | None:
         return "a graph masks padding, and this classifier reads it"
     if state.layout.long_texts not in ("head", "tail"):
         return f"a graph reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
-    return None
+    return why_not_in_tokenizer(state)
+
+
+def why_not_in_tokenizer(state: ClassifierState) -> str | None:
+    """The reason why the tokenizer's files can't hold the classifier's prompt; ``None`` if they can."""
+    return state.tokenizer.obstacle if isinstance(state.tokenizer, PromptedTokenizer) else None

@@ -9,10 +9,11 @@ from ..data.atomic_folder import MANIFEST, verify_folder
 from ..data.json_text import is_unicode
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
+from ..data.tokenizers import with_prompt
 from ..errors import ModelError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
 from ..models.architectures.registry import architecture_of
-from ..models.hub import ModelSource, class_names, find_model, read_json, with_own_tokenizer
+from ..models.hub import ModelSource, class_names, file_prompt, find_model, read_json, with_own_tokenizer
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weight_files import check_size
 from ..models.weights import head_size, load_weights
@@ -55,7 +56,7 @@ def load_third_party(path: Path) -> ClassifierState:
     model.requires_grad_(False)
     return ClassifierState(
         model=model,
-        tokenizer=source.tokenizer,
+        tokenizer=with_prompt(source.tokenizer, file_prompt(source.tokenizer)),
         encoder=(MultiLabelEncoder if problem == "multi_label_classification" else LabelEncoder)(tuple(names)),
         layout=_layout(path if (path / "tokenizer_config.json").is_file() else source.folder, config.n_positions),
         lora=None if adapter is None else adapter.lora,

@@ -61,6 +61,7 @@ def validate(
     from ..data.named import is_named, load_named
     from ..data.readers import ReadOptions
     from ..data.sources import applicable, check_applicable, read_source, split_sources
+    from ..data.tokenizers import with_prompt
     from ..data.validation import validate_splits
     from ..settings import check_argument, check_label_separator
 
@@ -92,7 +93,9 @@ def validate(
     settled = settle_types(list(splits.values()))
     splits = {name: split for name, split in zip(splits, settled, strict=True) if split is not None}
     source = None if model is None else _source(model)
-    tokenizer, positions = (None, None) if source is None else (source.tokenizer, source.config.n_positions)
+    tokenizer, positions = None, None
+    if source is not None:
+        tokenizer, positions = with_prompt(source.tokenizer, source.prompt), source.config.n_positions
     report = validate_splits(splits, tokenizer, positions)
     plan = _plan(splits, report, columns, missing)
     if as_json:

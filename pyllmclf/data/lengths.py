@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .packing import Packer
-from .tokenizers import Tokenizer, special_count
+from .tokenizers import Tokenizer
 
 
 def truncation(packer: Packer) -> str:
@@ -36,7 +36,7 @@ class LengthReport:
     longest : int
         Tokens of the longest text, after truncation.
     empty : int
-        Number of texts without any token but special ones.
+        Number of texts without any token but special ones and the prompt's.
     truncated : int
         Number of texts that lose tokens to ``max_length``.
     skipped : int
@@ -60,12 +60,13 @@ class LengthReport:
     @classmethod
     def of(cls, packer: Packer, tokenizer: Tokenizer, skipped: int = 0) -> LengthReport:
         """Measures the texts of a packer; ``skipped`` is the number of rows that were left out before."""
-        specials = special_count(tokenizer)
         lengths, stored = packer.real_lengths, packer.store.lengths
-        # Without special tokens an empty text is stored as one padding token, which no other text encodes to.
-        empty = stored == 0
-        if specials == 0:
-            empty = (stored == 1) & (packer.store.tokens[packer.store.offsets[:-1]] == tokenizer.pad_token_id)
+        # Without special tokens a padding token; behind a prompt, the token of its last space, if that is the text's.
+        (nothing,) = tokenizer.encode_batch([""])
+        empty = stored == len(nothing)
+        for place, token in enumerate(nothing):
+            rows = np.flatnonzero(empty)
+            empty[rows] = packer.store.tokens[packer.store.offsets[rows] + place] == token
         padded_rows = len(lengths) * int(lengths.max())
         computed_rows = int(packer.row_counts.sum())
         return cls(

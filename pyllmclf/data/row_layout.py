@@ -45,6 +45,7 @@ class RowLayout:
         positions: int,
         longest_train: int,
         specials: int,
+        prompt: int = 0,
     ) -> RowLayout:
         """Makes a layout from the arguments of :func:`pyllmclf.finetune`.
 
@@ -58,7 +59,9 @@ class RowLayout:
         longest_train : int
             Tokens of the longest training text, special tokens included.
         specials : int
-            Number of special tokens per text.
+            Number of special tokens per text, the prompt's included.
+        prompt : int
+            How many of them are the prompt's.
 
         Raises
         ------
@@ -69,10 +72,9 @@ class RowLayout:
         limit = positions if max_length is None else max_length
         for name, value in (("max_length", max_length), ("padding", padding)):
             if isinstance(value, int) and not specials < value <= positions:
-                raise UsageError(
-                    f"{name}={value} does not fit: the model has {positions} positions "
-                    f"and {specials} of a row are special tokens."
-                )
+                raise UsageError(f"{name}={value} does not fit: {_taken(positions, specials, prompt)}.")
+        if specials >= limit:
+            raise UsageError(f"no text fits: {_taken(positions, specials, prompt)}.")
         if padding == "none":
             return cls(limit, 0, long_texts)
         if isinstance(padding, int):
@@ -82,6 +84,12 @@ class RowLayout:
         else:
             pad_to = min(longest_train, limit)
         return cls(min(limit, pad_to), pad_to, long_texts)
+
+
+def _taken(positions: int, specials: int, prompt: int) -> str:
+    """Says how many positions there are, and how many special tokens and the prompt take of them."""
+    of_prompt = f", {prompt} of them the prompt's" if prompt else ""
+    return f"the model has {positions} positions and {specials} of a row are special tokens{of_prompt}"
 
 
 def check_padding(padding: str | int, max_length: int | None, long_texts: str = "head") -> None:

@@ -56,12 +56,12 @@ class TokenStore:
         characters = 0
         for piece, continues_text in _pieces(texts, tokenizer):
             if pieces and (len(pieces) == TEXTS_PER_CHUNK or characters + len(piece) > CHARACTERS_PER_CHUNK):
-                builder.append_batch(tokenizer.encode_batch(pieces), continues)
+                builder.append_batch(tokenizer.encode_batch(pieces, continues), continues)
                 pieces, continues, characters = [], [], 0
             pieces.append(piece)
             continues.append(continues_text)
             characters += len(piece)
-        builder.append_batch(tokenizer.encode_batch(pieces), continues)
+        builder.append_batch(tokenizer.encode_batch(pieces, continues), continues)
         return cls(*builder.finish())
 
     @classmethod
@@ -279,7 +279,8 @@ def _may_break(tokenizer: Tokenizer) -> bool:
     probes = [_BREAKS_PROBE, *(f"a {token} b{token}c {token}" for token in tokenizer.whole)]
     for probe in probes:
         places = [0, *(match.start() for match in _BREAK.finditer(probe)), len(probe)]
-        whole, *pieces = tokenizer.encode_batch([probe, *(probe[a:b] for a, b in pairwise(places))])
+        texts = [probe, *(probe[a:b] for a, b in pairwise(places))]
+        whole, *pieces = tokenizer.encode_batch(texts, [i > 1 for i in range(len(texts))])
         if whole != [token for piece in pieces for token in piece]:
             return False
     return True

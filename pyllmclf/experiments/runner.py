@@ -224,7 +224,7 @@ class Runner:
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
     def _model_sha256(self, row: TableRow) -> str:
-        """Hashes the model's configuration, tokenizer and weights, once per model.
+        """Hashes the model's configuration, tokenizer, prompt and weights, once per model.
 
         Raises
         ------
@@ -236,6 +236,7 @@ class Runner:
             source = find_model(row.model, row.weights)
             digest = hashlib.sha256(repr(source.config).encode())
             digest.update(source.tokenizer.to_json().encode())
+            digest.update(source.prompt.encode())
             if source.folder is not None and row.weights == "pretrained":
                 for path in sorted(source.folder.glob("*.safetensors")):
                     digest.update(sha256(path).encode())

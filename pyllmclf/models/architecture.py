@@ -88,12 +88,15 @@ class Preset:
         Makes the tokenizer without any file of the hub's repository.
     package : Package or None
         Where it is installed, its files are read instead of the hub's.
+    prompt : str
+        String that the model was trained to read before each text; empty for none.
     """
 
     config: dict[str, Any]
     hub_id: str | None
     tokenizer: Callable[[], Tokenizer] | None = None
     package: Package | None = None
+    prompt: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,14 @@ from .architecture import Package, Preset
 from .architectures.registry import architecture_of, model_config, presets
 from .config import ModelConfig
 from .hub_files import HubFiles
-from .sentence_folder import MODULES, SETTINGS, SentenceSettings, read_sentence_settings
+from .sentence_folder import (
+    MODULES,
+    PROMPTS,
+    SETTINGS,
+    SentenceSettings,
+    read_default_prompt,
+    read_sentence_settings,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,9 @@ class ModelSource:
         Folder with the tokenizer's files; ``None`` where a preset needs none.
     sentence : SentenceSettings or None
         Where the model comes from sentence-transformers.
+    prompt : str
+        String that the model was trained to read before each text, which the tokenizer does not put there; empty for
+        none.
     """
 
     name: str
@@ -54,6 +65,7 @@ class ModelSource:
     adapter: Adapter | None = None
     tokenizer_folder: Path | None = None
     sentence: SentenceSettings | None = None
+    prompt: str = ""
 
 
 def find_model(name: str | os.PathLike[str], weights: str, revision: str | None = None) -> ModelSource:
@@ -95,11 +107,13 @@ def find_model(name: str | os.PathLike[str], weights: str, revision: str | None 
         raise UsageError(f"{name} has no pretrained weights; use weights='random' (--weights random).")
     if preset is not None and weights == "random" and preset.tokenizer is not None:
         _no_revision(name, revision, "a preset, whose random weights need no file of the hub")
-        return _check_vocabulary(ModelSource(name, model_config(preset.config, name), _preset_tokenizer(preset), None))
+        source = ModelSource(name, model_config(preset.config, name), _preset_tokenizer(preset), None)
+        return _check_vocabulary(replace(source, prompt=preset.prompt))
     if preset is not None and preset.package is not None and revision is None:
         folder = preset.package.find()
         if folder is not None:
-            return _check_vocabulary(_from_package(name, preset.package, folder))
+            source = replace(_from_package(name, preset.package, folder), prompt=preset.prompt)
+            return _check_vocabulary(source)
     hub_id = preset.hub_id if preset is not None else hub_name
     assert hub_id is not None
     if hub_name.startswith((".", "/", "~")) or hub_name.count("/") > 1 or not hub_name:
@@ -140,11 +154,26 @@ def _from_folder(name: str, weights: str) -> ModelSource:
     tokenizer = _read_tokenizer(folder, config)
     sentence = _sentence_in(folder)
     _follow_sentence(tokenizer, sentence)
-    return ModelSource(name, config, tokenizer, folder, tokenizer_folder=folder, sentence=sentence)
+    prompt = _prompt_in(folder, tokenizer)
+    return ModelSource(name, config, tokenizer, folder, tokenizer_folder=folder, sentence=sentence, prompt=prompt)
 
 
 def _sentence_in(folder: Path) -> SentenceSettings | None:
-    return read_sentence_settings(lambda file: path if (path := folder / file).is_file() else None)
+    return read_sentence_settings(_finder(folder))
+
+
+def _prompt_in(folder: Path, tokenizer: Tokenizer) -> str:
+    """The prompt of a folder: that of its ``tokenizer.json``, or sentence-transformers' default one."""
+    return file_prompt(tokenizer) or read_default_prompt(_finder(folder))
+
+
+def _finder(folder: Path) -> Callable[[str], Path | None]:
+    return lambda file: path if (path := folder / file).is_file() else None
+
+
+def file_prompt(tokenizer: Tokenizer) -> str:
+    """The prompt of the ``tokenizer.json`` that a tokenizer was read from, which it leaves out; empty for none."""
+    return tokenizer.file_prompt if isinstance(tokenizer, LibraryTokenizer) else ""
 
 
 def _from_adapter(folder: Path) -> ModelSource:
@@ -165,7 +194,8 @@ def _from_adapter(folder: Path) -> ModelSource:
         base = replace(base, tokenizer=_read_tokenizer(folder, base.config), tokenizer_folder=folder)
     adapter = replace(adapter, lora=without_prefix(adapter.lora, base.config))
     # How the adapter was trained to read a text, which may be otherwise than its base.
-    return replace(base, name=str(folder), adapter=adapter, sentence=_sentence_in(folder))
+    prompt = _prompt_in(folder, base.tokenizer)
+    return replace(base, name=str(folder), adapter=adapter, sentence=_sentence_in(folder), prompt=prompt)
 
 
 def is_own(folder: Path) -> bool:
@@ -291,14 +321,20 @@ def _from_hub(
     if weights == "pretrained":
         files.weights()
     if preset is not None and preset.tokenizer is not None:
-        return ModelSource(name, config, _preset_tokenizer(preset, files), folder, hub_id, files.commit)
+        tokenizer = _preset_tokenizer(preset, files)
+        return ModelSource(name, config, tokenizer, folder, hub_id, files.commit, prompt=preset.prompt)
     vocabulary = architecture_of(config).vocabulary
     files.tokenizer(() if vocabulary is None else vocabulary.files)
-    tokenizer, sentence = _read_tokenizer(folder, config), read_sentence_settings(files.get)
-    files.warn_unknown("tokenizer_config.json", MODULES, SETTINGS)
+    tokenizer = _read_tokenizer(folder, config)
+    sentence = read_sentence_settings(files.get)
+    known = preset or next((each for each in presets().values() if each.hub_id == hub_id), None)
+    prompt = file_prompt(tokenizer) if known is None else known.prompt
+    if known is None and not prompt and sentence is not None:
+        prompt = read_default_prompt(files.get)
+    files.warn_unknown("tokenizer_config.json", MODULES, SETTINGS, PROMPTS)
     _follow_sentence(tokenizer, sentence)
     return ModelSource(
-        name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder, sentence=sentence
+        name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder, sentence=sentence, prompt=prompt
     )
 
 

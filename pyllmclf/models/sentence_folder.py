@@ -12,6 +12,7 @@ from ..data.json_text import parse_json
 from ..errors import ModelError
 
 MODULES, SETTINGS, POOLING_CONFIG = "modules.json", "sentence_bert_config.json", "config.json"
+PROMPTS = "config_sentence_transformers.json"
 # Poolings of sentence-transformers that the engine has.
 POOLINGS = {"mean_tokens": "mean", "cls_token": "first", "lasttoken": "last"}
 SHORT = {"mean": "mean", "cls": "first", "lasttoken": "last"}  # as newer versions write it
@@ -33,12 +34,15 @@ class SentenceSettings:
         Most tokens of a text, special ones included.
     lower_case : bool
         Whether texts become lower case before they are tokenized.
+    pools_prompt : bool
+        Whether the pooling reads the prompt's tokens too.
     """
 
     pooling: str | None
     obstacle: str | None = None
     max_length: int | None = None
     lower_case: bool = False
+    pools_prompt: bool = True
 
 
 def read_sentence_settings(find: Read) -> SentenceSettings | None:
@@ -61,13 +65,15 @@ def read_sentence_settings(find: Read) -> SentenceSettings | None:
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise ModelError(f"{path}: not a list of modules.")
     kinds = [(str(module.get("type", "")).rpartition(".")[2], str(module.get("path", ""))) for module in modules]
-    pooling, obstacle = None, "has no pooling"
+    pooling, obstacle, pools_prompt = None, "has no pooling", True
     for kind, folder in kinds:
         if kind == "Pooling":
             file = find(f"{folder}/{POOLING_CONFIG}")
             if file is None:
                 raise ModelError(f"{path}: {folder}/{POOLING_CONFIG} is missing.")
-            pooling, obstacle = _pooling(_read(file), str(file))
+            config = _read(file)
+            pooling, obstacle = _pooling(config, str(file))
+            pools_prompt = config.get("include_prompt") is not False
     further = [kind for kind, _ in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
     if further:
         pooling, obstacle = None, f"has a {further[0]} module"
@@ -81,7 +87,34 @@ def read_sentence_settings(find: Read) -> SentenceSettings | None:
         None if pooling is not None else obstacle,
         longest if type(longest) is int and longest > 0 else None,
         settings.get("do_lower_case") is True,
+        pools_prompt,
     )
+
+
+def read_default_prompt(find: Read) -> str:
+    """The prompt that sentence-transformers puts before a text unless another one is named; empty if there is none.
+
+    Parameters
+    ----------
+    find : callable
+        As for :func:`read_sentence_settings`.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, or lacks the prompt that it names.
+    """
+    path = find(PROMPTS)
+    config = {} if path is None else _read(path)
+    if not isinstance(config, dict):
+        raise ModelError(f"{path}: not a JSON object.")
+    name, prompts = config.get("default_prompt_name"), config.get("prompts")
+    if name is None:
+        return ""
+    prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
+    if not isinstance(prompt, str):
+        raise ModelError(f"{path}: default_prompt_name is {name!r:.60}, and prompts has no string of that name.")
+    return prompt
 
 
 def sentence_files(pooling: str, max_length: int) -> dict[str, str]:
@@ -98,6 +131,11 @@ def sentence_files(pooling: str, max_length: int) -> dict[str, str]:
         SETTINGS: {"max_seq_length": max_length, "do_lower_case": False},
     }
     return {name: json.dumps(content, indent=2) + "\n" for name, content in contents.items()}
+
+
+def prompt_file(prompt: str) -> str:
+    """Content of the file that :func:`read_default_prompt` reads as this prompt."""
+    return json.dumps({"prompts": {"default": prompt}, "default_prompt_name": "default"}, indent=2) + "\n"
 
 
 def _pooling(config: Any, origin: str) -> tuple[str | None, str]:

@@ -12,7 +12,7 @@ from ..compute import Compute
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..data.token_store import TokenStore
-from ..data.tokenizers import special_count
+from ..data.tokenizers import PromptedTokenizer, special_count
 from ..errors import UsageError
 from ..lora_config import LoRAConfig
 from ..models.build import build_model, take_adapter
@@ -102,7 +102,8 @@ def make_initial_state(
     head = HeadSpec.resolve(
         source.config, settings.pooling, settings.causal, settings.head_bias, pooler=settings.pooler
     )
-    specials = special_count(source.tokenizer)
+    tokenizer = source.tokenizer
+    specials = special_count(tokenizer)
     layout = RowLayout.resolve(
         settings.padding,
         settings.max_length,
@@ -110,6 +111,7 @@ def make_initial_state(
         positions=source.config.n_positions,
         longest_train=int(store.lengths.max()) + specials,
         specials=specials,
+        prompt=tokenizer.prompt_count if isinstance(tokenizer, PromptedTokenizer) else 0,
     )
     pretrained = settings.weights == "pretrained"
     merged = source.adapter is not None and lora is None

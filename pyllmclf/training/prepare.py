@@ -21,6 +21,7 @@ from ..data.lengths import truncation
 from ..data.packing import Packer
 from ..data.readers import TextData
 from ..data.splits import without_validation
+from ..data.tokenizers import with_prompt
 from ..distributed import ProcessGroup
 from ..errors import ModelError, UsageError
 from ..evaluation.tables import evaluation_parts
@@ -156,6 +157,7 @@ def prepare_run(
     known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device)
     settings = resolve_settings(asked, source, known, recorded.get("settings", {}))
     settings = replace(settings, phase=phase, may_take_head=may_take_head)
+    source = replace(source, tokenizer=with_prompt(source.tokenizer, settings.prompt))
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
     objective = _make_objective(settings, encoder, labels, weights)

@@ -67,12 +67,12 @@ class TrainingTexts:
     classes: int
     device: torch.device
 
-    def tokens(self, longest: int, *, windows: bool) -> int:
-        """About how many tokens are read: one for four characters, and two special ones.
+    def tokens(self, longest: int, *, windows: bool, prompt: str = "") -> int:
+        """About how many tokens are read: one for four characters, the prompt's included, and two special ones.
 
         At most ``longest`` of each text; in windows, which overlap by half, nearly all of a longer text twice.
         """
-        counts = (len(text) // 4 + 2 for text in self.texts)
+        counts = ((len(prompt) + len(text)) // 4 + 2 for text in self.texts)
         return sum(count if count <= longest else 2 * count if windows else longest for count in counts)
 
 
@@ -102,6 +102,7 @@ class ResolvedSettings(Settings):
         learning_rate: float
         warmup_ratio: float
         scheduler: Scheduler
+        prompt: str
     solved: bool = False
     pooler: bool = True
     automatic: bool = False
@@ -141,10 +142,11 @@ def resolve_settings(
     sentence = source.sentence
     if settings.max_length is None and sentence is not None and sentence.max_length is not None:
         values["max_length"] = min(sentence.max_length, source.config.n_positions)
+    values["prompt"] = prompt = source.prompt if settings.prompt == AUTO else settings.prompt or ""
     epochs, trainable = settings.epochs, settings.trainable
     if AUTO in (epochs, trainable):
         longest, windows = values["max_length"] or source.config.n_positions, settings.long_texts == "windows"
-        tokens = texts.tokens(longest, windows=windows)
+        tokens = texts.tokens(longest, windows=windows, prompt=prompt)
         if epochs == AUTO:
             rows = max(len(texts.texts), tokens // longest) if windows else len(texts.texts)
             epochs = _epochs(rows, tokens, settings)
@@ -177,6 +179,11 @@ def resolve_settings(
                 f"{source.name}: sentence-transformers' configuration {sentence.obstacle}, which pyllmclf lacks; "
                 "give pooling to read the text otherwise."
             )
+        if prompt and sentence.pooling == "mean" and not sentence.pools_prompt:
+            raise ModelError(
+                f"{source.name}: sentence-transformers' configuration leaves the prompt out of the mean, which "
+                "pyllmclf can't; give pooling or prompt to read the text otherwise."
+            )
         automatic["pooling"], pooler = sentence.pooling, False
     values |= {name: value for name, value in automatic.items() if values[name] == AUTO}
     chosen = AUTO in (settings.trainable, settings.learning_rate, settings.epochs)
@@ -187,6 +194,8 @@ def chosen_line(asked: Settings, settings: ResolvedSettings) -> str | None:
     """A line that says what the rule has chosen; ``None`` where everything is given."""
     names = ("trainable",) if settings.solved else ("trainable", *STEPS)
     chosen = {name: getattr(settings, name) for name in names if getattr(asked, name) == AUTO}
+    if asked.prompt == AUTO and settings.prompt:
+        chosen["prompt"] = repr(settings.prompt)
     if not chosen:
         return None
     shown = ", ".join(f"{name}={value}" for name, value in chosen.items())

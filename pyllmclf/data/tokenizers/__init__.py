@@ -1,7 +1,8 @@
 """Tokenizers: text to token ids, by the libraries tiktoken and tokenizers.
 
 ``protocol`` holds what the engine needs of a tokenizer, ``gpt2`` and ``library`` the two implementations, ``loading``
-makes a tokenizer from the files of a model folder or a checkpoint, ``files`` writes those that transformers reads.
+makes a tokenizer from the files of a model folder or a checkpoint, ``files`` writes those that transformers reads,
+``prompt`` puts a prompt before each text.
 """
 
 from .files import GPT2_END_OF_TEXT, byte_alphabet, byte_level_json
@@ -16,6 +17,7 @@ from .loading import (
     restore_tokenizer,
     sample_tokenizer,
 )
+from .prompt import PromptedTokenizer, with_prompt
 from .protocol import Tokenizer, Vocabulary, special_count
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "SAMPLE_TOKENIZER",
     "WORDPIECE",
     "LibraryTokenizer",
+    "PromptedTokenizer",
     "TiktokenTokenizer",
     "Tokenizer",
     "Vocabulary",
@@ -34,4 +37,5 @@ __all__ = [
     "restore_tokenizer",
     "sample_tokenizer",
     "special_count",
+    "with_prompt",
 ]

@@ -32,6 +32,7 @@ class TiktokenTokenizer:
 
     kind = "tiktoken"
     splits_special_tokens = True
+    prompt = ""
     without_position: int | None = None
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
@@ -91,7 +92,7 @@ class TiktokenTokenizer:
             raise ModelError(f"{origin}: the vocabulary is not GPT-2's.")
         return cls(tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={}))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[list[int]]:
         """Token ids of each text, on all cores; a text without tokens becomes one end-of-text token."""
         empty = [self.pad_token_id]
         token_ids = self._encoding.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DataError, ModelError, PyllmclfError
 from .added_tokens import add_tokens, with_flags
 from .files import GPT2_END_OF_TEXT, tokenizer_files
+from .prompt_template import split_prompt
 
 if TYPE_CHECKING:
     import tokenizers
@@ -58,6 +59,8 @@ class LibraryTokenizer:
         wherever the padding comes from.
     without_position : int or None
         See :class:`Tokenizer`.
+    file_prompt : str
+        Prompt that the ``tokenizer.json`` puts before each text, and this tokenizer does not; empty for none.
 
     Raises
     ------
@@ -66,6 +69,7 @@ class LibraryTokenizer:
     """
 
     kind = "tokenizers"
+    prompt = ""
 
     def __init__(
         self,
@@ -82,6 +86,7 @@ class LibraryTokenizer:
         tokenizer.encode_special_tokens = self.splits_special_tokens = splits_special_tokens
         self.skipped_at_end: int | None = None
         self.without_position: int | None = None
+        self.file_prompt = ""
         self._tokenizer = tokenizer
         vocab = tokenizer.get_vocab(with_added_tokens=True)
         if not vocab:
@@ -126,7 +131,7 @@ class LibraryTokenizer:
     def from_json(
         cls, content: str, config: dict[str, Any] | None = None, origin: str = "", **rules: Any
     ) -> LibraryTokenizer:
-        """Reads the content of a ``tokenizer.json``; arguments as for the class.
+        """Reads the content of a ``tokenizer.json``, and takes its prompt out; arguments as for the class.
 
         Raises
         ------
@@ -136,7 +141,10 @@ class LibraryTokenizer:
         import tokenizers
 
         with _library_errors(f"{origin}: not a tokenizer that the tokenizers library reads"):
-            return cls(tokenizers.Tokenizer.from_str(content), config or {}, origin, **rules)
+            content, prompt = split_prompt(content)
+            tokenizer = cls(tokenizers.Tokenizer.from_str(content), config or {}, origin, **rules)
+        tokenizer.file_prompt = prompt
+        return tokenizer
 
     @classmethod
     def from_wordpiece_vocab(
@@ -177,7 +185,7 @@ class LibraryTokenizer:
             content = with_flags(wordpiece.to_str(), rules.get("added", ()))
             return cls(tokenizers.Tokenizer.from_str(content), config, str(path), **rules)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[list[int]]:
         """Token ids of each text; without special tokens, a text without tokens becomes one padding token.
 
         Raises

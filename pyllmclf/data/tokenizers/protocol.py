@@ -22,7 +22,9 @@ class Tokenizer(Protocol):
     pad_token_id : int
         Used by the padded mode and written into configurations.
     prefix, suffix : list of int
-        Special tokens before and after a text; the packer adds them.
+        Special tokens before and after a text; the packer adds them. The last ones of ``prefix`` are the prompt's.
+    prompt : str
+        String before each text, part of ``prefix``; empty for none.
     splits_special_tokens : bool
         Whether the name of a special token inside a text is plain text. If not, it is that token, as transformers reads
         it by default.
@@ -40,6 +42,7 @@ class Tokenizer(Protocol):
     pad_token_id: int
     prefix: list[int]
     suffix: list[int]
+    prompt: str
     splits_special_tokens: bool
     without_position: int | None
 
@@ -51,8 +54,14 @@ class Tokenizer(Protocol):
     def fingerprint(self) -> str:
         """Library, its version, and a hash of vocabulary and rules."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[list[int]]:
         """Token ids of each text, without the special tokens around it.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        continues : sequence of bool, optional
+            Whether each is a further piece of the text before it, which no prompt stands before; none by default.
 
         Raises
         ------

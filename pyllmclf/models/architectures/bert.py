@@ -264,6 +264,9 @@ MINILM = Preset(
 )
 
 
+# E5 was trained with one of two prompts before each text; this is the one for tasks without passages to search.
+E5_PROMPT = "query: "
+
 # The first published files have TensorFlow's names of the norms' parameters.
 GAMMA_AND_BETA = (
     (re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"),
@@ -290,5 +293,8 @@ ARCHITECTURE = Architecture(
         "minilm": MINILM,
         "bge-small-en-v1.5": Preset(sizes(384, 12, 12, 30522), "BAAI/bge-small-en-v1.5"),
         "gte-small": Preset(sizes(384, 12, 12, 30522), "thenlper/gte-small"),
+        "e5-small-v2": Preset(sizes(384, 12, 12, 30522), "intfloat/e5-small-v2", prompt=E5_PROMPT),
+        # 250,002 of the embedding's rows are tokens of XLM-RoBERTa's tokenizer.
+        "multilingual-e5-small": Preset(sizes(384, 12, 12, 250037), "intfloat/multilingual-e5-small", prompt=E5_PROMPT),
     },
 )

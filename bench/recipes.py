@@ -78,7 +78,8 @@ def load(name: str, folder: Path) -> tuple[Rows, Rows]:
         labelled = [(text, label) for label, text in (line.split("\t", 1) for line in lines)]
     else:
         file = {"mr": "rt-polarity.all", "cr": "custrev.all", "subj": "subj.all"}[name]
-        lines = (folder / "mr_subj_cr" / file).read_text(encoding="latin-1").splitlines()
+        # Not splitlines: their byte 0x85 is an ellipsis, which latin-1 reads as the end of a line.
+        lines = (folder / "mr_subj_cr" / file).read_text(encoding="latin-1").split("\n")
         labelled = [(line[2:].strip(), line[0]) for line in lines if line.strip()]
     return [row for row in labelled if not is_test(row[0])], [row for row in labelled if is_test(row[0])]
 

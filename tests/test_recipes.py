@@ -73,6 +73,24 @@ def test_a_hundred_steps_and_three_epochs_at_least() -> None:
     assert chosen(texts=50, words=2000, long_texts="windows").epochs == 3
 
 
+@pytest.mark.parametrize("model", ["roberta-base", "distilbert-base-uncased", "modernbert-base"])
+def test_steps_of_a_head_behind_another_layer(model: str) -> None:
+    """Many classes take more epochs, few a smaller learning rate; with either given, the other is as for any head."""
+
+    def steps(**changes: Any) -> tuple[int, float]:
+        given: dict[str, Any] = {"trainable": "head", "sentence": None, "texts": 380, "classes": 38} | changes
+        settings = chosen(model, **given)
+        return settings.epochs, settings.learning_rate
+
+    assert (steps(), steps(texts=128, classes=16)) == ((9, 3e-3), (21, 3e-3))
+    assert steps(texts=40, classes=20) == (recipes.MOST_EPOCHS, 3e-3)
+    assert steps(classes=15) == (3, 1e-3)
+    for classes in (2, 38):
+        assert steps(classes=classes, learning_rate=2e-3) == (3, 2e-3)
+        assert steps(classes=classes, epochs=2) == (2, 3e-3)
+    assert steps(trainable="last_block", classes=2) == (3, 1e-4)
+
+
 def test_wide_models_take_small_steps() -> None:
     models = ("minilm", "bert-base-uncased", "gpt2-xl")
     rates = [chosen(model, sentence=None, trainable="all").learning_rate for model in models]

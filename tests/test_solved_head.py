@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from models import LABELS, TEXTS, Folders
 from sklearn.linear_model import LogisticRegression
+from test_resume import StopAt, same
 
 import pyllmclf
-from pyllmclf.training import solved_head
+from pyllmclf.training import recipes, solved_head
 from pyllmclf.training.convex import Scale, solve
 from pyllmclf.training.solved_head import PENALTIES, assign_folds, solve_head
 
@@ -165,6 +166,20 @@ def test_steps_are_taken_where_they_are_asked_for(model_folder: Folders, asked: 
 def test_a_layer_before_the_head_is_trained_by_steps(model_folder: Folders, family: str) -> None:
     result = pyllmclf.finetune(model_folder(family), (TEXTS, LABELS), **HEAD)
     assert result.timing["steps"] == 40
+
+
+@pytest.mark.parametrize(("many", "epochs", "rate"), [(16, 17, 1e-3), (3, 40, 3e-3)])
+def test_such_a_run_is_resumed_with_the_steps_that_it_began_with(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: int, epochs: int, rate: float
+) -> None:
+    monkeypatch.setattr(recipes, "MANY_CLASSES", many)
+    texts = (TEXTS * 8, LABELS * 8)
+    whole = pyllmclf.finetune(model_folder("roberta"), texts, **HEAD)
+    settings = whole.classifier.state.settings
+    assert (settings["epochs"], settings["learning_rate"]) == (epochs, rate)
+    with pytest.raises(pyllmclf.PreemptedError):
+        pyllmclf.finetune(model_folder("roberta"), texts, output_dir=tmp_path, callbacks=StopAt(9), **HEAD)
+    same(pyllmclf.finetune(model_folder("roberta"), texts, output_dir=tmp_path, resume=True, **HEAD), whole)
 
 
 def test_the_card_shows_no_settings_of_steps(model_folder: Folders, tmp_path: Path) -> None:

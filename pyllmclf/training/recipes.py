@@ -41,6 +41,9 @@ FEW_TEXTS, MOST_CLASSES = 40, 500
 """Texts of a class, below which this holds, and classes, above which solving the head takes longer than training."""
 LEARNING_RATES = {"all": 1e-4, "last_block": 2e-4, "lora": 1e-3, "head": 3e-3}
 """Of models of width 384; wider ones divide all but the head's by width / 384."""
+TWO_LAYER_RATE, TWO_LAYER_EPOCHS = 1e-3, 3
+"""Of the head alone, where the classifier has a layer of its own before it (RoBERTa, DistilBERT, ModernBERT): the rate
+for few classes; and for many, at the rate above, how many times the epochs."""
 RANDOM_RATE = 1e-3
 """For weights that are random, whatever is trained."""
 MOST_OPERATIONS = {"cpu": 1e14, "cuda": 1e17}
@@ -154,7 +157,14 @@ def resolve_settings(
             trainable = _trainable(settings, source, texts, tokens, int(epochs))
     values["trainable"] = trainable
     # A layer before the head that belongs to the classifier (RoBERTa, DistilBERT, ModernBERT) needs steps.
-    frozen = trainable == "head" and architecture_of(source.config).prediction_head is None
+    two_layers = trainable == "head" and architecture_of(source.config).prediction_head is not None
+    frozen = trainable == "head" and not two_layers
+    rate = learning_rate_of(trainable, settings.weights, source.config.width, texts.classes)
+    if two_layers and AUTO == settings.epochs == settings.learning_rate:
+        if texts.classes >= MANY_CLASSES:
+            epochs = min(MOST_EPOCHS, TWO_LAYER_EPOCHS * int(epochs))
+        else:
+            rate = TWO_LAYER_RATE
     # A resumed run of a solved head may have other arguments that change no result, such as save_every_steps.
     was_solved = all(recorded.get(name) == AUTO for name in STEPS)
     if was_solved and (steps := [name for name in STEPS if getattr(settings, name) != AUTO]):
@@ -168,7 +178,7 @@ def resolve_settings(
         "pooling": None,
         "epochs": 1 if solved else epochs,
         "batch_size": BATCH_SIZE,
-        "learning_rate": learning_rate_of(trainable, settings.weights, source.config.width, texts.classes),
+        "learning_rate": rate,
         "scheduler": "linear",
         "warmup_ratio": 0.1,
     }

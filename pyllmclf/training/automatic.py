@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from ..argument_checks import AUTO
-from ..checks import as_json
 from ..errors import UsageError
 from ..progress import say
 from ..settings import Settings
@@ -52,7 +49,7 @@ def train(settings: Settings) -> FinetuneResult:
             stack.enter_context(sharing_rows())  # the trainings read the same texts
         result, asked = run.execute(), session.settings
         refits = run.settings.phase == MEASURE
-        pinned, trainable = _pinned(asked, run), run.settings.trainable
+        commit, trainable = run.state.revision, run.settings.trainable
         if run.settings.may_take_head and run.prefers_head:
             trainable, phase, baselines = "head", run.settings.phase, run.baselines
             del run, result
@@ -61,7 +58,9 @@ def train(settings: Settings) -> FinetuneResult:
                 if not refits:
                     _begin_anew(session)
                 head = replace(asked, trainable=trainable)
-                run = prepare_run(session, head, some, pinned, phase=phase, baselines=baselines, saves=not refits)
+                run = prepare_run(
+                    session, head, some, {}, commit=commit, phase=phase, baselines=baselines, saves=not refits
+                )
             result = run.execute()
         if not refits:
             return result
@@ -72,7 +71,7 @@ def train(settings: Settings) -> FinetuneResult:
         with session.preemption.at_once(PREEMPTED_BETWEEN):
             _begin_anew(session)
             asked = replace(asked, trainable=trainable, baselines="off")
-            run = prepare_run(session, asked, data, pinned, phase=REFIT, measured=measured)
+            run = prepare_run(session, asked, data, {}, commit=commit, phase=REFIT, measured=measured)
         return run.execute()
 
 
@@ -128,12 +127,6 @@ def _check_phase(asked: Settings, phase: Phase | None) -> None:
         raise UsageError(resume.format("validation was left to the run"))
     if phase is not None and asked.refit != (phase != HELD_OUT):
         raise UsageError(resume.format(f"refit was {not asked.refit}"))
-
-
-def _pinned(asked: Settings, run: Run) -> Mapping[str, Any]:
-    """What a later training takes over from this one, as a resumed one does from its checkpoint: the hub's commit."""
-    begun_with = {"model": as_json(asked.model), "revision": asked.revision}
-    return {"base": {"revision": run.state.revision}, "settings": begun_with}
 
 
 def _begin_anew(session: Session) -> None:

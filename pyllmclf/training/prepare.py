@@ -81,14 +81,14 @@ def _as_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
 
 
 def _find_source(
-    settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, recorded: Mapping[str, Any]
+    settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, recorded: Mapping[str, Any], commit: str | None
 ) -> ModelSource:
     """Finds the model: a resumed run's commit, and with the tokenizer's own rules where its head is reused.
 
     A text is data where a pretrained model becomes a classifier: names of special tokens in it are split. A classifier
     that is trained further reads them as it did before.
     """
-    source = find_model(*_named_model(settings, recorded))
+    source = find_model(*_named_model(settings, recorded, commit))
     tokenizer = recorded.get("tokenizer")
     splits = tokenizer is not None and tokenizer.get("split_special_tokens", True) is True
     if settings.weights == "pretrained" and not splits and reuses_head(source, encoder):
@@ -96,12 +96,14 @@ def _find_source(
     return source
 
 
-def _named_model(settings: Settings, recorded: Mapping[str, Any]) -> tuple[str | os.PathLike[str], str, str | None]:
+def _named_model(
+    settings: Settings, recorded: Mapping[str, Any], commit: str | None
+) -> tuple[str | os.PathLike[str], str, str | None]:
     """Arguments of :func:`find_model`: a resumed run stays on the commit of the hub that it began with."""
-    commit = recorded.get("base", {}).get("revision")
     begun_with = recorded.get("settings", {})
-    same = begun_with.get("model") == as_json(settings.model) and begun_with.get("revision") == settings.revision
-    if isinstance(commit, str) and same:
+    if begun_with.get("model") == as_json(settings.model) and begun_with.get("revision") == settings.revision:
+        commit = recorded.get("base", {}).get("revision")
+    if isinstance(commit, str):
         return str(settings.model).partition("@")[0], settings.weights, commit
     return settings.model, settings.weights, settings.revision
 
@@ -112,6 +114,7 @@ def prepare_run(
     data: Data,
     recorded: Mapping[str, Any],
     *,
+    commit: str | None = None,
     phase: Phase | None = None,
     may_take_head: bool = False,
     all_texts: TextData | None = None,
@@ -130,6 +133,8 @@ def prepare_run(
         The texts, which need not be those of the settings, and their classes.
     recorded : mapping
         ``pyllmclf.json`` of the resumed checkpoint; empty without one.
+    commit : str, optional
+        Of the model's repository, where an earlier training of this call has found it.
     phase : Phase, optional
         What the training is part of.
     may_take_head : bool
@@ -153,7 +158,7 @@ def prepare_run(
     group, run_folder = session.group, session.folder if saves else None
     asked = _as_recorded(asked, recorded.get("settings", {}))
     compute = Compute.resolve(session.device, asked.dtype, asked.backend)
-    source = _find_source(asked, encoder, recorded)
+    source = _find_source(asked, encoder, recorded, commit)
     known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device)
     settings = resolve_settings(asked, source, known, recorded.get("settings", {}))
     settings = replace(settings, phase=phase, may_take_head=may_take_head)

@@ -15,6 +15,7 @@ from .choices import (
     EmptyTexts,
     EncodingErrors,
     LongTexts,
+    Loss,
     Missing,
     Padding,
     Pooling,
@@ -66,6 +67,7 @@ def finetune(
     batch_tokens: int | None = None,
     gradient_accumulation_steps: int = 1,
     learning_rate: float | Auto = "auto",
+    loss: Loss | Auto = "auto",
     weight_decay: float = 0.1,
     layerwise_lr_decay: float = 1.0,
     warmup_ratio: float | Auto = "auto",
@@ -184,6 +186,11 @@ def finetune(
     learning_rate, weight_decay : float
         Settings of AdamW; the decay is applied to every trained parameter. A learning rate of ``"auto"`` depends on
         what is trained and on the model's width: 1e-4 for all layers of a width of 384.
+    loss : {"auto", "cross_entropy", "contrastive"}
+        What steps minimise: the cross-entropy of the head's logits; or, in each batch, the squared errors of the
+        cosines of all pairs of texts, 1 for one class and 0 for two, after which the head is solved (few texts of few
+        classes, on a model that embeds texts). ``"auto"``: the latter on up to 24 texts of each of less than 16
+        classes, where every other setting of steps is automatic and the model comes from sentence-transformers.
     layerwise_lr_decay : float
         Factor of the learning rate from each block to the one below it; the head, and the layers between it and the
         last block, have ``learning_rate``.

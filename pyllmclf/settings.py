@@ -39,6 +39,7 @@ from .choices import (
     EmptyTexts,
     EncodingErrors,
     LongTexts,
+    Loss,
     Missing,
     Padding,
     Pooling,
@@ -63,6 +64,11 @@ OF_STEPS = (
     "layerwise_lr_decay", "warmup_ratio", "scheduler", "max_grad_norm", "label_smoothing", "early_stopping",
     "save_every_steps", "logs", "callbacks",
 )  # fmt: skip
+# Arguments that a contrastive loss does not have: pairs are those of one batch of texts with one label each.
+OF_CROSS_ENTROPY = (
+    "multi_label", "class_weights", "label_smoothing", "early_stopping", "gradient_accumulation_steps",
+)  # fmt: skip
+CROSS_ENTROPY, CONTRASTIVE = words(Loss)
 # Arguments that a search has no use for: its trainings are many, and of fixed length.
 NOT_OF_TUNE = ("early_stopping", "calibrate", "logs", "callbacks", "save_every_steps", "baselines", "refit")
 
@@ -190,6 +196,11 @@ class Settings:
         AUTO, "Learning rate of AdamW, or auto; auto with trainable head and epochs auto: solved without steps.",
         group=TRAINING, parse=as_number_or_word, check=auto_or(valid.finite_positive_number), on_card=True,
         resolved=True, absent=5e-5,
+    )  # fmt: skip
+    loss: Loss | Auto = argument(
+        AUTO, "What steps minimise: cross_entropy, contrastive (texts of a class become alike; then the head is "
+        "solved) or auto.", group=TRAINING, check=one_of((*words(Loss), AUTO)), on_card=True, resolved=True,
+        absent=CROSS_ENTROPY,
     )  # fmt: skip
     weight_decay: float = argument(
         0.1, "Weight decay of AdamW, on every trained parameter.", group=TRAINING, on_card=True,
@@ -324,6 +335,8 @@ class Settings:
                 f"strategy='fsdp' needs trainable='all', not {self.trainable!r}: with few trained layers "
                 "gradients and optimizer state, which it shards, are small; leave strategy out."
             )
+        if self.loss == CONTRASTIVE:
+            self._check_contrastive()
         if self.cache_budget is not None and self.cache == "off":
             raise UsageError("cache_budget has no effect with cache='off'; leave one of them out.")
         if self.report and self.output_dir is None:
@@ -332,6 +345,14 @@ class Settings:
             raise UsageError(
                 "report is only for classifiers with one label for each text; leave it or multi_label out."
             )
+
+    def _check_contrastive(self) -> None:
+        defaults = {each.name: each.default for each in fields(Settings)}
+        for name in OF_CROSS_ENTROPY:
+            if getattr(self, name) is not (default := defaults[name]) and getattr(self, name) != default:
+                raise UsageError(f"loss='contrastive' has no {name}: leave it at {default!r}, or leave loss out.")
+        if self.trainable == "head":
+            raise UsageError("loss='contrastive' changes what the head reads: it needs another trainable than 'head'.")
 
     @property
     def asks_for_steps(self) -> bool:

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .choices import Auto, Backend, Cache, Dtype, LongTexts, Padding, Pooling, Scheduler, Strategy, Weights
+from .choices import Auto, Backend, Cache, Dtype, LongTexts, Loss, Padding, Pooling, Scheduler, Strategy, Weights
 from .data.temporary import temporary_folder
 from .errors import DataError, UsageError
 from .random_state import keeps_random_state
@@ -33,8 +33,8 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     model, weights, revision, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length,
     long_texts
         As for :func:`pyllmclf.finetune`: the model, its trained parameters, and how it reads a text.
-    epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, weight_decay, warmup_ratio, scheduler,
-    layerwise_lr_decay, max_grad_norm, class_weights, label_smoothing, early_stopping, calibrate
+    epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, loss, weight_decay, warmup_ratio,
+    scheduler, layerwise_lr_decay, max_grad_norm, class_weights, label_smoothing, early_stopping, calibrate
         As for :func:`pyllmclf.finetune`: the training.
     validation_fraction : float, optional
         Fraction of the texts that is held out to validate each epoch; ``early_stopping`` and ``calibrate`` need it.
@@ -82,6 +82,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         batch_tokens: int | None = None,
         gradient_accumulation_steps: int = 1,
         learning_rate: float | Auto = "auto",
+        loss: Loss | Auto = "auto",
         weight_decay: float = 0.1,
         layerwise_lr_decay: float = 1.0,
         warmup_ratio: float | Auto = "auto",

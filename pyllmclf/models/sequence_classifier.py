@@ -226,8 +226,9 @@ class SequenceClassifier(nn.Module):
         dtype: torch.dtype = torch.float32,
         *,
         cached: tuple[int, Tensor] | None = None,
+        head: bool = True,
     ) -> Tensor:
-        """Computes the logits of a batch.
+        """Computes the logits of a batch, or what the head reads.
 
         Parameters
         ----------
@@ -238,14 +239,18 @@ class SequenceClassifier(nn.Module):
             Dtype of the hidden states and the matmuls. Parameters stay in fp32.
         cached : (int, tensor), optional
             A stage and its input, from which the computation starts.
+        head : bool
+            Whether the head follows.
 
         Returns
         -------
-        fp32 tensor, shape [texts, classes]
+        fp32 tensor, shape [texts, classes], or [texts, width] without the head
         """
         batch = self.read(batch)
         start, x = (0, None) if cached is None else cached
         pooled = self.advance(x, batch, start, self.depth, dropout, dtype) if x is None or start < self.depth else x
+        if not head:
+            return pooled.float()
         context = self._after_pooling(Context(batch, self.spec.causal, dropout, dtype))
         if context.rates.head > 0.0:
             pooled = ops.dropout(pooled, context.rates.head, context.key(self.config.n_layers, HEAD))

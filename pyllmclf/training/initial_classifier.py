@@ -20,7 +20,7 @@ from ..models.config import ModelConfig
 from ..models.hub import ModelSource
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import HeadSpec
-from ..settings import recorded_settings
+from ..settings import CONTRASTIVE, recorded_settings
 from .recipes import ResolvedSettings
 from .trainable import set_trainable
 
@@ -153,5 +153,7 @@ def select_trained(state: ClassifierState, settings: ResolvedSettings, source: M
     """
     generator = torch.Generator().manual_seed(settings.seed)
     set_trainable(state.model, settings.trainable, state.lora, generator)
+    if settings.loss == CONTRASTIVE:  # its head is solved
+        state.model.head.requires_grad_(False)
     if source.adapter is not None and state.lora is not None:
         take_adapter(state.model, source, state.encoder)

@@ -139,6 +139,72 @@ class MultiLabelObjective:
         return ((logits > 0) == (labels > 0.5)).all(dim=1).sum()
 
 
+@dataclass(frozen=True)
+class ContrastiveObjective:
+    """Squared errors of the cosines of a batch's pairs: 1 of texts of one class, 0 of others.
+
+    The loss of a batch is the mean over its pairs of one class plus the mean over the others; texts' weights multiply
+    in a pair. In the place of logits it takes the rows that the head reads. Tunstall et al. 2022 minimise the same
+    error on pairs that are drawn one by one, and read each text as often as it is drawn.
+    """
+
+    class_weight = None
+
+    def to(self, device: torch.device) -> ContrastiveObjective:
+        """Nothing is on a device."""
+        return self
+
+    def loss_sum(self, rows: Tensor, labels: Tensor, text_weight: Tensor | None = None) -> Tensor:
+        """The batch's loss times :meth:`total`.
+
+        Parameters
+        ----------
+        rows : tensor, shape [texts, width]
+        labels : int64 tensor, shape [texts]
+        text_weight : fp32 tensor, shape [texts], optional
+
+        Returns
+        -------
+        fp32 tensor, shape []
+        """
+        cosines, same, other = _pairs(rows, labels)
+        weights = torch.ones_like(cosines) if text_weight is None else text_weight[:, None] * text_weight[None, :]
+        loss = _mean((1.0 - cosines).square(), weights * same) + _mean(cosines.square(), weights * other)
+        return loss * self.total(labels, text_weight)
+
+    def weights(self, labels: Tensor, text_weight: Tensor | None = None) -> Tensor | None:
+        """Weight of each text, which is its own; ``None`` where all are 1."""
+        return text_weight
+
+    def total(self, labels: Tensor, text_weight: Tensor | None = None) -> Tensor | int:
+        """Sums the texts' weights, on their device."""
+        return len(labels) if text_weight is None else text_weight.sum()
+
+    def correct(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Counts the texts whose most similar other text in the batch has their class, on their device."""
+        cosines, _, _ = _pairs(rows, labels)
+        return (labels[cosines.fill_diagonal_(-torch.inf).argmax(dim=1)] == labels).sum()
+
+
+AnyObjective = Objective | MultiLabelObjective | ContrastiveObjective
+
+
+def _pairs(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines of all pairs, fp32, and which pairs are of one class and of two, shape [texts, texts].
+
+    A text is no pair with itself.
+    """
+    units = F.normalize(rows.float(), dim=1)
+    same = labels[:, None] == labels[None, :]
+    pairs = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return units @ units.t(), same & pairs, ~same
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean; 0 without weights."""
+    return (values * weights).sum() / weights.sum().clamp(min=torch.finfo(torch.float32).tiny)
+
+
 def resolve_sample_weights(weights: Sequence[float] | None) -> np.ndarray | None:
     """Scales the texts' weights by a power of two, so that the largest is in [0.5, 1).
 

@@ -28,13 +28,20 @@ from ..evaluation.tables import evaluation_parts
 from ..models.build import reuses_head
 from ..models.hub import ModelSource, find_model, with_own_tokenizer
 from ..progress import say, warn
-from ..settings import Settings, with_recorded
+from ..settings import CONTRASTIVE, Settings, with_recorded
 from .activation_cache import make_cache
 from .activation_plan import changes_each_epoch
 from .baselines import Baseline, accuracies
 from .identity import RunTexts, check_same_in_processes, run_identity
 from .initial_classifier import dropout_rates, make_initial_state, make_token_store, resolve_lora, select_trained
-from .objective import MultiLabelObjective, Objective, resolve_class_weights, resolve_sample_weights
+from .objective import (
+    AnyObjective,
+    ContrastiveObjective,
+    MultiLabelObjective,
+    Objective,
+    resolve_class_weights,
+    resolve_sample_weights,
+)
 from .recipes import HELD_OUT, MEASURE, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
 from .result import Measured
 from .resume import Saved, load_saved, numerics, restore
@@ -159,9 +166,11 @@ def prepare_run(
     asked = _as_recorded(asked, recorded.get("settings", {}))
     compute = Compute.resolve(session.device, asked.dtype, asked.backend)
     source = _find_source(asked, encoder, recorded, commit)
-    known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device)
+    known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device, group.world_size)
     settings = resolve_settings(asked, source, known, recorded.get("settings", {}))
     settings = replace(settings, phase=phase, may_take_head=may_take_head)
+    if settings.loss == CONTRASTIVE and group.world_size > 1:
+        raise UsageError("loss='contrastive' compares the texts of a batch, and needs one process; start one.")
     source = replace(source, tokenizer=with_prompt(source.tokenizer, settings.prompt))
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
@@ -280,7 +289,9 @@ def _known_baselines(
 
 def _make_objective(
     settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, labels: np.ndarray, weights: np.ndarray | None
-) -> Objective | MultiLabelObjective:
+) -> AnyObjective:
+    if settings.loss == CONTRASTIVE:
+        return ContrastiveObjective()
     class_weights = resolve_class_weights(settings.class_weights, encoder, labels, weights)
     kind = MultiLabelObjective if settings.multi_label else Objective
     return kind(class_weights, settings.label_smoothing)

@@ -18,10 +18,10 @@ from ..memory import physical_memory
 from ..models.architectures.registry import architecture_of
 from ..models.config import ModelConfig
 from ..models.hub import ModelSource
-from ..settings import Settings
+from ..settings import CONTRASTIVE, CROSS_ENTROPY, Settings
 
 if TYPE_CHECKING:
-    from ..choices import Pooling, Scheduler
+    from ..choices import Loss, Pooling, Scheduler
 
 Phase = Literal["measure", "held_out", "refit", "tuned"]
 MEASURE: Phase = "measure"
@@ -34,6 +34,10 @@ STEPS = ("epochs", "batch_size", "learning_rate", "scheduler", "warmup_ratio")
 """Settings of optimizer steps that the rule chooses."""
 BATCH_SIZE = 8
 LEAST_EPOCHS, MOST_EPOCHS, LEAST_STEPS = 3, 40, 100
+CONTRASTIVE_STEPS, CONTRASTIVE_BATCH, OF_EACH_CLASS = 10, 16, 4
+"""Steps at least, and texts of a batch at least: so many of each class on average."""
+CONTRASTIVE_TEXTS = 24
+"""Texts of a class, up to which the contrastive loss is minimised."""
 MANY_CLASSES = 16
 """From so many classes on, few texts of each favour the frozen model of a sentence-transformers folder, whose head is
 solved; and trained layers take twice the learning rate."""
@@ -64,11 +68,14 @@ class TrainingTexts:
     classes : int
     device : torch.device
         Where they are computed.
+    processes : int
+        Number of processes that train together.
     """
 
     texts: Sequence[str]
     classes: int
     device: torch.device
+    processes: int = 1
 
     def tokens(self, longest: int, *, windows: bool, prompt: str = "") -> int:
         """About how many tokens are read: one for four characters, the prompt's included, and two special ones.
@@ -106,6 +113,7 @@ class ResolvedSettings(Settings):
         warmup_ratio: float
         scheduler: Scheduler
         prompt: str
+        loss: Loss
     solved: bool = False
     pooler: bool = True
     automatic: bool = False
@@ -147,15 +155,18 @@ def resolve_settings(
         values["max_length"] = min(sentence.max_length, source.config.n_positions)
     values["prompt"] = prompt = source.prompt if settings.prompt == AUTO else settings.prompt or ""
     epochs, trainable = settings.epochs, settings.trainable
+    contrasts = _contrasts(settings, source, texts) if settings.loss == AUTO else settings.loss == CONTRASTIVE
+    batch_size = min(64, max(CONTRASTIVE_BATCH, OF_EACH_CLASS * texts.classes)) if contrasts else BATCH_SIZE
     if AUTO in (epochs, trainable):
         longest, windows = values["max_length"] or source.config.n_positions, settings.long_texts == "windows"
         tokens = texts.tokens(longest, windows=windows, prompt=prompt)
         if epochs == AUTO:
             rows = max(len(texts.texts), tokens // longest) if windows else len(texts.texts)
-            epochs = _epochs(rows, tokens, settings)
+            least = (1, CONTRASTIVE_STEPS) if contrasts else (LEAST_EPOCHS, LEAST_STEPS)
+            epochs = _epochs(rows, tokens, settings, batch_size, *least)
         if trainable == AUTO:
             trainable = _trainable(settings, source, texts, tokens, int(epochs))
-    values["trainable"] = trainable
+    values["trainable"], values["loss"] = trainable, CONTRASTIVE if contrasts else CROSS_ENTROPY
     # A layer before the head that belongs to the classifier (RoBERTa, DistilBERT, ModernBERT) needs steps.
     two_layers = trainable == "head" and architecture_of(source.config).prediction_head is not None
     frozen = trainable == "head" and not two_layers
@@ -177,7 +188,7 @@ def resolve_settings(
         "dropout": 0.0,
         "pooling": None,
         "epochs": 1 if solved else epochs,
-        "batch_size": BATCH_SIZE,
+        "batch_size": batch_size,
         "learning_rate": rate,
         "scheduler": "linear",
         "warmup_ratio": 0.1,
@@ -203,6 +214,8 @@ def resolve_settings(
 def chosen_line(asked: Settings, settings: ResolvedSettings) -> str | None:
     """A line that says what the rule has chosen; ``None`` where everything is given."""
     names = ("trainable",) if settings.solved else ("trainable", *STEPS)
+    if settings.loss == CONTRASTIVE:
+        names = (*names, "loss")
     chosen = {name: getattr(settings, name) for name in names if getattr(asked, name) == AUTO}
     if asked.prompt == AUTO and settings.prompt:
         chosen["prompt"] = repr(settings.prompt)
@@ -212,12 +225,27 @@ def chosen_line(asked: Settings, settings: ResolvedSettings) -> str | None:
     return f"chosen automatically: {shown}{'; the head is solved' if settings.solved else ''}"
 
 
-def _epochs(rows: int, tokens: int, settings: Settings) -> int:
-    """Passes over so many texts, or windows: at least three, and about a hundred steps."""
-    batch = BATCH_SIZE if settings.batch_size == AUTO else int(settings.batch_size)
+def _contrasts(settings: Settings, source: ModelSource, texts: TrainingTexts) -> bool:
+    """Whether the rule takes the contrastive loss: for few texts of few classes, and a model that embeds texts."""
+    return (
+        source.sentence is not None
+        and settings.weights == "pretrained"
+        and settings.trainable != "head"
+        and not settings.asks_for_steps
+        and not settings.multi_label
+        and settings.class_weights is None
+        and texts.processes == 1
+        and 1 < texts.classes < MANY_CLASSES
+        and len(texts.texts) <= CONTRASTIVE_TEXTS * texts.classes
+    )
+
+
+def _epochs(rows: int, tokens: int, settings: Settings, batch_size: int, least_epochs: int, least_steps: int) -> int:
+    """Passes over so many texts, or windows: at least so many, and about so many steps."""
+    batch = batch_size if settings.batch_size == AUTO else int(settings.batch_size)
     batches = rows / batch if settings.batch_tokens is None else min(rows, tokens / settings.batch_tokens)
     steps = math.ceil(batches / settings.gradient_accumulation_steps)
-    return min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps)))
+    return min(MOST_EPOCHS, max(least_epochs, math.ceil(least_steps / steps)))
 
 
 def learning_rate_of(trainable: str, weights: str, width: int, classes: int) -> float:
@@ -246,6 +274,7 @@ def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, to
     config, device = source.config, texts.device
     few = MANY_CLASSES <= texts.classes <= MOST_CLASSES and len(texts.texts) < FEW_TEXTS * texts.classes
     solvable = architecture_of(config).prediction_head is None and not settings.asks_for_steps
+    solvable = solvable and settings.loss != CONTRASTIVE
     if few and solvable and source.sentence is not None and settings.weights == "pretrained":
         return "head"
     block, layers = 12 * config.width**2, config.n_layers

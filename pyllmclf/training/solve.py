@@ -98,26 +98,44 @@ def solve_epoch(trainer: StepTrainer) -> EpochRecord:
     """
     started = time.perf_counter()
     packer, head = trainer.packer, trainer.model.head
-    texts = np.arange(len(packer))
-    rows = pooled_rows(trainer, packer, texts)
+    rows, solution = solve_trained(trainer)
+    assert packer.labels is not None
+    logits = F.linear(rows, head.weight, head.bias)
+    seconds, tokens = time.perf_counter() - started, int(packer.real_lengths.sum())
+    correct = int(trainer.objective.correct(logits, packer.labels.to(rows.device)))
+    trainer.step = 1
+    return EpochRecord(1, 1, solution.loss, correct / len(rows), None, None, 0.0, seconds, per_second(tokens, seconds))
+
+
+@torch.no_grad()
+def solve_trained(trainer: StepTrainer) -> tuple[Tensor, SolvedHead]:
+    """Solves the head on the training texts by the other layers as they are, and gives it to the model.
+
+    Returns
+    -------
+    rows : fp32 tensor, shape [texts, width]
+        What the head reads of each text.
+    solution : SolvedHead
+
+    Raises
+    ------
+    NonFiniteError, ResourceError
+        As :func:`solve_epoch`.
+    """
+    started = time.perf_counter()
+    texts, head = np.arange(len(trainer.packer)), trainer.model.head
+    rows = pooled_rows(trainer, trainer.packer, texts)
     read = time.perf_counter()
     solution = solve_rows(trainer, rows, texts)
-    assert packer.labels is not None
-    labels = packer.labels.to(rows.device)
     head.weight.copy_(trainer.group.broadcast(solution.weight))
     if head.bias is not None and solution.bias is not None:
         head.bias.copy_(trainer.group.broadcast(solution.bias))
-    logits = F.linear(rows, head.weight, head.bias)
-    seconds, tokens = time.perf_counter() - started, int(packer.real_lengths.sum())
-    correct = int(trainer.objective.correct(logits, labels))
-    trainer.step = 1
-    solving = time.perf_counter() - read
     say(
-        f"head solved in {solving:.1f} s, after {read - started:.1f} s for the frozen model; L2 penalty "
-        f"{solution.penalty:g}, by cross-validation",
+        f"head solved in {time.perf_counter() - read:.1f} s, after {read - started:.1f} s for the layers below; L2 "
+        f"penalty {solution.penalty:g}, by cross-validation",
         trainer.settings.progress,
     )
-    return EpochRecord(1, 1, solution.loss, correct / len(rows), None, None, 0.0, seconds, per_second(tokens, seconds))
+    return rows, solution
 
 
 def _groups(packer: Packer) -> np.ndarray:

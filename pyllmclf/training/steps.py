@@ -20,7 +20,7 @@ from .activation_cache import ActivationCache
 from .cuda_graphs import GraphedSteps
 from .gradient_step import GradientStep
 from .micro_batches import MicroBatch, MicroBatcher
-from .objective import MultiLabelObjective, Objective
+from .objective import AnyObjective, ContrastiveObjective, Objective
 from .preemption import Preemption
 from .recipes import ResolvedSettings
 from .records import QueuedStep, not_finite
@@ -45,7 +45,7 @@ class StepTrainer:
         Length of the learning rate's schedule.
     rates : DropoutRates, optional
         No dropout by default.
-    objective : Objective or MultiLabelObjective, optional
+    objective : AnyObjective, optional
         The minimised loss; plain cross-entropy by default.
     cache : ActivationCache, optional
         The frozen layers' activations, from which steps start.
@@ -65,7 +65,7 @@ class StepTrainer:
         *,
         total_steps: int,
         rates: DropoutRates | None = None,
-        objective: Objective | MultiLabelObjective | None = None,
+        objective: AnyObjective | None = None,
         cache: ActivationCache | None = None,
         preemption: Preemption | None = None,
         group: ProcessGroup | None = None,
@@ -88,7 +88,10 @@ class StepTrainer:
         self._recent_texts: dict[int, np.ndarray] = {}
         one_label = packer.labels is None or packer.labels.dim() == 1
         recordable = self.device.type == "cuda" and self.dtype != torch.float16 and not self.rates.any
-        records = settings.cuda_graphs and recordable and one_label and self.group.world_size == 1
+        # Whether the loss is one of what the head reads, and not of its logits.
+        self.contrasts = isinstance(self.objective, ContrastiveObjective)
+        recordable = recordable and one_label and not self.contrasts
+        records = settings.cuda_graphs and recordable and self.group.world_size == 1
         # The module whose forward pass trains. The optimizer is made of the parameters after wrapping.
         self._wrapped = wrap_model(model, strategy, self.group, compute)
         self.gradient_step = GradientStep(
@@ -276,7 +279,8 @@ class StepTrainer:
         for number, (batch, cached, counts) in enumerate(micro_batches, 1):
             assert batch.labels is not None
             with ops.use_backend(self.compute.backend), all_reduce_with_last(self._wrapped, last=number == count):
-                logits = self._wrapped(batch, dropout, self.dtype, cached=cached)[: len(batch.labels)]
+                out = self._wrapped(batch, dropout, self.dtype, cached=cached, head=not self.contrasts)
+                logits = out[: len(batch.labels)]
                 loss = self.objective.loss_sum(logits, batch.labels, self._own_weights_of(batch))
                 if counts:
                     loss_sum += loss.detach()

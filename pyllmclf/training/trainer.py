@@ -25,7 +25,7 @@ from .pace import Pace
 from .preemption import PREEMPTED
 from .recipes import ResolvedSettings
 from .records import EpochRecord, EpochSums, QueuedStep, per_second
-from .solve import solve_epoch
+from .solve import solve_epoch, solve_trained
 from .steps import StepTrainer
 
 
@@ -130,7 +130,10 @@ class Trainer(StepTrainer):
                 while not self.finished:
                     try:
                         record = self._train_epoch(bar, pause, save_every_steps)
-                        if validate is not None:
+                        if self.contrasts and self._ends_with(record):
+                            with self.preemption.at_once():
+                                solve_trained(self)
+                        if validate is not None and (not self.contrasts or self._ends_with(record)):
                             loss, accuracy = self._measure(validate, pause)
                             record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
                     except PREEMPTED:
@@ -193,11 +196,18 @@ class Trainer(StepTrainer):
         """Whether no epoch is left."""
         return self.stopped or len(self.history) >= self.settings.epochs
 
+    def _ends_with(self, record: EpochRecord) -> bool:
+        """Whether an epoch is the last one, as far as is known before its end."""
+        return record.epoch >= self.settings.epochs or self._stop_requested
+
     def _end_epoch(self, record: EpochRecord) -> None:
         self.history.append(record)
         self.loader.position = Position(len(self.history))
         self._sums = EpochSums()
+        solved = self._ends_with(record)
         self._stop_requested |= self.callbacks.on_epoch(record)
+        if self.contrasts and self._stop_requested and not solved:
+            solve_trained(self)
         self.stopped = self._stop_requested = self.group.any(self._stop_requested)
         if self.settings.early_stopping is not None:
             if self.last_is_best:

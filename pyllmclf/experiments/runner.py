@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ..argument_checks import AUTO
 from ..choices import Weights
 from ..compute import Compute, code_sha256
 from ..data.atomic_folder import write_text
@@ -132,7 +133,9 @@ class Runner:
         shares_frozen_layers: bool = False,
     ) -> None:
         # An argument that is wrong for every row raises here: it is no reason to skip them one by one.
-        self._compute = Compute.resolve(*(options.get(name, "auto") for name in ("device", "dtype", "backend")))
+        # What is left at "auto" is as the rows say.
+        options = {name: value for name, value in options.items() if value != AUTO}
+        self._compute = Compute.resolve(*(options.get(name, AUTO) for name in ("device", "dtype", "backend")))
         Settings(**(overrides or {}))
         self.folder, self.splits, self.options = folder, splits, options
         self.overrides = overrides or {}
@@ -211,13 +214,14 @@ class Runner:
             fields |= {"model": row.name, "pyllmclf": __version__, "scikit-learn": version("scikit-learn")}
         else:
             settings = row.settings | self.overrides
+            dtype = self.options.get("dtype", settings.get("dtype", AUTO))
             fields |= {
                 "model": self._model_sha256(row),
                 "weights": row.weights,
                 "settings": settings,
                 **({} if self._shared is None else {"shares_frozen_layers": True}),
                 "device": str(self._compute.device),
-                "dtype": str(self._compute.dtype),
+                "dtype": dtype,
                 "code": code_sha256(),
                 "arithmetic": self._compute.numerics(),
             }

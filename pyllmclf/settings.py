@@ -62,7 +62,6 @@ PATHS = ("model", "train", "validation", "test", "cache_dir", "output_dir")
 OF_STEPS = (
     "epochs", "batch_size", "batch_tokens", "gradient_accumulation_steps", "learning_rate", "weight_decay",
     "layerwise_lr_decay", "warmup_ratio", "scheduler", "max_grad_norm", "label_smoothing", "early_stopping",
-    "save_every_steps", "logs", "callbacks",
 )  # fmt: skip
 # Arguments that a contrastive loss does not have: pairs are those of one batch of texts with one label each.
 OF_CROSS_ENTROPY = (
@@ -349,7 +348,8 @@ class Settings:
     def _check_contrastive(self) -> None:
         defaults = {each.name: each.default for each in fields(Settings)}
         for name in OF_CROSS_ENTROPY:
-            if getattr(self, name) is not (default := defaults[name]) and getattr(self, name) != default:
+            value, default = getattr(self, name), defaults[name]
+            if value is not default and not (is_number(value) and value == default):
                 raise UsageError(f"loss='contrastive' has no {name}: leave it at {default!r}, or leave loss out.")
         if self.trainable == "head":
             raise UsageError("loss='contrastive' changes what the head reads: it needs another trainable than 'head'.")
@@ -357,6 +357,12 @@ class Settings:
     @property
     def asks_for_steps(self) -> bool:
         """Whether an argument is given that only optimizer steps have."""
+        observed = self.save_every_steps is not None or self.logs is not None or self.callbacks is not None
+        return observed or self.changes_steps
+
+    @property
+    def changes_steps(self) -> bool:
+        """Whether an argument is given that changes what optimizer steps compute."""
         defaults = {each.name: each.default for each in fields(Settings)}
         no_dropout = self.dropout in (AUTO, 0.0)
         return not no_dropout or any(getattr(self, name) != defaults[name] for name in OF_STEPS)

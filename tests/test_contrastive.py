@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,15 @@ from torch.nn.functional import cosine_similarity
 
 import pyllmclf
 from pyllmclf import PreemptedError, UsageError
+from pyllmclf.models.hub import find_model
+from pyllmclf.training import run
+from pyllmclf.training.baselines import SOLVED_HEAD
 from pyllmclf.training.callbacks import Callback
 from pyllmclf.training.objective import ContrastiveObjective
+from pyllmclf.training.run import Run
 from pyllmclf.training.solve import pooled_rows, solve_rows
+from pyllmclf.training.steps import StepTrainer
+from pyllmclf.tuning.candidates import default_candidates
 
 TEXTS, LABELS = [f"{text} {i}" for i in range(4) for text in SIX], SIX_LABELS * 4
 ARGUMENTS: dict[str, Any] = {"trainable": "all", "loss": "contrastive", "batch_size": 6, "epochs": 3}
@@ -194,3 +202,68 @@ def test_a_candidate_of_a_search(model_folder: Folders) -> None:
     grid = {"loss": ["contrastive", "cross_entropy"]}
     result = pyllmclf.tune(model_folder("bert"), (TEXTS, LABELS), candidates=grid, trainable="all", **arguments)
     assert {row["loss"] for row in result.leaderboard} == {"contrastive", "cross_entropy"}
+
+
+@pytest.mark.parametrize("ends", ["signal", "error"])
+def test_resumed_from_the_last_validation(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    """The head is solved by then, and solved again."""
+    arguments = ARGUMENTS | {"validation": (TEXTS[:6], LABELS[:6]), "epochs": 2}
+    whole = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **arguments)
+    arguments |= {"output_dir": tmp_path}
+
+    def fails(*_: Any) -> None:
+        if ends == "error":
+            raise MemoryError
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "_validate", fails)
+        with pytest.raises((PreemptedError, MemoryError, pyllmclf.ResourceError)):
+            pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **arguments)
+    same(pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), resume=True, **arguments), whole)
+
+
+def test_a_checkpoint_on_the_way_is_a_classifier(model_folder: Folders, tmp_path: Path) -> None:
+    arguments = ARGUMENTS | {"output_dir": tmp_path, "save_every_steps": 2}
+    with pytest.raises(PreemptedError):
+        pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), callbacks=StopAt(7), **arguments)
+    assert pyllmclf.load(tmp_path / "last").predict(TEXTS) == LABELS
+
+
+def test_out_of_memory_splits_no_batch(model_folder: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pairs would not be those of the batch."""
+
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(StepTrainer, "_compute", full)
+    with pytest.raises(pyllmclf.ResourceError, match="use a smaller batch_size, shorter texts"):
+        pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), max_grad_norm=1.0, **ARGUMENTS)
+
+
+def test_observers_change_no_loss() -> None:
+    for each in ({"logs": "csv"}, {"callbacks": [Callback()]}, {"save_every_steps": 5, "output_dir": "out"}):
+        assert chosen(texts=32, classes=4, **each).loss == "contrastive"
+
+
+def test_a_better_head_is_a_warning(model_folder: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who asks for the loss gets it."""
+    monkeypatch.setattr(run, "complaints", lambda *_: {SOLVED_HEAD: "the head is better"})
+    with pytest.warns(RuntimeWarning, match="the head is better"):
+        result = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), loss="contrastive", progress=False)
+    assert result.classifier.state.settings["loss"] == "contrastive"
+
+
+def test_default_candidates(minilm: Path) -> None:
+    """A search has it where the model embeds texts, and no head to solve where it is given for all."""
+    sources = {"minilm": find_model("minilm", "pretrained"), "gpt2": find_model("gpt2", "random")}
+
+    def losses(model: str, fixed: dict[str, Any]) -> list[Any]:
+        made = default_candidates({model: sources[model]}, fixed, 2, steps=False, contrasts=not fixed)
+        assert not (fixed and any(each.arguments.get("trainable") == "head" for each in made))
+        return [each.arguments.get("loss") for each in made]
+
+    assert "contrastive" in losses("minilm", {}) and "contrastive" not in losses("gpt2", {})
+    assert set(losses("minilm", {"loss": "contrastive"})) == {None}

@@ -127,9 +127,10 @@ def training(history: list[dict[str, float]]) -> str:
     accuracy_axes = axes.twinx()
     for split, style in (("train", "--"), ("validation", "-")):
         for name, target, color in (("loss", axes, BLUE), ("accuracy", accuracy_axes, "#d62728")):
-            values = [value for record in history if (value := record.get(f"{split}_{name}")) is not None]
-            if len(values) == len(epochs):
-                target.plot(epochs, values, style, color=color, marker="o", markersize=3, label=f"{name}, {split}")
+            known = [record for record in history if record.get(f"{split}_{name}") is not None]
+            if known:
+                at, values = [record["epoch"] for record in known], [record[f"{split}_{name}"] for record in known]
+                target.plot(at, values, style, color=color, marker="o", markersize=3, label=f"{name}, {split}")
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss")
     accuracy_axes.set_ylabel("accuracy")

@@ -144,9 +144,10 @@ class ActivationCache:
         self._rows = self._fill(self.stage, None) if shared is None else self._fill_shared(shared)
 
     def _fill_shared(self, shared: SharedRows) -> Tensor:
-        """Goes on from the rows of the highest stage that an earlier training shares, and shares those on the way.
+        """Goes on from the rows of a stage below that an earlier training shares, and shares those on the way.
 
-        The stages on the way are those that other trainings start from, as far as all of them fit the budget.
+        The stages on the way are those that other trainings of a search start from, as far as all of them fit the
+        budgets.
         """
         if (rows := shared.find(self._sha256_at(self.stage))) is not None:
             return rows
@@ -154,7 +155,7 @@ class ActivationCache:
         if self.holds_all:
             for stage in sorted(self.model.config.n_layers + 1 - blocks for blocks in shared.trained_blocks):
                 need += self._rows_at(stage) * self.row_bytes
-                if 0 < stage < self.stage and need <= shared.budget:
+                if 0 < stage < self.stage and need <= min(shared.budget, self.place.bytes):
                     stages.insert(-1, stage)
         keys = [self._sha256_at(stage) for stage in stages]
         found = [n for n, key in enumerate(keys) if shared.find(key) is not None]
@@ -296,7 +297,9 @@ class ActivationCache:
         return key_of_rows(self.model, self._all, self.plan.batches, stage, self.compute)
 
     def _sha256_at(self, stage: int) -> str:
-        return str((self._key if stage == self.stage else self._key_at(stage))["sha256"])
+        """Identity of rows in memory: they are shared on one device."""
+        key = self._key if stage == self.stage else self._key_at(stage)
+        return f"{key['sha256']} on {self.device if self.place.kind == 'device' else 'the host'}"
 
 
 def make_cache(

@@ -11,7 +11,7 @@ import torch
 from ..argument_checks import AUTO
 from ..errors import UsageError
 from ..progress import say
-from ..settings import Settings
+from ..settings import CONTRASTIVE, Settings
 from .callbacks import resolve_callbacks
 from .prepare import prepare_run
 from .recipes import HELD_OUT, MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, Phase
@@ -49,17 +49,24 @@ def train(settings: Settings) -> FinetuneResult:
             stack.enter_context(sharing_rows())  # the trainings read the same texts
         result, asked = run.execute(), session.settings
         refits = run.settings.phase == MEASURE
-        commit, trainable = run.state.revision, run.settings.trainable
+        commit, begun = run.state.revision, run.settings
         if run.settings.may_take_head and run.prefers_head:
-            trainable, phase, baselines = "head", run.settings.phase, run.baselines
+            asked, baselines = replace(asked, trainable="head"), run.baselines
             del run, result
             _release(session)
             with session.preemption.at_once(PREEMPTED_BETWEEN):
                 if not refits:
                     _begin_anew(session)
-                head = replace(asked, trainable=trainable)
                 run = prepare_run(
-                    session, head, some, {}, commit=commit, phase=phase, baselines=baselines, saves=not refits
+                    session,
+                    asked,
+                    some,
+                    {},
+                    begun=begun,
+                    commit=commit,
+                    phase=begun.phase,
+                    baselines=baselines,
+                    saves=not refits,
                 )
             result = run.execute()
         if not refits:
@@ -70,8 +77,8 @@ def train(settings: Settings) -> FinetuneResult:
         say(f"training on all {len(data.texts['train']):,} texts (--no-refit leaves this out)", asked.progress)
         with session.preemption.at_once(PREEMPTED_BETWEEN):
             _begin_anew(session)
-            asked = replace(asked, trainable=trainable, baselines="off")
-            run = prepare_run(session, asked, data, {}, commit=commit, phase=REFIT, measured=measured)
+            asked = replace(asked, baselines="off")
+            run = prepare_run(session, asked, data, {}, begun=begun, commit=commit, phase=REFIT, measured=measured)
         return run.execute()
 
 
@@ -89,7 +96,7 @@ def _prepare_first(session: Session) -> tuple[Run, Data, Data]:
     begun = recorded.get("settings")
     if begun is None:
         phase: Phase | None = (MEASURE if asked.refit else HELD_OUT) if holds_out(asked, data) else None
-        may_take_head = asked.trainable == AUTO and not asked.asks_for_steps
+        may_take_head = asked.trainable == AUTO and not asked.asks_for_steps and asked.loss != CONTRASTIVE
         # Of the first process, whose callbacks are the only ones that are called.
         may_take_head = session.group.broadcast_object(may_take_head)
     else:  # a run that has begun without held-out texts goes on without them

@@ -60,6 +60,7 @@ class MicroBatcher:
         lookup: Lookup,
         step: int,
         repeatable: bool,
+        splittable: bool = True,
     ) -> torch.Tensor:
         """Computes a step; where the device runs out of memory, again in halved micro-batches, with the same result.
 
@@ -77,11 +78,14 @@ class MicroBatcher:
             Number of the step, for errors.
         repeatable : bool
             Whether the step can be computed again after a part of it.
+        splittable : bool
+            Whether the loss of a batch is the sum of that of its texts.
 
         Raises
         ------
         ResourceError
-            If there is no memory for a single text or the step is not repeatable, or another process is lost.
+            If there is no memory for a single text, the step is not repeatable or can't be split, or another process
+            is lost.
         """
         while True:
             micro_batches = self._split(micro_batches)
@@ -90,11 +94,12 @@ class MicroBatcher:
                     return compute(self._load(micro_batches, ids, lookup), len(micro_batches))
             except torch.OutOfMemoryError as error:
                 most = max(map(len, micro_batches))
-                if most <= 1 or not repeatable:
+                if most <= 1 or not (repeatable and splittable):
                     raise ResourceError(
                         f"step {step}: out of memory on {self._device} with {most} texts of up to "
-                        f"{int(self._packer.row_counts_of(ids).max())} tokens at a time; use a smaller batch_size with "
-                        "gradient_accumulation_steps, shorter texts (max_length) or a smaller model."
+                        f"{int(self._packer.row_counts_of(ids).max())} tokens at a time; use a smaller batch_size"
+                        f"{' with gradient_accumulation_steps' if splittable else ''}, shorter texts (max_length) or a "
+                        "smaller model."
                     ) from error
                 self._max_texts = -(-most // 2)
                 self._release_gradients()

@@ -182,8 +182,9 @@ class ContrastiveObjective:
 
     def correct(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Counts the texts whose most similar other text in the batch has their class, on their device."""
-        cosines, _, _ = _pairs(rows, labels)
-        return (labels[cosines.fill_diagonal_(-torch.inf).argmax(dim=1)] == labels).sum()
+        cosines, same, other = _pairs(rows, labels)
+        nearest = cosines.fill_diagonal_(-torch.inf).argmax(dim=1)
+        return ((labels[nearest] == labels) & (same | other).any(dim=1)).sum()
 
 
 AnyObjective = Objective | MultiLabelObjective | ContrastiveObjective

@@ -42,7 +42,16 @@ from .objective import (
     resolve_class_weights,
     resolve_sample_weights,
 )
-from .recipes import HELD_OUT, MEASURE, Phase, ResolvedSettings, TrainingTexts, chosen_line, resolve_settings
+from .recipes import (
+    HELD_OUT,
+    MEASURE,
+    Phase,
+    ResolvedSettings,
+    TrainingTexts,
+    chosen_line,
+    resolve_settings,
+    taking_over,
+)
 from .result import Measured
 from .resume import Saved, load_saved, numerics, restore
 from .run import PREEMPTED_EARLY, Run
@@ -121,6 +130,7 @@ def prepare_run(
     data: Data,
     recorded: Mapping[str, Any],
     *,
+    begun: ResolvedSettings | None = None,
     commit: str | None = None,
     phase: Phase | None = None,
     may_take_head: bool = False,
@@ -140,6 +150,8 @@ def prepare_run(
         The texts, which need not be those of the settings, and their classes.
     recorded : mapping
         ``pyllmclf.json`` of the resumed checkpoint; empty without one.
+    begun : ResolvedSettings, optional
+        Settings of the first training of this call, whose choices this one takes over.
     commit : str, optional
         Of the model's repository, where an earlier training of this call has found it.
     phase : Phase, optional
@@ -163,11 +175,14 @@ def prepare_run(
     texts, encoder = data.texts, data.encoder
     started = time.perf_counter()
     group, run_folder = session.group, session.folder if saves else None
-    asked = _as_recorded(asked, recorded.get("settings", {}))
+    chosen: Mapping[str, Any] = recorded.get("settings", {})
+    asked = _as_recorded(asked, chosen)
+    if begun is not None:
+        asked, chosen = taking_over(asked, begun), {"pooler": begun.pooler, "pooling": begun.pooling}
     compute = Compute.resolve(session.device, asked.dtype, asked.backend)
     source = _find_source(asked, encoder, recorded, commit)
     known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device, group.world_size)
-    settings = resolve_settings(asked, source, known, recorded.get("settings", {}))
+    settings = resolve_settings(asked, source, known, chosen)
     settings = replace(settings, phase=phase, may_take_head=may_take_head)
     if settings.loss == CONTRASTIVE and group.world_size > 1:
         raise UsageError("loss='contrastive' compares the texts of a batch, and needs one process; start one.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,7 +18,7 @@ from ..memory import physical_memory
 from ..models.architectures.registry import architecture_of
 from ..models.config import ModelConfig
 from ..models.hub import ModelSource
-from ..settings import CONTRASTIVE, CROSS_ENTROPY, Settings
+from ..settings import ARGUMENTS, CONTRASTIVE, CROSS_ENTROPY, Settings
 
 if TYPE_CHECKING:
     from ..choices import Loss, Pooling, Scheduler
@@ -211,6 +211,18 @@ def resolve_settings(
     return ResolvedSettings(**values, solved=solved, pooler=pooler, automatic=chosen)
 
 
+def taking_over(asked: Settings, begun: ResolvedSettings) -> Settings:
+    """Settings of a later training of a call: what is left to the run is as the first one has chosen it.
+
+    Where another part of the model is trained, the settings of steps are chosen anew.
+    """
+    left = [name for name, each in ARGUMENTS.items() if each.resolved and getattr(asked, name) in (None, AUTO)]
+    if begun.solved or asked.trainable not in (AUTO, begun.trainable):
+        left = [name for name in left if name not in (*STEPS, "loss")]
+    values = {name: getattr(begun, name) for name in left}
+    return replace(asked, **{name: value for name, value in values.items() if value not in (None, AUTO)})
+
+
 def chosen_line(asked: Settings, settings: ResolvedSettings) -> str | None:
     """A line that says what the rule has chosen; ``None`` where everything is given."""
     names = ("trainable",) if settings.solved else ("trainable", *STEPS)
@@ -231,7 +243,7 @@ def _contrasts(settings: Settings, source: ModelSource, texts: TrainingTexts) ->
         source.sentence is not None
         and settings.weights == "pretrained"
         and settings.trainable != "head"
-        and not settings.asks_for_steps
+        and not settings.changes_steps
         and not settings.multi_label
         and settings.class_weights is None
         and texts.processes == 1

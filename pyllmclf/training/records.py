@@ -21,9 +21,11 @@ class EpochRecord:
         Number of finished epochs, and of finished optimizer steps.
     train_loss, train_accuracy : float
         Means over the epoch's texts, each computed before the step that trains on it; the loss is the minimised one,
-        weighted as that, the accuracy is not.
+        weighted as that, the accuracy is not. With ``loss="contrastive"`` the accuracy is the share of texts whose most
+        similar other text in the batch has their class, and in the last epoch that of the solved head.
     validation_loss, validation_accuracy : float or None
-        Metrics on the validation texts after the epoch, where there are such texts.
+        Metrics on the validation texts after the epoch, where there are such texts; with ``loss="contrastive"`` after
+        the last epoch only.
     learning_rate : float
         Learning rate of the head in the epoch's last step.
     seconds : float

@@ -172,6 +172,11 @@ class Run:
         if (folder / SPEC_FILE).exists():
             warn(f"the classifier of the training before this one is saved in {folder}.", progress=False)
             return
+        if self.trainer.head_is_stale:
+            try:
+                self.trainer.solve_head()
+            except Exception:  # that of the training is raised
+                return
         save_checkpoint(folder, self.state)
         warn(f"the classifier, as trained until step {self.trainer.step}, is saved in {folder}.", progress=False)
 
@@ -336,6 +341,8 @@ class Run:
         if not saves:
             return
         started, state = time.perf_counter(), self.state
+        if trainer.head_is_stale:  # whoever loads the checkpoint finds a classifier
+            trainer.solve_head()
         if trainer.sharded:
             parameters = full_tensors(dict(trainer.model.named_parameters()), "cpu", keep=self.folder is not None)
             if self.folder is not None:

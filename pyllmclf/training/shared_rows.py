@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from ..memory import available_memory
@@ -24,6 +25,8 @@ class SharedRows:
     ----------
     budget : int
         Most bytes.
+    on_devices : bool
+        Whether rows in the memory of a GPU are held, too: what is there is scarce.
 
     Attributes
     ----------
@@ -31,14 +34,17 @@ class SharedRows:
         Numbers of last blocks that trainings will train: what these start from is kept on the way to a later block.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget, self.trained_blocks = budget, frozenset[int]()
+    def __init__(self, budget: int, *, on_devices: bool = True) -> None:
+        self.budget, self.on_devices, self.trained_blocks = budget, on_devices, frozenset[int]()
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
-    def of_free_memory(cls, share: float = SHARE) -> SharedRows:
-        """With a share of the memory that is free as their budget."""
-        return cls(int(share * available_memory()))
+    def of_free_memory(cls, share: float = SHARE, *, on_devices: bool = True) -> SharedRows:
+        """With a share of the memory that is free as their budget: of a GPU's where there is one, if that is less."""
+        free = available_memory()
+        if on_devices and torch.cuda.is_available():
+            free = min(free, torch.cuda.mem_get_info()[0])
+        return cls(int(share * free), on_devices=on_devices)
 
     def find(self, key: str) -> Tensor | None:
         """The rows with a key; ``None`` if they are not held."""
@@ -48,8 +54,8 @@ class SharedRows:
         return self._rows[key]
 
     def add(self, key: str, rows: Tensor) -> None:
-        """Holds rows, unless they alone are more than the budget."""
-        if rows.nbytes > self.budget:
+        """Holds rows, unless they alone are more than the budget, or on a device where none are held."""
+        if rows.nbytes > self.budget or (rows.is_cuda and not self.on_devices):
             return
         self._rows[key] = rows
         while sum(each.nbytes for each in self._rows.values()) > self.budget:
@@ -81,7 +87,7 @@ def sharing_rows(rows: SharedRows | None = None) -> Iterator[SharedRows]:
 @cache
 def rows_of_process() -> SharedRows:
     """Rows that all trainings of this process may share, as those of a grid search over an estimator do."""
-    return SharedRows.of_free_memory(SHARE_OF_PROCESS)
+    return SharedRows.of_free_memory(SHARE_OF_PROCESS, on_devices=False)
 
 
 def shared_rows() -> SharedRows | None:

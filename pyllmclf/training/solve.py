@@ -13,7 +13,7 @@ from ..classifier.inference import TOKEN_BUDGET, inference_batch, inference_batc
 from ..data.packing import Packer
 from ..ops import use_backend
 from ..progress import say
-from .objective import MultiLabelObjective
+from .objective import MultiLabelObjective, Objective
 from .records import EpochRecord, not_finite, per_second
 from .solved_head import SolvedHead, solve_head
 from .steps import StepTrainer
@@ -51,6 +51,8 @@ def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tens
 def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray, fold_of: np.ndarray | None = None) -> SolvedHead:
     """Solves a head on rows of training texts, with their weights and those of their classes.
 
+    It starts from the model's head; behind contrastive steps from zeros.
+
     Parameters
     ----------
     trainer : StepTrainer
@@ -67,7 +69,8 @@ def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray, fold_of: n
     """
     broken = (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0]
     if len(broken):
-        raise not_finite(0, "the frozen model's output is not finite", texts[broken.cpu().numpy()])
+        whose = "what the head reads" if trainer.contrasts else "the frozen model's output"
+        raise not_finite(trainer.step, f"{whose} is not finite", texts[broken.cpu().numpy()])
     packer, head, objective = trainer.packer, trainer.model.head, trainer.objective
     assert packer.labels is not None
     weights = trainer.text_weights
@@ -80,7 +83,7 @@ def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray, fold_of: n
         positive_weight=objective.positive_weight if isinstance(objective, MultiLabelObjective) else None,
         groups=_groups(packer)[texts],
         fold_of=fold_of,
-        start=(head.weight, head.bias),
+        start=None if trainer.contrasts else (head.weight, head.bias),
         seed=trainer.settings.seed,
     )
 
@@ -105,6 +108,22 @@ def solve_epoch(trainer: StepTrainer) -> EpochRecord:
     correct = int(trainer.objective.correct(logits, packer.labels.to(rows.device)))
     trainer.step = 1
     return EpochRecord(1, 1, solution.loss, correct / len(rows), None, None, 0.0, seconds, per_second(tokens, seconds))
+
+
+@torch.no_grad()
+def solve_contrasted(trainer: StepTrainer) -> float:
+    """Solves the head behind contrastive steps; returns its accuracy on the training texts.
+
+    Raises
+    ------
+    NonFiniteError, ResourceError
+        As :func:`solve_epoch`.
+    """
+    rows, _ = solve_trained(trainer)
+    head, labels = trainer.model.head, trainer.packer.labels
+    assert labels is not None
+    correct = Objective().correct(F.linear(rows, head.weight, head.bias), labels.to(rows.device))
+    return int(correct) / len(rows)
 
 
 @torch.no_grad()

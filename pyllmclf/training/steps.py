@@ -232,6 +232,7 @@ class StepTrainer:
             step=self.step + 1,
             # Other processes wait in an all-reduce; a step in the backward pass has changed parameters.
             repeatable=self.group.world_size == 1 and self.gradient_step.in_backward is None,
+            splittable=not self.contrasts,
         )
 
     def _total(self, ids: np.ndarray) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from .pace import Pace
 from .preemption import PREEMPTED
 from .recipes import ResolvedSettings
 from .records import EpochRecord, EpochSums, QueuedStep, per_second
-from .solve import solve_epoch, solve_trained
+from .solve import solve_contrasted, solve_epoch
 from .steps import StepTrainer
 
 
@@ -82,6 +83,8 @@ class Trainer(StepTrainer):
         self._preempted = False
         self._sums = EpochSums()
         self._best_weights: dict[nn.Parameter, torch.Tensor] = {}
+        self._unsolved_head: list[torch.Tensor] = []  # of a frozen model
+        self._solved_at: int | None = None  # the step behind which a contrastive head is solved
 
     def fit(
         self,
@@ -128,19 +131,15 @@ class Trainer(StepTrainer):
             self._pace = self._new_pace()
             with self._bar() as bar:
                 while not self.finished:
-                    try:
+                    with self._pausing(pause):
                         record = self._train_epoch(bar, pause, save_every_steps)
-                        if self.contrasts and self._ends_with(record):
-                            with self.preemption.at_once():
-                                solve_trained(self)
-                        if validate is not None and (not self.contrasts or self._ends_with(record)):
-                            loss, accuracy = self._measure(validate, pause)
-                            record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
-                    except PREEMPTED:
-                        pause()
-                        self.group.barrier()
-                        raise
+                        last = record.epoch >= self.settings.epochs or self._stop_requested
+                        if last or not self.contrasts:
+                            record = self._measured(record, validate, pause)
                     self._end_epoch(record)
+                    if self.contrasts and self.finished and not last:  # a callback has ended it
+                        with self._pausing(pause):
+                            self.history[-1] = record = self._measured(record, validate, pause)
                     if on_epoch is not None:
                         on_epoch(record)
                     if self.preempted and not self.finished:
@@ -159,6 +158,53 @@ class Trainer(StepTrainer):
                 local_tensor(parameter).copy_(weights)
         return self.history
 
+    def _measured(
+        self, record: EpochRecord, validate: Callable[[], tuple[float, float]] | None, pause: Callable[[], None]
+    ) -> EpochRecord:
+        """The record of an epoch with the figures of the validation texts; behind contrastive steps of a solved head.
+
+        There the training accuracy is the head's, too.
+        """
+        if self.contrasts:
+            with self.preemption.at_once():
+                record = replace(record, train_accuracy=self.solve_head())
+        if validate is not None:
+            loss, accuracy = self._measure(validate, pause)
+            record = replace(record, validation_loss=loss, validation_accuracy=accuracy)
+        return record
+
+    def solve_head(self) -> float:
+        """Solves the head behind contrastive steps, as they are so far; returns its accuracy on the training texts."""
+        accuracy = solve_contrasted(self)
+        self._solved_at = self.step
+        return accuracy
+
+    @property
+    def head_is_stale(self) -> bool:
+        """Whether contrastive steps have been taken since the head was solved."""
+        return self.contrasts and self._solved_at != self.step
+
+    @contextmanager
+    def _pausing(self, pause: Callable[[], None]) -> Iterator[None]:
+        """Calls ``pause`` where a signal ends the block."""
+        try:
+            yield
+        except PREEMPTED:
+            self._pause(pause)
+            self.group.barrier()
+            raise
+
+    def _pause(self, pause: Callable[[], None]) -> None:
+        """Calls ``pause``; a frozen model's head that was solved in an unfinished epoch is first as it was before.
+
+        It is solved again when the run is resumed, from the same start.
+        """
+        for parameter, begun in zip(
+            self.model.head.parameters(), self._unsolved_head, strict=bool(self._unsolved_head)
+        ):
+            parameter.data.copy_(begun)
+        pause()
+
     def _measure(self, validate: Callable[[], tuple[float, float]], pause: Callable[[], None]) -> tuple[float, float]:
         """Calls ``validate``; if it fails in any process, calls ``pause`` before the error.
 
@@ -174,7 +220,7 @@ class Trainer(StepTrainer):
         except Exception as error:
             failure = error
         if self.group.any(failure is not None):
-            pause()
+            self._pause(pause)
             if self.settings.output_dir is not None:
                 place = f"{self.settings.output_dir}, and resume=True (--resume) measures it first"
                 say(f"measuring the epoch failed; what was trained is saved in {place}", self.settings.progress)
@@ -196,18 +242,11 @@ class Trainer(StepTrainer):
         """Whether no epoch is left."""
         return self.stopped or len(self.history) >= self.settings.epochs
 
-    def _ends_with(self, record: EpochRecord) -> bool:
-        """Whether an epoch is the last one, as far as is known before its end."""
-        return record.epoch >= self.settings.epochs or self._stop_requested
-
     def _end_epoch(self, record: EpochRecord) -> None:
         self.history.append(record)
         self.loader.position = Position(len(self.history))
         self._sums = EpochSums()
-        solved = self._ends_with(record)
         self._stop_requested |= self.callbacks.on_epoch(record)
-        if self.contrasts and self._stop_requested and not solved:
-            solve_trained(self)
         self.stopped = self._stop_requested = self.group.any(self._stop_requested)
         if self.settings.early_stopping is not None:
             if self.last_is_best:
@@ -288,6 +327,7 @@ class Trainer(StepTrainer):
     def _train_epoch(self, bar: Any, pause: Callable[[], None], save_every_steps: int | None) -> EpochRecord:
         """Takes the remaining steps of the epoch; calls ``pause`` where a checkpoint is due within it."""
         if self.settings.solved:
+            self._unsolved_head = [parameter.detach().clone() for parameter in self.model.head.parameters()]
             with self.preemption.at_once():
                 return solve_epoch(self)
         started = time.perf_counter()

@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..lora_config import LoRAConfig
 from ..models.architectures.registry import architecture_of
 from ..models.hub import ModelSource
-from ..settings import ARGUMENTS, Settings
+from ..settings import ARGUMENTS, CONTRASTIVE, Settings
 from ..suggestions import closest
 from ..training.recipes import learning_rate_of
 
@@ -144,7 +144,7 @@ def values_of(name: str, values: Any) -> list[Any]:
 
 
 def default_candidates(
-    models: Mapping[Any, ModelSource], fixed: Mapping[str, Any], classes: int, *, steps: bool
+    models: Mapping[Any, ModelSource], fixed: Mapping[str, Any], classes: int, *, steps: bool, contrasts: bool = False
 ) -> list[Candidate]:
     """The stated default list, for each model: from the most to the least promising.
 
@@ -156,8 +156,12 @@ def default_candidates(
     classes : int
     steps : bool
         Whether an argument is given that only optimizer steps have, so that no head is solved.
+    contrasts : bool
+        Whether the texts and the arguments allow a contrastive loss.
     """
-    by_model = [_of_model(model, source, fixed, classes, steps=steps) for model, source in models.items()]
+    by_model = [
+        _of_model(model, source, fixed, classes, steps=steps, contrasts=contrasts) for model, source in models.items()
+    ]
     # In turn, so that each model's best guess comes before any model's second one.
     ranked = itertools.zip_longest(*by_model)
     arguments = [each for turn in ranked for each in turn if each is not None]
@@ -165,7 +169,7 @@ def default_candidates(
 
 
 def _of_model(
-    model: Any, source: ModelSource, fixed: Mapping[str, Any], classes: int, *, steps: bool
+    model: Any, source: ModelSource, fixed: Mapping[str, Any], classes: int, *, steps: bool, contrasts: bool
 ) -> list[dict[str, Any]]:
     config, weights = source.config, fixed.get("weights", "pretrained")
 
@@ -173,10 +177,13 @@ def _of_model(
         trainable = str(fixed.get("trainable", trainable))
         return float(f"{factor * learning_rate_of(trainable, weights, config.width, classes):.2g}")
 
-    solved = not steps and architecture_of(config).prediction_head is None
+    contrastive = fixed.get("loss") == CONTRASTIVE
+    two_layers = architecture_of(config).prediction_head is not None
+    solved = not (steps or contrastive or two_layers)
     other_pooling = "first" if source.sentence is not None and source.sentence.pooling == "mean" else "mean"
     rows: list[dict[str, Any]] = [
-        *([{"trainable": "head"}] if solved else []),
+        *([{"trainable": "head"}] if solved or (two_layers and fixed.get("trainable") == "head") else []),
+        *([{"trainable": "all", "loss": CONTRASTIVE}] if contrasts and source.sentence is not None else []),
         {"trainable": "all", "learning_rate": rate("all")},
         {"trainable": "last_block", "learning_rate": rate("last_block", 3)},
         {"trainable": "last_2_blocks", "learning_rate": rate("last_block")},

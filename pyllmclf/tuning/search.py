@@ -36,6 +36,8 @@ LEAST_TRIED, MOST_FAILURES = 3, 10
 """Candidates that are tried all the same; and those in a row that can't be trained, after which no other is tried."""
 PROJECTED_AFTER, CERTAIN = 5, 0.9
 """Steps after which a training's time is projected, and the share of the projection that it takes at least."""
+TELLING = 2.0
+"""Seconds above which a pass says more than what happens once, such as reading a file."""
 MARGIN, LEAST_MARGIN = 0.04, 1.0
 """Share of the time limit, and seconds, that are left for saving and for what is estimated too low."""
 Tell = Callable[[Candidate, "float | None"], None]
@@ -339,8 +341,10 @@ class Search:
             fold_of = np.repeat(fold_of, np.diff(packer.window_bounds))
         started = time.perf_counter()
         rows = pooled_rows(run.trainer, packer, ids)
-        if not self._rates:  # a pass of the frozen model says how fast its steps are, before the first one
-            self._rates.append((time.perf_counter() - started) / _operations(run))
+        seconds = time.perf_counter() - started
+        if not self._rates and seconds > TELLING and run.trainer.device.type == "cpu":
+            # A pass of the frozen model says how fast its steps are, before the first one.
+            self._rates.append(seconds / _operations(run))
         solution = solve_rows(run.trainer, rows, ids, fold_of)
         logits = packer.by_text(solution.out_of_fold.cpu().numpy())
         return [logits[fold.rows] for fold in self.folds]

@@ -22,7 +22,7 @@ from ..evaluation.multi_label import evaluate_multi_label, sigmoid
 from ..models.architectures.registry import architecture_of
 from ..models.hub import find_model
 from ..progress import say
-from ..settings import NOT_OF_TUNE, Settings
+from ..settings import NOT_OF_TUNE, OF_CROSS_ENTROPY, Settings
 from ..suggestions import unknown_argument
 from ..training.identity import data_sha256
 from ..training.preemption import PREEMPTED
@@ -180,7 +180,10 @@ def _tune(
             tell: Tell | None = sampler.tell
         else:
             if candidates is None:
-                listed = default_candidates(sources, fixed, len(data.encoder.names), steps=asked.asks_for_steps)
+                classes, steps = len(data.encoder.names), asked.asks_for_steps
+                contrasts = not (asked.multi_label or fixed.keys() & {"weights", *OF_CROSS_ENTROPY})
+                contrasts = contrasts and asked.trainable != "head"
+                listed = default_candidates(sources, fixed, classes, steps=steps, contrasts=contrasts)
             else:
                 listed = listed_candidates(candidates, models, fixed)
             drawn, tell = iter(listed[:trials]), None

@@ -78,7 +78,7 @@ def load(name: str, folder: Path) -> tuple[Rows, Rows]:
         labelled = [(text, label) for label, text in (line.split("\t", 1) for line in lines)]
     else:
         file = {"mr": "rt-polarity.all", "cr": "custrev.all", "subj": "subj.all"}[name]
-        lines = (folder / "mr_subj_cr" / file).read_text(encoding="latin-1").splitlines()
+        lines = (folder / "mr_subj_cr" / file).read_text(encoding="latin-1").split("\n")  # not at U+0085
         labelled = [(line[2:].strip(), line[0]) for line in lines if line.strip()]
     return [row for row in labelled if not is_test(row[0])], [row for row in labelled if is_test(row[0])]
 
@@ -136,27 +136,33 @@ class Draw:
         return accuracies | extra | {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu}
 
     def _embeddings(self) -> dict[str, float]:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        from pyllmclf.settings import Settings
-        from pyllmclf.training.prepare import prepare
-        from pyllmclf.training.solve import pooled_rows
-
-        def rows(texts: list[str], labels: list[str]) -> np.ndarray:
-            settings = Settings(
-                model="minilm", train=(texts, labels), trainable="head", validation=False, test=False, progress=False
-            )
-            with prepare(settings) as run:
-                ids = np.arange(len(run.packers["train"]))
-                return pooled_rows(run.trainer, run.packers["train"], ids).cpu().numpy()
-
         texts = [text for each in self.parts.values() for text, _ in each]
         labels = [label for each in self.parts.values() for _, label in each]
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(rows(*self.data), self.data[1])
-        found = rows(texts, labels)
+        model = logistic_regression().fit(mean_embeddings(*self.data), self.data[1])
+        found = mean_embeddings(texts, labels)
         return self.accuracies(lambda _: model.predict(found))
+
+
+def logistic_regression() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
+def mean_embeddings(texts: list[str], labels: list[str]) -> np.ndarray:
+    """Mean over its tokens of the frozen model's output for each text; float, shape [texts, width]."""
+    from pyllmclf.settings import Settings
+    from pyllmclf.training.prepare import prepare
+    from pyllmclf.training.solve import pooled_rows
+
+    settings = Settings(
+        model="minilm", train=(texts, labels), trainable="head", validation=False, test=False, progress=False
+    )
+    with prepare(settings) as run:
+        ids = np.arange(len(run.packers["train"]))
+        return pooled_rows(run.trainer, run.packers["train"], ids).cpu().numpy()
 
 
 def tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:

@@ -255,6 +255,8 @@ def main() -> int:
         print(table(done))
         return 0
     keys = {key(row) for row in done if row["accuracy"] is not None or row["cap_minutes"] >= arguments.cap_minutes}
+    if "PYLLMCLF_DATA_DIR" not in os.environ:
+        parser.error("set PYLLMCLF_DATA_DIR to the folder that holds the data sets")
     folder = Path(os.environ["PYLLMCLF_DATA_DIR"])
     failed = False
     for name, size, seed in draws(arguments):

@@ -145,6 +145,16 @@ def test_main_appends_what_is_missing(
     assert peers.main() == 1 and "stub ended with exit code 2" in capsys.readouterr().err
 
 
+def test_without_data_main_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PYLLMCLF_DATA_DIR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["peers.py", str(tmp_path / "results.jsonl")])
+    with pytest.raises(SystemExit, match="2"):
+        peers.main()
+    assert "set PYLLMCLF_DATA_DIR to" in capsys.readouterr().err
+
+
 def row(peer: str, name: str, seed: int, accuracy: float | None, cpu: float, **more: Any) -> dict[str, Any]:
     key = {"set": name, "size": "8", "seed": seed, "peer": peer, "progress": {}, "cap_minutes": 2.0}
     return key | {"accuracy": accuracy, "cpu_seconds": cpu} | more

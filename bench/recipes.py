@@ -45,7 +45,7 @@ RATES = {
     "last_4_blocks": (1e-4, 2e-4, 4e-4),
     "lora": (5e-4, 1e-3, 2e-3),
 }
-LONG = {"all": (1e-4,), "last_block": (2e-4, 6e-4), "last_2_blocks": (2e-4,), "last_4_blocks": (1e-4,)}
+LONG = {"all": (1e-4,), "last_block": (2e-4, 6e-4), "last_4_blocks": (1e-4,)}
 """Candidates of three times as many steps."""
 
 
@@ -55,7 +55,8 @@ def candidates(texts: int) -> list[dict[str, Any]]:
     short = [(kind, rate, epochs) for kind, rates in RATES.items() for rate in rates]
     long = [(kind, rate, 3 * epochs) for kind, rates in LONG.items() for rate in rates]
     trained = [{"trainable": t, "learning_rate": rate, "epochs": count} for t, rate, count in short + long]
-    return [{"trainable": "head"}, {"trainable": "head", "pooling": "first"}, *trained]
+    contrastive = {"trainable": "all", "loss": "contrastive"}
+    return [{"trainable": "head"}, {"trainable": "head", "pooling": "first"}, contrastive, *trained]
 
 
 def is_test(text: str) -> bool:
@@ -155,24 +156,30 @@ class Draw:
         return bag_of_words(self.seed).fit(*self.data).predict(self.texts), {}
 
     def _embeddings(self) -> Found:
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
+        model = logistic_regression().fit(mean_embeddings(*self.data), self.data[1])
+        return model.predict(mean_embeddings(self.texts, [label for _, label in self.test])), {}
 
-        from pyllmclf.settings import Settings
-        from pyllmclf.training.prepare import prepare
-        from pyllmclf.training.solve import pooled_rows
 
-        def rows(texts: list[str], labels: list[str]) -> np.ndarray:
-            settings = Settings(
-                model="minilm", train=(texts, labels), trainable="head", validation=False, test=False, progress=False
-            )
-            with prepare(settings) as run:
-                ids = np.arange(len(run.packers["train"]))
-                return pooled_rows(run.trainer, run.packers["train"], ids).cpu().numpy()
+def logistic_regression() -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(rows(*self.data), self.data[1])
-        return model.predict(rows(self.texts, [label for _, label in self.test])), {}
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
+def mean_embeddings(texts: list[str], labels: list[str]) -> np.ndarray:
+    """Mean over its tokens of the frozen model's output for each text; float, shape [texts, width]."""
+    from pyllmclf.settings import Settings
+    from pyllmclf.training.prepare import prepare
+    from pyllmclf.training.solve import pooled_rows
+
+    settings = Settings(
+        model="minilm", train=(texts, labels), trainable="head", validation=False, test=False, progress=False
+    )
+    with prepare(settings) as run:
+        ids = np.arange(len(run.packers["train"]))
+        return pooled_rows(run.trainer, run.packers["train"], ids).cpu().numpy()
 
 
 def tasks(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int]]:

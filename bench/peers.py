@@ -130,7 +130,7 @@ def run(name: str, drawn: Draw, model: str, venvs: Path, cap_minutes: float) -> 
         If its venv is missing, or it fails.
     """
     peer = PEERS[name]
-    test = drawn.parts["test"]
+    test = drawn.test
     texts, labels = drawn.data
     python = interpreter(peer, venvs)
     with tempfile.TemporaryDirectory() as folder:

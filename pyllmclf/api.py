@@ -179,7 +179,8 @@ def finetune(
         is none, as with ``None``.
     epochs, batch_size, gradient_accumulation_steps : int
         An optimizer step computes ``batch_size * gradient_accumulation_steps`` texts; the last of an epoch may have
-        fewer. ``"auto"`` is as many epochs as give 100 steps, at least 3 and at most 40, and 8 texts.
+        fewer. ``"auto"`` is as many epochs as give 100 steps, at least 3 and at most 40, and 8 texts; with the
+        contrastive loss 10 steps and at least one epoch, and four texts of each class, at least 16 and at most 64.
     batch_tokens : int, optional
         Instead of ``batch_size``: a batch takes texts in the shuffled order up to this many tokens (padding included),
         and at least one text.
@@ -189,8 +190,8 @@ def finetune(
     loss : {"auto", "cross_entropy", "contrastive"}
         What steps minimise: the cross-entropy of the head's logits; or, in each batch, the squared errors of the
         cosines of all pairs of texts, 1 for one class and 0 for two, after which the head is solved (few texts of few
-        classes, on a model that embeds texts). ``"auto"``: the latter on up to 24 texts of each of less than 16
-        classes, where every other setting of steps is automatic and the model comes from sentence-transformers.
+        classes, on a model that embeds texts). ``"auto"``: the latter on up to 24 texts of each of 2 to 15 classes, in
+        one process, where the model comes from sentence-transformers and no argument is given that changes the steps.
     layerwise_lr_decay : float
         Factor of the learning rate from each block to the one below it; the head, and the layers between it and the
         last block, have ``learning_rate``.

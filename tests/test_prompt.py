@@ -530,6 +530,53 @@ def test_transformers_gives_the_same_logits(model_folder: Folders, tmp_path: Pat
     np.testing.assert_allclose(opened.logits(texts), classifier.logits(texts), atol=1e-6)
 
 
+@pytest.fixture
+def export(model_folder: Folders, tmp_path: Path) -> Path:
+    """An exported classifier with a prompt, as transformers would have written it: without a manifest."""
+    classifier = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), prompt=PROMPT, **RUN).classifier
+    classifier.export(tmp_path / "export")
+    (tmp_path / "export/manifest.json").unlink()
+    return tmp_path / "export"
+
+
+@pytest.mark.parametrize(("length", "fits"), [(9, True), (8, False), (3, False), (1, False)])
+def test_room_beside_the_prompt_of_an_export(export: Path, length: int, fits: bool) -> None:
+    """Six tokens of the prompt, [CLS] and [SEP]."""
+    config = json.loads((export / "tokenizer_config.json").read_text())
+    write(export, "tokenizer_config.json", config | {"model_max_length": length})
+    if fits:
+        logits = pyllmclf.load(export).logits(["a", "b"])
+        assert not np.allclose(logits[0], logits[1])
+        return
+    said = (
+        rf"tokenizer_config\.json: model_max_length={length} leaves no room for text beside the tokenizer's 8 special"
+    )
+    with pytest.raises(ModelError, match=said):
+        pyllmclf.load(export)
+
+
+def forge(export: Path, prompt: str) -> None:
+    """Names another prompt in ``tokenizer.json``."""
+    content = (export / "tokenizer.json").read_text(encoding="utf-8")
+    assert f"pyllmclf prompt: {PROMPT}" in content
+    (export / "tokenizer.json").write_text(content.replace(f"prompt: {PROMPT}", f"prompt: {prompt}"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("query", r"tokenizer\.json: prompt='query': .* depend on the text"),
+        ("abcd " * 12, r"config\.json: a length of 48 positions leaves no room for text beside .* 50 special tokens"),
+    ],
+)
+def test_a_forged_prompt_of_an_export(export: Path, prompt: str, said: str) -> None:
+    (export / "tokenizer_config.json").write_text('{"model_max_length": Infinity}')
+    assert pyllmclf.load(export).state.layout.max_length == 48
+    forge(export, prompt)
+    with pytest.raises(ModelError, match=said):
+        pyllmclf.load(export)
+
+
 def test_a_prompt_that_other_tools_can_not_read(model_folder: Folders, tmp_path: Path) -> None:
     """The checkpoint has it nevertheless, and so has a training that goes on from it."""
     options = {**RUN, "output_dir": tmp_path / "run", "prompt": " "}

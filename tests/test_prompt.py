@@ -318,6 +318,26 @@ def test_validate_counts_its_tokens(folder: Path, tmp_path: Path, capsys: pytest
         assert run(app, "pyllmclf", command) == 0
         longest.append(json.loads(capsys.readouterr().out)["parts"]["train"]["lengths"]["longest"])
     assert longest == [6, 12]
+    for prompt, count in (("ab, ", 9), ("none", 6), ("auto", 12)):
+        assert run(app, "pyllmclf", [*command, "--prompt", prompt]) == 0
+        assert json.loads(capsys.readouterr().out)["parts"]["train"]["lengths"]["longest"] == count
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("abcd " * 12, "50 of a row are special tokens, 48 of them the prompt's"),
+        ("ab", "depend on the text; end it with a space"),
+        (None, "give model (--model), or leave prompt out"),
+    ],
+)
+def test_validate_refuses_a_prompt(
+    model_folder: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompt: str | None, said: str
+) -> None:
+    (tmp_path / "data.csv").write_text("text,label\nabc,1\nabcd,2\n")
+    model = [] if prompt is None else ["--model", str(model_folder("bert"))]
+    assert run(app, "pyllmclf", ["validate", str(tmp_path / "data.csv"), *model, "--prompt", prompt or "ab "]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"max_length": 8}, {"padding": 8}, {"prompt": "abcd " * 12}], ids=str)
@@ -473,15 +493,46 @@ def test_the_prompt_of_a_folder(
     [
         ("[1]", "not a JSON object"),
         ("{", "can't be read"),
-        ('{"default_prompt_name": "query"}', "default_prompt_name is 'query', and prompts has no string"),
-        ('{"default_prompt_name": ["x"], "prompts": {"x": "a "}}', "default_prompt_name is"),
-        ('{"default_prompt_name": "query", "prompts": {"query": 3}}', "default_prompt_name is 'query'"),
     ],
 )
 def test_damaged_prompts(folder: Path, content: str, said: str) -> None:  # noqa: F811
     (folder / "config_sentence_transformers.json").write_text(content)
     with pytest.raises(ModelError, match=rf"config_sentence_transformers\.json: .*{said}"):
         find_model(folder, "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ({"default_prompt_name": "query"}, "'query'"),
+        ({"default_prompt_name": ["x"], "prompts": {"x": "a "}}, r"\['x'\]"),
+        ({"default_prompt_name": "query", "prompts": {"query": 3}}, "'query'"),
+    ],
+)
+def test_a_missing_default_prompt(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any],
+    shown: str,
+) -> None:
+    """An error where the prompt is left to the model, and no obstacle to another one."""
+    write(folder, "config_sentence_transformers.json", config)
+    said = (
+        rf"config_sentence_transformers\.json: default_prompt_name is {shown}, and prompts has no string of that name; "
+        r"give prompt to read the text otherwise\."
+    )
+    with pytest.raises(ModelError, match=said):
+        pyllmclf.finetune(folder, (TEXTS, LABELS), **RUN)
+    for prompt in (PROMPT, None):
+        classifier = pyllmclf.finetune(folder, (TEXTS, LABELS), prompt=prompt, **RUN).classifier
+        assert classifier.state.tokenizer.prompt == (prompt or "")
+    (tmp_path / "data.csv").write_text("text,label\nabc,1\nabcd,2\n")
+    command = ["validate", str(tmp_path / "data.csv"), "--model", str(folder)]
+    assert run(app, "pyllmclf", command) == 4
+    assert "give prompt to read the text otherwise" in capsys.readouterr().err
+    assert run(app, "pyllmclf", [*command, "--prompt", "none"]) == 0
+    assert pyllmclf.load(folder).classes_ == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
 def test_a_pooling_that_leaves_the_prompt_out(folder: Path) -> None:  # noqa: F811

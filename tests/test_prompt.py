@@ -33,7 +33,7 @@ from pyllmclf.data.tokenizers import (
     restore_tokenizer,
     with_prompt,
 )
-from pyllmclf.data.tokenizers.prompt_template import split_prompt
+from pyllmclf.data.tokenizers.prompt_template import split_prompt, with_template
 from pyllmclf.models.hub import find_model
 from pyllmclf.training.callbacks import Callback
 
@@ -66,6 +66,15 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     if kind in ("uncased", "cased"):
         return bert_tokenizer(request.getfixturevalue("data_dir"), kind)
     return LibraryTokenizer.from_json(unigram_tokenizer(splits_at_white_space=kind == "XLM-RoBERTa").to_str())
+
+
+def runs_of_spaces(*, normalized: bool) -> LibraryTokenizer:
+    """A byte-level tokenizer of ModernBERT's kind: runs of spaces, and one more text, are added tokens."""
+    library = tokenizers.Tokenizer.from_str(byte_level_json([bytes([i]) for i in range(256)]))
+    library.normalizer = tokenizers.normalizers.NFC()
+    texts = [" " * count for count in range(2, 9)] + ["|||EMAIL|||"]
+    library.add_tokens([tokenizers.AddedToken(text, normalized=normalized, special=False) for text in texts])
+    return LibraryTokenizer.from_json(library.to_str())
 
 
 @functools.lru_cache(maxsize=1)
@@ -221,6 +230,27 @@ def test_what_a_file_can_not_hold() -> None:
     assert isinstance(spaced, PromptedTokenizer) and spaced.obstacle is None
     assert isinstance(joined, PromptedTokenizer) and "prompt ' '" in str(joined.obstacle)
     assert joined.to_json() == bare.to_json()
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_added_tokens_of_a_byte_level_tokenizer(normalized: bool) -> None:
+    """A file's normalizer would put the prompt's space behind each of them, or into the text that it is found by."""
+    own, texts = runs_of_spaces(normalized=normalized), ["a |||EMAIL||| b", "|||EMAIL|||", "  c"]
+    prompted = with_prompt(own, "query: ")
+    assert rows(prompted, texts) == whole(own, ["query: " + text for text in texts])
+    assert isinstance(prompted, PromptedTokenizer) and "prompt 'query: '" in str(prompted.obstacle)
+    assert prompted.to_json() == own.to_json()
+    spaced = with_template(own.to_json(), "query: ", prompted.prefix, " ")
+    assert spaced is not None
+    assert tokenizers.Tokenizer.from_str(spaced).encode(texts[0]).ids != rows(prompted, texts)[0]
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_special_tokens_in_texts_of_a_byte_level_tokenizer(splits: bool) -> None:
+    """The end-of-text token is such a one where it is no plain text."""
+    content = byte_level_json([bytes([i]) for i in range(256)])
+    prompted = with_prompt(LibraryTokenizer.from_json(content, splits_special_tokens=splits), "query: ")
+    assert isinstance(prompted, PromptedTokenizer) and (prompted.obstacle is None) == splits
 
 
 # --- trainings --------------------------------------------------------------------------------------------------------

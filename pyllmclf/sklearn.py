@@ -31,7 +31,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     model, weights, revision, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length,
-    long_texts
+    long_texts, prompt
         As for :func:`pyllmclf.finetune`: the model, its trained parameters, and how it reads a text.
     epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, loss, weight_decay, warmup_ratio,
     scheduler, layerwise_lr_decay, max_grad_norm, class_weights, label_smoothing, early_stopping, calibrate

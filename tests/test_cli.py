@@ -187,6 +187,7 @@ GIVEN: dict[str, tuple[list[str], Any]] = {
     "gradient_accumulation_steps": (["--gradient-accumulation-steps", "5"], 5),
     "learning_rate": (["--learning-rate", "0.0625"], 0.0625),
     "weight_decay": (["--weight-decay", "0.03125"], 0.03125),
+    "loss": (["--loss", "cross_entropy"], "cross_entropy"),
     "layerwise_lr_decay": (["--layerwise-lr-decay", "0.75"], 0.75),
     "warmup_ratio": (["--warmup-ratio", "0.5"], 0.5),
     "scheduler": (["--scheduler", "cosine"], "cosine"),

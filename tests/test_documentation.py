@@ -119,14 +119,15 @@ def test_json_of_an_evaluation_is_what_its_schema_says(tmp_path: Path, capsys: p
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md"), key=str), ids=lambda p: p.name)
 def test_arguments_in_the_documentation_exist(page: Path) -> None:
-    """Options of the command line that a page names are options of a command, or of torchrun."""
+    """Options of the command line that a page names are options of a command, of a benchmark, or of torchrun."""
     import typer
     from torch.distributed import run as torchrun
 
     commands = typer.main.get_command(app).commands.values()
     known = {option for command in commands for parameter in command.params for option in parameter.opts}
     known |= {option for command in commands for parameter in command.params for option in parameter.secondary_opts}
-    examples = "\n".join(path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.py"))
+    scripts = [*EXAMPLES.glob("*.py"), *(EXAMPLES.parent / "bench").glob("*.py")]
+    examples = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
     known |= set(torchrun.get_args_parser()._option_string_actions)
     text = re.sub("#SBATCH .*", "", page.read_text(encoding="utf-8"))  # Slurm's own
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):

@@ -362,3 +362,17 @@ def test_the_prompt_of_a_repository(hub: Hub, folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps([pooling]))
     hub.publish("someone/sentence", folder, "b" * 40)
     assert find_model("someone/sentence", "pretrained").prompt == "q, "
+
+
+def test_the_prompt_of_a_published_checkpoint(hub: Hub, model_folder: Folders, tmp_path: Path) -> None:
+    """Also one that ``tokenizer.json`` can't hold, without any other file of sentence-transformers."""
+    run = {**SHORT, "validation": False, "trainable": "all", "output_dir": tmp_path / "run", "prompt": " "}
+    first = pyllmclf.finetune(model_folder("gpt2"), DATA, **run).classifier
+    last = tmp_path / "run/last"
+    assert not (last / "modules.json").exists()
+    hub.publish("someone/classifier", last, "a" * 40)
+    assert find_model("someone/classifier", "pretrained").prompt == " "
+    still = {**SHORT, "validation": False, "trainable": "all", "learning_rate": 1e-12}
+    again = pyllmclf.finetune("someone/classifier", DATA, **still).classifier
+    assert again.state.tokenizer.prompt == " "
+    np.testing.assert_allclose(again.logits(TEXTS), first.logits(TEXTS), atol=1e-5)

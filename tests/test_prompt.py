@@ -33,7 +33,7 @@ from pyllmclf.data.tokenizers import (
     restore_tokenizer,
     with_prompt,
 )
-from pyllmclf.data.tokenizers.prompt_template import split_prompt
+from pyllmclf.data.tokenizers.prompt_template import split_prompt, with_template
 from pyllmclf.models.hub import find_model
 from pyllmclf.training.callbacks import Callback
 
@@ -66,6 +66,15 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     if kind in ("uncased", "cased"):
         return bert_tokenizer(request.getfixturevalue("data_dir"), kind)
     return LibraryTokenizer.from_json(unigram_tokenizer(splits_at_white_space=kind == "XLM-RoBERTa").to_str())
+
+
+def runs_of_spaces(*, normalized: bool) -> LibraryTokenizer:
+    """A byte-level tokenizer of ModernBERT's kind: runs of spaces, and one more text, are added tokens."""
+    library = tokenizers.Tokenizer.from_str(byte_level_json([bytes([i]) for i in range(256)]))
+    library.normalizer = tokenizers.normalizers.NFC()
+    texts = [" " * count for count in range(2, 9)] + ["|||EMAIL|||"]
+    library.add_tokens([tokenizers.AddedToken(text, normalized=normalized, special=False) for text in texts])
+    return LibraryTokenizer.from_json(library.to_str())
 
 
 @functools.lru_cache(maxsize=1)
@@ -223,6 +232,27 @@ def test_what_a_file_can_not_hold() -> None:
     assert joined.to_json() == bare.to_json()
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_added_tokens_of_a_byte_level_tokenizer(normalized: bool) -> None:
+    """A file's normalizer would put the prompt's space behind each of them, or into the text that it is found by."""
+    own, texts = runs_of_spaces(normalized=normalized), ["a |||EMAIL||| b", "|||EMAIL|||", "  c"]
+    prompted = with_prompt(own, "query: ")
+    assert rows(prompted, texts) == whole(own, ["query: " + text for text in texts])
+    assert isinstance(prompted, PromptedTokenizer) and "prompt 'query: '" in str(prompted.obstacle)
+    assert prompted.to_json() == own.to_json()
+    spaced = with_template(own.to_json(), "query: ", prompted.prefix, " ")
+    assert spaced is not None
+    assert tokenizers.Tokenizer.from_str(spaced).encode(texts[0]).ids != rows(prompted, texts)[0]
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_special_tokens_in_texts_of_a_byte_level_tokenizer(splits: bool) -> None:
+    """The end-of-text token is such a one where it is no plain text."""
+    content = byte_level_json([bytes([i]) for i in range(256)])
+    prompted = with_prompt(LibraryTokenizer.from_json(content, splits_special_tokens=splits), "query: ")
+    assert isinstance(prompted, PromptedTokenizer) and (prompted.obstacle is None) == splits
+
+
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +348,26 @@ def test_validate_counts_its_tokens(folder: Path, tmp_path: Path, capsys: pytest
         assert run(app, "pyllmclf", command) == 0
         longest.append(json.loads(capsys.readouterr().out)["parts"]["train"]["lengths"]["longest"])
     assert longest == [6, 12]
+    for prompt, count in (("ab, ", 9), ("none", 6), ("auto", 12)):
+        assert run(app, "pyllmclf", [*command, "--prompt", prompt]) == 0
+        assert json.loads(capsys.readouterr().out)["parts"]["train"]["lengths"]["longest"] == count
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("abcd " * 12, "50 of a row are special tokens, 48 of them the prompt's"),
+        ("ab", "depend on the text; end it with a space"),
+        (None, "give model (--model), or leave prompt out"),
+    ],
+)
+def test_validate_refuses_a_prompt(
+    model_folder: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str], prompt: str | None, said: str
+) -> None:
+    (tmp_path / "data.csv").write_text("text,label\nabc,1\nabcd,2\n")
+    model = [] if prompt is None else ["--model", str(model_folder("bert"))]
+    assert run(app, "pyllmclf", ["validate", str(tmp_path / "data.csv"), *model, "--prompt", prompt or "ab "]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("changes", [{"max_length": 8}, {"padding": 8}, {"prompt": "abcd " * 12}], ids=str)
@@ -473,15 +523,46 @@ def test_the_prompt_of_a_folder(
     [
         ("[1]", "not a JSON object"),
         ("{", "can't be read"),
-        ('{"default_prompt_name": "query"}', "default_prompt_name is 'query', and prompts has no string"),
-        ('{"default_prompt_name": ["x"], "prompts": {"x": "a "}}', "default_prompt_name is"),
-        ('{"default_prompt_name": "query", "prompts": {"query": 3}}', "default_prompt_name is 'query'"),
     ],
 )
 def test_damaged_prompts(folder: Path, content: str, said: str) -> None:  # noqa: F811
     (folder / "config_sentence_transformers.json").write_text(content)
     with pytest.raises(ModelError, match=rf"config_sentence_transformers\.json: .*{said}"):
         find_model(folder, "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("config", "shown"),
+    [
+        ({"default_prompt_name": "query"}, "'query'"),
+        ({"default_prompt_name": ["x"], "prompts": {"x": "a "}}, r"\['x'\]"),
+        ({"default_prompt_name": "query", "prompts": {"query": 3}}, "'query'"),
+    ],
+)
+def test_a_missing_default_prompt(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any],
+    shown: str,
+) -> None:
+    """An error where the prompt is left to the model, and no obstacle to another one."""
+    write(folder, "config_sentence_transformers.json", config)
+    said = (
+        rf"config_sentence_transformers\.json: default_prompt_name is {shown}, and prompts has no string of that name; "
+        r"give prompt to read the text otherwise\."
+    )
+    with pytest.raises(ModelError, match=said):
+        pyllmclf.finetune(folder, (TEXTS, LABELS), **RUN)
+    for prompt in (PROMPT, None):
+        classifier = pyllmclf.finetune(folder, (TEXTS, LABELS), prompt=prompt, **RUN).classifier
+        assert classifier.state.tokenizer.prompt == (prompt or "")
+    (tmp_path / "data.csv").write_text("text,label\nabc,1\nabcd,2\n")
+    command = ["validate", str(tmp_path / "data.csv"), "--model", str(folder)]
+    assert run(app, "pyllmclf", command) == 4
+    assert "give prompt to read the text otherwise" in capsys.readouterr().err
+    assert run(app, "pyllmclf", [*command, "--prompt", "none"]) == 0
+    assert pyllmclf.load(folder).classes_ == ["LABEL_0", "LABEL_1", "LABEL_2"]
 
 
 def test_a_pooling_that_leaves_the_prompt_out(folder: Path) -> None:  # noqa: F811
@@ -528,6 +609,53 @@ def test_transformers_gives_the_same_logits(model_folder: Folders, tmp_path: Pat
     opened = pyllmclf.load(tmp_path / "export")
     assert opened.state.tokenizer.prompt == PROMPT
     np.testing.assert_allclose(opened.logits(texts), classifier.logits(texts), atol=1e-6)
+
+
+@pytest.fixture
+def export(model_folder: Folders, tmp_path: Path) -> Path:
+    """An exported classifier with a prompt, as transformers would have written it: without a manifest."""
+    classifier = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), prompt=PROMPT, **RUN).classifier
+    classifier.export(tmp_path / "export")
+    (tmp_path / "export/manifest.json").unlink()
+    return tmp_path / "export"
+
+
+@pytest.mark.parametrize(("length", "fits"), [(9, True), (8, False), (3, False), (1, False)])
+def test_room_beside_the_prompt_of_an_export(export: Path, length: int, fits: bool) -> None:
+    """Six tokens of the prompt, [CLS] and [SEP]."""
+    config = json.loads((export / "tokenizer_config.json").read_text())
+    write(export, "tokenizer_config.json", config | {"model_max_length": length})
+    if fits:
+        logits = pyllmclf.load(export).logits(["a", "b"])
+        assert not np.allclose(logits[0], logits[1])
+        return
+    said = (
+        rf"tokenizer_config\.json: model_max_length={length} leaves no room for text beside the tokenizer's 8 special"
+    )
+    with pytest.raises(ModelError, match=said):
+        pyllmclf.load(export)
+
+
+def forge(export: Path, prompt: str) -> None:
+    """Names another prompt in ``tokenizer.json``."""
+    content = (export / "tokenizer.json").read_text(encoding="utf-8")
+    assert f"pyllmclf prompt: {PROMPT}" in content
+    (export / "tokenizer.json").write_text(content.replace(f"prompt: {PROMPT}", f"prompt: {prompt}"), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("query", r"tokenizer\.json: prompt='query': .* depend on the text"),
+        ("abcd " * 12, r"config\.json: a length of 48 positions leaves no room for text beside .* 50 special tokens"),
+    ],
+)
+def test_a_forged_prompt_of_an_export(export: Path, prompt: str, said: str) -> None:
+    (export / "tokenizer_config.json").write_text('{"model_max_length": Infinity}')
+    assert pyllmclf.load(export).state.layout.max_length == 48
+    forge(export, prompt)
+    with pytest.raises(ModelError, match=said):
+        pyllmclf.load(export)
 
 
 def test_a_prompt_that_other_tools_can_not_read(model_folder: Folders, tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ EFFECTS: dict[str, dict[str, Any]] = {
     "gradient_accumulation_steps": {"gradient_accumulation_steps": 2},
     "learning_rate": {"learning_rate": 1e-4},
     "weight_decay": {"weight_decay": 10.0},
+    "loss": {"loss": "contrastive"},
     "layerwise_lr_decay": {"layerwise_lr_decay": 0.1},
     "warmup_ratio": {"warmup_ratio": 0.5},
     "scheduler": {"scheduler": "cosine"},

@@ -260,11 +260,40 @@ def _read_tokenizer(folder: Path, spec: CheckpointSpec, config: ModelConfig) -> 
     follow_architecture(tokenizer, config)
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")
-    tokenizer = with_prompt(tokenizer, spec.tokenizer.prompt)
-    if special_count(tokenizer) >= spec.max_length:
+    file = folder / SPEC_FILE
+    return with_saved_prompt(
+        tokenizer, spec.tokenizer.prompt, str(file), spec.max_length, f"{file}: max_length={spec.max_length}"
+    )
+
+
+def with_saved_prompt(tokenizer: Tokenizer, prompt: str, origin: str, max_length: int, limit: str) -> Tokenizer:
+    """A saved classifier's tokenizer with its prompt, which may be forged; texts must have room beside it.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        Without the prompt.
+    prompt : str
+        Empty for none.
+    origin : str
+        File of the prompt, for messages.
+    max_length : int
+        Most tokens of a text, special ones included.
+    limit : str
+        ``max_length`` and its file, as the subject of a message.
+
+    Raises
+    ------
+    ModelError
+        If the prompt's tokens depend on the text, or special tokens and prompt leave no room for text.
+    """
+    try:
+        tokenizer = with_prompt(tokenizer, prompt)
+    except UsageError as error:
+        raise ModelError(f"{origin}: {error}") from error
+    if (count := special_count(tokenizer)) >= max_length:
         raise ModelError(
-            f"{folder / SPEC_FILE}: max_length={spec.max_length} leaves no room for text beside the tokenizer's "
-            f"{special_count(tokenizer)} special tokens, the prompt's included."
+            f"{limit} leaves no room for text beside the tokenizer's {count} special tokens, the prompt's included."
         )
     return tokenizer
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.atomic_folder import Writer, text_writer
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, adapter_state, peft_config
-from ..models.architectures.registry import architecture_of
+from ..models.architectures.registry import OWN_MODEL_TYPE, architecture_of
 from ..models.sentence_folder import PROMPTS, prompt_file, sentence_files
 from ..models.weight_files import WEIGHTS_FILE
 from ..models.weights import backbone_state, head_state
@@ -96,7 +96,7 @@ def huggingface_config(state: ClassifierState) -> dict[str, Any]:
         raw["pad_token_id"] = config.position_offset - 1
     if why_not_transformers(state) is not None:
         # AutoModel refuses instead of answering wrongly.
-        raw |= {"model_type": "pyllmclf", "architectures": ["PyllmclfSequenceClassifier"]}
+        raw |= {"model_type": OWN_MODEL_TYPE, "architectures": ["PyllmclfSequenceClassifier"]}
         raw["pyllmclf_base_model_type"] = config.model_type
     return raw
 

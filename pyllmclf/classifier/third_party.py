@@ -9,7 +9,8 @@ from ..data.atomic_folder import MANIFEST, verify_folder
 from ..data.json_text import is_unicode
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
-from ..data.tokenizers import with_prompt
+from ..data.tokenizers import Tokenizer
+from ..data.tokenizers.added_tokens import CONFIG_FILE
 from ..errors import ModelError
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, load_adapter
 from ..models.architectures.registry import architecture_of
@@ -17,7 +18,7 @@ from ..models.hub import ModelSource, class_names, file_prompt, find_model, read
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weight_files import check_size
 from ..models.weights import head_size, load_weights
-from .checkpoint import SPEC_FILE
+from .checkpoint import SPEC_FILE, with_saved_prompt
 from .state import ClassifierState
 
 
@@ -54,11 +55,12 @@ def load_third_party(path: Path) -> ClassifierState:
     if adapter is not None:
         load_adapter(model, adapter.lora, adapter.tensors, path / ADAPTER_FILE)
     model.requires_grad_(False)
+    layout, tokenizer = _layout_and_tokenizer(path, source)
     return ClassifierState(
         model=model,
-        tokenizer=with_prompt(source.tokenizer, file_prompt(source.tokenizer)),
+        tokenizer=tokenizer,
         encoder=(MultiLabelEncoder if problem == "multi_label_classification" else LabelEncoder)(tuple(names)),
-        layout=_layout(path if (path / "tokenizer_config.json").is_file() else source.folder, config.n_positions),
+        layout=layout,
         lora=None if adapter is None else adapter.lora,
         hub_id=source.hub_id,
         revision=source.revision,
@@ -114,9 +116,22 @@ def _default_names(count: int) -> list[str]:
     return [f"LABEL_{i}" for i in range(count)]
 
 
-def _layout(folder: Path, positions: int) -> RowLayout:
-    """Truncation as ``tokenizer_config.json`` configures it, if there is one."""
-    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
-    longest = config.get("model_max_length")
-    length = min(positions, int(longest)) if isinstance(longest, (int, float)) and longest >= 1 else positions
-    return RowLayout(length, 0, "tail" if config.get("truncation_side") == "left" else "head")
+def _layout_and_tokenizer(path: Path, source: ModelSource) -> tuple[RowLayout, Tokenizer]:
+    """Truncation as ``tokenizer_config.json`` configures it, if there is one, and the tokenizer with its prompt.
+
+    Raises
+    ------
+    ModelError
+        If the prompt is forged, or leaves no room for text.
+    """
+    assert source.folder is not None
+    file = (path if (path / CONFIG_FILE).is_file() else source.folder) / CONFIG_FILE
+    config = read_json(file) if file.is_file() else {}
+    positions, longest = source.config.n_positions, config.get("model_max_length")
+    length, limit = positions, f"{source.folder / 'config.json'}: a length of {positions} positions"
+    if isinstance(longest, (int, float)) and 1 <= longest < positions:
+        length = int(longest)
+        limit = f"{file}: model_max_length={length}"
+    layout = RowLayout(length, 0, "tail" if config.get("truncation_side") == "left" else "head")
+    origin = str((source.tokenizer_folder or source.folder) / "tokenizer.json")
+    return layout, with_saved_prompt(source.tokenizer, file_prompt(source.tokenizer), origin, length, limit)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import DataError
+from ..arguments import as_prompt
+from ..errors import DataError, UsageError
 from ..file_types import DATA_HELP
 from ..printable import printable
 from .options import (
@@ -19,6 +20,7 @@ from .options import (
     Json,
     LabelColumn,
     Missing,
+    Prompt,
     TextColumn,
     print_json,
     user_paths,
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from ..data.data_report import DataReport
     from ..data.readers import TextData
     from ..data.readers.columns import Columns
-    from ..models.hub import ModelSource
+    from ..data.tokenizers import Tokenizer
 
 
 @user_paths
@@ -52,20 +54,24 @@ def validate(
     model: Annotated[
         str | None, typer.Option(help="Count tokens with this model's tokenizer, and compare with its positions.")
     ] = None,
+    prompt: Prompt = "auto",
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there is a problem.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Count everything in data that makes a training or its figures wrong, and say what finetune would do with them."""
+    from ..argument_checks import AUTO
     from ..data.label_types import settle_types
     from ..data.named import is_named, load_named
     from ..data.readers import ReadOptions
     from ..data.sources import applicable, check_applicable, read_source, split_sources
-    from ..data.tokenizers import with_prompt
     from ..data.validation import validate_splits
     from ..settings import check_argument, check_label_separator
 
     check_argument("missing", missing)
+    check_argument("prompt", prompt)
+    if prompt != AUTO and model is None:
+        raise UsageError("prompt is about the tokens of a model: give model (--model), or leave prompt out.")
     picked: list[Columns] = []
     options = ReadOptions(
         text_column=text_column,
@@ -92,10 +98,7 @@ def validate(
     splits |= {path: read(path) for path in test or ()}
     settled = settle_types(list(splits.values()))
     splits = {name: split for name, split in zip(splits, settled, strict=True) if split is not None}
-    source = None if model is None else _source(model)
-    tokenizer, positions = None, None
-    if source is not None:
-        tokenizer, positions = with_prompt(source.tokenizer, source.prompt), source.config.n_positions
+    tokenizer, positions = (None, None) if model is None else _reading(model, as_prompt("prompt", prompt))
     report = validate_splits(splits, tokenizer, positions)
     plan = _plan(splits, report, columns, missing)
     if as_json:
@@ -165,9 +168,22 @@ def _sentence(plan: dict[str, Any]) -> str:
     )
 
 
-def _source(model: str) -> ModelSource:
-    """Finds a model's tokenizer and positions, without its weights; for an adapter, those of its base."""
+def _reading(model: str, prompt: str | None) -> tuple[Tokenizer, int]:
+    """A model's tokenizer with the prompt, and positions, without its weights; for an adapter, those of its base.
+
+    Raises
+    ------
+    UsageError
+        If the prompt leaves no room for text, or its tokens depend on the text.
+    """
+    from ..data.row_layout import RowLayout
+    from ..data.tokenizers import special_count, with_prompt
     from ..models.adapters import ADAPTER_CONFIG
     from ..models.hub import find_model
 
-    return find_model(model, "pretrained" if (Path(model) / ADAPTER_CONFIG).is_file() else "random")
+    source = find_model(model, "pretrained" if (Path(model) / ADAPTER_CONFIG).is_file() else "random")
+    tokenizer, positions = with_prompt(source.tokenizer, source.resolve_prompt(prompt)), source.config.n_positions
+    specials = special_count(tokenizer)
+    prompts = specials - special_count(source.tokenizer)
+    RowLayout.resolve("none", None, positions=positions, longest_train=0, specials=specials, prompt=prompts)
+    return tokenizer, positions

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..argument_checks import AUTO
 from ..data.atomic_folder import MANIFEST
 from ..data.fetch import sha256
 from ..data.json_text import parse_json
@@ -18,7 +19,7 @@ from ..paths import user_path
 from ..suggestions import did_you_mean
 from .adapters import ADAPTER_CONFIG, BASE_FOLDER, Adapter, read_adapter, without_prefix
 from .architecture import Package, Preset
-from .architectures.registry import architecture_of, model_config, presets
+from .architectures.registry import OWN_MODEL_TYPE, architecture_of, model_config, presets
 from .config import ModelConfig
 from .hub_files import HubFiles
 from .sentence_folder import (
@@ -54,6 +55,8 @@ class ModelSource:
     prompt : str
         String that the model was trained to read before each text, which the tokenizer does not put there; empty for
         none.
+    prompt_obstacle : str or None
+        Why ``prompt`` is empty although the model names one, as a clause for a message.
     """
 
     name: str
@@ -66,6 +69,26 @@ class ModelSource:
     tokenizer_folder: Path | None = None
     sentence: SentenceSettings | None = None
     prompt: str = ""
+    prompt_obstacle: str | None = None
+
+    def resolve_prompt(self, asked: str | None) -> str:
+        """The string before each text of a run; empty for none.
+
+        Parameters
+        ----------
+        asked : str or None
+            ``"auto"`` for the model's own; ``None`` for none.
+
+        Raises
+        ------
+        ModelError
+            If the model's own is asked for, and :attr:`prompt_obstacle` says why there is none.
+        """
+        if asked != AUTO:
+            return asked or ""
+        if self.prompt_obstacle is not None:
+            raise ModelError(f"{self.prompt_obstacle}; give prompt to read the text otherwise.")
+        return self.prompt
 
 
 def find_model(name: str | os.PathLike[str], weights: str, revision: str | None = None) -> ModelSource:
@@ -112,7 +135,7 @@ def find_model(name: str | os.PathLike[str], weights: str, revision: str | None 
     if preset is not None and preset.package is not None and revision is None:
         folder = preset.package.find()
         if folder is not None:
-            source = replace(_from_package(name, preset.package, folder), prompt=preset.prompt)
+            source = replace(_from_package(name, preset.package, folder), prompt=preset.prompt, prompt_obstacle=None)
             return _check_vocabulary(source)
     hub_id = preset.hub_id if preset is not None else hub_name
     assert hub_id is not None
@@ -154,17 +177,20 @@ def _from_folder(name: str, weights: str) -> ModelSource:
     tokenizer = _read_tokenizer(folder, config)
     sentence = _sentence_in(folder)
     _follow_sentence(tokenizer, sentence)
-    prompt = _prompt_in(folder, tokenizer)
-    return ModelSource(name, config, tokenizer, folder, tokenizer_folder=folder, sentence=sentence, prompt=prompt)
+    source = ModelSource(name, config, tokenizer, folder, tokenizer_folder=folder, sentence=sentence)
+    return _with_prompt_of(folder, source)
 
 
 def _sentence_in(folder: Path) -> SentenceSettings | None:
     return read_sentence_settings(_finder(folder))
 
 
-def _prompt_in(folder: Path, tokenizer: Tokenizer) -> str:
-    """The prompt of a folder: that of its ``tokenizer.json``, or sentence-transformers' default one."""
-    return file_prompt(tokenizer) or read_default_prompt(_finder(folder))
+def _with_prompt_of(folder: Path, source: ModelSource) -> ModelSource:
+    """The source with a folder's prompt: that of its ``tokenizer.json``, or sentence-transformers' default one."""
+    prompt, obstacle = file_prompt(source.tokenizer), None
+    if not prompt:
+        prompt, obstacle = read_default_prompt(_finder(folder))
+    return replace(source, prompt=prompt, prompt_obstacle=obstacle)
 
 
 def _finder(folder: Path) -> Callable[[str], Path | None]:
@@ -194,8 +220,8 @@ def _from_adapter(folder: Path) -> ModelSource:
         base = replace(base, tokenizer=_read_tokenizer(folder, base.config), tokenizer_folder=folder)
     adapter = replace(adapter, lora=without_prefix(adapter.lora, base.config))
     # How the adapter was trained to read a text, which may be otherwise than its base.
-    prompt = _prompt_in(folder, base.tokenizer)
-    return replace(base, name=str(folder), adapter=adapter, sentence=_sentence_in(folder), prompt=prompt)
+    source = replace(base, name=str(folder), adapter=adapter, sentence=_sentence_in(folder))
+    return _with_prompt_of(folder, source)
 
 
 def is_own(folder: Path) -> bool:
@@ -328,14 +354,15 @@ def _from_hub(
     tokenizer = _read_tokenizer(folder, config)
     sentence = read_sentence_settings(files.get)
     known = preset or next((each for each in presets().values() if each.hub_id == hub_id), None)
-    prompt = file_prompt(tokenizer) if known is None else known.prompt
-    if known is None and not prompt and sentence is not None:
-        prompt = read_default_prompt(files.get)
+    prompt, obstacle = file_prompt(tokenizer) if known is None else known.prompt, None
+    # A checkpoint whose tokenizer.json can't hold its prompt has it in sentence-transformers' file alone.
+    may_name_one = sentence is not None or config.raw.get("model_type") == OWN_MODEL_TYPE
+    if known is None and not prompt and may_name_one:
+        prompt, obstacle = read_default_prompt(files.get)
     files.warn_unknown("tokenizer_config.json", MODULES, SETTINGS, PROMPTS)
     _follow_sentence(tokenizer, sentence)
-    return ModelSource(
-        name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder, sentence=sentence, prompt=prompt
-    )
+    source = ModelSource(name, config, tokenizer, folder, hub_id, files.commit, tokenizer_folder=folder)
+    return replace(source, sentence=sentence, prompt=prompt, prompt_obstacle=obstacle)
 
 
 def _follow_sentence(tokenizer: Tokenizer, sentence: SentenceSettings | None) -> None:

@@ -91,18 +91,25 @@ def read_sentence_settings(find: Read) -> SentenceSettings | None:
     )
 
 
-def read_default_prompt(find: Read) -> str:
-    """The prompt that sentence-transformers puts before a text unless another one is named; empty if there is none.
+def read_default_prompt(find: Read) -> tuple[str, str | None]:
+    """The prompt that sentence-transformers puts before a text unless another one is named.
 
     Parameters
     ----------
     find : callable
         As for :func:`read_sentence_settings`.
 
+    Returns
+    -------
+    prompt : str
+        Empty for none.
+    obstacle : str or None
+        Why the prompt is missing although the file names one, as a clause for a message.
+
     Raises
     ------
     ModelError
-        If the file is damaged, or lacks the prompt that it names.
+        If the file is damaged.
     """
     path = find(PROMPTS)
     config = {} if path is None else _read(path)
@@ -110,11 +117,11 @@ def read_default_prompt(find: Read) -> str:
         raise ModelError(f"{path}: not a JSON object.")
     name, prompts = config.get("default_prompt_name"), config.get("prompts")
     if name is None:
-        return ""
+        return "", None
     prompt = prompts.get(name) if isinstance(prompts, dict) and isinstance(name, str) else None
     if not isinstance(prompt, str):
-        raise ModelError(f"{path}: default_prompt_name is {name!r:.60}, and prompts has no string of that name.")
-    return prompt
+        return "", f"{path}: default_prompt_name is {name!r:.60}, and prompts has no string of that name"
+    return prompt, None
 
 
 def sentence_files(pooling: str, max_length: int) -> dict[str, str]:

@@ -147,13 +147,14 @@ def resolve_settings(
     UsageError
         If a solved head is resumed with a setting of steps.
     ModelError
-        If the model comes from sentence-transformers with a pooling, or a module behind it, that the engine lacks.
+        If the model comes from sentence-transformers with a pooling, or a module behind it, that the engine lacks, or
+        names a prompt that its files lack; and the setting is left to the run.
     """
     values: dict[str, Any] = {each.name: getattr(settings, each.name) for each in fields(Settings)}
     sentence = source.sentence
     if settings.max_length is None and sentence is not None and sentence.max_length is not None:
         values["max_length"] = min(sentence.max_length, source.config.n_positions)
-    values["prompt"] = prompt = source.prompt if settings.prompt == AUTO else settings.prompt or ""
+    values["prompt"] = prompt = source.resolve_prompt(settings.prompt)
     epochs, trainable = settings.epochs, settings.trainable
     contrasts = _contrasts(settings, source, texts) if settings.loss == AUTO else settings.loss == CONTRASTIVE
     batch_size = min(64, max(CONTRASTIVE_BATCH, OF_EACH_CLASS * texts.classes)) if contrasts else BATCH_SIZE

@@ -107,7 +107,8 @@ class PromptedTokenizer:
         plain = with_template(content, self.prompt, self._ids)
         if plain is not None and self._gives_same_ids(plain, _PROBES):
             return plain
-        # A normalizer acts on each part between added tokens, and not on an empty text.
+        # A normalizer acts on each part between added tokens, or on the texts that they are found by, and not on an
+        # empty text.
         if not space or self.whole:
             return None
         spaced = with_template(content, self.prompt, self._ids, space)

@@ -11,6 +11,9 @@ from ...errors import ModelError
 from ..architecture import Architecture, Preset
 from ..config import ModelConfig, check_config
 
+OWN_MODEL_TYPE = "pyllmclf"
+"""``model_type`` of a classifier that no class of transformers can express; its configuration names the base's own."""
+
 
 @cache
 def architectures() -> dict[str, Architecture]:
@@ -67,7 +70,7 @@ def model_config(raw: dict[str, Any], origin: str) -> ModelConfig:
         If the architecture or a variant is not supported, or a value is missing or malformed.
     """
     model_type = raw.get("model_type")
-    if model_type == "pyllmclf":  # a classifier that no class of transformers can express
+    if model_type == OWN_MODEL_TYPE:
         model_type = raw.get("pyllmclf_base_model_type")
     architecture = architectures().get(model_type if isinstance(model_type, str) else "")
     if architecture is None:

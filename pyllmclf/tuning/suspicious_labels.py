@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 PROBABILITY = "probability_"
 """Beginning of the columns of an out-of-fold frame that have a class's probability."""
+RANKED_BY = "confidence_weighted_entropy"
+"""Of cleanlab's scores the one that finds most flipped labels first (docs/tuning.md)."""
 
 
 def label_issues(result: FinetuneResult) -> pd.DataFrame:
@@ -29,8 +31,8 @@ def label_issues(result: FinetuneResult) -> pd.DataFrame:
     -------
     DataFrame
         From the most to the least suspicious, indexed by the number of the training text: ``where`` (its line or row in
-        the data), ``text``, ``label``, ``suggested``, and ``score``, the probability of its label minus that of the
-        most probable other class.
+        the data), ``text``, ``label``, ``suggested``, and ``score``, the quality of the label from 0 to 1: low where the
+        label is improbable and the probabilities are sure (confidence-weighted entropy, Kuan and Mueller 2022).
 
     Raises
     ------
@@ -48,6 +50,7 @@ def label_issues(result: FinetuneResult) -> pd.DataFrame:
     try:
         with keeps_random_state():
             from cleanlab.filter import find_label_issues
+            from cleanlab.rank import get_label_quality_scores
     except ImportError as error:
         raise UsageError("label_issues needs cleanlab: pip install 'pyllmclf[labels]'.") from error
     classes = [name for name in frame.columns if str(name).startswith(PROBABILITY)]
@@ -56,12 +59,12 @@ def label_issues(result: FinetuneResult) -> pd.DataFrame:
     labels = np.array([index[str(label)] for label in frame["label"]])
     probabilities = frame[classes].to_numpy()
     with keeps_random_state():
-        found = find_label_issues(labels, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1)
+        found = find_label_issues(labels, probabilities, return_indices_ranked_by=RANKED_BY, n_jobs=1)
+        scores = get_label_quality_scores(labels, probabilities, method=RANKED_BY)
     others = probabilities.copy()
     others[np.arange(len(labels)), labels] = -1.0
-    margins = probabilities[np.arange(len(labels)), labels] - others.max(axis=1)
     issues = frame.iloc[found][["where", "text", "label"]].copy()
     by_name: dict[str, Any] = {str(label): label for label in frame["label"]}
     issues["suggested"] = [by_name.get(name, name) for name in names[others.argmax(axis=1)[found]]]
-    issues["score"] = margins[found]
+    issues["score"] = scores[found]
     return issues.sort_values("score", kind="stable")

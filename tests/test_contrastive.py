@@ -105,6 +105,12 @@ def test_steps_are_those_of_plain_torch(family: str, model_folder: Folders) -> N
         assert expected is not None and torch.equal(found, expected)
 
 
+def test_its_probabilities_are_not_stretched(model_folder: Folders) -> None:
+    """Held-out texts that the layers below have seen would say that logits can't be too large."""
+    classifier = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **ARGUMENTS).classifier
+    assert 0.5 < classifier.predict_proba(TEXTS).max(axis=1).mean() < 0.99
+
+
 def test_validation_texts_are_measured_at_the_end(model_folder: Folders) -> None:
     """A head is only solved then."""
     result = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **ARGUMENTS | {"validation": (TEXTS, LABELS)})
@@ -151,7 +157,7 @@ def test_resumed_to_the_bits(model_folder: Folders, tmp_path: Path, step: int) -
     ids=str,
 )
 def test_with_other_arguments(model_folder: Folders, arguments: dict[str, Any]) -> None:
-    result = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **ARGUMENTS | arguments)
+    result = pyllmclf.finetune(model_folder("bert"), (TEXTS, LABELS), **ARGUMENTS | {"epochs": 12} | arguments)
     assert result.classifier.predict(TEXTS) == LABELS
 
 

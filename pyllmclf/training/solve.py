@@ -15,7 +15,7 @@ from ..ops import use_backend
 from ..progress import say
 from .objective import MultiLabelObjective, Objective
 from .records import EpochRecord, not_finite, per_second
-from .solved_head import SolvedHead, solve_head
+from .solved_head import CONTRASTED_PENALTY, SolvedHead, solve_head
 from .steps import StepTrainer
 
 
@@ -51,7 +51,7 @@ def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tens
 def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray, fold_of: np.ndarray | None = None) -> SolvedHead:
     """Solves a head on rows of training texts, with their weights and those of their classes.
 
-    It starts from the model's head; behind contrastive steps from zeros.
+    It starts from the model's head; behind contrastive steps from zeros, with a fixed penalty.
 
     Parameters
     ----------
@@ -84,6 +84,7 @@ def solve_rows(trainer: StepTrainer, rows: Tensor, texts: np.ndarray, fold_of: n
         groups=_groups(packer)[texts],
         fold_of=fold_of,
         start=None if trainer.contrasts else (head.weight, head.bias),
+        penalty=CONTRASTED_PENALTY if trainer.contrasts else None,
         seed=trainer.settings.seed,
     )
 
@@ -151,7 +152,7 @@ def solve_trained(trainer: StepTrainer) -> tuple[Tensor, SolvedHead]:
         head.bias.copy_(trainer.group.broadcast(solution.bias))
     say(
         f"head solved in {time.perf_counter() - read:.1f} s, after {read - started:.1f} s for the layers below; L2 "
-        f"penalty {solution.penalty:g}, by cross-validation",
+        f"penalty {solution.penalty:g}{'' if trainer.contrasts else ', by cross-validation'}",
         trainer.settings.progress,
     )
     return rows, solution

@@ -21,6 +21,8 @@ FOLD_TOLERANCE = 1e-3
 """Tolerance of the folds' solutions, which are only compared."""
 MOST_LOGITS = 50_000_000
 """Logits of the folds that are solved side by side: 200 MB, of which the solver holds a few copies."""
+CONTRASTED_PENALTY = 3.0
+"""Behind contrastive steps, where held-out texts are no test: the layers below have seen them."""
 LEAST_TEMPERATURE = 0.1
 """Few held-out texts may all be classified right, however far their logits are stretched."""
 
@@ -100,6 +102,7 @@ def solve_head(
     groups: np.ndarray | None = None,
     fold_of: np.ndarray | None = None,
     start: tuple[Tensor, Tensor | None] | None = None,
+    penalty: float | None = None,
     seed: int = 0,
 ) -> SolvedHead:
     """Solves a linear head on fixed features.
@@ -121,6 +124,9 @@ def solve_head(
         The fold of each row, from 0; by default they are drawn.
     start : (tensor, shape [classes, width], tensor, shape [classes], or None), optional
         A head to start from.
+    penalty : float, optional
+        The strength, for features of unit variance; by default cross-validation chooses it, and the temperature. With
+        it the temperature is 1, and ``out_of_fold`` is 0.
     seed : int
         Of the folds.
     """
@@ -141,8 +147,13 @@ def solve_head(
         begun = zeros, torch.zeros(classes, device=x.device) if bias else None
     else:
         begun = scale.unfold(*start)
-    chosen = _Tried(PENALTIES[0], torch.zeros(rows, classes, device=x.device), 1.0, x.new_zeros(rows))
-    if folds > 1:
+    chosen = _Tried(
+        PENALTIES[0] if penalty is None else penalty,
+        torch.zeros(rows, classes, device=x.device),
+        1.0,
+        x.new_zeros(rows),
+    )
+    if folds > 1 and penalty is None:
         fold_of = assign_folds(strata, groups, folds, seed) if fold_of is None else fold_of
         of_row = torch.from_numpy(fold_of).to(x.device)
         chosen = _cross_validated(x, targets, weights, of_row, folds, begun)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import random
+import sys
 from pathlib import Path
 
 import pytest
 
 import pyllmclf
 from pyllmclf.cli.main import app, run
+
+sys.path.append(str(Path(__file__).parent.parent / "bench"))
+import recipes
 
 
 def test_minilm_on_sms_spam(data_dir: Path, minilm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,3 +44,19 @@ def test_gpt2_on_sms_spam(data_dir: Path, gpt2_vocabulary: Path, tmp_path: Path)
     )
     assert result.lengths.longest == 120
     assert result.metrics["test"]["accuracy"] > 0.85
+
+
+@pytest.mark.parametrize("name", ["ag_news", "subj"])
+def test_flipped_labels_are_found(name: str, data_dir: Path, minilm: Path) -> None:
+    """Most of the first 5 % of the texts to look at are among the 5 % whose label was flipped."""
+    precisions = []
+    for seed in range(2):
+        rows, _ = recipes.draw(recipes.load(name, data_dir)[0], "1000", seed)
+        texts, labels = [text for text, _ in rows], [label for _, label in rows]
+        chosen = random.Random(seed + 1)
+        flipped = set(chosen.sample(range(1000), 50))
+        for row in flipped:
+            labels[row] = chosen.choice(sorted(set(labels) - {labels[row]}))
+        result = pyllmclf.tune(minilm, (texts, labels), candidates=[{"trainable": "head"}], seed=seed, progress=False)
+        precisions.append(sum(row in flipped for row in pyllmclf.label_issues(result).index[:50]) / 50)
+    assert sum(precisions) / 2 > 0.5

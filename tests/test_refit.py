@@ -17,9 +17,11 @@ import pyllmclf
 from pyllmclf import PreemptedError, UsageError
 from pyllmclf.data.readers import TextData
 from pyllmclf.data.splits import hold_out
+from pyllmclf.settings import Settings
 from pyllmclf.training import recipes
 from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.baselines import SOLVED_HEAD
+from pyllmclf.training.prepare import _named_model
 from pyllmclf.training.run_folder import RunFolder
 
 WORDS = ["red cat", "blue dog", "green cat", "old dog", "an ox, a cat", "a dog in the sun"]
@@ -416,3 +418,12 @@ def test_json(model_folder: Folders) -> None:
     result = pyllmclf.finetune(model_folder("bert"), DATA, **AUTOMATIC)
     assert json.loads(json.dumps(result.to_dict()))["metrics"]["validation"]["classifier"] == "before_refit"
     assert "trained without these texts" in str(result)
+
+
+def test_the_commit_is_that_of_the_named_repository(tmp_path: Path) -> None:
+    """A folder's adapter has its base's commit, which is no revision of the folder."""
+    for model, revision in ((str(tmp_path), None), ("someone/model", "a" * 40)):
+        named = _named_model(Settings(model=model, train="x"), {}, "a" * 40)
+        assert named == (model, "pretrained", revision)
+        record = {"base": {"revision": "a" * 40}, "settings": {"model": model, "revision": None}}
+        assert _named_model(Settings(model=model, train="x"), record, None) == named

@@ -27,6 +27,7 @@ from ..errors import ModelError, UsageError
 from ..evaluation.tables import evaluation_parts
 from ..models.build import reuses_head
 from ..models.hub import ModelSource, find_model, with_own_tokenizer
+from ..paths import user_path
 from ..progress import say, warn
 from ..settings import CONTRASTIVE, Settings, with_recorded
 from .activation_cache import make_cache
@@ -115,11 +116,14 @@ def _find_source(
 def _named_model(
     settings: Settings, recorded: Mapping[str, Any], commit: str | None
 ) -> tuple[str | os.PathLike[str], str, str | None]:
-    """Arguments of :func:`find_model`: a resumed run stays on the commit of the hub that it began with."""
+    """Arguments of :func:`find_model`: a resumed run stays on the commit of the hub that it began with.
+
+    The commit of a folder's adapter is that of its base, which is another repository.
+    """
     begun_with = recorded.get("settings", {})
     if begun_with.get("model") == as_json(settings.model) and begun_with.get("revision") == settings.revision:
         commit = recorded.get("base", {}).get("revision")
-    if isinstance(commit, str):
+    if isinstance(commit, str) and not os.path.isdir(user_path(settings.model)):
         return str(settings.model).partition("@")[0], settings.weights, commit
     return settings.model, settings.weights, settings.revision
 

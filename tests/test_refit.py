@@ -18,7 +18,7 @@ from pyllmclf import PreemptedError, UsageError
 from pyllmclf.data.readers import TextData
 from pyllmclf.data.splits import hold_out
 from pyllmclf.settings import Settings
-from pyllmclf.training import recipes
+from pyllmclf.training import recipes, run
 from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.baselines import SOLVED_HEAD
 from pyllmclf.training.prepare import _named_model
@@ -427,3 +427,44 @@ def test_the_commit_is_that_of_the_named_repository(tmp_path: Path) -> None:
         assert named == (model, "pretrained", revision)
         record = {"base": {"revision": "a" * 40}, "settings": {"model": model, "revision": None}}
         assert _named_model(Settings(model=model, train="x"), record, None) == named
+
+
+@pytest.mark.parametrize("kind", ["solved", "taken"])
+def test_a_resumed_measurement_is_followed_by_the_same_kind_of_head(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whatever observers the resumed call has: they are for steps, and the call that began had none."""
+    model, arguments = model_folder("bert"), {"progress": False, "output_dir": tmp_path / "run"}
+    if kind == "solved":
+        arguments["trainable"] = "head"
+    else:
+        monkeypatch.setattr(run, "complaints", lambda *_: {SOLVED_HEAD: "the head is better"})
+    whole = pyllmclf.finetune(model, DATA, **arguments | {"output_dir": None})
+    assert whole.classifier.state.settings["trainable"] == "head" and whole.timing["steps"] == 1
+
+    def preempted(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched, pytest.raises(PreemptedError):
+        patched.setattr(run.Run, "compare", preempted)
+        pyllmclf.finetune(model, DATA, **arguments)
+    same(pyllmclf.finetune(model, DATA, resume=True, callbacks=pyllmclf.Callback(), **arguments), whole)
+
+
+def test_the_refit_of_a_resumed_run_has_what_was_given_at_first(
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arguments that the resumed call leaves out are the recorded ones in both trainings."""
+    model, arguments = model_folder("bert"), {"output_dir": tmp_path / "run", "progress": False}
+    given = {"pooling": "mean", "learning_rate": 1e-3, "trainable": "last_block", "max_length": 7}
+    whole = pyllmclf.finetune(model, DATA, **arguments | given | {"output_dir": None})
+
+    def preempted(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched, pytest.raises(PreemptedError):
+        patched.setattr(run.Run, "compare", preempted)
+        pyllmclf.finetune(model, DATA, **arguments | given)
+    resumed = pyllmclf.finetune(model, DATA, resume=True, **arguments | {"trainable": "last_block"})
+    same(resumed, whole)
+    assert resumed.classifier.state.settings["pooling"] == "mean"

@@ -25,7 +25,7 @@ from ..errors import ModelError, ResourceError, UsageError
 from ..models.hub import find_model
 from ..settings import Settings
 from ..training.prepare import prepare
-from ..training.shared_rows import SharedRows, sharing_rows
+from ..training.shared_rows import SHARE, SharedRows, sharing_rows
 from ..version import __version__
 from .bag_of_words import run_bag_of_words
 from .table import BASE_MODEL, TableRow
@@ -139,7 +139,7 @@ class Runner:
         Settings(**(overrides or {}))
         self.folder, self.splits, self.options = folder, splits, options
         self.overrides = overrides or {}
-        self._shared = SharedRows.of_free_memory() if shares_frozen_layers else None
+        self._shared = SharedRows.of_free_memory(SHARE, self._compute.device) if shares_frozen_layers else None
         try:
             (folder / "runs").mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from ..progress import say
 from ..settings import CONTRASTIVE, Settings
 from .callbacks import resolve_callbacks
 from .prepare import prepare_run
-from .recipes import HELD_OUT, MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, Phase
+from .recipes import HELD_OUT, MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, STEPS, Phase
 from .result import FinetuneResult, Measured
 from .run import PREEMPTED_EARLY, Run
 from .session import Session, open_session
@@ -46,12 +47,15 @@ def train(settings: Settings) -> FinetuneResult:
         with session.preemption.at_once(PREEMPTED_EARLY):
             run, data, some = _prepare_first(session)
         if run.settings.phase == MEASURE or run.settings.may_take_head:
-            stack.enter_context(sharing_rows())  # the trainings read the same texts
+            stack.enter_context(sharing_rows(device=session.device))  # the trainings read the same texts
         result, asked = run.execute(), session.settings
         refits = run.settings.phase == MEASURE
         commit, begun = run.state.revision, run.settings
         if run.settings.may_take_head and run.prefers_head:
-            asked, baselines = replace(asked, trainable="head"), run.baselines
+            # What a resumed call names of the first training's steps is not for the head.
+            left: dict[str, Any] = dict.fromkeys(STEPS, AUTO)
+            asked = replace(asked, trainable="head", loss=AUTO, **left)
+            baselines = run.baselines
             del run, result
             _release(session)
             with session.preemption.at_once(PREEMPTED_BETWEEN):

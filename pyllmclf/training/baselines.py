@@ -36,8 +36,8 @@ BY_CHANCE = 0.05
 REMEDIES = {
     MAJORITY: "the training has learnt nothing; another learning_rate or more epochs may help",
     BAG_OF_WORDS: "more trained layers (trainable='all') or more epochs may help, or another model",
-    SOLVED_HEAD: "trainable='head' (--trainable head), without epochs, learning_rate and other arguments of steps, "
-    "solves it on all training texts",
+    SOLVED_HEAD: "trainable='head' (--trainable head), without loss, epochs, learning_rate and other arguments of "
+    "steps, solves it on all training texts",
 }
 
 

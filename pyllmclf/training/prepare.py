@@ -179,10 +179,12 @@ def prepare_run(
     texts, encoder = data.texts, data.encoder
     started = time.perf_counter()
     group, run_folder = session.group, session.folder if saves else None
-    chosen: Mapping[str, Any] = recorded.get("settings", {})
+    chosen: dict[str, Any] = dict(recorded.get("settings", {}))
     asked = _as_recorded(asked, chosen)
     if begun is not None:
+        head_taken = begun.may_take_head and asked.trainable == "head"
         asked, chosen = taking_over(asked, begun), {"pooler": begun.pooler, "pooling": begun.pooling}
+        chosen |= {"solved": begun.solved or head_taken}
     compute = Compute.resolve(session.device, asked.dtype, asked.backend)
     source = _find_source(asked, encoder, recorded, commit)
     known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device, group.world_size)

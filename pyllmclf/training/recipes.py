@@ -140,7 +140,7 @@ def resolve_settings(
     source : ModelSource
     texts : TrainingTexts
     recorded : mapping
-        Settings that the resumed checkpoint records; empty without one.
+        Settings that the resumed checkpoint records, or choices of an earlier training of the call; empty without.
 
     Raises
     ------
@@ -184,7 +184,8 @@ def resolve_settings(
             f"{settings.output_dir}: {steps[0]} was 'auto' there, and is {getattr(settings, steps[0])!r}: the head was "
             "solved without steps; leave it out, or choose another output_dir (--output-dir)."
         )
-    solved = frozen and (was_solved if "trainable" in recorded else not settings.asks_for_steps)
+    solves = was_solved if "trainable" in recorded else not settings.asks_for_steps
+    solved = frozen and bool(recorded.get("solved", solves))
     automatic: dict[str, Any] = {
         "dropout": 0.0,
         "pooling": None,
@@ -218,6 +219,8 @@ def taking_over(asked: Settings, begun: ResolvedSettings) -> Settings:
     Where another part of the model is trained, the settings of steps are chosen anew.
     """
     left = [name for name, each in ARGUMENTS.items() if each.resolved and getattr(asked, name) in (None, AUTO)]
+    if asked.padding == "train_longest":  # the recorded length is that of the first training's longest text
+        left = [name for name in left if name != "max_length"]
     if begun.solved or asked.trainable not in (AUTO, begun.trainable):
         left = [name for name in left if name not in (*STEPS, "loss")]
     values = {name: getattr(begun, name) for name in left}

@@ -130,6 +130,12 @@ class Trainer(StepTrainer):
             self.callbacks.begin(self.step, self.total_steps)
             self._pace = self._new_pace()
             with self._bar() as bar:
+                if self.contrasts and self.finished and validate is not None and self.history[-1].score is None:
+                    # Interrupted while the epoch was measured in which a callback ended the training.
+                    with self._pausing(pause):
+                        self.history[-1] = record = self._measured(self.history[-1], validate, pause)
+                    if on_epoch is not None:
+                        on_epoch(record)
                 while not self.finished:
                     with self._pausing(pause):
                         record = self._train_epoch(bar, pause, save_every_steps)
@@ -182,7 +188,7 @@ class Trainer(StepTrainer):
     @property
     def head_is_stale(self) -> bool:
         """Whether contrastive steps have been taken since the head was solved."""
-        return self.contrasts and self._solved_at != self.step
+        return self.contrasts and self.step > 0 and self._solved_at != self.step
 
     @contextmanager
     def _pausing(self, pause: Callable[[], None]) -> Iterator[None]:
@@ -199,11 +205,18 @@ class Trainer(StepTrainer):
 
         It is solved again when the run is resumed, from the same start.
         """
-        for parameter, begun in zip(
-            self.model.head.parameters(), self._unsolved_head, strict=bool(self._unsolved_head)
-        ):
-            parameter.data.copy_(begun)
-        pause()
+        if not self._unsolved_head:
+            pause()
+            return
+        head = [parameter.data for parameter in self.model.head.parameters()]
+        solved = [parameter.clone() for parameter in head]
+        try:
+            for parameter, begun in zip(head, self._unsolved_head, strict=True):
+                parameter.copy_(begun)
+            pause()
+        finally:
+            for parameter, values in zip(head, solved, strict=True):
+                parameter.copy_(values)
 
     def _measure(self, validate: Callable[[], tuple[float, float]], pause: Callable[[], None]) -> tuple[float, float]:
         """Calls ``validate``; if it fails in any process, calls ``pause`` before the error.

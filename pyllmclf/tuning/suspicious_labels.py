@@ -32,7 +32,8 @@ def label_issues(result: FinetuneResult) -> pd.DataFrame:
     DataFrame
         From the most to the least suspicious, indexed by the number of the training text: ``where`` (its line or row
         in the data), ``text``, ``label``, ``suggested``, and ``score``, the quality of the label from 0 to 1: low where
-        the label is improbable and the probabilities are sure (confidence-weighted entropy, Kuan and Mueller 2022).
+        the label is improbable, lower still where the probabilities are unsure (confidence-weighted entropy, Kuan and
+        Mueller 2022).
 
     Raises
     ------

@@ -22,7 +22,7 @@ from ..evaluation.multi_label import evaluate_multi_label, sigmoid
 from ..models.architectures.registry import architecture_of
 from ..models.hub import find_model
 from ..progress import say
-from ..settings import NOT_OF_TUNE, OF_CROSS_ENTROPY, Settings
+from ..settings import CROSS_ENTROPY, NOT_OF_TUNE, OF_CROSS_ENTROPY, Settings
 from ..suggestions import unknown_argument
 from ..training.identity import data_sha256
 from ..training.preemption import PREEMPTED
@@ -106,7 +106,7 @@ def tune(
     limit = TimeLimit(seconds_of(time_limit), started)
     _check(models, trials, folds, arguments)
     settings = Settings(model=models[0], train=train, validation=validation, test=test, **arguments)
-    with open_session(settings) as session, sharing_rows() as shared:
+    with open_session(settings) as session, sharing_rows(device=session.device) as shared:
         if session.group.world_size > 1:
             raise UsageError("tune runs in one process; start it without torchrun.")
         return _tune(session, models, candidates, trials, folds, limit, shared)
@@ -182,7 +182,7 @@ def _tune(
             if candidates is None:
                 classes, steps = len(data.encoder.names), asked.asks_for_steps
                 contrasts = not (asked.multi_label or fixed.keys() & {"weights", *OF_CROSS_ENTROPY})
-                contrasts = contrasts and asked.trainable != "head"
+                contrasts = contrasts and asked.trainable != "head" and asked.loss != CROSS_ENTROPY
                 listed = default_candidates(sources, fixed, classes, steps=steps, contrasts=contrasts)
             else:
                 listed = listed_candidates(candidates, models, fixed)

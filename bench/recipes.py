@@ -199,21 +199,25 @@ def difference(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> str:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Means over the draws: accuracies in per cent, differences of the default in points."""
+    """Means over the draws, their number in brackets: accuracies in per cent, differences of the default in points."""
     by_task: dict[tuple[str, str], dict[int, dict[str, dict[str, Any]]]] = {}
     for row in rows:
         by_task.setdefault((row["set"], row["size"]), {}).setdefault(row["seed"], {})[row["what"]] = row
-    lines = ["| data | texts | draws | default | grid | embeddings | words | default - grid | default - embeddings |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    lines = ["| data | texts | default | grid | embeddings | words | default - grid | default - embeddings |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for (name, size), draws in sorted(by_task.items()):
-        whole = [draw for draw in draws.values() if len(draw) == len(WHATS)]
-        if not whole:
-            continue
-        each = {what: [draw[what] for draw in whole] for what in WHATS}
-        means = [f"{100 * statistics.mean(row['test'] for row in each[what]):.1f}" for what in WHATS]
-        differences = [difference(each[DEFAULT], each[what]) for what in (GRID, EMBEDDINGS)]
+        with_default = [draw for draw in draws.values() if DEFAULT in draw]
+
+        def beside(what: str, draws: list[dict[str, dict[str, Any]]] = with_default) -> str:
+            both = [draw for draw in draws if what in draw]
+            return difference([d[DEFAULT] for d in both], [d[what] for d in both]) if both else "–"
+
+        means = []
+        for what in WHATS:
+            found = [draw[what]["test"] for draw in with_default if what in draw]
+            means.append(f"{100 * statistics.mean(found):.1f} ({len(found)})" if found else "–")
         texts = size if size == "1000" else f"{size} a class"
-        lines.append("| " + " | ".join([name, texts, str(len(whole)), *means, *differences]) + " |")
+        lines.append("| " + " | ".join([name, texts, *means, beside(GRID), beside(EMBEDDINGS)]) + " |")
     return "\n".join(lines)
 
 

@@ -97,6 +97,18 @@ def _as_recorded(settings: Settings, recorded: Mapping[str, Any]) -> Settings:
         raise ModelError(f"{settings.output_dir}: a setting of the checkpoint is wrong: {error}") from error
 
 
+def _with_choices(
+    asked: Settings, recorded: Mapping[str, Any], begun: ResolvedSettings | None
+) -> tuple[Settings, Mapping[str, Any]]:
+    """Settings with the choices of the resumed checkpoint, or of an earlier training of the call; and these choices."""
+    chosen: Mapping[str, Any] = recorded.get("settings", {})
+    asked = _as_recorded(asked, chosen)
+    if begun is None:
+        return asked, chosen
+    solved = begun.solved or (begun.may_take_head and asked.trainable == "head")
+    return taking_over(asked, begun), {"pooler": begun.pooler, "pooling": begun.pooling, "solved": solved}
+
+
 def _find_source(
     settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, recorded: Mapping[str, Any], commit: str | None
 ) -> ModelSource:
@@ -179,19 +191,12 @@ def prepare_run(
     texts, encoder = data.texts, data.encoder
     started = time.perf_counter()
     group, run_folder = session.group, session.folder if saves else None
-    chosen: dict[str, Any] = dict(recorded.get("settings", {}))
-    asked = _as_recorded(asked, chosen)
-    if begun is not None:
-        head_taken = begun.may_take_head and asked.trainable == "head"
-        asked, chosen = taking_over(asked, begun), {"pooler": begun.pooler, "pooling": begun.pooling}
-        chosen |= {"solved": begun.solved or head_taken}
+    asked, chosen = _with_choices(asked, recorded, begun)
     compute = Compute.resolve(session.device, asked.dtype, asked.backend)
     source = _find_source(asked, encoder, recorded, commit)
     known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device, group.world_size)
     settings = resolve_settings(asked, source, known, chosen)
     settings = replace(settings, phase=phase, may_take_head=may_take_head)
-    if settings.loss == CONTRASTIVE and group.world_size > 1:
-        raise UsageError("loss='contrastive' compares the texts of a batch, and needs one process; start one.")
     source = replace(source, tokenizer=with_prompt(source.tokenizer, settings.prompt))
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)

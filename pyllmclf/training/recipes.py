@@ -157,6 +157,8 @@ def resolve_settings(
     values["prompt"] = prompt = source.resolve_prompt(settings.prompt)
     epochs, trainable = settings.epochs, settings.trainable
     contrasts = _contrasts(settings, source, texts) if settings.loss == AUTO else settings.loss == CONTRASTIVE
+    if contrasts and texts.processes > 1:
+        raise UsageError("loss='contrastive' compares the texts of a batch, and needs one process; start one.")
     batch_size = min(64, max(CONTRASTIVE_BATCH, OF_EACH_CLASS * texts.classes)) if contrasts else BATCH_SIZE
     if AUTO in (epochs, trainable):
         longest, windows = values["max_length"] or source.config.n_positions, settings.long_texts == "windows"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before any import of torch or numpy, here and in child processes: threads that share tiny matmuls wait for each other
 # after every operation. Tests of thread counts set their own.
@@ -174,3 +174,19 @@ def backend(request: pytest.FixtureRequest):
 def dtype_of(backend: str) -> torch.dtype:
     """The most precise dtype that the backend computes."""
     return torch.float32 if backend == "native" else torch.float64
+
+
+@pytest.fixture
+def filled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The stages whose rows activation caches compute, in their order."""
+    from pyllmclf.training.activation_cache import ActivationCache
+
+    stages: list[int] = []
+    fill = ActivationCache._fill
+
+    def counted(self: ActivationCache, *arguments: Any) -> torch.Tensor:
+        stages.append(self.stage)
+        return fill(self, *arguments)
+
+    monkeypatch.setattr(ActivationCache, "_fill", counted)
+    return stages

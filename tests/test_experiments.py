@@ -27,7 +27,6 @@ from pyllmclf.experiments.runner import RowResult, Runner, read_all_splits, repl
 from pyllmclf.experiments.table import choose_rows, published_rows, tables
 from pyllmclf.models.weights import backbone_state, head_state
 from pyllmclf.settings import Settings
-from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.prepare import prepare
 
 TEXTS = [f"{'win' if i % 2 else 'meet'} {w} {'now' if i % 3 else 'later'}" for i, w in enumerate("abcdefghij" * 4)]
@@ -249,18 +248,8 @@ def test_a_row_that_the_model_has_no_blocks_for_is_skipped(
     assert any("skipped" in line for line in said)
 
 
-def test_rows_may_share_frozen_layers(
-    model_folder: Folders, csv_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_may_share_frozen_layers(model_folder: Folders, csv_file: Path, tmp_path: Path, filled: list[int]) -> None:
     """With the same accuracies; their results are kept apart, since the seconds differ."""
-    filled: list[int] = []
-    fill = ActivationCache._fill
-
-    def counted(self: ActivationCache, *arguments: Any) -> Any:
-        filled.append(self.stage)
-        return fill(self, *arguments)
-
-    monkeypatch.setattr(ActivationCache, "_fill", counted)
     row = replace_model(choose_rows("sms_spam", "1")[0], str(model_folder("gpt2", "long", n_classes=2)), None)
     assert not isinstance(row, str)
     splits, options = read_all_splits(str(csv_file)), {"progress": False}

@@ -91,17 +91,7 @@ def test_at_most_ten_thousand_and_several_labels() -> None:
     assert len(taken) == 10 and len(rest) == 90
 
 
-def test_frozen_layers_are_computed_once_for_both_trainings(
-    model_folder: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    filled: list[int] = []
-    fill = ActivationCache._fill
-
-    def counted(self: ActivationCache, *arguments: Any) -> torch.Tensor:
-        filled.append(self.stage)
-        return fill(self, *arguments)
-
-    monkeypatch.setattr(ActivationCache, "_fill", counted)
+def test_frozen_layers_are_computed_once_for_both_trainings(model_folder: Folders, filled: list[int]) -> None:
     pyllmclf.finetune(model_folder("bert"), DATA, **AUTOMATIC)
     assert len(filled) == 1
     pyllmclf.finetune(model_folder("bert"), DATA, refit=False, **AUTOMATIC)

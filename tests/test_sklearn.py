@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
-import torch
 from models import gpt2_folder
 from scipy.sparse import csr_matrix
 from sklearn import config_context
@@ -31,7 +30,6 @@ from sklearn.utils.estimator_checks import check_estimator
 import pyllmclf
 from pyllmclf import DataError, UsageError, finetune
 from pyllmclf.sklearn import LLMClassifier
-from pyllmclf.training.activation_cache import ActivationCache
 
 TEXTS = [f"{'win cash' if i % 2 else 'see you'} {i % 5}" for i in range(24)]
 LABELS = ["spam" if i % 2 else "ham" for i in range(24)]
@@ -192,16 +190,8 @@ def test_grid_search(folder: str) -> None:
     )
 
 
-def test_fits_of_a_grid_share_frozen_layers(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_of_a_grid_share_frozen_layers(folder: str, filled: list[int]) -> None:
     """Once for each fold and for all texts, with the same results as without."""
-    filled: list[int] = []
-    fill = ActivationCache._fill
-
-    def counted(self: ActivationCache, *arguments: Any) -> torch.Tensor:
-        filled.append(self.stage)
-        return fill(self, *arguments)
-
-    monkeypatch.setattr(ActivationCache, "_fill", counted)
     texts, grid = [f"{text} {i}" for i, text in enumerate(TEXTS)], {"learning_rate": [1e-4, 5e-3, 1e-2]}
     arguments: dict[str, Any] = {"trainable": "last_block", "epochs": 3}
     search = GridSearchCV(made(folder, **arguments), grid, cv=2).fit(texts, LABELS)

@@ -17,13 +17,11 @@ import numpy as np
 import pytest
 import torch
 from models import Folders
-from torch import Tensor
 
 import pyllmclf
 from pyllmclf import ModelError, PreemptedError, UsageError
 from pyllmclf.cli.main import main
 from pyllmclf.models.sequence_classifier import SequenceClassifier
-from pyllmclf.training.activation_cache import ActivationCache
 from pyllmclf.training.callbacks import StepRecord
 from pyllmclf.training.shared_rows import SharedRows, shared_rows
 from pyllmclf.tuning import search, tuner
@@ -119,16 +117,8 @@ def test_a_head_is_solved_once_for_all_folds(model_folder: Folders, trained: lis
     same(result, pyllmclf.finetune(model, DATA, trainable="head", validation=False, progress=False))
 
 
-def test_frozen_layers_are_computed_once(model_folder: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frozen_layers_are_computed_once(model_folder: Folders, filled: list[int]) -> None:
     """For all candidates that freeze the same layers, and with the same bits as a training alone."""
-    filled: list[int] = []
-    fill = ActivationCache._fill
-
-    def counted(self: ActivationCache, *arguments: Any) -> Tensor:
-        filled.append(self.stage)
-        return fill(self, *arguments)
-
-    monkeypatch.setattr(ActivationCache, "_fill", counted)
     model, validation = model_folder("gpt2", "long"), ([f"{text}!" for text in TEXTS[:12]], LABELS[:12])
     grid = {"trainable": ["last_block"], "learning_rate": [1e-3, 1e-4], "seed": [1, 2]}
     result = pyllmclf.tune(model, DATA, validation=validation, candidates=grid, **QUICK)

@@ -154,9 +154,10 @@ class ActivationCache:
         stages, need = [self.stage], self.plan.rows * self.row_bytes
         if self.holds_all:
             for stage in sorted(self.model.config.n_layers + 1 - blocks for blocks in shared.trained_blocks):
-                need += self._rows_at(stage) * self.row_bytes
-                if 0 < stage < self.stage and need <= min(shared.budget, self.place.bytes):
+                more = self._rows_at(stage) * self.row_bytes if 0 < stage < self.stage else 0
+                if more and need + more <= min(shared.budget, self.place.bytes):
                     stages.insert(-1, stage)
+                    need += more
         keys = [self._sha256_at(stage) for stage in stages]
         found = [n for n, key in enumerate(keys) if shared.find(key) is not None]
         begun: tuple[int, Tensor] | None = None
@@ -171,7 +172,8 @@ class ActivationCache:
 
     def _rows_at(self, stage: int) -> int:
         """Number of rows of the plan's texts that a stage takes."""
-        return int(sum(self._counts_at(stage)[texts].sum() for texts in self.plan.batches))
+        counts = self._counts_at(stage)
+        return int(sum(counts[texts].sum() for texts in self.plan.batches))
 
     def _counts_at(self, stage: int) -> np.ndarray:
         """Rows of each text that a stage takes."""
@@ -244,9 +246,8 @@ class ActivationCache:
     def _blocks(self, stage: int, begun: tuple[int, Tensor] | None) -> Iterator[Tensor]:
         """Yields the rows that a stage takes of each batch of the plan, in the order in which they are stored."""
         with progress_bar(self._rows_at(stage), "row", self.progress) as bar:
-            for rows in (
-                self._shared_blocks() if begun is None and stage == self.stage else self._advanced(stage, begun)
-            ):
+            direct = begun is None and stage == self.stage
+            for rows in self._shared_blocks() if direct else self._advanced(stage, begun):
                 yield rows
                 bar.update(len(rows))
 

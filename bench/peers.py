@@ -17,8 +17,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
-import re
 import shlex
 import statistics
 import subprocess
@@ -30,7 +28,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from recipes import Draw
+from recipes import Draw, processor
 
 SETS = ("ag_news", "subj", "banking38")
 SIZES = ("8", "16")
@@ -96,15 +94,6 @@ def environment(peer: Peer) -> dict[str, str]:
         paths = [str(RUNNERS.parent), os.environ.get("PYTHONPATH", "")]
         changed["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     return kept | changed
-
-
-def processor() -> str:
-    """Name of the processor; with its family and model where the system says them, since a virtual one has no name."""
-    try:
-        found = dict(re.findall(r"(.+?)\s*: (.+)", Path("/proc/cpuinfo").read_text().split("\n\n")[0]))
-        return f"{found['model name']}, family {found['cpu family']}, model {found['model']}"
-    except (OSError, KeyError):
-        return platform.processor() or platform.machine()
 
 
 def model_folder() -> str:

@@ -18,7 +18,9 @@ import hashlib
 import io
 import json
 import os
+import platform
 import random
+import re
 import statistics
 import sys
 import time
@@ -57,6 +59,15 @@ def candidates(texts: int) -> list[dict[str, Any]]:
     trained = [{"trainable": t, "learning_rate": rate, "epochs": count} for t, rate, count in short + long]
     contrastive = {"trainable": "all", "loss": "contrastive"}
     return [{"trainable": "head"}, {"trainable": "head", "pooling": "first"}, contrastive, *trained]
+
+
+def processor() -> str:
+    """Name of the processor; with its family and model where the system says them, since a virtual one has no name."""
+    try:
+        found = dict(re.findall(r"(.+?)\s*: (.+)", Path("/proc/cpuinfo").read_text().split("\n\n")[0]))
+        return f"{found['model name']}, family {found['cpu family']}, model {found['model']}"
+    except (OSError, KeyError):
+        return platform.processor() or platform.machine()
 
 
 def is_test(text: str) -> bool:
@@ -248,7 +259,8 @@ def main() -> int:
             if time.monotonic() > end:
                 return 0
             drawn = drawn or Draw(name, size, seed, folder)
-            row = {"set": name, "size": size, "seed": seed, "what": what} | drawn.run(what)
+            task = {"set": name, "size": size, "seed": seed, "what": what, "processor": processor()}
+            row = task | drawn.run(what)
             with arguments.results.open("a") as file:
                 print(json.dumps(row), file=file)
             print(*list(row.values())[:-1], file=sys.stderr)

@@ -15,6 +15,7 @@ namespace {
 using Address = std::uintptr_t;
 
 const float* input(Address address) { return reinterpret_cast<const float*>(address); }
+const std::uint16_t* bf16(Address address) { return reinterpret_cast<const std::uint16_t*>(address); }
 float* output(Address address) { return reinterpret_cast<float*>(address); }
 const std::int32_t* indices(Address address) { return reinterpret_cast<const std::int32_t*>(address); }
 const std::int64_t* ids(Address address) { return reinterpret_cast<const std::int64_t*>(address); }
@@ -91,33 +92,74 @@ void linear_forward_(Address x, std::int64_t x_row, Address weight, Address bias
   linear_forward({input(x), x_row, input(weight), input(bias), output(y), rows, outputs, inputs, threads});
 }
 
+// numbers: (learning rate, beta1, beta2, eps, weight decay, step); steps count from 1.
+AdamW make_adamw(const py::tuple& numbers) {
+  const auto number = [&](int i) { return numbers[static_cast<std::size_t>(i)].cast<double>(); };
+  const double lr = number(0), beta1 = number(1), beta2 = number(2), step = number(5);
+  require(step >= 1.0, "steps are counted from 1");
+  const auto rounded = [](double value) { return static_cast<float>(value); };
+  return {rounded(beta1),
+          rounded(1.0 - beta1),
+          rounded(beta2),
+          rounded(1.0 - beta2),
+          rounded(number(3)),
+          rounded(1.0 - lr * number(4)),
+          rounded(lr / (1.0 - std::pow(beta1, step))),
+          rounded(1.0 / std::sqrt(1.0 - std::pow(beta2, step)))};
+}
+
 void linear_adamw_(Address dy, std::int64_t dy_row, Address x, std::int64_t x_row, Address weight, Address exp_avg,
                    Address exp_avg_sq, Address dx, std::int64_t rows, std::int64_t outputs, std::int64_t inputs,
-                   double lr, double beta1, double beta2, double eps, double weight_decay, double step, int threads) {
+                   const py::tuple& adamw, int threads) {
   check_rows(rows, inputs, threads);
-  require(outputs >= 0 && step >= 1.0, "outputs must not be negative, and steps are counted from 1");
-  const auto rounded = [](double number) { return static_cast<float>(number); };
+  require(outputs >= 0, "outputs must not be negative");
+  const LinearAdamW args = {input(dy),       input(x),           dy_row,     x_row, output(weight),
+                            output(exp_avg), output(exp_avg_sq), output(dx), rows,  outputs,
+                            inputs,          make_adamw(adamw),  threads};
   py::gil_scoped_release release;
-  linear_adamw({input(dy),
-                input(x),
-                dy_row,
-                x_row,
-                output(weight),
-                output(exp_avg),
-                output(exp_avg_sq),
-                output(dx),
-                rows,
-                outputs,
-                inputs,
-                rounded(beta1),
-                rounded(1.0 - beta1),
-                rounded(beta2),
-                rounded(1.0 - beta2),
-                rounded(eps),
-                rounded(1.0 - lr * weight_decay),
-                rounded(lr / (1.0 - std::pow(beta1, step))),
-                rounded(1.0 / std::sqrt(1.0 - std::pow(beta2, step))),
-                threads});
+  linear_adamw(args);
+}
+
+// operands: (x, x_row, weight, weight_row, inputs, scale)
+Bf16Operands bf16_operands(const py::tuple& operands) {
+  const Bf16Operands made = {bf16(operands[0].cast<Address>()),  operands[1].cast<std::int64_t>(),
+                             input(operands[2].cast<Address>()), operands[3].cast<std::int64_t>(),
+                             operands[4].cast<std::int64_t>(),   operands[5].cast<float>()};
+  require(made.inputs >= 1 && made.x_row % 2 == 0 && operands[0].cast<Address>() % 4 == 0,
+          "inputs must be positive, and rows of bf16 numbers begin at multiples of 4 bytes");
+  return made;
+}
+
+void bf16_linear_(const py::tuple& base, const py::object& adapter, bool transposed, Address bias, Address y,
+                  std::int64_t rows, std::int64_t outputs, int threads) {
+  check_rows(rows, 1, threads);
+  require(outputs >= 0, "outputs must not be negative");
+  Bf16Operands low_rank = {nullptr, 0, nullptr, 0, 0, 0.0f};
+  if (!adapter.is_none()) low_rank = bf16_operands(adapter);
+  const Bf16Linear args = {bf16_operands(base), low_rank, transposed, input(bias), output(y), rows, outputs, threads};
+  py::gil_scoped_release release;
+  bf16_linear(args);
+}
+
+// target: (gradient, whether it is added to), or (weight, exp_avg, exp_avg_sq, settings of AdamW)
+void bf16_weight_gradient_(Address dy, std::int64_t dy_row, Address x, std::int64_t x_row, const py::tuple& target,
+                           std::int64_t rows, std::int64_t outputs, std::int64_t inputs, int threads) {
+  check_rows(rows, inputs, threads);
+  require(outputs >= 0, "outputs must not be negative");
+  Bf16WeightGradient args = {};
+  args.dy = bf16(dy), args.x = bf16(x), args.dy_row = dy_row, args.x_row = x_row;
+  args.rows = rows, args.outputs = outputs, args.inputs = inputs, args.threads = threads;
+  if (target.size() == 2) {
+    args.gradient = output(target[0].cast<Address>());
+    args.accumulate = target[1].cast<bool>();
+  } else {
+    args.weight = output(target[0].cast<Address>());
+    args.exp_avg = output(target[1].cast<Address>());
+    args.exp_avg_sq = output(target[2].cast<Address>());
+    args.adamw = make_adamw(target[3]);
+  }
+  py::gil_scoped_release release;
+  bf16_weight_gradient(args);
 }
 
 // numbers: (seed, step, stream, p); p = 0 means no dropout.

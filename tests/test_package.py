@@ -38,7 +38,7 @@ def test_kernels_are_installed() -> None:
 
 def test_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     config = environment.config()
-    assert config["native"]["simd"] in ("x86-64-v4", "x86-64-v3", "baseline")
+    assert config["native"]["simd"] in ("avx512-bf16", "x86-64-v4", "x86-64-v3", "baseline")
     assert (config["native"]["cuda"] is None) == (config["native"]["cuda_architectures"] == [])
     assert config["cuda_devices"] or config["cuda_unavailable"]
     assert config["ops"]["attention"]["cpu"]["auto"] == "native" and config["ops"]["gelu"]["cpu"]["why"]

@@ -14,11 +14,17 @@ extern const CpuOps ops;
 namespace x86_64_v4 {
 extern const CpuOps ops;
 }
+namespace avx512_bf16 {
+extern const CpuOps ops;
+}
 
 namespace {
 
 // Newest first: a processor that runs one of them runs all that follow.
 const SimdBuild kBuilds[] = {
+#ifdef PYLLMCLF_WITH_AVX512_BF16
+    {"avx512-bf16", &avx512_bf16::ops},
+#endif
 #ifdef PYLLMCLF_WITH_X86_64_V4
     {"x86-64-v4", &x86_64_v4::ops},
 #endif
@@ -36,13 +42,21 @@ bool has_v3() {
 }
 #endif
 
+#ifdef PYLLMCLF_WITH_X86_64_V4
+bool has_v4() {
+  return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
 int first_build() {
   int first = 0;
+#ifdef PYLLMCLF_WITH_AVX512_BF16
+  if (has_v4() && __builtin_cpu_supports("avx512bf16")) return first;
+  ++first;
+#endif
 #ifdef PYLLMCLF_WITH_X86_64_V4
-  if (has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return first;
-  }
+  if (has_v4()) return first;
   ++first;
 #endif
 #ifdef PYLLMCLF_WITH_X86_64_V3

@@ -4,6 +4,7 @@
 // the weight's gradient and AdamW's step (Loshchilov and Hutter 2019); the weight's gradient stays in registers.
 #include <stdlib.h>
 
+#include "adamw.h"
 #include "ops.h"
 #include "simd.h"
 
@@ -48,24 +49,10 @@ void forward_outputs(const LinearForward& a, int64_t output) {
   for (; row < a.rows; ++row) forward<1, kOutputs>(a, row, output);
 }
 
-struct Moments {
-  Vec keep, first, first_rest, second, second_rest, root, eps, step;
-
-  explicit Moments(const LinearAdamW& a)
-      : keep(splat(a.keep)),
-        first(splat(a.beta1)),
-        first_rest(splat(a.beta1_rest)),
-        second(splat(a.beta2)),
-        second_rest(splat(a.beta2_rest)),
-        root(splat(a.inverse_root)),
-        eps(splat(a.eps)),
-        step(splat(a.step_size)) {}
-};
-
 // AdamW's step of the weight's rows [row, row + kRows). With kInput adds their part of the input's gradient to dx,
 // which is [rows, inputs].
 template <int kRows, bool kInput>
-void update(const LinearAdamW& a, const Moments& m, int64_t row, float* dx) {
+void update(const LinearAdamW& a, const AdamWStep& adamw, int64_t row, float* dx) {
   for_columns(a.inputs, [&](int64_t c, int64_t count) {
     Vec weight[kRows], gradient[kRows] = {};
     // The next rows: the hardware prefetcher does not follow so many streams of so few pages.
@@ -88,11 +75,7 @@ void update(const LinearAdamW& a, const Moments& m, int64_t row, float* dx) {
     }
     for (int i = 0; i < kRows; ++i) {
       const int64_t at = (row + i) * a.inputs + c;
-      const Vec mean = m.first * read(a.exp_avg + at, count) + m.first_rest * gradient[i];
-      const Vec square = m.second * read(a.exp_avg_sq + at, count) + m.second_rest * (gradient[i] * gradient[i]);
-      write(a.exp_avg + at, mean, count);
-      write(a.exp_avg_sq + at, square, count);
-      write(a.weight + at, weight[i] * m.keep - m.step * mean / (sqrt(square) * m.root + m.eps), count);
+      adamw.apply(a.weight + at, a.exp_avg + at, a.exp_avg_sq + at, weight[i], gradient[i], count);
     }
   });
 }
@@ -101,7 +84,7 @@ void update(const LinearAdamW& a, const Moments& m, int64_t row, float* dx) {
 template <bool kInput>
 bool step(const LinearAdamW& a) {
   constexpr int64_t kBlockRows = kInput ? 96 : kTogether;
-  const Moments moments(a);
+  const AdamWStep adamw(a.adamw);
   const int64_t blocks = (a.outputs + kBlockRows - 1) / kBlockRows;
   const int64_t size = a.rows * a.inputs;
   float* sums = nullptr;
@@ -114,8 +97,8 @@ bool step(const LinearAdamW& a) {
       if (kInput) memset(dx, 0, static_cast<size_t>(size) * sizeof(float));
       const int64_t last = (block + 1) * kBlockRows < a.outputs ? (block + 1) * kBlockRows : a.outputs;
       int64_t row = block * kBlockRows;
-      for (; row + kTogether <= last; row += kTogether) update<kTogether, kInput>(a, moments, row, dx);
-      for (; row < last; ++row) update<1, kInput>(a, moments, row, dx);
+      for (; row + kTogether <= last; row += kTogether) update<kTogether, kInput>(a, adamw, row, dx);
+      for (; row < last; ++row) update<1, kInput>(a, adamw, row, dx);
     }
   });
   if (kInput) {

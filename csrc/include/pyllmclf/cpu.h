@@ -1,4 +1,5 @@
-// The CPU part of the native core: fp32, OpenMP. Raw pointers, sizes, strides and a thread count; no torch, no Python.
+// The CPU part of the native core: fp32 tensors, OpenMP. Raw pointers, sizes, strides and a thread count; no torch, no
+// Python.
 //
 // Rows are contiguous unless the arguments have a stride; strides are in elements. Every op gives the same bits for any
 // number of threads: the shape alone determines how work is split, and sums over rows run in a fixed order.
@@ -8,7 +9,8 @@
 
 namespace pyllmclf {
 
-// The SIMD build that runs on this machine: "x86-64-v4" (AVX-512), "x86-64-v3" (AVX2 and FMA), or "baseline".
+// The SIMD build that runs on this machine: "avx512-bf16", "x86-64-v4" (AVX-512), "x86-64-v3" (AVX2 and FMA), or
+// "baseline".
 const char* simd_level();
 
 // y = (s - mean) / sqrt(variance + eps) * weight + bias with s = x + residual.
@@ -158,6 +160,15 @@ struct LinearForward {
   int threads;
 };
 
+// AdamW's settings at one step (Loshchilov and Hutter 2019).
+struct AdamW {
+  float beta1, beta1_rest, beta2, beta2_rest;  // betaN_rest = 1 - betaN
+  float eps;
+  float keep;          // 1 - learning rate * weight decay
+  float step_size;     // learning rate / (1 - beta1^step)
+  float inverse_root;  // 1 / sqrt(1 - beta2^step)
+};
+
 // Backward of y = x Wᵀ fused with AdamW: dx = dy W, then a step of W and its moments, all [outputs, inputs], with the
 // gradient dyᵀ x. dx uses W as it is before the step.
 struct LinearAdamW {
@@ -169,11 +180,45 @@ struct LinearAdamW {
   float* exp_avg_sq;
   float* dx;  // [rows, inputs], or null
   std::int64_t rows, outputs, inputs;
-  float beta1, beta1_rest, beta2, beta2_rest;  // betaN_rest = 1 - betaN
-  float eps;
-  float keep;          // 1 - learning rate * weight decay
-  float step_size;     // learning rate / (1 - beta1^step)
-  float inverse_root;  // 1 / sqrt(1 - beta2^step)
+  AdamW adamw;
+  int threads;
+};
+
+// A part of a bf16 product's inner axis. Pairs of bf16 numbers are read at once: rows of x begin at multiples of 4
+// bytes, and where `inputs` is odd, a zero follows each row.
+struct Bf16Operands {
+  const std::uint16_t* x;  // bf16 [rows, inputs]
+  std::int64_t x_row;
+  const float* weight;  // [outputs, inputs], or [inputs, outputs] with `transposed`; rounded to bf16 as it is read
+  std::int64_t weight_row;
+  std::int64_t inputs;  // 0: no such part
+  float scale;          // factor of the weight
+};
+
+// y = x Wᵀ + bias, or x W + bias with `transposed`, in bf16 with fp32 sums. With an adapter, its product is added: the
+// low-rank rows times its factor, as one product of inner width inputs + rank.
+struct Bf16Linear {
+  Bf16Operands base, adapter;
+  bool transposed;
+  const float* bias;  // [outputs], may be null
+  float* y;           // [rows, outputs]
+  std::int64_t rows, outputs;
+  int threads;
+};
+
+// A weight's gradient dyᵀ x in bf16 with fp32 sums: stored, added to what is there, or used for AdamW's step of the
+// weight in the same pass.
+struct Bf16WeightGradient {
+  const std::uint16_t* dy;  // bf16 [rows, outputs]
+  const std::uint16_t* x;   // bf16 [rows, inputs]
+  std::int64_t dy_row, x_row;
+  float* gradient;  // [outputs, inputs], or null with a step
+  bool accumulate;
+  float* weight;  // [outputs, inputs], or null without a step; so are its moments
+  float* exp_avg;
+  float* exp_avg_sq;
+  std::int64_t rows, outputs, inputs;
+  AdamW adamw;
   int threads;
 };
 
@@ -185,8 +230,8 @@ constexpr std::int64_t kMaxHeadDim = 256;
 // registration in Python (csrc/bindings_cpu.cpp). In a SIMD build an op that needs scratch memory returns bool, false
 // where allocation fails; the public function throws std::bad_alloc then.
 //
-// A new CPU op changes three files of the core: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt finds
-// it), and a wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp. pyllmclf/_C.pyi covers all names.
+// A new CPU op changes three files of the core: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt
+// finds it), and a wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp. pyllmclf/_C.pyi covers all names.
 #define PYLLMCLF_CPU_OPS(OP)                       \
   OP(void, layer_norm_forward, LayerNormForward)   \
   OP(bool, layer_norm_backward, LayerNormBackward) \
@@ -198,7 +243,9 @@ constexpr std::int64_t kMaxHeadDim = 256;
   OP(bool, attention_forward, AttentionForward)    \
   OP(bool, attention_backward, AttentionBackward)  \
   OP(void, linear_forward, LinearForward)          \
-  OP(bool, linear_adamw, LinearAdamW)
+  OP(bool, linear_adamw, LinearAdamW)              \
+  OP(bool, bf16_linear, Bf16Linear)                \
+  OP(bool, bf16_weight_gradient, Bf16WeightGradient)
 
 #define PYLLMCLF_DECLARE(result, name, Arguments) void name(const Arguments& args);
 PYLLMCLF_CPU_OPS(PYLLMCLF_DECLARE)

@@ -5,6 +5,8 @@ Shapes are those of the public ops in :mod:`pyllmclf.ops`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -199,14 +201,104 @@ def linear_adamw(
         *map(_address, (weight, exp_avg, exp_avg_sq, dx)),
         len(dy),
         *weight.shape,
-        lr,
-        *betas,
-        eps,
-        weight_decay,
-        step,
+        (lr, *betas, eps, weight_decay, step),
         torch.get_num_threads(),
     )
     return dx
+
+
+def to_bf16(x: Tensor) -> Tensor:
+    """Rounds rows to bf16, as :func:`bf16_linear` takes them: a zero follows each row of an odd width."""
+    width = x.shape[1]
+    if width % 2 == 0:
+        return x.to(torch.bfloat16, memory_format=torch.contiguous_format).contiguous()
+    padded = x.new_zeros(len(x), width + 1, dtype=torch.bfloat16)
+    padded[:, :width] = x
+    return padded[:, :width]
+
+
+def bf16_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    transposed: bool = False,
+    adapter: tuple[Tensor, Tensor, float] | None = None,
+) -> Tensor:
+    """Computes x Wᵀ + b, or x W + b, in bf16 with fp32 sums.
+
+    Parameters
+    ----------
+    x : bf16 tensor, shape [rows, in]
+        Of :func:`to_bf16`.
+    weight : fp32 tensor, shape [out, in], or [in, out] if ``transposed``
+        Rounded to bf16 as it is read. Its last axis is contiguous.
+    bias : fp32 tensor, shape [out], optional
+    transposed : bool
+    adapter : (bf16 tensor, fp32 tensor, float), optional
+        Rows [rows, rank], a factor of the weight's layout with rank in place of in, and a scale: their product is
+        added.
+
+    Returns
+    -------
+    fp32 tensor, shape [rows, out]
+    """
+    bias = None if bias is None else bias.contiguous()
+    outputs = weight.shape[1 if transposed else 0]
+    y = torch.empty(len(x), outputs, dtype=torch.float32)
+    _C.bf16_linear(
+        _operands(x, weight, 1.0),
+        None if adapter is None else _operands(*adapter),
+        transposed,
+        *map(_address, (bias, y)),
+        len(x),
+        outputs,
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def _operands(x: Tensor, weight: Tensor, scale: float) -> tuple[int, int, int, int, int, float]:
+    return x.data_ptr(), x.stride(0), weight.data_ptr(), weight.stride(0), x.shape[1], scale
+
+
+def bf16_weight_gradient(dy: Tensor, x: Tensor, out: Tensor, *, accumulate: bool = False) -> None:
+    """Writes dyᵀ x, or adds it: bf16 [rows, out] and [rows, in], fp32 [out, in] contiguous, with fp32 sums."""
+    _bf16_weight_gradient(dy, x, (out.data_ptr(), accumulate), out)
+
+
+def bf16_adamw(
+    dy: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    *,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+    step: float,
+) -> None:
+    """Takes AdamW's step of W and its moments, with the gradient dyᵀ x of bf16 [rows, out] and [rows, in].
+
+    W and its moments are fp32 and contiguous, shape [out, in]. ``step`` counts from 1.
+    """
+    addresses = map(_address, (weight, exp_avg, exp_avg_sq))
+    _bf16_weight_gradient(dy, x, (*addresses, (lr, *betas, eps, weight_decay, step)), weight)
+
+
+def _bf16_weight_gradient(dy: Tensor, x: Tensor, target: tuple[Any, ...], weight: Tensor) -> None:
+    _C.bf16_weight_gradient(
+        dy.data_ptr(),
+        dy.stride(0),
+        x.data_ptr(),
+        x.stride(0),
+        target,
+        len(x),
+        *weight.shape,
+        torch.get_num_threads(),
+    )
 
 
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:

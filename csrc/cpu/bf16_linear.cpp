@@ -1,0 +1,323 @@
+// Linear layer in bf16 with fp32 sums, and its weight's gradient fused with AdamW's step.
+//
+// The weight stays in fp32: a panel of some of its outputs is rounded and packed for all rows at once, which costs less
+// than keeping and reading a bf16 copy (the forward pass needs another layout than the backward pass).
+#include <stdlib.h>
+
+#include "adamw.h"
+#include "ops.h"
+#include "pairs.h"
+
+namespace pyllmclf {
+namespace PYLLMCLF_SIMD {
+namespace {
+
+inline int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
+inline int64_t divide_up(int64_t x, int64_t step) { return (x + step - 1) / step; }
+
+int32_t* allocate(int64_t pairs) {
+  return static_cast<int32_t*>(aligned_alloc(64, static_cast<size_t>(divide_up(pairs * 4 + 64, 64) * 64)));
+}
+
+// Forward: a tile uses 29 of 32 vector registers, 6 x 4 sums, four vectors of the panel and one broadcast of x.
+constexpr int kRows = 6;
+constexpr int kVecs = 4;
+constexpr int64_t kPanel = kVecs * kLanes;
+// Rows of x that share a packed panel, and pairs of a panel: half a megabyte, so that it stays in the L2 cache.
+constexpr int64_t kRowChunk = 512;
+constexpr int64_t kDepth = 2048;
+// The prefetcher of the processor does not follow kLanes rows at once.
+constexpr int64_t kAhead = 128;
+
+// Packs pairs [first, first + depth) of the outputs [output, output + kPanel) of a weight [outputs, inputs].
+void pack_outputs(const Bf16Operands& a, int64_t outputs, int64_t output, int64_t first, int64_t depth,
+                  int32_t* panel) {
+  for (int64_t group = 0; group < kPanel; group += kLanes) {
+    for (int64_t k = 0; k < depth; k += kLanes) {
+      const int64_t input = 2 * (first + k), left = at_most(a.inputs - input, 2 * kLanes);
+      IntVec rows[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) {
+        const int64_t row = output + group + j;
+        if (row >= outputs) {
+          rows[j] = IntVec{};
+          continue;
+        }
+        const float* from = a.weight + row * a.weight_row + input;
+        __builtin_prefetch(from + kAhead);
+        alignas(64) float numbers[2 * kLanes];
+        if (left < 2 * kLanes || a.scale != 1.0f) {
+          for (int64_t i = 0; i < 2 * kLanes; ++i) numbers[i] = i < left ? from[i] * a.scale : 0.0f;
+          from = numbers;
+        }
+        rows[j] = pairs_along(from);
+      }
+      if (k + kLanes <= depth) {
+        turn_pairs(rows, panel + k * kPanel + group, kPanel);
+      } else {
+        for (int64_t i = 0; i < depth - k; ++i) {
+          for (int64_t j = 0; j < kLanes; ++j) panel[(k + i) * kPanel + group + j] = rows[j][i];
+        }
+      }
+    }
+  }
+}
+
+// The same of a weight [inputs, outputs].
+void pack_inputs(const Bf16Operands& a, int64_t outputs, int64_t output, int64_t first, int64_t depth, int32_t* panel) {
+  for (int64_t k = 0; k < depth; ++k) {
+    const float* low = a.weight + 2 * (first + k) * a.weight_row + output;
+    const bool has_high = 2 * (first + k) + 1 < a.inputs;
+    for (int64_t c = 0; c < kPanel; c += kLanes) {
+      const int64_t left = outputs - output - c, count = left < 0 ? 0 : at_most(left, kLanes);
+      // Far ahead, since a row's part is short.
+      __builtin_prefetch(low + 16 * a.weight_row + c);
+      __builtin_prefetch(low + 17 * a.weight_row + c);
+      const Vec one = read(low + c, count) * a.scale;
+      const Vec other = has_high ? read(low + a.weight_row + c, count) * a.scale : Vec{};
+      store_pairs(panel + k * kPanel + c, pairs_across(one, other));
+    }
+  }
+}
+
+// A packed panel of one part of the inner axis: pairs [first, first + depth).
+struct Packed {
+  const Bf16Operands* operands;
+  int64_t first, depth;
+  const int32_t* panel;
+};
+
+// Rows [row, row + kCount) of y at kWide vectors of columns from `output` on, over the packed parts. `add`: to y.
+template <int kCount, int kWide>
+void forward_tile(const Bf16Linear& a, const Packed* parts, int count, int64_t row, int64_t output, bool add) {
+  Vec sums[kCount][kWide];
+  for_tile<kCount, kWide>([&](int i, int j) { sums[i][j] = Vec{}; });
+  for (int part = 0; part < count; ++part) {
+    const Packed& p = parts[part];
+    const int32_t* x = reinterpret_cast<const int32_t*>(p.operands->x + row * p.operands->x_row) + p.first;
+    pair_tile<kCount, kWide>(p.depth, x, p.operands->x_row / 2, 1, p.panel, kPanel, sums);
+  }
+  float* y = a.y + row * a.outputs + output;
+  const float* bias = add ? nullptr : a.bias;
+  const int64_t columns = a.outputs - output;
+  for_tile<kCount, kWide>([&](int i, int j) {
+    const int64_t left = at_most(columns - j * kLanes, kLanes);
+    if (left <= 0) return;
+    float* to = y + i * a.outputs + j * kLanes;
+    if (bias) sums[i][j] += read(bias + output + j * kLanes, left);
+    write(to, add ? sums[i][j] + read(to, left) : sums[i][j], left);
+  });
+}
+
+template <int kWide>
+void forward_rows(const Bf16Linear& a, const Packed* parts, int count, int64_t begin, int64_t end, int64_t output,
+                  bool add) {
+  int64_t row = begin;
+  for (; row + kRows <= end; row += kRows) forward_tile<kRows, kWide>(a, parts, count, row, output, add);
+  switch (end - row) {
+    case 5:
+      return forward_tile<5, kWide>(a, parts, count, row, output, add);
+    case 4:
+      return forward_tile<4, kWide>(a, parts, count, row, output, add);
+    case 3:
+      return forward_tile<3, kWide>(a, parts, count, row, output, add);
+    case 2:
+      return forward_tile<2, kWide>(a, parts, count, row, output, add);
+    case 1:
+      return forward_tile<1, kWide>(a, parts, count, row, output, add);
+    default:
+      return;
+  }
+}
+
+// One panel of outputs for some rows, a block of the inner axis after the other; the adapter comes with the last one.
+void forward_task(const Bf16Linear& a, int64_t panel, int64_t begin, int64_t end, int32_t* scratch) {
+  const int64_t output = panel * kPanel, pairs = divide_up(a.base.inputs, 2);
+  const auto pack = a.transposed ? pack_inputs : pack_outputs;
+  const int64_t blocks = pairs ? divide_up(pairs, kDepth) : 1;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first = block * kDepth, depth = at_most(pairs - first, kDepth);
+    Packed parts[2] = {{&a.base, first, depth, scratch}};
+    pack(a.base, a.outputs, output, first, depth, scratch);
+    int count = 1;
+    if (a.adapter.inputs && block + 1 == blocks) {
+      int32_t* behind = scratch + depth * kPanel;
+      const int64_t rank = divide_up(a.adapter.inputs, 2);
+      pack(a.adapter, a.outputs, output, 0, rank, behind);
+      parts[count++] = {&a.adapter, 0, rank, behind};
+    }
+    if (a.outputs - output <= kLanes) {
+      forward_rows<1>(a, parts, count, begin, end, output, block > 0);
+    } else {
+      forward_rows<kVecs>(a, parts, count, begin, end, output, block > 0);
+    }
+  }
+}
+
+// Gradient: a tile is 8 outputs x 3 vectors of inputs. dy and x are packed as the tiles read them.
+constexpr int kOutputs = 8;
+constexpr int kInputVecs = 3;
+constexpr int64_t kInputs = kInputVecs * kLanes;
+// Outputs of a task, whose tiles of the same inputs come one after the other: their part of x stays in the L1 cache,
+// and the next inputs are in the same pages of the weight and its moments.
+constexpr int64_t kOutputBlock = 12 * kOutputs;
+// Pairs of rows of a block of the inner axis.
+constexpr int64_t kPairBlock = 1024;
+
+// Packs columns [first, first + kColumns) of rows [rows, width] as [pair of rows][kColumns], zeros beyond the matrix.
+template <int64_t kColumns>
+void pack_pairs_of_rows(const uint16_t* from, int64_t row, int64_t rows, int64_t width, int64_t first, int32_t* to) {
+  const int64_t columns = at_most(width - first, kColumns);
+  for (int64_t k = 0; k < rows; k += 2) {
+    const uint16_t* low = from + k * row + first;
+    int64_t c = 0;
+    for (; c < columns; c += kLanes) {
+      const int64_t count = at_most(columns - c, at_most(kLanes, kColumns));
+      const IntVec pairs =
+          pairs_across(read_halves(low + c, count), k + 1 < rows ? read_halves(low + row + c, count) : HalfVec{});
+      // The last columns of a tile narrower than a vector
+      memcpy(to + k / 2 * kColumns + c, &pairs, static_cast<size_t>(at_most(kColumns - c, kLanes)) * sizeof(int32_t));
+    }
+    for (; c < kColumns; c += 1) to[k / 2 * kColumns + c] = 0;
+  }
+}
+
+// Finished sums of one vector of the gradient.
+PYLLMCLF_INLINE void finish(const Bf16WeightGradient& a, const AdamWStep& adamw, int64_t at, Vec sums, int64_t count) {
+  if (a.weight) {
+    adamw.apply(a.weight + at, a.exp_avg + at, a.exp_avg_sq + at, read(a.weight + at, count), sums, count);
+  } else {
+    write(a.gradient + at, a.accumulate ? read(a.gradient + at, count) + sums : sums, count);
+  }
+}
+
+// Finished sums of a tile, whose outputs and inputs may end within it.
+PYLLMCLF_INLINE void finish_tile(const Bf16WeightGradient& a, const AdamWStep& adamw, int64_t output, int64_t input,
+                                 const Vec (&sums)[kOutputs][kInputVecs]) {
+  const int64_t outputs = a.outputs - output, inputs = a.inputs - input;
+  if (outputs >= kOutputs && inputs >= kInputs) {
+    for_tile<kOutputs, kInputVecs>(
+        [&](int i, int j) { finish(a, adamw, (output + i) * a.inputs + input + j * kLanes, sums[i][j], kLanes); });
+    return;
+  }
+  for_tile<kOutputs, kInputVecs>([&](int i, int j) {
+    const int64_t count = at_most(inputs - j * kLanes, kLanes);
+    if (i < outputs && count > 0) {
+      finish(a, adamw, (output + i) * a.inputs + input + j * kLanes, sums[i][j], count);
+    }
+  });
+}
+
+// Brings a row of a tile's weight and moments, or of its gradient, into the cache.
+PYLLMCLF_INLINE void prefetch_row(const Bf16WeightGradient& a, int64_t output, int64_t input) {
+  if (output >= a.outputs) return;
+  const int64_t at = output * a.inputs + input;
+  for (int64_t i = 0; i < kInputs; i += 16) {  // a line of the cache
+    if (a.weight) {
+      __builtin_prefetch(a.weight + at + i, 1);
+      __builtin_prefetch(a.exp_avg + at + i, 1);
+      __builtin_prefetch(a.exp_avg_sq + at + i, 1);
+    } else {
+      __builtin_prefetch(a.gradient + at + i, 1);
+    }
+  }
+}
+
+// Outputs [begin, begin + kOutputBlock) of the gradient, from the packed dy and x. `partial` [kOutputBlock, inputs
+// rounded up to kInputs] holds the sums between blocks of the inner axis.
+void gradient_task(const Bf16WeightGradient& a, const AdamWStep& adamw, const int32_t* dy, const int32_t* x,
+                   int64_t begin, float* partial) {
+  const int64_t pairs = divide_up(a.rows, 2), blocks = pairs ? divide_up(pairs, kPairBlock) : 1;
+  const int64_t end = at_most(begin + kOutputBlock, a.outputs), width = divide_up(a.inputs, kInputs) * kInputs;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first = block * kPairBlock, depth = at_most(pairs - first, kPairBlock);
+    for (int64_t input = 0; input < a.inputs; input += kInputs) {
+      for (int64_t output = begin; output < end; output += kOutputs) {
+        float* mine = partial + (output - begin) * width + input;
+        Vec sums[kOutputs][kInputVecs];
+        for_tile<kOutputs, kInputVecs>(
+            [&](int i, int j) { sums[i][j] = block > 0 ? load(mine + i * width + j * kLanes) : Vec{}; });
+        const int32_t* left = dy + output * pairs + first * kOutputs;
+        const int32_t* right = x + input * pairs + first * kInputs;
+        // The next tile's rows one by one: all at once, the processor would wait for them.
+        const bool same_inputs = output + kOutputs < end;
+        const int64_t next = same_inputs ? output + kOutputs : begin,
+                      next_input = same_inputs ? input : input + kInputs;
+        for (int64_t i = 0, done = 0; i < kOutputs; ++i) {
+          if (block + 1 == blocks) prefetch_row(a, next + i, next_input);
+          const int64_t until = depth * (i + 1) / kOutputs;
+          pair_tile<kOutputs, kInputVecs>(until - done, left + done * kOutputs, 1, kOutputs, right + done * kInputs,
+                                          kInputs, sums);
+          done = until;
+        }
+        if (block + 1 == blocks) {
+          finish_tile(a, adamw, output, input, sums);
+          continue;
+        }
+        for_tile<kOutputs, kInputVecs>([&](int i, int j) { store(mine + i * width + j * kLanes, sums[i][j]); });
+      }
+    }
+  }
+}
+
+}  // namespace
+
+bool bf16_linear(const Bf16Linear& a) {
+  const int64_t panels = divide_up(a.outputs, kPanel), chunks = divide_up(a.rows, kRowChunk);
+  const int64_t depth = at_most(divide_up(a.base.inputs, 2), kDepth) + divide_up(a.adapter.inputs, 2);
+  const int64_t size = depth * kPanel + 16;
+  int32_t* memory = allocate(size * a.threads);
+  if (!memory) return false;
+  int next = 0;
+  const int64_t work = a.rows * a.outputs * a.base.inputs / 8;
+  parallel_for(panels * chunks, work, a.threads, [&](int64_t begin, int64_t end) {
+    int mine;
+#pragma omp atomic capture
+    mine = next++;
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t first = task % chunks * kRowChunk;
+      forward_task(a, task / chunks, first, at_most(first + kRowChunk, a.rows), memory + mine * size);
+    }
+  });
+  free(memory);
+  return true;
+}
+
+bool bf16_weight_gradient(const Bf16WeightGradient& a) {
+  const int64_t pairs = divide_up(a.rows, 2), panels = divide_up(a.inputs, kInputs);
+  const int64_t tiles = divide_up(a.outputs, kOutputs), tasks = divide_up(a.outputs, kOutputBlock);
+  const int64_t partial = pairs > kPairBlock ? kOutputBlock * panels * kInputs : 0;
+  int32_t* x = allocate(panels * pairs * kInputs);
+  int32_t* dy = allocate(tiles * pairs * kOutputs);
+  float* memory = reinterpret_cast<float*>(allocate(partial * a.threads));
+  const bool enough = x && dy && memory;
+  if (enough) {
+    const AdamWStep adamw(a.adamw);
+    parallel_for(panels + tiles, a.rows * (a.inputs + a.outputs), a.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        if (i < panels) {
+          pack_pairs_of_rows<kInputs>(a.x, a.x_row, a.rows, a.inputs, i * kInputs, x + i * pairs * kInputs);
+        } else {
+          const int64_t first = (i - panels) * kOutputs;
+          pack_pairs_of_rows<kOutputs>(a.dy, a.dy_row, a.rows, a.outputs, first, dy + first * pairs);
+        }
+      }
+    });
+    int next = 0;
+    parallel_for(tasks, a.rows * a.outputs * a.inputs / 8 + a.outputs * a.inputs, a.threads,
+                 [&](int64_t begin, int64_t end) {
+                   int mine;
+#pragma omp atomic capture
+                   mine = next++;
+                   for (int64_t i = begin; i < end; ++i) {
+                     gradient_task(a, adamw, dy, x, i * kOutputBlock, memory + mine * partial);
+                   }
+                 });
+  }
+  free(x);
+  free(dy);
+  free(memory);
+  return enough;
+}
+
+}  // namespace PYLLMCLF_SIMD
+}  // namespace pyllmclf

@@ -151,6 +151,7 @@ def pooled_self_attention(
         dropout_p=p,
         dropout_key=context.key(layer, ATTENTION) if p > 0.0 else None,
         schedule=_pooled_schedule(context),
+        operands=context.operands,
     )
 
 

@@ -15,6 +15,15 @@ from ..ops.philox import DropoutKey
 from .pooling import Pooling
 
 
+def hidden_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Dtype of the hidden states of a computation in ``dtype``.
+
+    On a CPU, bfloat16 is the dtype of the matmuls' operands alone: the matmuls take the time, and hidden states in fp32
+    cost little.
+    """
+    return torch.float32 if dtype is torch.bfloat16 and device.type == "cpu" else dtype
+
+
 @dataclass(frozen=True)
 class DropoutRates:
     """Dropout probability at each site in training, in [0, 1); ``lora`` is that of the input of low-rank products."""
@@ -60,6 +69,8 @@ class Context:
         Set in training only.
     dtype : torch.dtype
         Dtype of the hidden states.
+    operands : torch.dtype, optional
+        Dtype that the operands of matmuls are rounded to, as for :func:`pyllmclf.ops.linear`.
     shared : SharedRows, optional
         The distinct rows of the batch. Where it is set, blocks take and return these rows alone.
     attention : callable, optional
@@ -71,8 +82,15 @@ class Context:
     causal: bool
     dropout: DropoutState | None = None
     dtype: torch.dtype = torch.float32
+    operands: torch.dtype | None = None
     shared: SharedRows | None = None
     attention: Callable[..., Tensor] | None = None
+
+    @classmethod
+    def make(cls, batch: PackedBatch, causal: bool, dropout: DropoutState | None, dtype: torch.dtype) -> Context:
+        """A pass that computes in ``dtype``; see :func:`hidden_dtype`."""
+        hidden = hidden_dtype(dtype, batch.positions.device)
+        return cls(batch, causal, dropout, hidden, operands=None if hidden is dtype else dtype)
 
     @property
     def rates(self) -> DropoutRates:

@@ -127,7 +127,7 @@ class Linear(nn.Module):
         if self.lora_a is not None:
             return self._with_lora(x, context, add_bias=add_bias)
         weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias if add_bias else None, x.dtype)
-        return ops.linear(x, weight, bias)
+        return ops.linear(x, weight, bias, operands=context.operands)
 
     def query_key_value(self, x: Tensor, context: Context, pooled: PooledRows) -> tuple[Tensor, Tensor]:
         """The fused projection of attention where queries of the pooled rows suffice.
@@ -146,7 +146,7 @@ class Linear(nn.Module):
         """
         if self.lora_a is None:
             weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
-            return ops.query_key_value(x, pooled.index, weight, bias)
+            return ops.query_key_value(x, pooled.index, weight, bias, operands=context.operands)
         width = len(self.weight) // 3
         return (
             self._with_lora(pooled(x), pooled.context, slice(0, width)),
@@ -177,6 +177,7 @@ class Linear(nn.Module):
             scaling=self.scaling,
             dropout_p=p,
             dropout_key=context.key(self.layer, self.site) if p > 0.0 else None,
+            operands=context.operands,
         )
 
     def after_gelu(self, x: Tensor, x_bias: nn.Parameter | None, approximate: str, context: Context) -> Tensor:
@@ -197,7 +198,7 @@ class Linear(nn.Module):
         gelu_bias = in_dtype(x_bias, x.dtype)
         if self.lora_a is None:
             weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
-            return ops.gelu_linear(x, gelu_bias, weight, bias, approximate)
+            return ops.gelu_linear(x, gelu_bias, weight, bias, approximate, operands=context.operands)
         return self(ops.gelu(x, gelu_bias, approximate), context)
 
 

@@ -130,7 +130,7 @@ class SequenceClassifier(nn.Module):
         self, batch: PackedBatch, dropout: DropoutState | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         """Hidden states after the last block and the final norm, shape [total, width]; arguments as :meth:`forward`."""
-        return self.hidden_rows(Context(batch, self.spec.causal, dropout, dtype))
+        return self.hidden_rows(Context.make(batch, self.spec.causal, dropout, dtype))
 
     def hidden_rows(self, context: Context) -> Tensor:
         """:meth:`hidden_states` of a context, shape [total, width]."""
@@ -179,14 +179,15 @@ class SequenceClassifier(nn.Module):
         dropout : DropoutState, optional
             In training only.
         dtype : torch.dtype
-            Dtype of the hidden states.
+            Dtype of the computation; see :func:`~pyllmclf.models.context.hidden_dtype`.
 
         Returns
         -------
         tensor, shape [total, width], or [texts, width] where ``one_row(end)``
             The input of stage ``end``.
         """
-        context = Context(batch, self.spec.causal, dropout, dtype)
+        context = Context.make(batch, self.spec.causal, dropout, dtype)
+        x = None if x is None else x.to(context.dtype)  # kept rows may be narrower
         if start == 0 < end:
             x = self.backbone.embed(context)
         shares = batch.shared is not None and dropout is None and self.can_share_prefixes
@@ -236,7 +237,7 @@ class SequenceClassifier(nn.Module):
         dropout : DropoutState, optional
             In training only.
         dtype : torch.dtype
-            Dtype of the hidden states and the matmuls. Parameters stay in fp32.
+            Dtype of the computation; see :func:`~pyllmclf.models.context.hidden_dtype`. Parameters stay in fp32.
         cached : (int, tensor), optional
             A stage and its input, from which the computation starts.
         head : bool
@@ -251,12 +252,12 @@ class SequenceClassifier(nn.Module):
         pooled = self.advance(x, batch, start, self.depth, dropout, dtype) if x is None or start < self.depth else x
         if not head:
             return pooled.float()
-        context = self._after_pooling(Context(batch, self.spec.causal, dropout, dtype))
+        context = self._after_pooling(Context.make(batch, self.spec.causal, dropout, dtype))
         if context.rates.head > 0.0:
             pooled = ops.dropout(pooled, context.rates.head, context.key(self.config.n_layers, HEAD))
         return self.head(pooled, context).float()
 
     def _after_pooling(self, context: Context) -> Context:
-        """The context with one row per text, whose dropout masks are those of position 0."""
+        """The context with one row per text, whose dropout masks are those of position 0; matmuls are not rounded."""
         batch = context.batch
-        return replace(context, batch=batch.one_row_each(torch.zeros_like(batch.lengths)))
+        return replace(context, batch=batch.one_row_each(torch.zeros_like(batch.lengths)), operands=None)

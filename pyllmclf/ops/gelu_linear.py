@@ -10,11 +10,17 @@ from . import dispatch
 from .backends import native_cpu
 from .gelu import check_bias, check_formula, gelu
 from .gradients import gradient_buffer
-from .linear import check_shapes, input_gradient, linear, product, weight_gradient
+from .linear import check_shapes, input_gradient, linear, product, rounded, weight_gradient
 
 
 def gelu_linear(
-    x: Tensor, bias: Tensor | None, weight: Tensor, out_bias: Tensor | None, approximate: str = "tanh"
+    x: Tensor,
+    bias: Tensor | None,
+    weight: Tensor,
+    out_bias: Tensor | None,
+    approximate: str = "tanh",
+    *,
+    operands: torch.dtype | None = None,
 ) -> Tensor:
     """Computes GELU(x + b) Wᵀ + c; the backward pass recomputes the GELU instead of saving it.
 
@@ -26,6 +32,8 @@ def gelu_linear(
     out_bias : tensor, shape [out], optional
     approximate : {"tanh", "none"}
         As for :func:`gelu`.
+    operands : torch.dtype, optional
+        As for :func:`linear`.
 
     Returns
     -------
@@ -41,8 +49,8 @@ def gelu_linear(
     check_bias(x, bias)
     check_shapes("gelu_linear", x, weight, out_bias)
     if not x.is_cuda and dispatch.implementation("linear", x, bias, weight, out_bias) == "native":
-        return GeluLinearFunction.apply(x, bias, weight, out_bias, approximate)
-    return linear(gelu(x, bias, approximate), weight, out_bias)
+        return GeluLinearFunction.apply(x, bias, weight, out_bias, approximate, operands)
+    return linear(gelu(x, bias, approximate), weight, out_bias, operands=operands)
 
 
 class GeluLinearFunction(torch.autograd.Function):
@@ -50,23 +58,30 @@ class GeluLinearFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, bias: Tensor | None, weight: Tensor, out_bias: Tensor | None, approximate: str
+        ctx,
+        x: Tensor,
+        bias: Tensor | None,
+        weight: Tensor,
+        out_bias: Tensor | None,
+        approximate: str,
+        operands: torch.dtype | None,
     ) -> Tensor:
         x, bias = x.contiguous(), None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, bias, weight)
-        ctx.approximate, ctx.buffer = approximate, gradient_buffer(weight)
-        return product(native_cpu.gelu_forward(x, bias, approximate), weight, out_bias)
+        ctx.approximate, ctx.buffer, ctx.operands = approximate, gradient_buffer(weight), operands
+        return product(rounded(native_cpu.gelu_forward(x, bias, approximate), operands), weight, out_bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         x, bias, weight = ctx.saved_tensors
-        needs_x, needs_bias, needs_weight, needs_out_bias, _ = ctx.needs_input_grad
+        needs_x, needs_bias, needs_weight, needs_out_bias, *_ = ctx.needs_input_grad
         dx = dbias = dweight = dhidden = None
         dout_bias = dy.sum(0) if needs_out_bias else None
+        dy = rounded(dy, ctx.operands)
         fused = needs_weight and ctx.buffer is not None and ctx.buffer.takes_fused_step(dy)
         if fused:
-            hidden = native_cpu.gelu_forward(x, bias, ctx.approximate)
+            hidden = rounded(native_cpu.gelu_forward(x, bias, ctx.approximate), ctx.operands)
             dhidden = ctx.buffer.fused_step(dy, hidden, input_needed=needs_x or needs_bias)
         elif needs_x or needs_bias:
             dhidden = input_gradient(dy, weight)
@@ -75,5 +90,6 @@ class GeluLinearFunction(torch.autograd.Function):
                 dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True
             )
         if needs_weight and not fused:  # last: the consumer may change the weight
-            dweight = weight_gradient(ctx.buffer, dy, native_cpu.gelu_forward(x, bias, ctx.approximate))
-        return dx, dbias, dweight, dout_bias, None
+            hidden = rounded(native_cpu.gelu_forward(x, bias, ctx.approximate), ctx.operands)
+            dweight = weight_gradient(ctx.buffer, dy, hidden)
+        return dx, dbias, dweight, dout_bias, None, None

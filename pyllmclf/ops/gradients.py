@@ -73,8 +73,8 @@ class GradientBuffer:
         self._version = -1
 
     def takes_fused_step(self, dy: Tensor) -> bool:
-        """Whether dy [rows, out] has so few rows that :meth:`fused_step` is faster."""
-        return self._linear_step is not None and 0 < len(dy) <= native_cpu.FEW_ROWS
+        """Whether :meth:`fused_step` is faster for dy [rows, out]: in bf16, or with few rows."""
+        return self._linear_step is not None and (dy.dtype is torch.bfloat16 or 0 < len(dy) <= native_cpu.FEW_ROWS)
 
     def fused_step(self, dy: Tensor, x: Tensor, *, input_needed: bool) -> Tensor | None:
         """Returns dy W [rows, in] if needed, then takes the optimizer's step of W with the gradient dyᵀ x."""
@@ -98,7 +98,7 @@ class GradientBuffer:
             return
         if parameter.grad is not None:
             for part, (dy, x) in zip(_split_rows(products, parameter.grad), products, strict=True):
-                part.addmm_(dy.t(), x)
+                transposed_product(dy, x, part, accumulate=True)
             return
         if self._memory is None:
             self._memory = torch.empty(parameter.shape)
@@ -161,7 +161,29 @@ def _split_rows(products: Sequence[tuple[Tensor, Tensor]], matrix: Tensor) -> tu
 
 def _write(products: Sequence[tuple[Tensor, Tensor]], out: Tensor) -> None:
     for part, (dy, x) in zip(_split_rows(products, out), products, strict=True):
-        torch.mm(dy.t(), x, out=part)
+        transposed_product(dy, x, part)
+
+
+def transposed_product(dy: Tensor, x: Tensor, out: Tensor | None = None, *, accumulate: bool = False) -> Tensor:
+    """Computes dYᵀ X in fp32, shape [out, in], into ``out`` if it is given, or adds it there.
+
+    Parameters
+    ----------
+    dy, x : fp32 or bf16 tensors, shapes [rows, out] and [rows, in]
+        Of one dtype; bf16 as :func:`pyllmclf.ops.backends.native_cpu.to_bf16` rounds it.
+    out : fp32 tensor, shape [out, in], optional
+    accumulate : bool
+    """
+    if dy.dtype is torch.bfloat16:
+        out = torch.empty(dy.shape[1], x.shape[1]) if out is None else out
+        if out.is_contiguous():
+            native_cpu.bf16_weight_gradient(dy, x, out, accumulate=accumulate)
+            return out
+        product = transposed_product(dy, x)
+        return out.add_(product) if accumulate else out.copy_(product)
+    if out is None:
+        return dy.t() @ x
+    return out.addmm_(dy.t(), x) if accumulate else torch.mm(dy.t(), x, out=out)
 
 
 def use_gradient_buffers(

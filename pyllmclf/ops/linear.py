@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from .backends import native_cpu, reference
 from .dispatch import Choice, choices, implementation
-from .gradients import GradientBuffer, gradient_buffer
+from .gradients import GradientBuffer, gradient_buffer, transposed_product
 
 choices(
     "linear",
@@ -24,13 +24,15 @@ choices(
 # ONEDNN_WIDE inputs and outputs it gains even for a single row, where memory bandwidth is the limit.
 ONEDNN_MIN_SIZE = 64
 ONEDNN_WIDE = 512
+# Up to this many rows, a product's operands are never rounded.
+FEW_ROWS = native_cpu.FEW_ROWS
 # oneDNN compiles a matmul for each shape and keeps it, and so does torch's layer above it, in each thread: 0.6 MB a
 # shape, up to 1,024 each. Every packed batch has another number of rows: a step has a dozen shapes, which hardly recur.
 ONEDNN_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 ONEDNN_CACHED_SHAPES = 64
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, operands: torch.dtype | None = None) -> Tensor:
     """Computes x Wᵀ + b.
 
     Parameters
@@ -38,6 +40,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     x : tensor, shape [rows, in]
     weight : tensor, shape [out, in]
     bias : tensor, shape [out], optional
+    operands : torch.dtype, optional
+        ``torch.bfloat16``: the fp32 operands of this product, and of those for the gradients, are rounded to it; sums
+        and results stay in fp32. Products of up to :data:`FEW_ROWS` rows are not rounded.
 
     Returns
     -------
@@ -51,8 +56,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     check_shapes("linear", x, weight, bias)
     if implementation("linear", x, weight, bias) == "native":
-        return LinearFunction.apply(x, weight, bias)
-    return reference.linear(x, weight, bias)
+        return LinearFunction.apply(x, weight, bias, operands)
+    return reference.linear(x, weight, bias, operands=rounding(x, operands))
 
 
 def check_shapes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -61,6 +66,26 @@ def check_shapes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> Non
     if not fits or (bias is not None and bias.shape != weight.shape[:1]):
         shapes = [tuple(t.shape) for t in (x, weight, bias) if t is not None]
         raise UsageError(f"{op}: shapes {shapes} of rows, weight (and bias) don't fit.")
+
+
+def rounding(x: Tensor, operands: torch.dtype | None) -> torch.dtype | None:
+    """The dtype that the operands of a product with rows x are rounded to; ``None`` where they stay as they are.
+
+    Memory bandwidth for the weight limits a product of few rows: rounding would gain nothing.
+
+    Raises
+    ------
+    UsageError
+        If ``operands`` is neither bfloat16 nor ``None``.
+    """
+    if operands not in (None, torch.bfloat16):
+        raise UsageError(f"operands={operands} is not supported; it is torch.bfloat16 or None.")
+    return operands if len(x) > FEW_ROWS else None
+
+
+def rounded(x: Tensor, operands: torch.dtype | None) -> Tensor:
+    """Rows as a product takes them: bf16 where :func:`rounding` says so, else ``x``."""
+    return x if rounding(x, operands) is None else native_cpu.to_bf16(x)
 
 
 @cache
@@ -87,7 +112,9 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes x Wᵀ + b without autograd; shapes as for :func:`linear`."""
+    """Computes x Wᵀ + b without autograd; shapes as for :func:`linear`. bf16 rows meet a weight in fp32 or bf16."""
+    if x.dtype is torch.bfloat16 and weight.dtype is torch.float32:
+        return native_cpu.bf16_linear(x, weight, bias)
     if 0 < len(x) <= native_cpu.FEW_ROWS and weight.is_contiguous() and native_cpu.serves(x, weight, bias):
         return native_cpu.linear_forward(x, weight, bias)
     if _use_onednn(x, weight):
@@ -96,35 +123,40 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    """Computes dY W without autograd, shape [rows, in]."""
+    """Computes dY W without autograd, shape [rows, in]. bf16 rows meet a weight in fp32 or bf16."""
+    if dy.dtype is torch.bfloat16 and weight.dtype is torch.float32:
+        return native_cpu.bf16_linear(dy, weight, transposed=True)
     return product(dy, weight.t(), None) if _use_onednn(dy, weight) else dy @ weight
 
 
 def weight_gradient(buffer: GradientBuffer | None, dy: Tensor, x: Tensor) -> Tensor | None:
     """Returns dYᵀ X, shape [out, in], or writes it into the buffer and returns ``None``."""
     if buffer is None:
-        return dy.t() @ x
+        return transposed_product(dy, x)
     buffer.add_matmul(dy, x)
     return None
 
 
 class LinearFunction(torch.autograd.Function):
-    """Saves x. Computes only the gradients that are needed; the weight's goes into its buffer if it has one."""
+    """Saves x as it is multiplied. Computes only the gradients that are needed; the weight's goes into its buffer if it
+    has one."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, operands: torch.dtype | None) -> Tensor:
+        x = rounded(x, operands)
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        ctx.buffer = gradient_buffer(weight)
+        ctx.buffer, ctx.operands = gradient_buffer(weight), operands
         return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         x, weight = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         dbias = dy.sum(0) if needs_bias else None
+        dy = rounded(dy, ctx.operands)
         if needs_weight and ctx.buffer is not None and ctx.buffer.takes_fused_step(dy):
-            return ctx.buffer.fused_step(dy, x, input_needed=needs_x), None, dbias
+            return ctx.buffer.fused_step(dy, x, input_needed=needs_x), None, dbias, None
         # The weight's gradient comes last: its consumer may change the weight.
         dx = input_gradient(dy, weight) if needs_x else None
-        return dx, weight_gradient(ctx.buffer, dy, x) if needs_weight else None, dbias
+        return dx, weight_gradient(ctx.buffer, dy, x) if needs_weight else None, dbias, None

@@ -17,7 +17,8 @@ from .backends import triton as triton_backend
 from .backends.triton import readable
 from .concatenated import concatenated_product, drop_copies
 from .dispatch import Choice, active_backend, choices, implementation
-from .linear import check_shapes, input_gradient, product
+from .gradients import transposed_product
+from .linear import check_shapes, input_gradient, product, rounding
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def lora_linear(
     scaling: float,
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
+    operands: torch.dtype | None = None,
 ) -> Tensor:
     """Computes x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ (Hu et al. 2021, equation 3).
 
@@ -60,6 +62,8 @@ def lora_linear(
         Dropout rate of the low-rank part's input.
     dropout_key : DropoutKey, optional
         Required if ``dropout_p`` is not 0.
+    operands : torch.dtype, optional
+        As for :func:`pyllmclf.ops.linear`; the low-rank products are rounded, too.
 
     Returns
     -------
@@ -79,11 +83,25 @@ def lora_linear(
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("lora_linear: dropout needs a dropout_key.")
     chosen = implementation("lora_linear", x, weight, bias, lora_a, lora_b)
-    if chosen in ("native", "triton"):
+    operands = rounding(x, operands)
+    if chosen == "native" and operands is not None:
+        drop = None
+        if dropout_p > 0.0 and dropout_key is not None:
+            drop = partial(native_cpu.dropout_rows, p=dropout_p, key=dropout_key)
+        return RoundedLoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, drop)
+    if chosen in ("native", "triton") and operands is None:
         way = _way(chosen, x, weight, lora_a, dropout_p, dropout_key)
         return LoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, way)
     return reference.lora_linear(
-        x, weight, bias, lora_a, lora_b, scaling=scaling, dropout_p=dropout_p, dropout_key=dropout_key
+        x,
+        weight,
+        bias,
+        lora_a,
+        lora_b,
+        scaling=scaling,
+        dropout_p=dropout_p,
+        dropout_key=dropout_key,
+        operands=operands,
     )
 
 
@@ -170,6 +188,38 @@ class LoRALinearFunction(torch.autograd.Function):
         if needs_bias:
             dbias = dy.sum(0)
         return dx, dweight, dbias, da, db, None, None
+
+
+class RoundedLoRALinearFunction(torch.autograd.Function):
+    """As :class:`LoRALinearFunction` with operands in bf16: a product and the low-rank one run as one product of inner
+    width in + rank. Saves drop(x) and S in bf16, and x if the weight is trained."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, lora_a, lora_b, scaling: float, drop: Callable[[Tensor], Tensor] | None):
+        rows = native_cpu.to_bf16(x)
+        dropped = rows if drop is None else native_cpu.to_bf16(drop(x))
+        thin = native_cpu.to_bf16(native_cpu.bf16_linear(dropped, lora_a))
+        ctx.save_for_backward(rows if ctx.needs_input_grad[1] else None, dropped, weight, lora_a, lora_b, thin)
+        ctx.scaling, ctx.drop = scaling, drop
+        return native_cpu.bf16_linear(rows, weight, bias, adapter=(thin, lora_b, scaling))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor):
+        x, dropped, weight, lora_a, lora_b, thin = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, needs_a, needs_b, *_ = ctx.needs_input_grad
+        scaling, drop, dx = ctx.scaling, ctx.drop, None
+        rows = native_cpu.to_bf16(dy)
+        dthin = native_cpu.to_bf16(native_cpu.bf16_linear(rows, lora_b, transposed=True, scale=scaling))
+        if needs_x and drop is None:
+            dx = native_cpu.bf16_linear(rows, weight, transposed=True, adapter=(dthin, lora_a, 1.0))
+        elif needs_x:
+            dx = native_cpu.bf16_linear(rows, weight, transposed=True)
+            dx.add_(drop(native_cpu.bf16_linear(dthin, lora_a, transposed=True)))
+        da = transposed_product(dthin, dropped) if needs_a else None
+        db = transposed_product(rows, thin).mul_(scaling) if needs_b else None
+        dweight = transposed_product(rows, x) if needs_weight else None
+        return dx, dweight, dy.sum(0) if needs_bias else None, da, db, None, None
 
 
 def _sum_of_products(

@@ -62,6 +62,7 @@ def pooled_attention(
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
     schedule: PooledSchedule | None = None,
+    operands: torch.dtype | None = None,
 ) -> Tensor:
     """Computes self-attention of one query row per text, from the rows before their projection.
 
@@ -81,6 +82,8 @@ def pooled_attention(
         Position of each query row in its text.
     heads, causal, scale, dropout_p, dropout_key, schedule
         As for :func:`pyllmclf.ops.attention`.
+    operands : torch.dtype, optional
+        As for :func:`pyllmclf.ops.linear`, where keys and values are computed.
 
     Returns
     -------
@@ -106,11 +109,11 @@ def pooled_attention(
         queries = Queries(rows, cu_seqlens, positions, heads, causal, scale, dropout_p, dropout_key)
         return PooledAttentionFunction.apply(x, queries, len(weights), *weights, *biases)
     if len(weights) == 1:
-        q, kv = query_key_value(x, rows, weights[0], biases[0])
+        q, kv = query_key_value(x, rows, weights[0], biases[0], operands=operands)
         k, v = kv.chunk(2, dim=1)
     else:
-        q = linear(x.index_select(0, rows), weights[0], biases[0])
-        k, v = linear(x, weights[1], biases[1]), linear(x, weights[2], biases[2])
+        q = linear(x.index_select(0, rows), weights[0], biases[0], operands=operands)
+        k, v = (linear(x, weights[i], biases[i], operands=operands) for i in (1, 2))
     q, k, v = (t.unflatten(1, (heads, -1)) for t in (q, k, v))
     out = attention(
         q,

@@ -20,6 +20,7 @@ from ..compute import Compute
 from ..data.packing import Packer
 from ..data.token_store import TokenStore
 from ..distributed import ProcessGroup
+from ..models.context import hidden_dtype
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import SequenceClassifier
 from ..progress import progress_bar
@@ -152,7 +153,8 @@ class ActivationCache:
         if (rows := shared.find(self._sha256_at(self.stage))) is not None:
             return rows
         stages, need = [self.stage], self.plan.rows * self.row_bytes
-        if self.holds_all:
+        # Rounded rows don't give the bits of a pass from the start.
+        if self.holds_all and hidden_dtype(self.dtype, self.device) is self.dtype:
             for stage in sorted(self.model.config.n_layers + 1 - blocks for blocks in shared.trained_blocks):
                 more = self._rows_at(stage) * self.row_bytes if 0 < stage < self.stage else 0
                 if more and need + more <= min(shared.budget, self.place.bytes):
@@ -283,7 +285,8 @@ class ActivationCache:
         """Rows of texts that a stage takes, by default the cache's; ``x`` are those that the stage ``start`` takes."""
         batch = self.model.read(inference_batch(self.model, self._all, texts, self.device))
         with ops.use_backend(self.compute.backend):
-            return self.model.advance(x, batch, start, self.stage if stage is None else stage, dtype=self.dtype)
+            rows = self.model.advance(x, batch, start, self.stage if stage is None else stage, dtype=self.dtype)
+        return rows.to(self.dtype)  # on a CPU, bf16 rows take half the memory of the hidden states
 
     @property
     def _key(self) -> dict[str, object]:

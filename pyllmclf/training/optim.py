@@ -139,7 +139,11 @@ class StepInBackward:
         for dy, x in products:
             rows = slice(begin, begin + dy.shape[1])
             updated = weight[rows], state["exp_avg"][rows], state["exp_avg_sq"][rows]
-            dx = native.linear_adamw(dy, x, *updated, input_needed=input_needed, step=step, **settings)
+            if dy.dtype is torch.bfloat16:
+                dx = native.bf16_linear(dy, updated[0], transposed=True) if input_needed else None
+                native.bf16_adamw(dy, x, *updated, step=step, **settings)
+            else:
+                dx = native.linear_adamw(dy, x, *updated, input_needed=input_needed, step=step, **settings)
             begin = rows.stop
         return dx
 

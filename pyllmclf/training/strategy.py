@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..compute import Compute
 from ..distributed import ProcessGroup
 from ..memory import available_memory
+from ..models.context import hidden_dtype
 from ..models.sequence_classifier import SequenceClassifier
 from ..sharding import shard
 
@@ -64,7 +65,7 @@ def wrap_model(model: SequenceClassifier, strategy: str, group: ProcessGroup, co
         If another process is lost.
     """
     if strategy == "fsdp":
-        shard(model, model.backbone.blocks, group, compute.device, compute.dtype)
+        shard(model, model.backbone.blocks, group, compute.device, hidden_dtype(compute.dtype, compute.device))
         return model
     return group.data_parallel(model, compute.device)
 

@@ -223,18 +223,20 @@ def bf16_linear(
     bias: Tensor | None = None,
     *,
     transposed: bool = False,
+    scale: float = 1.0,
     adapter: tuple[Tensor, Tensor, float] | None = None,
 ) -> Tensor:
-    """Computes x Wᵀ + b, or x W + b, in bf16 with fp32 sums.
+    """Computes x (s W)ᵀ + b, or x (s W) + b, in bf16 with fp32 sums.
 
     Parameters
     ----------
     x : bf16 tensor, shape [rows, in]
         Of :func:`to_bf16`.
     weight : fp32 tensor, shape [out, in], or [in, out] if ``transposed``
-        Rounded to bf16 as it is read. Its last axis is contiguous.
+        Times ``scale``, rounded to bf16 as it is read.
     bias : fp32 tensor, shape [out], optional
     transposed : bool
+    scale : float
     adapter : (bf16 tensor, fp32 tensor, float), optional
         Rows [rows, rank], a factor of the weight's layout with rank in place of in, and a scale: their product is
         added.
@@ -244,10 +246,11 @@ def bf16_linear(
     fp32 tensor, shape [rows, out]
     """
     bias = None if bias is None else bias.contiguous()
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
     outputs = weight.shape[1 if transposed else 0]
     y = torch.empty(len(x), outputs, dtype=torch.float32)
     _C.bf16_linear(
-        _operands(x, weight, 1.0),
+        _operands(x, weight, scale),
         None if adapter is None else _operands(*adapter),
         transposed,
         *map(_address, (bias, y)),

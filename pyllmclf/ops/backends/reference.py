@@ -63,9 +63,26 @@ def attention(
     return torch.cat(out).to(q.dtype)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes x Wᵀ + b."""
-    return F.linear(x, weight, bias)
+class _Rounded(torch.autograd.Function):
+    """Rounds a tensor to a dtype and back in the forward pass, the backward pass, or both."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, forward: torch.dtype | None, backward: torch.dtype | None) -> Tensor:
+        ctx.backward_dtype = backward
+        return x.clone() if forward is None else x.to(forward).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        return dy if ctx.backward_dtype is None else dy.to(ctx.backward_dtype).to(dy.dtype), None, None
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, operands: torch.dtype | None = None) -> Tensor:
+    """Computes x Wᵀ + b; with ``operands``, of x and W rounded to that dtype, and gradients of dY rounded to it."""
+    if operands is None:
+        return F.linear(x, weight, bias)
+    y = F.linear(_Rounded.apply(x, operands, None), _Rounded.apply(weight, operands, None))
+    y = _Rounded.apply(y, None, operands)
+    return y if bias is None else y + bias
 
 
 def lora_linear(
@@ -78,13 +95,15 @@ def lora_linear(
     scaling: float,
     dropout_p: float,
     dropout_key: DropoutKey | None,
+    operands: torch.dtype | None = None,
 ) -> Tensor:
-    """Computes x Wᵀ + b + s (drop(x) Aᵀ) Bᵀ."""
+    """Computes x Wᵀ + b + (drop(x) Aᵀ) (s B)ᵀ, each product as :func:`linear`."""
     thin = x
     if dropout_p > 0.0:
         assert dropout_key is not None
         thin = dropout(x, dropout_p, dropout_key)
-    return F.linear(x, weight, bias) + scaling * F.linear(F.linear(thin, lora_a), lora_b)
+    thin = linear(thin, lora_a, None, operands=operands)
+    return linear(x, weight, bias, operands=operands) + linear(thin, scaling * lora_b, None, operands=operands)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -104,13 +123,6 @@ def embedding(
     """Sums token and position embeddings, and the embedding of type 0 if there are types."""
     summed = F.embedding(input_ids, token_weight) + F.embedding(positions, position_weight)
     return summed if type_weight is None else summed + type_weight[0]
-
-
-def query_key_value(x: Tensor, rows: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Computes queries of some rows, and keys and values of all."""
-    q, kv = weight.tensor_split((len(weight) // 3,))
-    bias_q, bias_kv = (None, None) if bias is None else bias.tensor_split((len(bias) // 3,))
-    return linear(x.index_select(0, rows), q, bias_q), linear(x, kv, bias_kv)
 
 
 def mean_rows(x: Tensor, cu_seqlens: Tensor) -> Tensor:

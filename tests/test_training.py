@@ -359,7 +359,7 @@ def test_backends_agree(gpt2: Path) -> None:
     with pytest.raises(UsageError, match="fastest"):
         run(gpt2, backend="fastest")
     with pytest.raises(UsageError, match="float32"):
-        run(gpt2, backend="native", dtype="bfloat16")
+        run(gpt2, backend="native", dtype="float16")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

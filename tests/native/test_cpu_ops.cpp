@@ -217,6 +217,100 @@ void test_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t input
   check::close(actual[7], dx, kTolerance, what + ": dx");
 }
 
+// bf16 rows, each followed by a zero where the width is odd, and the numbers they hold.
+struct Rounded {
+  std::vector<std::uint16_t> rows;
+  int64_t stride;
+  std::vector<double> numbers;
+};
+
+float as_bf16(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+  std::memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+Rounded rounded(const Floats& x, int64_t width) {
+  Rounded out = {{}, width + width % 2, {}};
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const float number = as_bf16(x[i]);
+    std::uint32_t bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    out.numbers.push_back(number);
+    out.rows.push_back(static_cast<std::uint16_t>(bits >> 16));
+    if (width % 2 && static_cast<int64_t>(i) % width == width - 1) out.rows.push_back(0);
+  }
+  return out;
+}
+
+void test_bf16_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t inputs, const std::string& build) {
+  const std::string what =
+      build + " bf16 linear " + std::to_string(rows) + " x " + std::to_string(outputs) + " x " + std::to_string(inputs);
+  check::Random random(1);
+  const int64_t size = outputs * inputs, rank = 5;
+  const Rounded x = rounded(random.normal(rows * inputs), inputs), dy = rounded(random.normal(rows * outputs), outputs);
+  const Rounded thin = rounded(random.normal(rows * rank), rank);
+  const Floats weight = random.normal(size), bias = random.normal(outputs), factor = random.normal(outputs * rank);
+  Floats halves;
+  for (const float number : factor) halves.push_back(0.5f * number);
+  const auto w = rounded(weight, inputs).numbers;
+  auto y = formulas::product(x.numbers, false, w, true, rows, inputs, outputs);
+  const auto low = formulas::product(thin.numbers, false, rounded(halves, rank).numbers, true, rows, rank, outputs);
+  for (std::size_t i = 0; i < y.size(); ++i) y[i] += bias[i % bias.size()] + low[i];
+  const auto dx = formulas::product(dy.numbers, false, w, false, rows, outputs, inputs);
+  const auto gradient = formulas::product(dy.numbers, true, x.numbers, false, outputs, rows, inputs);
+  auto twice = gradient, stepped = as_double(weight);
+  for (double& number : twice) number *= 2;
+  // Moments that start at 0, without momentum: a step of lr gradient / (|gradient| + eps).
+  const float lr = 0.25f, eps = 0.5f;
+  for (std::size_t i = 0; i < stepped.size(); ++i) stepped[i] -= lr * gradient[i] / (std::fabs(gradient[i]) + eps);
+  const auto actual = same_bits(
+      [&](int threads) {
+        Floats out = nans<float>(rows * outputs), input = nans<float>(rows * inputs), found = nans<float>(size);
+        const pyllmclf::Bf16Operands none = {};
+        check::that(ops.bf16_linear({{x.rows.data(), x.stride, weight.data(), inputs, inputs, 1.0f},
+                                     {thin.rows.data(), thin.stride, factor.data(), rank, rank, 0.5f},
+                                     false,
+                                     bias.data(),
+                                     out.data(),
+                                     rows,
+                                     outputs,
+                                     threads}),
+                    what + ": memory");
+        check::that(ops.bf16_linear({{dy.rows.data(), dy.stride, weight.data(), inputs, outputs, 1.0f},
+                                     none,
+                                     true,
+                                     nullptr,
+                                     input.data(),
+                                     rows,
+                                     inputs,
+                                     threads}),
+                    what + ": memory");
+        pyllmclf::Bf16WeightGradient args = {};
+        args.dy = dy.rows.data(), args.x = x.rows.data(), args.dy_row = dy.stride, args.x_row = x.stride;
+        args.rows = rows, args.outputs = outputs, args.inputs = inputs, args.threads = threads;
+        args.gradient = found.data();
+        check::that(ops.bf16_weight_gradient(args), what + ": memory");
+        Floats sum = found;
+        args.gradient = sum.data(), args.accumulate = true;
+        check::that(ops.bf16_weight_gradient(args), what + ": memory");
+        Floats moved = weight, mean(weight.size()), square(weight.size());
+        args.gradient = nullptr, args.weight = moved.data(), args.exp_avg = mean.data();
+        args.exp_avg_sq = square.data();
+        args.adamw = {0.0f, 1.0f, 0.0f, 1.0f, eps, 1.0f, lr, 1.0f};
+        check::that(ops.bf16_weight_gradient(args), what + ": memory");
+        return std::vector<Floats>{out, input, found, sum, moved};
+      },
+      what);
+  check::close(actual[0], y, kTolerance, what + ": y");
+  check::close(actual[1], dx, kTolerance, what + ": dx");
+  check::close(actual[2], gradient, kTolerance, what + ": gradient");
+  check::close(actual[3], twice, kTolerance, what + ": sum of gradients");
+  check::close(actual[4], stepped, kTolerance, what + ": weight");
+}
+
 // Columns [first, first + count) of rows of `width`.
 Floats columns(const Floats& x, int64_t width, int64_t first, int64_t count) {
   Floats out;
@@ -360,6 +454,10 @@ int main() {
     for (const auto& [rows, outputs, inputs] :
          std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {8, 2, 768}, {5, 203, 37}, {24, 100, 100}, {8, 768, 64}}) {
       test_linear(ops, rows, outputs, inputs, name);
+    }
+    for (const auto& [rows, outputs, inputs] : std::vector<std::array<int64_t, 3>>{
+             {0, 8, 8}, {1, 1, 1}, {5, 3, 7}, {17, 65, 33}, {530, 70, 20}, {3, 20, 4200}, {2100, 9, 50}}) {
+      test_bf16_linear(ops, rows, outputs, inputs, name);
     }
     test_dropout(ops, 3, 5, name);
     test_dropout(ops, 200, 768, name);

@@ -49,7 +49,7 @@ def train(drawn: Draw, arguments: dict[str, Any], dtype: str) -> dict[str, float
 
     started, cpu = time.perf_counter(), time.process_time()
     result = pyllmclf.finetune(
-        train=drawn.data, test=False, seed=drawn.seed, dtype=dtype, progress=False, baselines=False, **arguments
+        train=drawn.data, test=False, seed=drawn.seed, dtype=dtype, progress=False, baselines="off", **arguments
     )
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     found = result.classifier.predict(drawn.texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ import torch
 from . import _C
 from .errors import ResourceError, UsageError
 from .forked import make_forks_safe
+from .ops.backends import native_cpu
 from .ops.dispatch import active_backend, check_backend
 from .version import __version__
 
@@ -22,6 +24,8 @@ make_forks_safe()
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Least compute capability whose tensor cores multiply bfloat16 (Ampere).
 BF16_CAPABILITY = (8, 0)
+# The dtype that "auto" means.
+DTYPE_VARIABLE = "PYLLMCLF_DTYPE"
 DEVICES = "'auto', 'cpu', 'cuda' or 'cuda:N'"
 
 
@@ -33,7 +37,7 @@ class Compute:
     ----------
     device : torch.device
     dtype : torch.dtype
-        Dtype of the activations and matmuls; parameters stay in fp32.
+        Dtype of the activations and matmuls, on a CPU of the matmuls' operands alone; parameters stay in fp32.
     backend : {"auto", "reference", "native", "triton"}
         Implementation of the ops.
     """
@@ -53,13 +57,19 @@ class Compute:
         ResourceError
             If the device is unavailable.
         """
-        resolved = resolve_device(device)
-        return cls(resolved, resolve_dtype(dtype, resolved), check_backend(backend, resolved))
+        resolved, backend = resolve_device(device), check_backend(backend, resolve_device(device))
+        plain = (active_backend() if backend == "auto" else backend) == "reference"
+        return cls(resolved, resolve_dtype(dtype, resolved, fast=not plain), backend)
 
     @property
     def dtype_name(self) -> str:
         """Name of the dtype, without ``torch.``."""
         return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def rounds_operands(self) -> bool:
+        """Whether the matmuls' operands alone are in bfloat16, as on a CPU."""
+        return self.dtype is torch.bfloat16 and self.device.type == "cpu"
 
     def numerics(self) -> dict[str, object]:
         """What can change floating-point results, as types that JSON has: threads, backend, processor, library versions
@@ -102,21 +112,40 @@ def resolve_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Resolves a dtype; ``"auto"`` is bfloat16 on CUDA devices whose tensor cores multiply it, else float32.
+def resolve_dtype(name: str, device: torch.device, *, fast: bool = True) -> torch.dtype:
+    """Resolves a dtype; ``"auto"`` is what the environment variable ``PYLLMCLF_DTYPE`` says.
+
+    Without it, ``"auto"`` is bfloat16 where the device multiplies it faster, else float32.
+
+    Parameters
+    ----------
+    name : str
+    device : torch.device
+    fast : bool
+        Whether the ops run on their fast paths; otherwise ``"auto"`` is float32 on a CPU.
 
     Raises
     ------
     UsageError
         If the name is unknown.
     """
+    named = f"dtype={name!r}"
+    if name == "auto" and DTYPE_VARIABLE in os.environ:
+        name = os.environ[DTYPE_VARIABLE]
+        named = f"{DTYPE_VARIABLE}={name!r}"
     if name == "auto":
-        # torch.cuda.is_bf16_supported() is also true where bfloat16 is emulated.
-        fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
-        return torch.bfloat16 if fast else torch.float32
+        return torch.bfloat16 if multiplies_bf16_faster(device) and (fast or device.type != "cpu") else torch.float32
     if name not in DTYPES:
-        raise UsageError(f"dtype={name!r} is unknown; it is 'auto', {', '.join(map(repr, DTYPES))}.")
+        raise UsageError(f"{named} is unknown; it is 'auto', {', '.join(map(repr, DTYPES))}.")
     return DTYPES[name]
+
+
+def multiplies_bf16_faster(device: torch.device) -> bool:
+    """Whether matmuls in bfloat16 are faster than in float32 on a device."""
+    if device.type == "cuda":
+        # torch.cuda.is_bf16_supported() is also true where bfloat16 is emulated.
+        return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
+    return native_cpu.multiplies_bf16_faster()
 
 
 @cache

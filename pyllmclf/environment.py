@@ -26,10 +26,14 @@ def config() -> dict[str, Any]:
     import torch
 
     from . import _C
+    from .compute import Compute
     from .ops.dispatch import BACKENDS, TABLE, active_backend
     from .version import __version__
 
     build = _C.build_config()
+    computes = {"cpu": Compute.resolve("cpu")} | (
+        {"cuda": Compute.resolve("cuda")} if torch.cuda.is_available() else {}
+    )
     devices, no_device_reason = _C.cuda_devices()
     return {
         "pyllmclf": __version__,
@@ -50,6 +54,7 @@ def config() -> dict[str, Any]:
         "cuda_devices": [dict(d, capability=list(d["capability"])) for d in devices],
         "cuda_unavailable": no_device_reason or None,
         "torch_cuda_available": torch.cuda.is_available(),
+        "dtypes": {name: compute.dtype_name for name, compute in computes.items()},
         "backends": list(BACKENDS),
         "backend": active_backend(),
         "ops": {
@@ -77,6 +82,9 @@ def show_config() -> None:
         lines.append(f"  device      {device['name']}, {capability}, {device['memory'] / 2**30:.0f} GiB, {runs}")
     if not info["cuda_devices"]:
         lines.append(f"  device      CPU only ({info['cuda_unavailable'] or 'no CUDA device'})")
+    lines.append(
+        f"  dtype       with 'auto': {', '.join(f'{dtype} on {name}' for name, dtype in info['dtypes'].items())}"
+    )
     lines.append(f"  backends    {', '.join(info['backends'])}; now {info['backend']!r}; with 'auto':")
     for op, devices in info["ops"].items():
         lines += [f"    {op:<12} {name:<5} {c['auto']:<10} {c['why']}" for name, c in devices.items()]

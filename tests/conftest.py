@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 # Before any import of torch or numpy, here and in child processes: threads that share tiny matmuls wait for each other
 # after every operation. Tests of thread counts set their own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests are of fp32 unless they say otherwise: tolerances are those of fp32, and every machine computes the same.
+os.environ.setdefault("PYLLMCLF_DTYPE", "float32")
 # Before any import of huggingface_hub: no test may reach a network, or read the user's own caches.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="pyllmclf-test-hf-")

@@ -54,7 +54,7 @@ from .recipes import (
     taking_over,
 )
 from .result import Measured
-from .resume import Saved, load_saved, numerics, restore
+from .resume import Saved, check_dtype, load_saved, numerics, restore
 from .run import PREEMPTED_EARLY, Run
 from .session import Session, open_session
 from .strategy import choose_strategy
@@ -191,6 +191,8 @@ def prepare_run(
     texts, encoder = data.texts, data.encoder
     started = time.perf_counter()
     group, run_folder = session.group, session.folder if saves else None
+    check_dtype(asked, recorded.get("settings", {}), session.device)
+    chooses_dtype = asked.dtype == "auto"
     asked, chosen = _with_choices(asked, recorded, begun)
     compute = Compute.resolve(session.device, asked.dtype, asked.backend)
     source = _find_source(asked, encoder, recorded, commit)
@@ -256,6 +258,11 @@ def prepare_run(
     )
     if measured is None and (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)
+    if measured is None and chooses_dtype and compute.rounds_operands:
+        say(
+            "matmuls in bfloat16, which this processor multiplies faster (dtype='float32' turns it off)",
+            settings.progress,
+        )
     _announce(run, obstacle, again=measured is not None)
     if group.any(saved is not None):
         restore(trainer, state, saved)

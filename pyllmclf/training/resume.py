@@ -14,12 +14,13 @@ from torch import Tensor
 from ..classifier.checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE
 from ..classifier.schema import TrainingSpec, read_spec
 from ..classifier.state import ClassifierState
-from ..compute import Compute
-from ..errors import ModelError, PyllmclfError
+from ..compute import Compute, multiplies_bf16_faster
+from ..errors import ModelError, PyllmclfError, UsageError
 from ..models.adapters import ADAPTER_FILE, load_adapter, read_tensors
 from ..models.hub import read_json
 from ..models.sequence_classifier import SequenceClassifier
 from ..models.weights import load_weights
+from ..settings import Settings
 from ..sharding import copy_from_first, full_tensors
 from .activation_cache import ActivationCache
 from .identity import RunTexts, check_identity
@@ -75,6 +76,22 @@ class Saved:
     training: dict[str, Any]
     temperature: float | None
     best: dict[str, Tensor] | None
+
+
+def check_dtype(asked: Settings, recorded: Mapping[str, Any], device: torch.device) -> None:
+    """Checks that a resumed run whose dtype is ``"auto"`` can go on in the checkpoint's.
+
+    Raises
+    ------
+    UsageError
+        If this machine computes it far more slowly than the one that the run was begun on.
+    """
+    if asked.dtype == "auto" and recorded.get("dtype") == "bfloat16" and not multiplies_bf16_faster(device):
+        raise UsageError(
+            f"{asked.output_dir}: the run was begun in bfloat16, which this processor doesn't multiply; resume it on a "
+            "machine that does, say dtype='bfloat16' (--dtype bfloat16) to resume it here slowly, or choose another "
+            "output_dir (--output-dir)."
+        )
 
 
 def load_saved(

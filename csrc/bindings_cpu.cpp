@@ -162,6 +162,19 @@ void bf16_weight_gradient_(Address dy, std::int64_t dy_row, Address x, std::int6
   bf16_weight_gradient(args);
 }
 
+void quantize_rows_(Address x, Address q, Address scales, std::int64_t rows, std::int64_t width, int threads) {
+  check_rows(rows, width, threads);
+  py::gil_scoped_release release;
+  quantize_rows({input(x), reinterpret_cast<std::int8_t*>(q), output(scales), rows, width, threads});
+}
+
+void dequantize_rows_(Address y, Address row_scales, Address column_scales, Address bias, std::int64_t rows,
+                      std::int64_t width, int threads) {
+  check_rows(rows, width, threads);
+  py::gil_scoped_release release;
+  dequantize_rows({output(y), input(row_scales), input(column_scales), input(bias), rows, width, threads});
+}
+
 // numbers: (seed, step, stream, p); p = 0 means no dropout.
 Dropout make_dropout(const py::tuple& numbers) {
   const double p = numbers[3].cast<double>();

@@ -33,7 +33,7 @@ from ..models.weights import backbone_state, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
 from .replaceable import HELD_OUT
 from .schema import FORMAT_VERSION, WITH_PROMPT, WITHOUT_POOLER, BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
-from .state import ClassifierState
+from .state import ClassifierState, Int8Layers
 
 SPEC_FILE = "pyllmclf.json"
 STATE_FILE = "training_state/state.json"
@@ -241,6 +241,7 @@ def _read_state(folder: Path, spec: CheckpointSpec) -> ClassifierState:
         base_sha256=spec.base.sha256,
         temperature=spec.temperature,
         metrics=spec.metrics,
+        int8=_int8_layers(spec.int8),
     )
 
 
@@ -324,7 +325,15 @@ def _spec(state: ClassifierState) -> CheckpointSpec:
         metrics=state.metrics,
         base=BaseSpec(state.hub_id, state.revision, None if state.lora is None else state.base_sha256),
         settings=state.settings,
+        int8=None if state.int8 is None else asdict(state.int8),
     )
+
+
+def _int8_layers(record: Mapping[str, Any] | None) -> Int8Layers | None:
+    if record is None:
+        return None
+    names = tuple(record["layers"]), tuple(record["left_out"])
+    return Int8Layers(*names, float(record["agreement"]), record["texts"])
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:

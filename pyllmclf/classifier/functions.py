@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.sources import read_data
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
@@ -16,6 +17,10 @@ from ..suggestions import checked_names
 from ..torch_state import own_torch_state
 from .checkpoint import load_checkpoint
 from .classifier import Classifier
+from .export import merged_state
+from .inputs import TextInput
+from .int8 import choose_layers, use_int8
+from .state import ClassifierState
 from .swapped import check_checkpoint_and_data
 from .third_party import is_third_party, load_third_party
 
@@ -24,7 +29,12 @@ from .third_party import is_third_party, load_third_party
 @checked_names
 @own_torch_state()
 def load(
-    path: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto", backend: str = "auto"
+    path: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    calibration: Any = None,
 ) -> Classifier:
     """Opens a checkpoint, the newest one in the folder of a run, or a classifier of another library.
 
@@ -35,10 +45,16 @@ def load(
         wrote.
     device : str
         ``"auto"`` is the first CUDA device if there is one, else the CPU.
-    dtype : {"auto", "float32", "bfloat16", "float16"}
-        Dtype of the computation; ``"auto"`` is bfloat16 on CUDA devices that compute it, else float32.
+    dtype : {"auto", "float32", "bfloat16", "float16", "int8"}
+        Dtype of the computation; ``"auto"`` is bfloat16 where the device multiplies it faster than float32. ``"int8"``
+        computes most matmuls of the blocks in int8, on a CPU: weights with a scale for each output, rows with a scale
+        for each. The rest is computed as by ``"auto"``.
     backend : {"auto", "reference", "native", "triton"}
         Implementation of the ops.
+    calibration : iterable of str, path, or name of a data set, optional
+        With ``dtype="int8"``: texts like those that will be classified, of which up to 512 are read. At least 99.5 % of
+        their labels must be those of float32; layers that change the logits most are left out until they are. By
+        default the layers that a classifier was saved with.
 
     Returns
     -------
@@ -47,17 +63,47 @@ def load(
     Raises
     ------
     ModelError
-        If there is no complete, undamaged checkpoint.
+        If there is no complete, undamaged checkpoint, or int8 changes too many labels.
     UsageError
-        If an argument is unknown.
+        If an argument is unknown, or int8 has no calibration or another device than a CPU.
+    DataError
+        If the calibration texts can't be read.
     ResourceError
         If the device is unavailable.
     """
+    if calibration is not None and dtype != "int8":
+        raise UsageError("calibration is for dtype='int8'; leave it out.")
     if not isinstance(path, (str, os.PathLike)):
         raise UsageError(f"path={path!r} must be the folder of a classifier.")
     folder = Path(user_path(path))
     state = load_third_party(folder) if is_third_party(folder) else load_checkpoint(folder)
-    return Classifier(state, device=device, dtype=dtype, backend=backend)
+    if dtype != "int8":
+        return Classifier(state, device=device, dtype=dtype, backend=backend)
+    return _in_int8(state, device, backend, calibration)
+
+
+def _in_int8(state: ClassifierState, device: str, backend: str, calibration: Any) -> Classifier:
+    """A classifier whose blocks compute in int8."""
+    classifier = Classifier(merged_state(state), device=device, backend=backend)
+    if classifier.device.type != "cpu":
+        raise UsageError("dtype='int8' is for CPUs; say device='cpu' (--device cpu), or another dtype.")
+    state = classifier.state
+    if calibration is not None:
+        state.int8 = choose_layers(classifier, _texts(calibration))
+    elif state.int8 is None:
+        raise UsageError(
+            "dtype='int8' needs texts on which labels are compared with those of float32: calibration=texts "
+            "(--calibration FILE), which a classifier that is saved remembers."
+        )
+    else:
+        use_int8(state.model, state.int8.layers)
+    return classifier
+
+
+def _texts(calibration: Any) -> list[str]:
+    if isinstance(calibration, (str, os.PathLike)):
+        return list(read_data(calibration, labelled=False, default_split="validation").texts)
+    return list(TextInput.of(calibration).texts)
 
 
 @checked_names

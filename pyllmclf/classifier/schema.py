@@ -92,6 +92,15 @@ def _metrics(value: Any) -> str | None:
     return None
 
 
+def _int8(value: Any) -> str | None:
+    names = [value.get(name) for name in ("layers", "left_out")] if isinstance(value, dict) else [None]
+    if not all(isinstance(each, (list, tuple)) and all(map(_is_text, each)) for each in names):
+        return "an object with lists of layers"
+    if not (_is_count(value.get("texts")) and is_number(value.get("agreement")) and 0 <= value["agreement"] <= 1):
+        return "an object with a number of texts and the share of equal labels"
+    return None
+
+
 def _as_float(value: float) -> bool:
     try:
         return isinstance(float(value), float)
@@ -246,6 +255,7 @@ class CheckpointSpec(_Record):
     pyllmclf_version: str = field(metadata=_is(_TEXT), default="")
     model_type: str = field(metadata=_is(_TEXT), default="")
     pooler: bool = field(metadata=_is(_FLAG), default=True)
+    int8: dict[str, Any] | None = field(metadata=_is(_or_none(_int8)), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file; first what identifies it."""

@@ -15,6 +15,33 @@ from ..models.pooling import Pooling
 from ..models.sequence_classifier import SequenceClassifier
 
 
+@dataclass(frozen=True)
+class Int8Layers:
+    """Which layers compute in int8, and how many labels of the calibration texts that left as in float32.
+
+    Attributes
+    ----------
+    layers, left_out : tuple of str
+        Names of the linear layers of the blocks that compute in int8, and of those that change the logits too much.
+    agreement : float
+        Share of the calibration texts whose label is that of float32.
+    texts : int
+        Number of calibration texts.
+    """
+
+    layers: tuple[str, ...]
+    left_out: tuple[str, ...]
+    agreement: float
+    texts: int
+
+    def __str__(self) -> str:
+        count = len(self.layers) + len(self.left_out)
+        return (
+            f"int8: {len(self.layers)} of {count} linear layers; on {self.texts:,} texts {self.agreement:.2%} of the "
+            "labels are those of float32"
+        )
+
+
 @dataclass
 class ClassifierState:
     """Everything that a classifier consists of.
@@ -36,6 +63,8 @@ class ClassifierState:
         Temperature of the calibration, which the head's weights are divided by.
     metrics : dict
         Main figures by split, for the model card.
+    int8 : Int8Layers or None
+        The layers that classify in int8, where they were chosen.
     """
 
     model: SequenceClassifier
@@ -49,6 +78,7 @@ class ClassifierState:
     base_sha256: str | None = None
     temperature: float | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    int8: Int8Layers | None = None
 
     @property
     def label_separator(self) -> str | None:

@@ -16,16 +16,17 @@ from .csv_rows import row_writer
 from .formulas import without_formulas
 from .options import (
     Backend,
+    Calibration,
     Debug,
     Delimiter,
     Device,
-    Dtype,
     EmptyTexts,
     Encoding,
     EncodingErrors,
     Header,
     Json,
     LabelColumn,
+    LoadDtype,
     Missing,
     Progress,
     TextColumn,
@@ -73,7 +74,8 @@ def evaluate(
         typer.Option(help="Compare with this checkpoint on the same texts by McNemar's test; can be repeated."),
     ] = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: LoadDtype = "auto",
+    calibration: Calibration = None,
     backend: Backend = "auto",
     progress: Progress = True,
     as_json: Json = False,
@@ -89,6 +91,7 @@ def evaluate(
     from ..data.sources import read_data
     from ..evaluation.metrics import EvaluationResult
     from ..evaluation.report import provenance, write_report
+    from ..progress import say
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas changes the file of --predictions; give --predictions, or leave it out.")
@@ -116,7 +119,10 @@ def evaluate(
     folders = [path if is_third_party(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     outputs = {"--predictions": predictions, "--report": report}
     check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
-    classifier = load(folders[0], device=device, dtype=dtype, backend=backend)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "calibration": calibration}
+    classifier = load(folders[0], **how)
+    if dtype == "int8":
+        say(str(classifier.state.int8), progress)
     if report is not None and classifier.state.label_separator is not None:
         raise UsageError("--report is only for classifiers with one label for each text; leave it out.")
     # Files are opened first: a wrong path is reported before the work.
@@ -134,7 +140,7 @@ def evaluate(
         history = [] if is_third_party(folders[0]) else training_history(folders[0])
         write_report(report, result, texts, tokens, sources, history)
     others = {
-        str(path): load(folder, device=device, dtype=dtype, backend=backend).evaluate_texts(texts, progress=progress)
+        str(path): load(folder, **how).evaluate_texts(texts, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)
     }
     if as_json:

@@ -12,14 +12,15 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
+from .. import choices
 from ..arguments import declared_of
 from ..paths import user_path
-from ..settings import Settings
+from ..settings import MACHINE, Settings
 from ..version import __version__
 from .streams import print_json as print_json
 
 # Options whose text may be a path; those of type Path are known by it.
-_MAY_BE_PATHS = ("data", "model", "test")
+_MAY_BE_PATHS = ("data", "model", "test", "calibration")
 
 
 def user_paths(command: Callable[..., None]) -> Callable[..., None]:
@@ -100,6 +101,19 @@ Header = _settings_option("header")
 Prompt = _settings_option("prompt")
 Device = _settings_option("device")
 Dtype = _settings_option("dtype")
+LoadDtype = Annotated[
+    choices.LoadDtype,
+    typer.Option(
+        help="Dtype of the matmuls: auto, float32, bfloat16, float16, or int8 on a CPU.", rich_help_panel=MACHINE
+    ),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        help="For --dtype int8: a file of texts, or a data set, on which labels are compared with those of float32.",
+        rich_help_panel=MACHINE,
+    ),
+]
 Backend = _settings_option("backend")
 Progress = _settings_option("progress")
 Version = Annotated[

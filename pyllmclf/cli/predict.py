@@ -11,17 +11,18 @@ import typer
 
 from ..errors import UsageError
 from ..file_types import listed
-from ..progress import progress_bar
+from ..progress import progress_bar, say
 from .evaluate import check_outputs
 from .options import (
     Backend,
+    Calibration,
     Debug,
     Delimiter,
     Device,
-    Dtype,
     Encoding,
     EncodingErrors,
     Header,
+    LoadDtype,
     Progress,
     TextColumn,
     user_paths,
@@ -108,7 +109,8 @@ def predict(
     keep_columns: KeepColumns = True,
     escape_formulas: EscapeFormulas = False,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: LoadDtype = "auto",
+    calibration: Calibration = None,
     backend: Backend = "auto",
     progress: Progress = True,
     debug: Debug = False,
@@ -138,7 +140,9 @@ def predict(
     stream = open_source(data, text, input_format, options, progress)
     from ..classifier import load
 
-    classifier = load(checkpoint, device=device, dtype=dtype, backend=backend)
+    classifier = load(checkpoint, device=device, dtype=dtype, backend=backend, calibration=calibration)
+    if dtype == "int8":
+        say(str(classifier.state.int8), progress)
     # On a terminal the bar would stand among the predictions.
     shown = progress and (output is not None or sys.stdout is None or not sys.stdout.isatty())
     with progress_bar(None, "text", shown) as bar, open_writer(output, shape, classifier, stream) as writer:

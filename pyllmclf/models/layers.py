@@ -90,6 +90,8 @@ class Linear(nn.Module):
     lora_b : Parameter, shape [outputs, rank], or None
     scaling : float
         The factor s before B A.
+    int8 : Int8Weight or None
+        The weight in int8, for classifying; :meth:`forward` and :meth:`after_gelu` then compute with it.
     """
 
     lora_a: nn.Parameter | None
@@ -103,6 +105,7 @@ class Linear(nn.Module):
         self.register_parameter("lora_a", None)
         self.register_parameter("lora_b", None)
         self.scaling = 0.0
+        self.int8: ops.Int8Weight | None = None
 
     def add_lora(self, rank: int, scaling: float, generator: torch.Generator) -> None:
         """Adds A [rank, inputs], drawn as PEFT draws it (Kaiming uniform, a = sqrt 5), and B [outputs, rank], zero."""
@@ -124,6 +127,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor, context: Context, *, add_bias: bool = True) -> Tensor:
         """The outputs, shape [rows, outputs], of x [rows, inputs]; without b where the next op adds it."""
+        if self.int8 is not None:
+            return ops.int8_linear(x, self.int8, self.bias if add_bias else None)
         if self.lora_a is not None:
             return self._with_lora(x, context, add_bias=add_bias)
         weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias if add_bias else None, x.dtype)
@@ -196,7 +201,7 @@ class Linear(nn.Module):
         tensor, shape [rows, outputs]
         """
         gelu_bias = in_dtype(x_bias, x.dtype)
-        if self.lora_a is None:
+        if self.lora_a is None and self.int8 is None:
             weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
             return ops.gelu_linear(x, gelu_bias, weight, bias, approximate, operands=context.operands)
         return self(ops.gelu(x, gelu_bias, approximate), context)

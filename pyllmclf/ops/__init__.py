@@ -8,6 +8,7 @@ from .embedding import embedding, embedding_layer_norm
 from .gelu import gelu
 from .gelu_linear import gelu_linear
 from .gradients import drop_gradient_buffers, use_gradient_buffers
+from .int8_linear import Int8Weight, int8_linear
 from .layer_norm import layer_norm
 from .linear import linear
 from .lora_linear import lora_linear
@@ -20,6 +21,7 @@ from .rotary import rotary
 __all__ = [
     "BACKENDS",
     "DropoutKey",
+    "Int8Weight",
     "attention",
     "attention_packed",
     "avoids_keys",
@@ -31,6 +33,7 @@ __all__ = [
     "first_rows",
     "gelu",
     "gelu_linear",
+    "int8_linear",
     "last_positions",
     "last_rows",
     "layer_norm",

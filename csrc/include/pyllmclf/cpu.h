@@ -222,6 +222,25 @@ struct Bf16WeightGradient {
   int threads;
 };
 
+// q = round(x / scale) with scale = max|x| / 127 for each row. Rows that are not finite have the scale NaN.
+struct QuantizeRows {
+  const float* x;  // [rows, width]
+  std::int8_t* q;  // [rows, width]
+  float* scales;   // [rows]
+  std::int64_t rows, width;
+  int threads;
+};
+
+// y = product * row_scales * column_scales + bias, in the memory of the product.
+struct DequantizeRows {
+  float* y;                    // [rows, width]; holds int32 numbers before
+  const float* row_scales;     // [rows]
+  const float* column_scales;  // [width]
+  const float* bias;           // [width], may be null
+  std::int64_t rows, width;
+  int threads;
+};
+
 // The largest head_dim that attention takes.
 constexpr std::int64_t kMaxHeadDim = 256;
 
@@ -232,20 +251,22 @@ constexpr std::int64_t kMaxHeadDim = 256;
 //
 // A new CPU op changes three files of the core: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt
 // finds it), and a wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp. pyllmclf/_C.pyi covers all names.
-#define PYLLMCLF_CPU_OPS(OP)                       \
-  OP(void, layer_norm_forward, LayerNormForward)   \
-  OP(bool, layer_norm_backward, LayerNormBackward) \
-  OP(void, gelu_forward, GeluForward)              \
-  OP(bool, gelu_backward, GeluBackward)            \
-  OP(void, embedding_forward, EmbeddingForward)    \
-  OP(void, embedding_backward, EmbeddingBackward)  \
-  OP(void, dropout_rows, DropoutRows)              \
-  OP(bool, attention_forward, AttentionForward)    \
-  OP(bool, attention_backward, AttentionBackward)  \
-  OP(void, linear_forward, LinearForward)          \
-  OP(bool, linear_adamw, LinearAdamW)              \
-  OP(bool, bf16_linear, Bf16Linear)                \
-  OP(bool, bf16_weight_gradient, Bf16WeightGradient)
+#define PYLLMCLF_CPU_OPS(OP)                         \
+  OP(void, layer_norm_forward, LayerNormForward)     \
+  OP(bool, layer_norm_backward, LayerNormBackward)   \
+  OP(void, gelu_forward, GeluForward)                \
+  OP(bool, gelu_backward, GeluBackward)              \
+  OP(void, embedding_forward, EmbeddingForward)      \
+  OP(void, embedding_backward, EmbeddingBackward)    \
+  OP(void, dropout_rows, DropoutRows)                \
+  OP(bool, attention_forward, AttentionForward)      \
+  OP(bool, attention_backward, AttentionBackward)    \
+  OP(void, linear_forward, LinearForward)            \
+  OP(bool, linear_adamw, LinearAdamW)                \
+  OP(bool, bf16_linear, Bf16Linear)                  \
+  OP(bool, bf16_weight_gradient, Bf16WeightGradient) \
+  OP(void, quantize_rows, QuantizeRows)              \
+  OP(void, dequantize_rows, DequantizeRows)
 
 #define PYLLMCLF_DECLARE(result, name, Arguments) void name(const Arguments& args);
 PYLLMCLF_CPU_OPS(PYLLMCLF_DECLARE)

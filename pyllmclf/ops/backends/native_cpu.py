@@ -318,6 +318,22 @@ def _bf16_weight_gradient(dy: Tensor, x: Tensor, target: tuple[Any, ...], weight
     )
 
 
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns int8 rows, and the scale of each that multiplies them: its largest magnitude / 127."""
+    x = x.contiguous()
+    q, scales = torch.empty(x.shape, dtype=torch.int8), x.new_empty(len(x))
+    _C.quantize_rows(*map(_address, (x, q, scales)), *x.shape, torch.get_num_threads())
+    return q, scales
+
+
+def dequantize_rows(product: Tensor, row_scales: Tensor, column_scales: Tensor, bias: Tensor | None) -> Tensor:
+    """Multiplies an int32 product [rows, width] by both scales and adds the bias, in its memory, which becomes fp32."""
+    bias = None if bias is None else bias.contiguous()
+    y = product.view(torch.float32)
+    _C.dequantize_rows(*map(_address, (y, row_scales, column_scales, bias)), *y.shape, torch.get_num_threads())
+    return y
+
+
 def dropout_rows(x: Tensor, p: float, key: DropoutKey) -> Tensor:
     """Computes x * mask / (1 - p)."""
     x = _gradient(x)

@@ -1,0 +1,125 @@
+"""Classifying in int8: which layers compute in it, and the check that labels stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import ops
+from ..compute import Compute
+from ..data.packing import Packer
+from ..errors import ModelError, UsageError
+from ..evaluation.metrics import softmax
+from ..evaluation.multi_label import sigmoid
+from ..models.layers import Linear
+from ..models.sequence_classifier import SequenceClassifier
+from .inference import predict_logits
+from .state import Int8Layers
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
+
+# Least share of the calibration texts whose label is that of float32.
+AGREEMENT = 0.995
+# Most calibration texts that are read, and of these, most that rank the layers.
+CALIBRATION_TEXTS = 512
+RANKING_TEXTS = 64
+# Below this many inputs or outputs, a layer gains nothing.
+LEAST_WIDTH = 64
+
+
+def linear_layers(model: SequenceClassifier) -> dict[str, Linear]:
+    """The linear layers of the blocks that may compute in int8, by name."""
+    found = {}
+    for number, block in enumerate(model.backbone.blocks):
+        for name, module in block.named_modules():
+            if isinstance(module, Linear) and min(module.weight.shape) >= LEAST_WIDTH:
+                found[f"{number}.{name}"] = module
+    return found
+
+
+def use_int8(model: SequenceClassifier, names: Collection[str]) -> None:
+    """Quantises the weights of these layers of :func:`linear_layers`; all others compute as before.
+
+    Raises
+    ------
+    ModelError
+        If the model has no such layer.
+    """
+    layers = linear_layers(model)
+    if unknown := sorted(set(names) - set(layers)):
+        raise ModelError(f"the model has no layer {unknown[0]!r} that computes in int8.")
+    for name, layer in layers.items():
+        if name not in names:
+            layer.int8 = None
+        elif layer.int8 is None:
+            layer.int8 = ops.Int8Weight.of(layer.weight)
+
+
+def choose_layers(classifier: Classifier, texts: list[str]) -> Int8Layers:
+    """Lets the layers compute in int8 that leave the labels of the calibration texts as they are in float32.
+
+    All layers are tried first. If too few labels are equal, the layers that change the logits most, each by itself,
+    stay as they were: one, two, four and so on, up to half of them.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        On a CPU; its model is changed.
+    texts : list of str
+        The first :data:`CALIBRATION_TEXTS` of them are read.
+
+    Raises
+    ------
+    UsageError
+        If there is no text.
+    ModelError
+        If labels change whichever layers are in int8, or no layer can be.
+    """
+    model, texts = classifier.state.model, texts[:CALIBRATION_TEXTS]
+    if not texts:
+        raise UsageError("calibration has no text; give texts like those that are classified.")
+    names = list(linear_layers(model))
+    if not names:
+        raise ModelError("the model's layers are too small for int8; choose another dtype.")
+    packer = classifier.packer(texts)
+    use_int8(model, ())
+    exact = predict_logits(model, packer, Compute(classifier.device, backend=classifier.backend))
+    expected = _labels(classifier, exact)
+
+    def agreement(kept: Iterable[str]) -> float:
+        use_int8(model, set(names) - set(kept))
+        found = _labels(classifier, predict_logits(model, packer, classifier.compute))
+        return float(np.mean([a == b for a, b in zip(found, expected, strict=True)]))
+
+    share, ranked, kept = agreement(()), list[str](), 0
+    if share < AGREEMENT:
+        ranked = _by_error(classifier, names, classifier.packer(texts[:RANKING_TEXTS]), exact[: len(texts)])
+    while share < AGREEMENT and kept < len(names) // 2:
+        kept = min(max(1, 2 * kept), len(names) // 2)
+        share = agreement(ranked[:kept])
+    if share < AGREEMENT:
+        use_int8(model, ())
+        raise ModelError(
+            f"int8 changes the label of {round((1 - share) * len(texts))} of {len(texts)} calibration texts, more than "
+            f"{1 - AGREEMENT:.1%}, even where the {kept} layers that change the logits most are left out "
+            f"({', '.join(ranked[:3])}, ...); choose dtype='auto'."
+        )
+    int8 = [name for name in names if name not in ranked[:kept]]
+    return Int8Layers(tuple(int8), tuple(ranked[:kept]), share, len(texts))
+
+
+def _labels(classifier: Classifier, logits: np.ndarray) -> list[object]:
+    return list(classifier.decide((softmax if classifier.state.label_separator is None else sigmoid)(logits)))
+
+
+def _by_error(classifier: Classifier, names: list[str], packer: Packer, exact: np.ndarray) -> list[str]:
+    """The layers by the mean change of the logits where each alone computes in int8, largest first."""
+    model, errors = classifier.state.model, dict[str, float]()
+    for name in names:
+        use_int8(model, (name,))
+        logits = predict_logits(model, packer, classifier.compute)
+        errors[name] = float(np.abs(logits - exact[: len(logits)]).mean())
+    return sorted(names, key=errors.__getitem__, reverse=True)

@@ -1,0 +1,81 @@
+"""Linear layer in int8, for classifying: weights with a scale per output, rows with a scale of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from .backends import native_cpu
+from .dispatch import Choice, choices, implementation
+
+choices(
+    "int8_linear",
+    cpu=Choice("native", "torch's int8 matmul; rows are quantised and products scaled in one pass each"),
+    cuda=Choice("reference", "for CPUs", native="no"),
+)
+
+LARGEST = 127
+
+
+@dataclass(frozen=True)
+class Int8Weight:
+    """A weight in int8.
+
+    Attributes
+    ----------
+    values : int8 tensor, shape [out, in]
+    scales : fp32 tensor, shape [out]
+        The weight is ``values * scales[:, None]``.
+    """
+
+    values: Tensor
+    scales: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Int8Weight:
+        """Quantises a weight, fp32 [out, in]: each output by its largest magnitude."""
+        with torch.inference_mode(False), torch.no_grad():
+            return cls(*_quantized(weight.detach()))
+
+
+def int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Tensor:
+    """Computes x Wᵀ + b with each row of x rounded to int8 by its own scale, and sums in int32. It has no gradient.
+
+    Parameters
+    ----------
+    x : fp32 tensor, shape [rows, in]
+    weight : Int8Weight, shape [out, in]
+    bias : fp32 tensor, shape [out], optional
+
+    Returns
+    -------
+    fp32 tensor, shape [rows, out]
+
+    Raises
+    ------
+    UsageError
+        If shapes don't fit each other, a gradient is required, or the chosen backend can't compute this.
+    """
+    if x.dim() != 2 or x.shape[1] != weight.values.shape[1]:
+        raise UsageError(f"int8_linear: shapes {tuple(x.shape)} and {tuple(weight.values.shape)} don't fit.")
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise UsageError("int8_linear has no gradient; it is for classifying.")
+    native = implementation("int8_linear", x, weight.scales, bias) == "native"
+    q, scales = native_cpu.quantize_rows(x) if native else _quantized(x)
+    if not len(x):
+        return x.new_empty(0, len(weight.scales))
+    if native:
+        product = torch._int_mm(q, weight.values.t())
+        return native_cpu.dequantize_rows(product, scales, weight.scales, bias)
+    y = (q.double() @ weight.values.double().t()).float() * (scales[:, None] * weight.scales)
+    return y if bias is None else y + bias
+
+
+def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in int8, and their scales; a row that is not finite has the scale NaN."""
+    scales = x.abs().amax(1) / LARGEST + (x - x).sum(1) if x.numel() else x.new_zeros(len(x))
+    q = x * torch.where(scales > 0, 1 / scales, 0.0)[:, None]
+    return q.round().nan_to_num(0.0).to(torch.int8), scales

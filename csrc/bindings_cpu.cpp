@@ -47,10 +47,13 @@ void layer_norm_backward_(Address dy, Address dsum, Address s, Address weight, A
                        output(dweight), output(dbias), rows, width, threads});
 }
 
-void gelu_forward_(Address x, Address bias, Address y, std::int64_t rows, std::int64_t width, bool tanh, int threads) {
+// y is bf16 or fp32.
+void gelu_forward_(Address x, Address bias, Address y, bool y_is_bf16, std::int64_t rows, std::int64_t width, bool tanh,
+                   int threads) {
   check_rows(rows, width, threads);
   py::gil_scoped_release release;
-  gelu_forward({input(x), input(bias), output(y), rows, width, tanh, threads});
+  gelu_forward({input(x), input(bias), y_is_bf16 ? nullptr : output(y),
+                y_is_bf16 ? reinterpret_cast<std::uint16_t*>(y) : nullptr, rows, width, tanh, threads});
 }
 
 void gelu_backward_(Address dy, Address x, Address bias, Address dx, Address dbias, std::int64_t rows,

@@ -3,6 +3,7 @@
 // tanh: GELU(x) = x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3).
 // exact: GELU(x) = x Phi(x), with the normal distribution Phi and its density phi; GELU'(x) = Phi(x) + x phi(x).
 #include "ops.h"
+#include "pairs.h"
 #include "row_sums.h"
 #include "simd.h"
 
@@ -67,10 +68,10 @@ void forward(const GeluForward& a) {
   parallel_for(a.rows, a.rows * a.width * 4, a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const float* x = a.x + row * a.width;
-      float* y = a.y + row * a.width;
       for_columns(a.width, [&](int64_t c, int64_t count) {
-        out.write(y + c, value<kTanh>(kBias ? read(x + c, count) + read(a.bias + c, count) : read(x + c, count)),
-                  count);
+        const Vec y = value<kTanh>(kBias ? read(x + c, count) + read(a.bias + c, count) : read(x + c, count));
+        const int64_t at = row * a.width + c;
+        a.y ? out.write(a.y + at, y, count) : write_halves(a.y_bf16 + at, to_halves(y), count);
       });
     }
     out.finish();

@@ -47,6 +47,23 @@ PYLLMCLF_INLINE IntVec pairs_along(const float* p) {
 #endif
 }
 
+// Rounded to bf16.
+PYLLMCLF_INLINE HalfVec to_halves(Vec x) {
+#if defined(__AVX512BF16__)
+  return reinterpret_cast<HalfVec>(_mm512_cvtneps_pbh(x));
+#else
+  return __builtin_convertvector(rounded_bits(x) >> 16, HalfVec);
+#endif
+}
+
+PYLLMCLF_INLINE void write_halves(uint16_t* p, HalfVec x, int64_t count) {
+  if (count == kLanes) {
+    *reinterpret_cast<UnalignedHalfVec*>(p) = x;
+  } else {
+    memcpy(p, &x, static_cast<size_t>(count) * sizeof(uint16_t));
+  }
+}
+
 // Each half in the low bits of its lane.
 PYLLMCLF_INLINE IntVec widen(HalfVec x) {
 #if defined(__AVX512F__)

@@ -19,8 +19,9 @@ from ..torch_state import own_torch_state
 
 ActivationLookup = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
 
-# Maximum rows of a batch: enough for matmuls to run at full rate, few enough for caches and memory.
-TOKEN_BUDGET = {"cpu": 4096, "cuda": 65536}
+# Maximum rows of a batch: enough for matmuls to run at full rate, few enough for caches and memory. On a CPU the widest
+# tensor of a small model then has less than 32 MB, which malloc reuses; larger ones are fresh pages each time.
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 65536}
 
 
 def inference_batches(model: SequenceClassifier, packer: Packer, texts: np.ndarray, budget: int) -> list[np.ndarray]:

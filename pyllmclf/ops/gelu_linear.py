@@ -10,7 +10,7 @@ from . import dispatch
 from .backends import native_cpu
 from .gelu import check_bias, check_formula, gelu
 from .gradients import gradient_buffer
-from .linear import check_shapes, input_gradient, linear, product, rounded, weight_gradient
+from .linear import check_shapes, input_gradient, linear, product, rounded, rounding, weight_gradient
 
 
 def gelu_linear(
@@ -69,7 +69,7 @@ class GeluLinearFunction(torch.autograd.Function):
         x, bias = x.contiguous(), None if bias is None else bias.contiguous()
         ctx.save_for_backward(x, bias, weight)
         ctx.approximate, ctx.buffer, ctx.operands = approximate, gradient_buffer(weight), operands
-        return product(rounded(native_cpu.gelu_forward(x, bias, approximate), operands), weight, out_bias)
+        return product(_hidden(x, bias, approximate, operands), weight, out_bias)
 
     @staticmethod
     @once_differentiable
@@ -81,7 +81,7 @@ class GeluLinearFunction(torch.autograd.Function):
         dy = rounded(dy, ctx.operands)
         fused = needs_weight and ctx.buffer is not None and ctx.buffer.takes_fused_step(dy)
         if fused:
-            hidden = rounded(native_cpu.gelu_forward(x, bias, ctx.approximate), ctx.operands)
+            hidden = _hidden(x, bias, ctx.approximate, ctx.operands)
             dhidden = ctx.buffer.fused_step(dy, hidden, input_needed=needs_x or needs_bias)
         elif needs_x or needs_bias:
             dhidden = input_gradient(dy, weight)
@@ -90,6 +90,14 @@ class GeluLinearFunction(torch.autograd.Function):
                 dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True
             )
         if needs_weight and not fused:  # last: the consumer may change the weight
-            hidden = rounded(native_cpu.gelu_forward(x, bias, ctx.approximate), ctx.operands)
+            hidden = _hidden(x, bias, ctx.approximate, ctx.operands)
             dweight = weight_gradient(ctx.buffer, dy, hidden)
         return dx, dbias, dweight, dout_bias, None, None
+
+
+def _hidden(x: Tensor, bias: Tensor | None, approximate: str, operands: torch.dtype | None) -> Tensor:
+    """GELU(x + b) as the product takes it."""
+    rounds = rounding(x, operands) is not None and x.shape[1] % 2 == 0  # to_bf16 pads odd widths
+    if rounds:
+        return native_cpu.gelu_forward(x, bias, approximate, torch.bfloat16)
+    return rounded(native_cpu.gelu_forward(x, bias, approximate), operands)

@@ -36,6 +36,21 @@ std::vector<Floats> same_bits(const std::function<std::vector<Floats>(int)>& run
   return one;
 }
 
+float as_bf16(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
+  std::memcpy(&x, &bits, sizeof bits);
+  return x;
+}
+
+float from_bf16(std::uint16_t half) {
+  const std::uint32_t bits = static_cast<std::uint32_t>(half) << 16;
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
 void test_layer_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused, const std::string& build) {
   const std::string what = build + " layer_norm " + std::to_string(rows) + " x " + std::to_string(width);
   check::Random random(1);
@@ -98,7 +113,14 @@ void test_gelu(const CpuOps& ops, int64_t rows, int64_t width, bool tanh, bool w
       [&](int threads) {
         Floats y = nans<float>(size), dx = dy, dbias = nans<float>(with_bias ? width : 0);
         const float* b = with_bias ? bias.data() : nullptr;
-        ops.gelu_forward({x.data(), b, y.data(), rows, width, tanh, threads});
+        ops.gelu_forward({x.data(), b, y.data(), nullptr, rows, width, tanh, threads});
+        std::vector<std::uint16_t> halves(y.size());
+        ops.gelu_forward({x.data(), b, nullptr, halves.data(), rows, width, tanh, threads});
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const float rounded_y = as_bf16(y[i]), found = from_bf16(halves[i]);
+          // AVX512-BF16 takes numbers below 2^-126 for 0.
+          check::that(found == rounded_y || std::fabs(rounded_y) < 1.2e-38f, what + ": bf16");
+        }
         // dx aliases dy, as the interface allows.
         check::that(ops.gelu_backward({dx.data(), x.data(), b, dx.data(), with_bias ? dbias.data() : nullptr, rows,
                                        width, tanh, threads}),
@@ -223,14 +245,6 @@ struct Rounded {
   int64_t stride;
   std::vector<double> numbers;
 };
-
-float as_bf16(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  bits = (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
-  std::memcpy(&x, &bits, sizeof bits);
-  return x;
-}
 
 Rounded rounded(const Floats& x, int64_t width) {
   Rounded out = {{}, width + width % 2, {}};

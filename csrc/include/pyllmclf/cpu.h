@@ -46,7 +46,8 @@ struct LayerNormBackward {
 struct GeluForward {
   const float* x;
   const float* bias;  // [width], may be null
-  float* y;
+  float* y;           // null: y_bf16 is written instead
+  std::uint16_t* y_bf16;
   std::int64_t rows, width;
   bool tanh;
   int threads;

@@ -110,11 +110,18 @@ def layer_norm_backward(
     return ds, dweight, dbias
 
 
-def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
-    """Computes GELU(x + bias); ``x`` is contiguous."""
-    y = torch.empty_like(x)
+def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Computes GELU(x + bias), in fp32 or rounded to bf16; ``x`` is contiguous."""
+    y = torch.empty_like(x, dtype=dtype)
     rows, width = _flat_shape(x)
-    _C.gelu_forward(*map(_address, (x, bias, y)), rows, width, approximate == "tanh", torch.get_num_threads())
+    _C.gelu_forward(
+        *map(_address, (x, bias, y)),
+        dtype is torch.bfloat16,
+        rows,
+        width,
+        approximate == "tanh",
+        torch.get_num_threads(),
+    )
     return y
 
 

@@ -259,6 +259,55 @@ void gradient_task(const Bf16WeightGradient& a, const AdamWStep& adamw, const in
   }
 }
 
+// The gradient of a weight of few outputs, such as a low-rank factor's: to pack x would cost more than the products. A
+// task is one panel of inputs.
+void narrow_task(const Bf16WeightGradient& a, const int32_t* dy, int64_t input) {
+  const int64_t pairs = a.rows / 2, columns = at_most(a.inputs - input, kInputs);
+  const uint16_t* x = a.x + input;
+  const auto right_of = [&](int64_t row, int64_t column) {
+    const int64_t count = at_most(columns - column, kLanes);
+    if (count <= 0) return IntVec{};
+    const uint16_t* low = x + row * a.x_row + column;
+    return pairs_across(read_halves(low, count), row + 1 < a.rows ? read_halves(low + a.x_row, count) : HalfVec{});
+  };
+  for (int64_t output = 0; output < a.outputs; output += kOutputs) {
+    const int32_t* left = dy + output * divide_up(a.rows, 2);
+    Vec sums[kOutputs][kInputVecs];
+    for_tile<kOutputs, kInputVecs>([&](int i, int j) { sums[i][j] = Vec{}; });
+    if (columns == kInputs) {
+      pair_tile<kOutputs, kInputVecs>(
+          pairs, left, 1, kOutputs,
+          [&](int64_t k, int j) {
+            const uint16_t* low = x + 2 * k * a.x_row + j * kLanes;
+            return pairs_across(read_halves(low, kLanes), read_halves(low + a.x_row, kLanes));
+          },
+          sums);
+    }
+    const int64_t first = columns == kInputs ? pairs : 0;
+    pair_tile<kOutputs, kInputVecs>(
+        divide_up(a.rows, 2) - first, left + first * kOutputs, 1, kOutputs,
+        [&](int64_t k, int j) { return right_of(2 * (first + k), j * kLanes); }, sums);
+    const AdamWStep none(a.adamw);
+    finish_tile(a, none, output, input, sums);
+  }
+}
+
+bool narrow_gradient(const Bf16WeightGradient& a) {
+  const int64_t pairs = divide_up(a.rows, 2), tiles = divide_up(a.outputs, kOutputs);
+  int32_t* dy = allocate(tiles * pairs * kOutputs);
+  if (!dy) return false;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t first = tile * kOutputs;
+    pack_pairs_of_rows<kOutputs>(a.dy, a.dy_row, a.rows, a.outputs, first, dy + first * pairs);
+  }
+  parallel_for(divide_up(a.inputs, kInputs), a.rows * a.outputs * a.inputs / 8, a.threads,
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t panel = begin; panel < end; ++panel) narrow_task(a, dy, panel * kInputs);
+               });
+  free(dy);
+  return true;
+}
+
 }  // namespace
 
 bool bf16_linear(const Bf16Linear& a) {
@@ -283,6 +332,8 @@ bool bf16_linear(const Bf16Linear& a) {
 }
 
 bool bf16_weight_gradient(const Bf16WeightGradient& a) {
+  constexpr int64_t kNarrow = 8 * kOutputs;
+  if (a.outputs <= kNarrow) return narrow_gradient(a);
   const int64_t pairs = divide_up(a.rows, 2), panels = divide_up(a.inputs, kInputs);
   const int64_t tiles = divide_up(a.outputs, kOutputs), tasks = divide_up(a.outputs, kOutputBlock);
   const int64_t partial = pairs > kPairBlock ? kOutputBlock * panels * kInputs : 0;

@@ -94,22 +94,30 @@ PYLLMCLF_INLINE Vec add_products(Vec sums, IntVec a, IntVec b) {
 #endif
 }
 
-// sums += A B over `depth` pairs of the inner axis. Pair k of row i of A is a[i a_row + k a_pair]; a row of the panel
-// of B is panel_row pairs.
-template <int kRows, int kVecs>
-PYLLMCLF_INLINE void pair_tile(int64_t depth, const int32_t* a, int64_t a_row, int64_t a_pair, const int32_t* panel,
-                               int64_t panel_row, Vec (&sums)[kRows][kVecs]) {
+// sums += A B over `depth` pairs of the inner axis. Pair k of row i of A is a[i a_row + k a_pair]; right(k, j) is
+// vector j of row k of B.
+template <int kRows, int kVecs, typename Right>
+PYLLMCLF_INLINE void pair_tile(int64_t depth, const int32_t* a, int64_t a_row, int64_t a_pair, const Right& right,
+                               Vec (&sums)[kRows][kVecs]) {
   for (int64_t k = 0; k < depth; ++k) {
-    IntVec right[kVecs];
+    IntVec row[kVecs];
 #pragma GCC unroll 4
-    for (int j = 0; j < kVecs; ++j) right[j] = load_pairs(panel + k * panel_row + j * kLanes);
+    for (int j = 0; j < kVecs; ++j) row[j] = right(k, j);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const IntVec left = a[i * a_row + k * a_pair] - IntVec{};
 #pragma GCC unroll 4
-      for (int j = 0; j < kVecs; ++j) sums[i][j] = add_products(sums[i][j], left, right[j]);
+      for (int j = 0; j < kVecs; ++j) sums[i][j] = add_products(sums[i][j], left, row[j]);
     }
   }
+}
+
+// The same with a packed panel of B, whose rows are panel_row pairs.
+template <int kRows, int kVecs>
+PYLLMCLF_INLINE void pair_tile(int64_t depth, const int32_t* a, int64_t a_row, int64_t a_pair, const int32_t* panel,
+                               int64_t panel_row, Vec (&sums)[kRows][kVecs]) {
+  pair_tile<kRows, kVecs>(
+      depth, a, a_row, a_pair, [&](int64_t k, int j) { return load_pairs(panel + k * panel_row + j * kLanes); }, sums);
 }
 
 // Calls body(i, j) for all i < kRows and j < kVecs, unrolled, so that an array of sums that it indexes stays in

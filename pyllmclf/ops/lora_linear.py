@@ -217,7 +217,8 @@ class RoundedLoRALinearFunction(torch.autograd.Function):
             dx = native_cpu.bf16_linear(rows, weight, transposed=True)
             dx.add_(drop(native_cpu.bf16_linear(dthin, lora_a, transposed=True)))
         da = transposed_product(dthin, dropped) if needs_a else None
-        db = transposed_product(rows, thin).mul_(scaling) if needs_b else None
+        # With the thin matrix first: the fast order.
+        db = transposed_product(thin, rows).mul_(scaling).t() if needs_b else None
         dweight = transposed_product(rows, x) if needs_weight else None
         return dx, dweight, dy.sum(0) if needs_bias else None, da, db, None, None
 

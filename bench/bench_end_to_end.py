@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROWS, Peaks, Row, Work
-from steps import BATCH_SIZE, SEED, Step, batch_ids, make_step, make_trainer, packer
+from steps import AUTOCAST, BATCH_SIZE, SEED, Step, batch_ids, make_step, make_trainer, multiplies_bf16, packer
 from torch import Tensor
 
 from pyllmclf.classifier.inference import predict_logits
@@ -107,8 +107,8 @@ class PausingCache(ActivationCache):
 
     baseline: Baseline
 
-    def _blocks(self) -> Iterator[Tensor]:
-        for i, block in enumerate(super()._blocks()):
+    def _blocks(self, stage: int, begun: tuple[int, Tensor] | None) -> Iterator[Tensor]:
+        for i, block in enumerate(super()._blocks(stage, begun)):
             yield block
             if i % PAUSE_AFTER_BATCHES == PAUSE_AFTER_BATCHES - 1:
                 self.baseline.pause()
@@ -178,12 +178,14 @@ def by_steps(trainer: Trainer, baseline: Baseline, device: torch.device, evaluat
 
 @pytest.mark.parametrize(
     ("trainable", "side", "evaluates"),
-    [(trainable, side, False) for trainable in TRAINABLE for side in ("plain PyTorch", "Hugging Face")]
+    [(trainable, side, False) for trainable in TRAINABLE for side in ("plain PyTorch", "Hugging Face", AUTOCAST)]
     + [(trainable, "plain PyTorch", True) for trainable in ("head", "last_block", "all")],
 )
 def test_training(trainable: str, side: str, evaluates: bool, benchmark, device: torch.device) -> None:
+    if side == AUTOCAST and not multiplies_bf16(device):
+        pytest.skip("this processor has no instructions for bf16 matmuls")
     baseline = Baseline(make_step(side, trainable, device), device, evaluates)
-    trainer = make_trainer(trainable, Compute(device), epochs=EPOCHS)
+    trainer = make_trainer(trainable, Compute.resolve(device), epochs=EPOCHS)
     run = whole if why_not(trainer.model, trainer.rates, EPOCHS) is None else by_steps
     for split in SPLITS:
         packer(split=split)  # neither side's time includes tokenizing
@@ -219,13 +221,17 @@ def needed_flops(trainer: Trainer, ids: np.ndarray) -> float:
     return 3.0 * (config.n_layers - 1) * float(forward)
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float32"])
 @pytest.mark.parametrize("batch_size", [8, 32])
-def test_share_of_the_machine(batch_size: int, benchmark, device: torch.device, peaks: Peaks) -> None:
-    """The rate of a step's needed operations, as a share of the rate of a large matmul."""
-    trainer = make_trainer("all", Compute(device), epochs=EPOCHS, batch_size=batch_size)
+def test_share_of_the_machine(batch_size: int, dtype: str, benchmark, device: torch.device, peaks: Peaks) -> None:
+    """The rate of a step's needed operations, as a share of the rate of a large matmul of torch in the same dtype."""
+    compute = Compute.resolve(device, dtype)
+    if dtype == "auto" and compute.dtype == torch.float32:
+        pytest.skip("this machine computes in float32 by default")
+    trainer = make_trainer("all", compute, epochs=EPOCHS, batch_size=batch_size)
     steps = list(trainer.epoch_steps(0))
     trainer.train_step(steps[0])
-    square = torch.randn(2048, 2048, device=device)
+    square = torch.randn(2048, 2048, device=device, dtype=compute.dtype)
     ours, plain, flops = [], [], []
     for step in steps[1 : STEPS // 2 + 1]:
         seconds = timed(trainer.train_step, step, device)
@@ -236,12 +242,12 @@ def test_share_of_the_machine(batch_size: int, benchmark, device: torch.device, 
     benchmark.pedantic(lambda: trainer.train_step(steps[-2]), rounds=1, iterations=1)
     row = Row(
         group="end_to_end",
-        name=f"a step's needed operations, all, {batch_size} texts",
-        baseline="as many in matmuls of 2048 x 2048 x 2048",
+        name=f"a step's needed operations, all, {batch_size} texts, {compute.dtype_name}",
+        baseline=f"as many in {compute.dtype_name} matmuls of 2048 x 2048 x 2048",
         plain=statistics.median(plain),
         ours=statistics.median(ours),
         rounds=len(ours),
-        work=Work(statistics.median(flops), "GFLOP/s", peaks.gflops),
+        work=Work(statistics.median(flops), "GFLOP/s", peaks.gflops if compute.dtype == torch.float32 else None),
         note="the ratio is the share of the matmul's rate, measured after each step",
     )
     benchmark.extra_info.update(ratio=row.ratio)

@@ -40,12 +40,14 @@ BATCH_SIZE = 8
 SEED = 123
 LORA = LoRAConfig(rank=16, alpha=16)
 TRAINABLE = ("last_block", "all", "lora")
+FP32 = "pyllmclf, fp32"
 AUTOCAST = "Hugging Face, bf16 autocast"
-# pyllmclf; the same model on the reference ops; the published experiment's way (plain_pytorch.py: padded to the longest
+# pyllmclf in the dtype that "auto" takes; in fp32; the same model on the reference ops, in fp32; the published experiment's way (plain_pytorch.py: padded to the longest
 # training text, eager attention, torch's default AdamW); the same with the fused AdamW; transformers (and PEFT), each
 # batch padded to its longest text, SDPA, fused AdamW; the same under bf16 autocast, where the processor supports it.
 SIDES = (
     "pyllmclf",
+    FP32,
     "reference ops",
     "plain PyTorch",
     "plain PyTorch, fused AdamW",
@@ -141,16 +143,17 @@ def make_trainer(
 
 def make_step(side: str, trainable: str, device: torch.device) -> Step:
     """Makes the step of one of SIDES, for one of TRAINABLE."""
-    if side in ("pyllmclf", "reference ops"):
-        backend = "auto" if side == "pyllmclf" else "reference"
-        trainer = make_trainer(trainable, Compute(device, torch.float32, backend))
+    if side in ("pyllmclf", FP32, "reference ops"):
+        backend = "reference" if side == "reference ops" else "auto"
+        dtype = "auto" if side == "pyllmclf" else "float32"
+        trainer = make_trainer(trainable, Compute.resolve(device, dtype, backend))
         batches = [ids for (ids,) in trainer.epoch_steps(0)]
         parameters = list(trainer.model.parameters())
 
         def evaluate(index: int) -> int:
             batch = trainer.packer.batch(batches[index]).to(device)
             with torch.inference_mode(), ops.use_backend(trainer.compute.backend):
-                return int((trainer.model(batch).argmax(dim=1) == batch.labels).sum())
+                return int((trainer.model(batch, dtype=trainer.dtype).argmax(dim=1) == batch.labels).sum())
 
         return Step(lambda i: trainer.train_step([batches[i]])[0], evaluate, parameters, trainer.optimizer)
     batches = batch_ids()

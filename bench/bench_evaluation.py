@@ -1,8 +1,9 @@
 """Classifying all 5,574 texts of SMS Spam with GPT-2 124M (random weights), from texts to labels.
 
-Ours in the dtype that "auto" takes, in fp32 and in int8; beside it Hugging Face's pipeline in fp32 and bf16, onnxruntime
-in fp32 and int8, and OpenVINO in the precision that it chooses. Each peer takes the texts sorted by length, in batches
-of the size that is fastest on a sample. All sides classify a part of the texts in turn, until all parts are classified.
+Ours in the dtype that "auto" takes, in fp32 and in int8; beside it Hugging Face's pipeline in fp32 and bf16,
+onnxruntime in fp32 and int8, and OpenVINO in the precision that it chooses. Each peer takes the texts sorted by length,
+in batches of the size that is fastest on a sample. All sides classify a part of the texts in turn, until all parts are
+classified.
 """
 
 from __future__ import annotations

@@ -42,9 +42,10 @@ LORA = LoRAConfig(rank=16, alpha=16)
 TRAINABLE = ("last_block", "all", "lora")
 FP32 = "pyllmclf, fp32"
 AUTOCAST = "Hugging Face, bf16 autocast"
-# pyllmclf in the dtype that "auto" takes; in fp32; the same model on the reference ops, in fp32; the published experiment's way (plain_pytorch.py: padded to the longest
-# training text, eager attention, torch's default AdamW); the same with the fused AdamW; transformers (and PEFT), each
-# batch padded to its longest text, SDPA, fused AdamW; the same under bf16 autocast, where the processor supports it.
+# pyllmclf in the dtype that "auto" takes; in fp32; the same model on the reference ops, in fp32; the published
+# experiment's way (plain_pytorch.py: padded to the longest training text, eager attention, torch's default AdamW); the
+# same with the fused AdamW; transformers (and PEFT), each batch padded to its longest text, SDPA, fused AdamW; the same
+# under bf16 autocast, where the processor supports it.
 SIDES = (
     "pyllmclf",
     FP32,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ from ..progress import warn
 from ..random_state import keeps_random_state
 from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
-from .export import export_classifier, merged_state
+from .export import check_export, export_classifier, merged_state
 from .inference import ActivationLookup, predict_logits
+from .inputs import TextInput
+from .int8 import choose_layers, use_int8
 from .predictor import Predictor
 from .replaceable import check_replaceable, is_run
 from .state import ClassifierState
@@ -60,6 +64,8 @@ class Classifier(Predictor):
         self.state = state
         self.compute = compute or Compute.resolve(device, dtype, backend)
         self._warned_of_truncation = False
+        # Texts that the layers in int8 were chosen on.
+        self.calibration: list[str] | None = None
         state.model.to(self.device)
 
     @property
@@ -263,7 +269,12 @@ class Classifier(Predictor):
     @keeps_random_state()
     @own_torch_state()
     def export(
-        self, path: str | os.PathLike[str], format: ExportFormat = "huggingface", *, overwrite: bool = False
+        self,
+        path: str | os.PathLike[str],
+        format: ExportFormat = "huggingface",
+        *,
+        overwrite: bool = False,
+        quantize: Any = None,
     ) -> None:
         """Writes a folder for other tools, without pyllmclf's own files.
 
@@ -279,16 +290,42 @@ class Classifier(Predictor):
             ``model.pt2``, for ``torch.export.load``.
         overwrite : bool
             Whether the folder of an earlier export, classifier or run is replaced, at once; never one with other files.
+        quantize : True, or iterable of str, optional
+            With ``"onnx"``: the graph computes in int8, in the layers that :func:`pyllmclf.load` chooses with these
+            texts as its ``calibration``. onnxruntime classifies the texts, and at least 99.5 % of the labels must be
+            those of float32. ``True``: layers and texts of a classifier that was loaded in int8 with a ``calibration``.
 
         Raises
         ------
+        ModelError
+            If int8 changes too many labels.
         UsageError
             If the format can't express the classifier, a package is missing, or the path exists and is neither an
             empty folder nor one that ``overwrite`` replaces.
         ResourceError
             If the folder can't be written.
         """
-        export_classifier(self.state, Path(user_path(path)), format, overwrite=overwrite)
+        target, finish = Path(user_path(path)), None
+        if quantize not in (None, False):
+            if format != "onnx":
+                raise UsageError(f"quantize is for format='onnx', not {format!r}; leave it out.")
+            check_export(self.state, target, format, overwrite=overwrite)
+            finish = self._quantizer(quantize)
+        export_classifier(self.state, target, format, overwrite=overwrite, finish=finish)
+
+    def _quantizer(self, quantize: Any) -> Callable[[Path], None]:
+        """What rounds an exported graph to int8, and checks it on texts."""
+        from .onnx_int8 import quantize_graph
+
+        exact = Classifier(deepcopy(merged_state(self.state)), device="cpu", dtype="float32", backend=self.backend)
+        chosen, texts = self.state.int8, self.calibration
+        if quantize is not True:
+            texts = list(TextInput.of(quantize).texts)
+            chosen = choose_layers(exact, exact.compute, texts)
+        elif chosen is None or texts is None:
+            raise UsageError("quantize=True is for a classifier loaded in int8 with a calibration; give texts.")
+        use_int8(exact.state.model, ())
+        return partial(quantize_graph, exact, layers=chosen.layers, texts=texts)
 
     @own_torch_state()
     def merge_lora(self) -> Classifier:

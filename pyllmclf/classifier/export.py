@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,14 @@ EXPORT_FORMATS = words(ExportFormat)
 GRAPH_FORMATS = ("onnx", "torch")
 
 
-def export_classifier(state: ClassifierState, path: Path, format: str, *, overwrite: bool = False) -> None:
+def export_classifier(
+    state: ClassifierState,
+    path: Path,
+    format: str,
+    *,
+    overwrite: bool = False,
+    finish: Callable[[Path], None] | None = None,
+) -> None:
     """Writes a folder for other tools, which is complete or absent.
 
     Parameters
@@ -31,6 +39,8 @@ def export_classifier(state: ClassifierState, path: Path, format: str, *, overwr
         A new or empty folder; with ``overwrite`` also one of an earlier export, classifier or run.
     format : {"huggingface", "peft", "onnx", "torch"}
         See :meth:`pyllmclf.Classifier.export`.
+    finish : callable, optional
+        Takes the folder of a graph before it is in its place, and changes it.
 
     Raises
     ------
@@ -48,7 +58,10 @@ def export_classifier(state: ClassifierState, path: Path, format: str, *, overwr
         write_folder(path, model_files(state, path), overwrite=overwrite)
         return
     with temporary_folder() as folder:
-        names = write_graph(state.model, format, folder, state.layout.max_length)
+        write_graph(state.model, format, folder, state.layout.max_length)
+        if finish is not None:
+            finish(folder)
+        names = sorted(path.name for path in folder.iterdir())
         write_folder(path, side_files(state) | copies(folder, names), overwrite=overwrite)
 
 

@@ -89,7 +89,8 @@ def _in_int8(state: ClassifierState, device: str, backend: str, calibration: Any
         raise UsageError("dtype='int8' is for CPUs; say device='cpu' (--device cpu), or another dtype.")
     state = classifier.state
     if calibration is not None:
-        state.int8 = choose_layers(classifier, _texts(calibration))
+        classifier.calibration = calibration_texts(calibration)
+        state.int8 = choose_layers(classifier, classifier.compute, classifier.calibration)
     elif state.int8 is None:
         raise UsageError(
             "dtype='int8' needs texts on which labels are compared with those of float32: calibration=texts "
@@ -100,7 +101,8 @@ def _in_int8(state: ClassifierState, device: str, backend: str, calibration: Any
     return classifier
 
 
-def _texts(calibration: Any) -> list[str]:
+def calibration_texts(calibration: Any) -> list[str]:
+    """Texts of a file, a data set, or any object that holds texts."""
     if isinstance(calibration, (str, os.PathLike)):
         return list(read_data(calibration, labelled=False, default_split="validation").texts)
     return list(TextInput.of(calibration).texts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +15,8 @@ from ..evaluation.multi_label import sigmoid
 from ..models.layers import Linear
 from ..models.sequence_classifier import SequenceClassifier
 from .inference import predict_logits
+from .predictor import Predictor
 from .state import Int8Layers
-
-if TYPE_CHECKING:
-    from .classifier import Classifier
 
 # Least share of the calibration texts whose label is that of float32.
 AGREEMENT = 0.995
@@ -58,7 +55,7 @@ def use_int8(model: SequenceClassifier, names: Collection[str]) -> None:
             layer.int8 = ops.Int8Weight.of(layer.weight)
 
 
-def choose_layers(classifier: Classifier, texts: list[str]) -> Int8Layers:
+def choose_layers(classifier: Predictor, compute: Compute, texts: list[str]) -> Int8Layers:
     """Lets the layers compute in int8 that leave the labels of the calibration texts as they are in float32.
 
     All layers are tried first. If too few labels are equal, the layers that change the logits most, each by itself,
@@ -68,6 +65,8 @@ def choose_layers(classifier: Classifier, texts: list[str]) -> Int8Layers:
     ----------
     classifier : Classifier
         On a CPU; its model is changed.
+    compute : Compute
+        Of the layers that are not in int8.
     texts : list of str
         The first :data:`CALIBRATION_TEXTS` of them are read.
 
@@ -86,17 +85,17 @@ def choose_layers(classifier: Classifier, texts: list[str]) -> Int8Layers:
         raise ModelError("the model's layers are too small for int8; choose another dtype.")
     packer = classifier.packer(texts)
     use_int8(model, ())
-    exact = predict_logits(model, packer, Compute(classifier.device, backend=classifier.backend))
-    expected = _labels(classifier, exact)
+    exact = predict_logits(model, packer, Compute(compute.device, backend=compute.backend))
+    expected = labels_of(classifier, exact)
 
     def agreement(kept: Iterable[str]) -> float:
         use_int8(model, set(names) - set(kept))
-        found = _labels(classifier, predict_logits(model, packer, classifier.compute))
+        found = labels_of(classifier, predict_logits(model, packer, compute))
         return float(np.mean([a == b for a, b in zip(found, expected, strict=True)]))
 
     share, ranked, kept = agreement(()), list[str](), 0
     if share < AGREEMENT:
-        ranked = _by_error(classifier, names, classifier.packer(texts[:RANKING_TEXTS]), exact[: len(texts)])
+        ranked = _by_error(classifier, compute, names, classifier.packer(texts[:RANKING_TEXTS]), exact[: len(texts)])
     while share < AGREEMENT and kept < len(names) // 2:
         kept = min(max(1, 2 * kept), len(names) // 2)
         share = agreement(ranked[:kept])
@@ -111,15 +110,18 @@ def choose_layers(classifier: Classifier, texts: list[str]) -> Int8Layers:
     return Int8Layers(tuple(int8), tuple(ranked[:kept]), share, len(texts))
 
 
-def _labels(classifier: Classifier, logits: np.ndarray) -> list[object]:
+def labels_of(classifier: Predictor, logits: np.ndarray) -> list[object]:
+    """The labels that the classifier decides on."""
     return list(classifier.decide((softmax if classifier.state.label_separator is None else sigmoid)(logits)))
 
 
-def _by_error(classifier: Classifier, names: list[str], packer: Packer, exact: np.ndarray) -> list[str]:
+def _by_error(
+    classifier: Predictor, compute: Compute, names: list[str], packer: Packer, exact: np.ndarray
+) -> list[str]:
     """The layers by the mean change of the logits where each alone computes in int8, largest first."""
     model, errors = classifier.state.model, dict[str, float]()
     for name in names:
         use_int8(model, (name,))
-        logits = predict_logits(model, packer, classifier.compute)
+        logits = predict_logits(model, packer, compute)
         errors[name] = float(np.abs(logits - exact[: len(logits)]).mean())
     return sorted(names, key=errors.__getitem__, reverse=True)

@@ -24,13 +24,21 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export, classifier or run in the folder.")
     ] = False,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="With --format onnx: in int8, if the labels of these texts (a file or a data set) stay as they are."
+        ),
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Write a classifier for other tools."""
     from ..classifier import load
+    from ..classifier.functions import calibration_texts
 
-    load(checkpoint, device="cpu").export(folder, cast("ExportFormat", format), overwrite=overwrite)
+    texts = None if quantize is None else calibration_texts(quantize)
+    load(checkpoint, device="cpu").export(folder, cast("ExportFormat", format), overwrite=overwrite, quantize=texts)
     if as_json:
         print_json({"checkpoint": str(checkpoint), "folder": str(folder), "format": format})
     else:

@@ -13,6 +13,7 @@ import torch
 from .. import ops
 from ..data.atomic_folder import Writer
 from ..errors import UsageError
+from .layers import Linear
 from .padded import PaddedClassifier
 from .sequence_classifier import SequenceClassifier
 
@@ -21,7 +22,7 @@ INPUTS = ("input_ids", "attention_mask")
 EXTERNAL_DATA_BYTES = 2**30
 
 
-def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions: int) -> list[str]:
+def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions: int) -> None:
     """Writes ``model.onnx`` or ``model.pt2``, for any number of texts, of up to ``n_positions`` tokens.
 
     Parameters
@@ -32,17 +33,15 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
     n_positions : int
         Maximum number of tokens of a text.
 
-    Returns
-    -------
-    list of str
-        Names of the files in ``folder``.
-
     Raises
     ------
     UsageError
         If a package is missing, or the pooling reads padding.
     """
     padded = PaddedClassifier(deepcopy(model).cpu().requires_grad_(False)).eval()
+    for module in padded.modules():
+        if isinstance(module, Linear):
+            module.int8 = None
     # Two tensors: one tensor passed twice would be traced as one input.
     example = tuple(torch.ones(2, min(8, n_positions), dtype=torch.int64) for _ in INPUTS)
     shape = {0: torch.export.Dim("texts"), 1: torch.export.Dim("length", max=n_positions)}
@@ -52,7 +51,6 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
             torch.export.save(program, folder / "model.pt2")
         else:
             _write_onnx(padded, example, shape, folder / "model.onnx")
-    return sorted(path.name for path in folder.iterdir())
 
 
 def _write_onnx(padded: PaddedClassifier, example: tuple[torch.Tensor, ...], shape: dict, path: Path) -> None:

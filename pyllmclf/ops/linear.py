@@ -78,7 +78,9 @@ def rounding(x: Tensor, operands: torch.dtype | None) -> torch.dtype | None:
     UsageError
         If ``operands`` is neither bfloat16 nor ``None``.
     """
-    if operands not in (None, torch.bfloat16):
+    if operands is None:  # before len(x): a tracer would take the number of rows for a constant
+        return None
+    if operands is not torch.bfloat16:
         raise UsageError(f"operands={operands} is not supported; it is torch.bfloat16 or None.")
     return operands if len(x) > FEW_ROWS else None
 

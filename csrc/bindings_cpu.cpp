@@ -215,7 +215,7 @@ void check_offsets(const std::int32_t* offsets, std::int64_t texts, std::int64_t
 }
 
 // t: cu_seqlens_q, cu_seqlens_k, query_positions, example_ids, texts, rows_q, rows_k, heads, head_dim, scale, causal,
-// window_left, window_right, dropout, threads
+// window_left, window_right, bf16, dropout, threads
 AttentionShape attention_shape(const py::tuple& t) {
   const AttentionShape shape = {indices(t[0].cast<Address>()),
                                 indices(t[1].cast<Address>()),
@@ -228,8 +228,9 @@ AttentionShape attention_shape(const py::tuple& t) {
                                 t[10].cast<bool>(),
                                 t[11].cast<std::int64_t>(),
                                 t[12].cast<std::int64_t>(),
-                                make_dropout(t[13]),
-                                t[14].cast<int>()};
+                                t[13].cast<bool>(),
+                                make_dropout(t[14]),
+                                t[15].cast<int>()};
   require(shape.texts >= 0 && shape.heads >= 1 && shape.threads >= 1,
           "texts must not be negative, and heads and threads must be positive");
   require(shape.head_dim >= 1 && shape.head_dim <= kMaxHeadDim, "head_dim must lie between 1 and 256");

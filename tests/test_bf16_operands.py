@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from cases import poisoned_memory, relative_error
+from cases import offsets, poisoned_memory, relative_error
 from formulas import compare
 from models import FAMILIES, LABELS, TEXTS, Folders, make_trainer
 from test_native_ops import threads
@@ -134,6 +134,34 @@ def test_gradients_are_added_to_what_is_there(generator: torch.Generator) -> Non
     assert relative_error(total, dy.double().t() @ x.double() + 1) < 1e-6
 
 
+def attention_of(qkv: Tensor, lengths: tuple[int, ...], causal: bool, operands: torch.dtype | None) -> Tensor:
+    cu = offsets(lengths)
+    return ops.attention_packed(qkv, cu, max(lengths), heads=2, causal=causal, operands=operands)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_is_as_exact_as_torch_in_bf16(backend: str, causal: bool, generator: torch.Generator) -> None:
+    """Output and gradient are off by at most twice what torch's bf16 attention is off by."""
+    lengths = (200, 1, 33, 70)
+    qkv = torch.randn(sum(lengths), 3 * 128, generator=generator)
+    dy = torch.randn(len(qkv), 128, generator=generator)
+
+    def run(dtype: torch.dtype, name: str, operands: torch.dtype | None) -> list[Tensor]:
+        inputs = qkv.to(dtype).requires_grad_()
+        with ops.use_backend(name), poisoned_memory():
+            out = attention_of(inputs, lengths, causal, operands)
+        out.backward(dy.to(dtype))
+        assert inputs.grad is not None
+        return [out.detach().double(), *inputs.grad.double().chunk(3, dim=1)]
+
+    exact = run(torch.float64, "reference", None)
+    # Text by text, as the CPU has no other attention of torch.
+    torchs = run(BF16, "auto", None)
+    for found, expected, other in zip(run(torch.float32, backend, BF16), exact, torchs, strict=True):
+        assert 1e-5 < relative_error(found, expected) <= 2 * relative_error(other, expected)
+
+
 def test_nan_and_infinity_pass_through(generator: torch.Generator) -> None:
     for number in (float("nan"), float("inf")):
         x, weight = torch.randn(30, 40, generator=generator), torch.randn(50, 40, generator=generator)
@@ -153,7 +181,12 @@ def test_same_bits_for_any_number_of_threads(generator: torch.Generator) -> None
             rows, up = native.to_bf16(x), native.to_bf16(dy)
             gradient = torch.empty(170, 150)
             native.bf16_weight_gradient(up, rows, gradient)
-            found.append([native.bf16_linear(rows, weight), native.bf16_linear(up, weight, transposed=True), gradient])
+            qkv = torch.cat([x, x, x[:, :84]], dim=1).requires_grad_()
+            out = attention_of(qkv, (600, 100), True, BF16)
+            out.backward(dy[:, :128])
+            assert qkv.grad is not None
+            products = native.bf16_linear(rows, weight), native.bf16_linear(up, weight, transposed=True), gradient
+            found.append([*products, out.detach(), qkv.grad])
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
 

@@ -9,25 +9,33 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "attention_tiles.h"
-#include "gemm.h"
+#include "attention_packs.h"
 
 namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 namespace {
 
+// Numbers of the inner axis: of one operand of P.
+template <typename P>
+constexpr int64_t inner(int64_t count) {
+  return (count + P::kInner - 1) / P::kInner;
+}
+
+template <typename P>
 struct ForwardScratch {
-  float *queries, *sums, *keys, *values, *scores, *largest, *total;
+  typename P::Number *queries, *keys, *values, *probabilities;
+  float *sums, *scores, *largest, *total;
 
   static int64_t size(int64_t depth) {
-    return 2 * kQueryChunk * depth + 2 * kKeyBlock * depth + kQueryBlock * kKeyBlock + 2 * kQueryChunk;
+    return 2 * kQueryChunk * depth + 2 * kKeyBlock * depth + 2 * kQueryBlock * kKeyBlock + 2 * kQueryChunk;
   }
   ForwardScratch(float* at, int64_t depth) {
-    queries = at;
-    sums = queries + kQueryChunk * depth;
-    keys = sums + kQueryChunk * depth;
+    queries = reinterpret_cast<typename P::Number*>(at);
+    keys = queries + kQueryChunk * depth;
     values = keys + kKeyBlock * depth;
-    scores = values + kKeyBlock * depth;
+    probabilities = values + kKeyBlock * depth;
+    sums = reinterpret_cast<float*>(probabilities + kQueryBlock * kKeyBlock);
+    scores = sums + kQueryChunk * depth;
     largest = scores + kQueryBlock * kKeyBlock;
     total = largest + kQueryChunk;
   }
@@ -73,11 +81,12 @@ void softmax_row(const AttentionShape& s, const Task& task, const Text& text, in
   }
 }
 
-void forward_task(const AttentionForward& a, const Task& task, int64_t depth, const ForwardScratch& scratch) {
+template <typename P>
+void forward_task(const AttentionForward& a, const Task& task, int64_t depth, const ForwardScratch<P>& scratch) {
   const AttentionShape& s = a.shape;
   const Text text = text_of(s, task.text);
   const int64_t first = task.chunk * kQueryChunk, count = at_most(kQueryChunk, text.q_count - first);
-  pack_rows(a.q, task.head, text.q_begin + first, count, s.head_dim, depth, s.scale, scratch.queries);
+  pack_left(a.q, task.head, text.q_begin + first, count, s.head_dim, depth, s.scale, scratch.queries);
   for (int64_t i = 0; i < count * depth; ++i) scratch.sums[i] = 0.0f;
   for (int64_t i = 0; i < count; ++i) {
     scratch.largest[i] = -INFINITY;
@@ -86,22 +95,22 @@ void forward_task(const AttentionForward& a, const Task& task, int64_t depth, co
   const Keys all = keys_of(s, text, first, first + count);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {
     const int64_t keys = at_most(kKeyBlock, text.k_count - key);
-    pack_columns(a.k, task.head, text.k_begin + key, keys, s.head_dim, depth, scratch.keys);
-    pack_rows(a.v, task.head, text.k_begin + key, keys, s.head_dim, depth, 1.0f, scratch.values);
+    pack_turned(a.k, task.head, text.k_begin + key, keys, s.head_dim, depth, scratch.keys);
+    pack_right(a.v, task.head, text.k_begin + key, keys, s.head_dim, depth, 1.0f, scratch.values);
     for (int64_t block = 0; block < count; block += kQueryBlock) {
       const int64_t rows = at_most(kQueryBlock, count - block);
       const Keys seen = keys_of(s, text, first + block, first + block + rows);
       if (seen.begin >= key + keys || seen.end <= key) continue;
       const int64_t used = at_most(keys, seen.end - key), columns = round_up(used, kLanes);
-      gemm(rows, columns, depth, scratch.queries + block * depth, depth, 1, scratch.keys, kKeyBlock, scratch.scores,
-           kKeyBlock, false);
+      gemm<P>(rows, columns, inner<P>(depth), scratch.queries + block * inner<P>(depth), inner<P>(depth), 1,
+              scratch.keys, kKeyBlock, scratch.scores, kKeyBlock, false);
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t row = block + i;
         softmax_row(s, task, text, first + row, key, columns, depth, scratch.scores + i * kKeyBlock,
                     scratch.sums + row * depth, scratch.largest + row, scratch.total + row);
       }
-      gemm(rows, depth, used, scratch.scores, kKeyBlock, 1, scratch.values, depth, scratch.sums + block * depth, depth,
-           true);
+      gemm<P>(rows, depth, inner<P>(used), scores_left(scratch.scores, rows, columns, scratch.probabilities),
+              inner<P>(kKeyBlock), 1, scratch.values, depth, scratch.sums + block * depth, depth, true);
     }
   }
   const int64_t rows_q = s.cu_seqlens_q[s.texts];
@@ -114,21 +123,26 @@ void forward_task(const AttentionForward& a, const Task& task, int64_t depth, co
   }
 }
 
+template <typename P>
 struct BackwardScratch {
-  float *keys, *keys_turned, *values_turned, *dkeys, *dvalues, *queries, *dout, *dqueries, *scores, *dscores;
+  typename P::Number *keys, *keys_turned, *values_turned, *queries, *queries_right, *dout, *dout_right, *left;
+  float *dkeys, *dvalues, *dqueries, *scores, *dscores;
 
   static int64_t size(int64_t depth) {
-    return 5 * kKeyChunk * depth + 3 * kQueryBlock * depth + 2 * kQueryBlock * kKeyBlock;
+    return 5 * kKeyChunk * depth + 5 * kQueryBlock * depth + 3 * kQueryBlock * kKeyBlock;
   }
   BackwardScratch(float* at, int64_t depth) {
-    keys = at;
+    keys = reinterpret_cast<typename P::Number*>(at);
     keys_turned = keys + kKeyChunk * depth;
     values_turned = keys_turned + kKeyChunk * depth;
-    dkeys = values_turned + kKeyChunk * depth;
+    queries = values_turned + kKeyChunk * depth;
+    queries_right = queries + kQueryBlock * depth;
+    dout = queries_right + kQueryBlock * depth;
+    dout_right = dout + kQueryBlock * depth;
+    left = dout_right + kQueryBlock * depth;
+    dkeys = reinterpret_cast<float*>(left + kQueryBlock * kKeyBlock);
     dvalues = dkeys + kKeyChunk * depth;
-    queries = dvalues + kKeyChunk * depth;
-    dout = queries + kQueryBlock * depth;
-    dqueries = dout + kQueryBlock * depth;
+    dqueries = dvalues + kKeyChunk * depth;
     scores = dqueries + kQueryBlock * depth;
     dscores = scores + kQueryBlock * kKeyBlock;
   }
@@ -151,46 +165,52 @@ void softmax_row_backward(const AttentionShape& s, const Task& task, const Text&
 }
 
 // Writes the dQ of this chunk's keys to `dq`, whose row 0 is the text's first query.
+template <typename P>
 void backward_task(const AttentionBackward& a, const Task& task, const float* delta, const MutableHeads& dq,
-                   int64_t depth, const BackwardScratch& scratch) {
+                   int64_t depth, const BackwardScratch<P>& scratch) {
   const AttentionShape& s = a.shape;
   const Text text = text_of(s, task.text);
   const int64_t rows_q = s.cu_seqlens_q[s.texts];
   const int64_t first = task.chunk * kKeyChunk, count = at_most(kKeyChunk, text.k_count - first);
   const int64_t padded = round_up(count, kKeyBlock);
-  pack_rows(a.k, task.head, text.k_begin + first, count, s.head_dim, depth, 1.0f, scratch.keys);
+  const int64_t pairs = inner<P>(depth);  // or numbers, in fp32
+  pack_right(a.k, task.head, text.k_begin + first, count, s.head_dim, depth, 1.0f, scratch.keys);
   for (int64_t key = 0; key < padded; key += kKeyBlock) {
     const int64_t begin = text.k_begin + first + key, keys = at_most(kKeyBlock, count - key);
-    pack_columns(a.k, task.head, begin, keys, s.head_dim, depth, scratch.keys_turned + key * depth);
-    pack_columns(a.v, task.head, begin, keys, s.head_dim, depth, scratch.values_turned + key * depth);
+    pack_turned(a.k, task.head, begin, keys, s.head_dim, depth, scratch.keys_turned + key * pairs);
+    pack_turned(a.v, task.head, begin, keys, s.head_dim, depth, scratch.values_turned + key * pairs);
   }
   for (int64_t i = 0; i < count * depth; ++i) scratch.dkeys[i] = scratch.dvalues[i] = 0.0f;
 
   for (int64_t block = 0; block < text.q_count; block += kQueryBlock) {
     const int64_t rows = at_most(kQueryBlock, text.q_count - block), begin = text.q_begin + block;
     const Keys seen = keys_of(s, text, block, block + rows);
-    pack_rows(a.q, task.head, begin, rows, s.head_dim, depth, s.scale, scratch.queries);
-    pack_rows(a.dout, task.head, begin, rows, s.head_dim, depth, 1.0f, scratch.dout);
+    pack_left(a.q, task.head, begin, rows, s.head_dim, depth, s.scale, scratch.queries);
+    pack_left(a.dout, task.head, begin, rows, s.head_dim, depth, 1.0f, scratch.dout);
+    const auto* queries =
+        right_of(scratch.queries, a.q, task.head, begin, rows, s.head_dim, depth, s.scale, scratch.queries_right);
+    const auto* dout =
+        right_of(scratch.dout, a.dout, task.head, begin, rows, s.head_dim, depth, 1.0f, scratch.dout_right);
     for (int64_t i = 0; i < rows * depth; ++i) scratch.dqueries[i] = 0.0f;
     for (int64_t key = 0; key < count; key += kKeyBlock) {
       const int64_t keys = at_most(kKeyBlock, count - key);
       if (seen.begin >= first + key + keys || seen.end <= first + key) continue;
       const int64_t used = at_most(keys, seen.end - (first + key)), columns = round_up(used, kLanes);
-      gemm(rows, columns, depth, scratch.queries, depth, 1, scratch.keys_turned + key * depth, kKeyBlock,
-           scratch.scores, kKeyBlock, false);
-      gemm(rows, columns, depth, scratch.dout, depth, 1, scratch.values_turned + key * depth, kKeyBlock,
-           scratch.dscores, kKeyBlock, false);
+      gemm<P>(rows, columns, pairs, scratch.queries, pairs, 1, scratch.keys_turned + key * pairs, kKeyBlock,
+              scratch.scores, kKeyBlock, false);
+      gemm<P>(rows, columns, pairs, scratch.dout, pairs, 1, scratch.values_turned + key * pairs, kKeyBlock,
+              scratch.dscores, kKeyBlock, false);
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t at = task.head * rows_q + begin + i;
         softmax_row_backward(s, task, text, block + i, first + key, columns, a.log_sum_exp[at], delta[at],
                              scratch.scores + i * kKeyBlock, scratch.dscores + i * kKeyBlock);
       }
-      gemm(used, depth, rows, scratch.scores, 1, kKeyBlock, scratch.dout, depth, scratch.dvalues + key * depth, depth,
-           true);
-      gemm(used, depth, rows, scratch.dscores, 1, kKeyBlock, scratch.queries, depth, scratch.dkeys + key * depth, depth,
-           true);
-      gemm(rows, depth, used, scratch.dscores, kKeyBlock, 1, scratch.keys + key * depth, depth, scratch.dqueries, depth,
-           true);
+      gemm<P>(used, depth, inner<P>(rows), scores_turned(scratch.scores, rows, columns, scratch.left), 1, kKeyBlock,
+              dout, depth, scratch.dvalues + key * depth, depth, true);
+      gemm<P>(used, depth, inner<P>(rows), scores_turned(scratch.dscores, rows, columns, scratch.left), 1, kKeyBlock,
+              queries, depth, scratch.dkeys + key * depth, depth, true);
+      gemm<P>(rows, depth, inner<P>(used), scores_left(scratch.dscores, rows, columns, scratch.left),
+              inner<P>(kKeyBlock), 1, scratch.keys + inner<P>(key) * depth, depth, scratch.dqueries, depth, true);
     }
     for (int64_t i = 0; i < rows; ++i) {
       float* to = dq.data + (block + i) * dq.row_stride + task.head * dq.head_stride;
@@ -281,19 +301,23 @@ bool for_tasks(const Task* tasks, int64_t count, int64_t depth, int threads, con
 
 }  // namespace
 
-bool attention_forward(const AttentionForward& a) {
+namespace {
+
+template <typename P>
+bool forward(const AttentionForward& a) {
   const int64_t depth = round_up(a.shape.head_dim, kLanes);
   int64_t count = 0;
   Task* tasks = list_tasks(a.shape, a.shape.cu_seqlens_q, kQueryChunk, &count);
-  const bool enough = tasks && for_tasks<ForwardScratch>(tasks, count, depth, thread_count(a.shape),
-                                                         [&](const Task& task, const ForwardScratch& scratch) {
-                                                           forward_task(a, task, depth, scratch);
-                                                         });
+  const bool enough = tasks && for_tasks<ForwardScratch<P>>(tasks, count, depth, thread_count(a.shape),
+                                                            [&](const Task& task, const ForwardScratch<P>& scratch) {
+                                                              forward_task<P>(a, task, depth, scratch);
+                                                            });
   free(tasks);
   return enough;
 }
 
-bool attention_backward(const AttentionBackward& a) {
+template <typename P>
+bool backward(const AttentionBackward& a) {
   const AttentionShape& s = a.shape;
   const int64_t depth = round_up(s.head_dim, kLanes);
   const int64_t rows_q = s.cu_seqlens_q[s.texts], width = s.heads * s.head_dim;
@@ -311,14 +335,14 @@ bool attention_backward(const AttentionBackward& a) {
   bool enough = tasks && part_begin && delta && (parts || part_floats == 0);
   if (enough) {
     output_dot(a, rows_q, delta, threads);
-    enough =
-        for_tasks<BackwardScratch>(tasks, count, depth, threads, [&](const Task& task, const BackwardScratch& scratch) {
+    enough = for_tasks<BackwardScratch<P>>(
+        tasks, count, depth, threads, [&](const Task& task, const BackwardScratch<P>& scratch) {
           const Text text = text_of(s, task.text);
           MutableHeads dq = {a.dq.data + text.q_begin * a.dq.row_stride, a.dq.row_stride, a.dq.head_stride};
           if (task.chunk > 0) {
             dq = {parts + part_begin[task.text] + (task.chunk - 1) * text.q_count * width, width, s.head_dim};
           }
-          backward_task(a, task, delta, dq, depth, scratch);
+          backward_task<P>(a, task, delta, dq, depth, scratch);
         });
     if (enough) add_parts(a, part_begin, parts, threads);
   }
@@ -328,6 +352,12 @@ bool attention_backward(const AttentionBackward& a) {
   free(tasks);
   return enough;
 }
+
+}  // namespace
+
+bool attention_forward(const AttentionForward& a) { return a.shape.bf16 ? forward<Bf16>(a) : forward<Fp32>(a); }
+
+bool attention_backward(const AttentionBackward& a) { return a.shape.bf16 ? backward<Bf16>(a) : backward<Fp32>(a); }
 
 }  // namespace PYLLMCLF_SIMD
 }  // namespace pyllmclf

@@ -1,4 +1,4 @@
-// How attention is partitioned: texts, tasks of queries or keys, the keys that a query sees, packed tiles.
+// How attention is partitioned: texts, tasks of queries or keys, the keys that a query sees.
 #pragma once
 
 #include <stdlib.h>
@@ -87,40 +87,6 @@ inline int thread_count(const AttentionShape& s) {
     work += text.q_count * text.k_count * s.heads * s.head_dim;
   }
   return work < kGrain ? 1 : s.threads;
-}
-
-// Copies rows [begin, begin + count) of a head, times `scale`, to packed[count][depth]; columns from head_dim on are 0.
-inline void pack_rows(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
-                      float scale, float* packed) {
-  for (int64_t i = 0; i < count; ++i) {
-    float* row = packed + i * depth;
-    const float* from = x.data + (begin + i) * x.row_stride + head * x.head_stride;
-    for (int64_t d = 0; d < head_dim; ++d) row[d] = from[d] * scale;
-    for (int64_t d = head_dim; d < depth; ++d) row[d] = 0.0f;
-  }
-}
-
-// Copies the same rows transposed to packed[depth][kKeyBlock]. Writes round_up(count, kLanes) columns; those from
-// `count` on are 0.
-inline void pack_columns(const Heads& x, int64_t head, int64_t begin, int64_t count, int64_t head_dim, int64_t depth,
-                         float* packed) {
-  const int64_t columns = round_up(count, kLanes);
-  for (int64_t j = 0; j < columns; j += kTurned) {
-    const float* from = x.data + (begin + j) * x.row_stride + head * x.head_stride;
-    for (int64_t d = 0; d < depth; d += kTurned) {
-      float* to = packed + d * kKeyBlock + j;
-      if (j + kTurned <= count && d + kTurned <= head_dim) {
-        turn(from + d, x.row_stride, to, kKeyBlock);
-        continue;
-      }
-      for (int64_t dd = 0; dd < kTurned; ++dd) {
-        for (int64_t jj = 0; jj < kTurned; ++jj) {
-          const bool inside = j + jj < count && d + dd < head_dim;
-          to[dd * kKeyBlock + jj] = inside ? from[jj * x.row_stride + d + dd] : 0.0f;
-        }
-      }
-    }
-  }
 }
 
 // Mask of those keys among [key, key + kLanes) that lie in `keys`.

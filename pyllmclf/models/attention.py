@@ -73,6 +73,7 @@ def self_attention(
             dropout_p=p,
             dropout_key=key,
             schedule=batch.schedule,
+            operands=context.operands,
         )
     q, k, v = (projection.unflatten(1, (heads, -1)) for projection in qkv)
     queries = batch if pooled is None else pooled.context.batch
@@ -91,6 +92,7 @@ def self_attention(
         dropout_p=p,
         dropout_key=key,
         schedule=batch.schedule if pooled is None else _pooled_schedule(context),
+        operands=context.operands,
     )
     return out.flatten(1)
 

@@ -14,7 +14,7 @@ from .attention_call import AttentionCall
 from .backends import native_cpu
 from .backends import triton as triton_backend
 from .backends.triton import readable
-from .dispatch import Choice, choices, implementation
+from .dispatch import Choice, check_operands, choices, implementation
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def attention(
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
     schedule: Schedule | PooledSchedule | None = None,
+    operands: torch.dtype | None = None,
 ) -> Tensor:
     """Computes softmax(scale q kᵀ + mask) v within each text (Vaswani et al. 2017).
 
@@ -77,6 +78,9 @@ def attention(
         Required if ``dropout_p`` is not 0.
     schedule : Schedule or PooledSchedule, optional
         Tiles of the batch, for Triton; see :mod:`pyllmclf.ops.schedule`.
+    operands : torch.dtype, optional
+        ``torch.bfloat16``: fp32 queries, keys, values and probabilities are rounded to it where they are multiplied,
+        and so are the gradients of the output and of the scores; softmax and sums stay in fp32. On a CPU only.
 
     Returns
     -------
@@ -105,6 +109,7 @@ def attention(
     _check_window(window)
     _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens_q, len(q), len(k))
+    check_operands(operands)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     call = AttentionCall(
         cu_seqlens_q,
@@ -118,11 +123,12 @@ def attention(
         dropout_p=dropout_p,
         dropout_key=dropout_key,
         schedule=schedule,
+        operands=operands,
     )
     chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2]))
     if chosen == "native":
         return AttentionFunction.apply(q, k, v, call.native_shape(len(k), *q.shape), native_cpu)
-    if chosen == "triton":
+    if chosen == "triton" and operands is None:
         return AttentionFunction.apply(q, k, v, *call.triton_launch(q))
     return call.by_torch(chosen, q, k, v)
 
@@ -139,6 +145,7 @@ def attention_packed(
     dropout_p: float = 0.0,
     dropout_key: DropoutKey | None = None,
     schedule: Schedule | None = None,
+    operands: torch.dtype | None = None,
 ) -> Tensor:
     """Computes :func:`attention` of all rows of a fused projection, whose gradient is one tensor.
 
@@ -151,7 +158,7 @@ def attention_packed(
     max_seqlen : int
         Rows of the longest text.
     heads : int
-    causal, scale, window, dropout_p, dropout_key, schedule
+    causal, scale, window, dropout_p, dropout_key, schedule, operands
         As for :func:`attention`.
 
     Returns
@@ -169,6 +176,7 @@ def attention_packed(
     _check_window(window)
     _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens, len(qkv), len(qkv))
+    check_operands(operands)
     head_dim = qkv.shape[1] // (3 * heads)
     scale = head_dim**-0.5 if scale is None else scale
     call = AttentionCall(
@@ -182,12 +190,13 @@ def attention_packed(
         dropout_p=dropout_p,
         dropout_key=dropout_key,
         schedule=schedule,
+        operands=operands,
     )
     chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     if chosen == "native":
         return PackedAttentionFunction.apply(qkv, call.native_shape(len(qkv), len(qkv), heads, head_dim), native_cpu)
     q, k, v = _split(qkv, heads)
-    if chosen == "triton":
+    if chosen == "triton" and operands is None:
         return PackedAttentionFunction.apply(qkv, *call.triton_launch(q))
     return call.by_torch(chosen, q, k, v).flatten(1)
 

@@ -34,6 +34,7 @@ class AttentionCall:
     dropout_p: float = 0.0
     dropout_key: DropoutKey | None = None
     schedule: Schedule | PooledSchedule | None = None
+    operands: torch.dtype | None = None
 
     def native_shape(self, rows_k: int, rows_q: int, heads: int, head_dim: int) -> native_cpu.AttentionShape:
         """Arguments of the native core's kernels, for the sizes of k and q."""
@@ -50,6 +51,7 @@ class AttentionCall:
             window=self.window,
             dropout_p=self.dropout_p,
             dropout_key=self.dropout_key,
+            operands=self.operands,
         )
 
     def triton_launch(self, q: Tensor) -> tuple[Launch, ModuleType]:
@@ -75,7 +77,7 @@ class AttentionCall:
     def by_torch(self, chosen: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Computes attention by ops of torch, which bring their own backward pass."""
         plain = self.query_positions is None and self.window is None and self.dropout_p == 0.0
-        if chosen == "torch" and plain:
+        if chosen == "torch" and plain and self.operands is None:
             return torch_attention.attention(
                 q, k, v, self.cu_seqlens_q, self.max_seqlen_q, causal=self.causal, scale=self.scale
             )
@@ -92,4 +94,5 @@ class AttentionCall:
                 window=self.window,
                 dropout_p=self.dropout_p,
                 dropout_key=self.dropout_key,
+                operands=self.operands,
             )

@@ -114,6 +114,12 @@ def _resolve(name: str) -> str:
     return name
 
 
+def check_operands(operands: torch.dtype | None) -> None:
+    """Raises :class:`UsageError` unless the dtype that a product's operands are rounded to is bfloat16 or ``None``."""
+    if operands not in (None, torch.bfloat16):
+        raise UsageError(f"operands={operands} is not supported; it is torch.bfloat16 or None.")
+
+
 def kernels(x: Tensor) -> ModuleType:
     """The native core's ops for the device of ``x``."""
     return native_cuda if x.is_cuda else native_cpu

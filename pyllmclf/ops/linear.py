@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from .backends import native_cpu, reference
-from .dispatch import Choice, choices, implementation
+from .dispatch import Choice, check_operands, choices, implementation
 from .gradients import GradientBuffer, gradient_buffer, transposed_product
 
 choices(
@@ -80,8 +80,7 @@ def rounding(x: Tensor, operands: torch.dtype | None) -> torch.dtype | None:
     """
     if operands is None:  # before len(x): a tracer would take the number of rows for a constant
         return None
-    if operands is not torch.bfloat16:
-        raise UsageError(f"operands={operands} is not supported; it is torch.bfloat16 or None.")
+    check_operands(operands)
     return operands if len(x) > FEW_ROWS else None
 
 

@@ -129,6 +129,7 @@ def pooled_attention(
         dropout_p=dropout_p,
         dropout_key=dropout_key,
         schedule=schedule,
+        operands=operands,
     )
     return out.flatten(1)
 

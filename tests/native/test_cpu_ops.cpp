@@ -20,6 +20,8 @@ using std::int64_t;
 using Floats = std::vector<float>;
 
 constexpr double kTolerance = 1e-5;
+// Each operand is rounded by at most 2^-9 of itself, and a result has several rounded factors.
+constexpr double kBf16Tolerance = 1.0 / 64;
 
 // Returns the outputs of run(threads), after checking that they have the same bits for 1, 2 and 3 threads.
 std::vector<Floats> same_bits(const std::function<std::vector<Floats>(int)>& run, const std::string& what) {
@@ -341,6 +343,7 @@ struct AttentionCase {
   formulas::Mask mask;
   int32_t queries = 0;   // number of last rows of each text that are queries; 0: all
   bool dropout = false;  // p = 1/4
+  bool bf16 = false;     // operands of the products
 };
 
 // q, k, v and their gradients have the row stride of a fused query-key-value product, 3 heads head_dim.
@@ -348,7 +351,7 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
   const std::string what = build + " attention of " + std::to_string(c.lengths.size()) + " texts, head_dim " +
                            std::to_string(c.depth) + (c.mask.causal ? ", causal" : "") +
                            (c.mask.window_left >= 0 ? ", window" : "") + (c.queries ? ", last rows" : "") +
-                           (c.dropout ? ", dropout" : "");
+                           (c.dropout ? ", dropout" : "") + (c.bf16 ? ", bf16" : "");
   check::Random random(4);
   std::vector<int32_t> cu_q = {0}, cu_k = {0}, positions;
   std::vector<int64_t> examples;
@@ -374,6 +377,7 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
   shape.causal = c.mask.causal;
   shape.window_left = c.mask.window_left;
   shape.window_right = c.mask.window_right;
+  shape.bf16 = c.bf16;
   if (c.dropout) shape.dropout = {1, 2, 3, 0x40000000u, 1.0f / 0.75f};
 
   const auto actual = same_bits(
@@ -436,10 +440,11 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
       put(one.dv, dv, cu_k);
     }
   }
-  check::close(actual[0], out, kTolerance, what + ": out");
-  check::close(actual[1], dq, kTolerance, what + ": dq");
-  check::close(actual[2], dk, kTolerance, what + ": dk");
-  check::close(actual[3], dv, kTolerance, what + ": dv");
+  const double tolerance = c.bf16 ? kBf16Tolerance : kTolerance;
+  check::close(actual[0], out, tolerance, what + ": out");
+  check::close(actual[1], dq, tolerance, what + ": dq");
+  check::close(actual[2], dk, tolerance, what + ": dk");
+  check::close(actual[3], dv, tolerance, what + ": dv");
 }
 
 }  // namespace
@@ -484,6 +489,11 @@ int main() {
       test_attention(ops, {{150, 2}, 2, 16, window}, name);
       test_attention(ops, {{150, 2}, 2, 16, mask, 0, true}, name);
       test_attention(ops, {{150, 2}, 2, 16, window, 5, true}, name);
+      for (const int64_t depth : {7, 16, 64, 80, 256}) {
+        test_attention(ops, {{33, 1, 71}, 2, depth, mask, 0, false, true}, name);
+      }
+      test_attention(ops, {{600, 31}, 1, 64, mask, 0, false, true}, name);
+      test_attention(ops, {{150, 3}, 2, 16, window, 5, true, true}, name);
     }
     std::printf("%s done\n", name.c_str());
   }

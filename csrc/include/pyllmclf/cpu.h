@@ -131,6 +131,7 @@ struct AttentionShape {
   float scale;
   bool causal;
   std::int64_t window_left, window_right;  // visible keys on each side of a query's position; -1: all
+  bool bf16;                               // whether products round their operands to bf16; sums are fp32
   Dropout dropout;
   int threads;
 };

@@ -376,6 +376,7 @@ class AttentionShape:
         window: tuple[int, int] | None = None,
         dropout_p: float = 0.0,
         dropout_key: DropoutKey | None = None,
+        operands: torch.dtype | None = None,
     ) -> None:
         self.heads, self.rows_q = heads, rows_q
         offsets = [_indices(cu_seqlens_q), _indices(cu_seqlens_k)]
@@ -396,6 +397,7 @@ class AttentionShape:
             scale,
             causal,
             *((-1, -1) if window is None else window),
+            operands is torch.bfloat16,
             dropout,
             torch.get_num_threads(),
         )

@@ -20,6 +20,19 @@ def _wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+class _Rounded(torch.autograd.Function):
+    """Rounds a tensor to a dtype and back in the forward pass, the backward pass, or both."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, forward: torch.dtype | None, backward: torch.dtype | None) -> Tensor:
+        ctx.backward_dtype = backward
+        return x.clone() if forward is None else x.to(forward).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        return dy if ctx.backward_dtype is None else dy.to(ctx.backward_dtype).to(dy.dtype), None, None
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -33,8 +46,16 @@ def attention(
     window: tuple[int, int] | None,
     dropout_p: float,
     dropout_key: DropoutKey | None,
+    operands: torch.dtype | None = None,
 ) -> Tensor:
     """Computes softmax(scale q kᵀ + mask) v, text by text; see :func:`pyllmclf.ops.attention`."""
+
+    def product(a: Tensor, b: Tensor) -> Tensor:
+        """a b, of both rounded to ``operands``, and gradients of the product's gradient rounded to it."""
+        if operands is None:
+            return a @ b
+        return _Rounded.apply(_Rounded.apply(a, operands, None) @ _Rounded.apply(b, operands, None), None, operands)
+
     starts_q, starts_k = cu_seqlens_q.tolist(), cu_seqlens_k.tolist()
     for starts, rows in ((starts_q, q), (starts_k, k)):
         if starts[:1] != [0] or starts != sorted(starts) or starts[-1] != len(rows):
@@ -46,7 +67,7 @@ def attention(
         rows_q, rows_k = slice(*starts_q[i : i + 2]), slice(*starts_k[i : i + 2])
         # [heads, rows, head_dim]
         qi, ki, vi = (_wide(t[rows]).transpose(0, 1) for t, rows in ((q, rows_q), (k, rows_k), (v, rows_k)))
-        scores = scale * (qi @ ki.transpose(1, 2))
+        scores = product(scale * qi, ki.transpose(1, 2))
         all_rows = torch.arange(qi.shape[1], device=q.device)
         positions = all_rows if query_positions is None else query_positions[rows_q].long()
         distance = torch.arange(ki.shape[1], device=q.device) - positions[:, None]
@@ -59,21 +80,8 @@ def attention(
             assert dropout_key is not None
             keep = attention_mask(dropout_key, i, positions, qi.shape[0], ki.shape[1], dropout_p)
             probabilities = probabilities * keep / (1.0 - dropout_p)
-        out.append((probabilities @ vi).transpose(0, 1))
+        out.append(product(probabilities, vi).transpose(0, 1))
     return torch.cat(out).to(q.dtype)
-
-
-class _Rounded(torch.autograd.Function):
-    """Rounds a tensor to a dtype and back in the forward pass, the backward pass, or both."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, forward: torch.dtype | None, backward: torch.dtype | None) -> Tensor:
-        ctx.backward_dtype = backward
-        return x.clone() if forward is None else x.to(forward).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx, dy: Tensor):
-        return dy if ctx.backward_dtype is None else dy.to(ctx.backward_dtype).to(dy.dtype), None, None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, operands: torch.dtype | None = None) -> Tensor:

@@ -57,7 +57,8 @@ class Compute:
         ResourceError
             If the device is unavailable.
         """
-        resolved, backend = resolve_device(device), check_backend(backend, resolve_device(device))
+        resolved = resolve_device(device)
+        check_backend(backend, resolved)
         plain = (active_backend() if backend == "auto" else backend) == "reference"
         return cls(resolved, resolve_dtype(dtype, resolved, fast=not plain), backend)
 
@@ -75,11 +76,12 @@ class Compute:
         """What can change floating-point results, as types that JSON has: threads, backend, processor, library versions
         and settings.
         """
+        simd = _C.build_config()["simd"]
         gpu = [torch.cuda.get_device_name(self.device)] if self.device.type == "cuda" else []
         return {
             "threads": torch.get_num_threads(),
             "backend": active_backend() if self.backend == "auto" else self.backend,
-            "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability(), *gpu],
+            "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability(), simd, *gpu],
             "precision": [torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32],
             "mkldnn": bool(torch.backends.mkldnn.enabled),
             "pyllmclf": __version__,
@@ -130,7 +132,7 @@ def resolve_dtype(name: str, device: torch.device, *, fast: bool = True) -> torc
         If the name is unknown.
     """
     named = f"dtype={name!r}"
-    if name == "auto" and DTYPE_VARIABLE in os.environ:
+    if name == "auto" and os.environ.get(DTYPE_VARIABLE):
         name = os.environ[DTYPE_VARIABLE]
         named = f"{DTYPE_VARIABLE}={name!r}"
     if name == "auto":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,9 @@ from models import FAMILIES, LABELS, TEXTS, Folders, make_trainer
 from test_native_ops import threads
 from torch import Tensor
 
+import pyllmclf
 from pyllmclf import UsageError, ops
+from pyllmclf.compute import DTYPE_VARIABLE, Compute
 from pyllmclf.ops.backends import native_cpu as native
 from pyllmclf.ops.backends import reference
 from pyllmclf.ops.linear import FEW_ROWS, rounding
@@ -222,3 +226,85 @@ def test_backends_agree(model_folder: Folders) -> None:
         trainer = make_trainer(model_folder("gpt2"), TEXTS, LABELS, "all", dtype="bfloat16", backend=backend)
         losses[backend] = [trainer.train_step([np.arange(6)])[0] for _ in range(5)]
     assert np.allclose(losses["native"], losses["reference"], rtol=1e-3)
+
+
+def test_transposed_low_rank_factors(generator: torch.Generator) -> None:
+    x, weight = torch.randn(40, 16, generator=generator), torch.randn(24, 16, generator=generator)
+    lora_a, lora_b = torch.randn(16, 4, generator=generator).t(), torch.randn(4, 24, generator=generator).t()
+
+    def op(*inputs: Tensor) -> Tensor:
+        return ops.lora_linear(inputs[0], inputs[1], None, *inputs[2:], scaling=0.5, operands=BF16)
+
+    for a, b in [(lora_a, lora_b), (lora_a.contiguous(), lora_b.contiguous())]:
+        inputs = [x, weight, a, b]
+        for found, expected in zip(results(op, inputs, "native"), results(op, inputs, "reference"), strict=True):
+            assert relative_error(found, expected) < ONE_ROUNDING
+
+
+@pytest.fixture(params=[True, False], ids=["fast", "slow"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the processor multiplies bf16 faster; "auto" is its own choice."""
+    monkeypatch.delenv(DTYPE_VARIABLE)
+    monkeypatch.setattr(native, "multiplies_bf16_faster", lambda: request.param)
+    return request.param
+
+
+def test_auto(processor: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = BF16 if processor else torch.float32
+    assert Compute.resolve("cpu").dtype == chosen
+    assert Compute.resolve("cpu", "float32").dtype == torch.float32
+    assert Compute.resolve("cpu", "auto", "reference").dtype == torch.float32
+    for value, expected in (("bfloat16", BF16), ("float32", torch.float32), ("", chosen)):
+        monkeypatch.setenv(DTYPE_VARIABLE, value)
+        assert Compute.resolve("cpu").dtype == expected
+    monkeypatch.setenv(DTYPE_VARIABLE, "bf16")
+    with pytest.raises(UsageError, match="PYLLMCLF_DTYPE='bf16' is unknown"):
+        Compute.resolve("cpu")
+
+
+RUN: dict[str, Any] = {"trainable": "all", "epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "validation": False}
+
+
+def test_trainings_and_predictions(processor: bool, model_folder: Folders, capsys: pytest.CaptureFixture[str]) -> None:
+    result = pyllmclf.finetune(model_folder("gpt2"), (TEXTS, LABELS), **RUN)
+    assert result.classifier.dtype == (BF16 if processor else torch.float32)
+    assert ("matmuls in bfloat16" in capsys.readouterr().err) == processor
+    exact = pyllmclf.finetune(model_folder("gpt2"), (TEXTS, LABELS), dtype="float32", progress=False, **RUN)
+    same = [a.train_loss == b.train_loss for a, b in zip(result.history, exact.history, strict=True)]
+    assert not any(same) if processor else all(same)
+
+
+def test_resuming_on_another_processor(model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(DTYPE_VARIABLE)
+    fast = [True]
+    monkeypatch.setattr(native, "multiplies_bf16_faster", lambda: fast[0])
+    folder, arguments = model_folder("gpt2"), RUN | {"progress": False, "resume": True, "output_dir": tmp_path / "run"}
+    whole = pyllmclf.finetune(folder, (TEXTS, LABELS), **RUN | {"progress": False})
+
+    class Stop(pyllmclf.Callback):
+        def on_epoch(self, record: object) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pyllmclf.finetune(folder, (TEXTS, LABELS), callbacks=Stop(), save_every_steps=1, **arguments)
+    arguments["save_every_steps"] = 1
+    fast[0] = False
+    with pytest.raises(UsageError, match="begun in bfloat16, which this processor doesn't multiply"):
+        pyllmclf.finetune(folder, (TEXTS, LABELS), **arguments)
+    fast[0] = True
+    resumed = pyllmclf.finetune(folder, (TEXTS, LABELS), **arguments)
+    assert resumed.classifier.dtype == BF16
+    assert np.array_equal(resumed.classifier.logits(TEXTS), whole.classifier.logits(TEXTS))
+    # A finished run computes nothing: it opens anywhere.
+    fast[0] = False
+    assert pyllmclf.finetune(folder, (TEXTS, LABELS), **arguments).history == resumed.history
+
+
+@pytest.mark.parametrize("cache", ["memory", "off"])
+def test_a_head_alone_is_exact(cache: str, model_folder: Folders) -> None:
+    """What the head reads is kept in fp32, so that training it gives the same bits with and without a cache."""
+    arguments = RUN | {"trainable": "head", "progress": False, "dtype": "bfloat16", "backend": "native"}
+    texts = [text * 4 for text in TEXTS]  # more than FEW_ROWS rows
+    result = pyllmclf.finetune(model_folder("bert"), (texts, LABELS), cache=cache, **arguments)
+    expected = pyllmclf.finetune(model_folder("bert"), (texts, LABELS), cache="auto", **arguments)
+    assert np.allclose(result.classifier.logits(texts), expected.classifier.logits(texts), rtol=0, atol=1e-5)

@@ -93,7 +93,7 @@ void forward_tile(const Bf16Linear& a, const Packed* parts, int count, int64_t r
   for_tile<kCount, kWide>([&](int i, int j) { sums[i][j] = Vec{}; });
   for (int part = 0; part < count; ++part) {
     const Packed& p = parts[part];
-    const int32_t* x = reinterpret_cast<const int32_t*>(p.operands->x + row * p.operands->x_row) + p.first;
+    const Pair* x = reinterpret_cast<const Pair*>(p.operands->x + row * p.operands->x_row) + p.first;
     pair_tile<kCount, kWide>(p.depth, x, p.operands->x_row / 2, 1, p.panel, kPanel, sums);
   }
   float* y = a.y + row * a.outputs + output;
@@ -261,7 +261,7 @@ void gradient_task(const Bf16WeightGradient& a, const AdamWStep& adamw, const in
 
 // The gradient of a weight of few outputs, such as a low-rank factor's: to pack x would cost more than the products. A
 // task is one panel of inputs.
-void narrow_task(const Bf16WeightGradient& a, const int32_t* dy, int64_t input) {
+void narrow_task(const Bf16WeightGradient& a, const AdamWStep& adamw, const int32_t* dy, int64_t input) {
   const int64_t pairs = a.rows / 2, columns = at_most(a.inputs - input, kInputs);
   const uint16_t* x = a.x + input;
   const auto right_of = [&](int64_t row, int64_t column) {
@@ -287,8 +287,7 @@ void narrow_task(const Bf16WeightGradient& a, const int32_t* dy, int64_t input) 
     pair_tile<kOutputs, kInputVecs>(
         divide_up(a.rows, 2) - first, left + first * kOutputs, 1, kOutputs,
         [&](int64_t k, int j) { return right_of(2 * (first + k), j * kLanes); }, sums);
-    const AdamWStep none(a.adamw);
-    finish_tile(a, none, output, input, sums);
+    finish_tile(a, adamw, output, input, sums);
   }
 }
 
@@ -300,9 +299,10 @@ bool narrow_gradient(const Bf16WeightGradient& a) {
     const int64_t first = tile * kOutputs;
     pack_pairs_of_rows<kOutputs>(a.dy, a.dy_row, a.rows, a.outputs, first, dy + first * pairs);
   }
+  const AdamWStep adamw(a.adamw);
   parallel_for(divide_up(a.inputs, kInputs), a.rows * a.outputs * a.inputs / 8, a.threads,
                [&](int64_t begin, int64_t end) {
-                 for (int64_t panel = begin; panel < end; ++panel) narrow_task(a, dy, panel * kInputs);
+                 for (int64_t panel = begin; panel < end; ++panel) narrow_task(a, adamw, dy, panel * kInputs);
                });
   free(dy);
   return true;

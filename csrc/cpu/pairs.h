@@ -10,6 +10,7 @@ namespace PYLLMCLF_SIMD {
 
 typedef uint32_t BitVec __attribute__((vector_size(kLanes * 4)));
 typedef IntVec UnalignedIntVec __attribute__((aligned(4), may_alias));
+typedef int32_t Pair __attribute__((may_alias));  // read from bf16 rows
 typedef uint16_t HalfVec __attribute__((vector_size(kLanes * 2)));
 typedef HalfVec UnalignedHalfVec __attribute__((aligned(2), may_alias));
 
@@ -97,7 +98,7 @@ PYLLMCLF_INLINE Vec add_products(Vec sums, IntVec a, IntVec b) {
 // sums += A B over `depth` pairs of the inner axis. Pair k of row i of A is a[i a_row + k a_pair]; right(k, j) is
 // vector j of row k of B.
 template <int kRows, int kVecs, typename Right>
-PYLLMCLF_INLINE void pair_tile(int64_t depth, const int32_t* a, int64_t a_row, int64_t a_pair, const Right& right,
+PYLLMCLF_INLINE void pair_tile(int64_t depth, const Pair* a, int64_t a_row, int64_t a_pair, const Right& right,
                                Vec (&sums)[kRows][kVecs]) {
   for (int64_t k = 0; k < depth; ++k) {
     IntVec row[kVecs];
@@ -114,7 +115,7 @@ PYLLMCLF_INLINE void pair_tile(int64_t depth, const int32_t* a, int64_t a_row, i
 
 // The same with a packed panel of B, whose rows are panel_row pairs.
 template <int kRows, int kVecs>
-PYLLMCLF_INLINE void pair_tile(int64_t depth, const int32_t* a, int64_t a_row, int64_t a_pair, const int32_t* panel,
+PYLLMCLF_INLINE void pair_tile(int64_t depth, const Pair* a, int64_t a_row, int64_t a_pair, const int32_t* panel,
                                int64_t panel_row, Vec (&sums)[kRows][kVecs]) {
   pair_tile<kRows, kVecs>(
       depth, a, a_row, a_pair, [&](int64_t k, int j) { return load_pairs(panel + k * panel_row + j * kLanes); }, sums);

@@ -32,7 +32,7 @@ from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
 from .export import check_export, export_classifier, merged_state
 from .inference import ActivationLookup, predict_logits
-from .inputs import TextInput
+from .inputs import calibration_texts
 from .int8 import choose_layers, use_int8
 from .predictor import Predictor
 from .replaceable import check_replaceable, is_run
@@ -290,7 +290,7 @@ class Classifier(Predictor):
             ``model.pt2``, for ``torch.export.load``.
         overwrite : bool
             Whether the folder of an earlier export, classifier or run is replaced, at once; never one with other files.
-        quantize : True, or iterable of str, optional
+        quantize : True, iterable of str, path, or name of a data set, optional
             With ``"onnx"``: the graph computes in int8, in the layers that :func:`pyllmclf.load` chooses with these
             texts as its ``calibration``. onnxruntime classifies the texts, and at least 99.5 % of the labels must be
             those of float32. ``True``: layers and texts of a classifier that was loaded in int8 with a ``calibration``.
@@ -306,7 +306,7 @@ class Classifier(Predictor):
             If the folder can't be written.
         """
         target, finish = Path(user_path(path)), None
-        if quantize not in (None, False):
+        if quantize is not None and quantize is not False:
             if format != "onnx":
                 raise UsageError(f"quantize is for format='onnx', not {format!r}; leave it out.")
             check_export(self.state, target, format, overwrite=overwrite)
@@ -315,13 +315,15 @@ class Classifier(Predictor):
 
     def _quantizer(self, quantize: Any) -> Callable[[Path], None]:
         """What rounds an exported graph to int8, and checks it on texts."""
-        from .onnx_int8 import quantize_graph
+        from .onnx_int8 import check_installed, quantize_graph
 
-        exact = Classifier(deepcopy(merged_state(self.state)), device="cpu", dtype="float32", backend=self.backend)
+        check_installed()
+        copied = deepcopy(self.state) if self.state.lora is None else merged_state(self.state)
+        exact = Classifier(copied, device="cpu", dtype="float32", backend=self.backend)
         chosen, texts = self.state.int8, self.calibration
         if quantize is not True:
-            texts = list(TextInput.of(quantize).texts)
-            chosen = choose_layers(exact, exact.compute, texts)
+            texts = calibration_texts(quantize)
+            chosen = choose_layers(exact, self.compute, texts)
         elif chosen is None or texts is None:
             raise UsageError("quantize=True is for a classifier loaded in int8 with a calibration; give texts.")
         use_int8(exact.state.model, ())

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.sources import read_data
 from ..errors import UsageError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
@@ -18,7 +17,7 @@ from ..torch_state import own_torch_state
 from .checkpoint import load_checkpoint
 from .classifier import Classifier
 from .export import merged_state
-from .inputs import TextInput
+from .inputs import calibration_texts
 from .int8 import choose_layers, use_int8
 from .state import ClassifierState
 from .swapped import check_checkpoint_and_data
@@ -94,18 +93,11 @@ def _in_int8(state: ClassifierState, device: str, backend: str, calibration: Any
     elif state.int8 is None:
         raise UsageError(
             "dtype='int8' needs texts on which labels are compared with those of float32: calibration=texts "
-            "(--calibration FILE), which a classifier that is saved remembers."
+            "of load() (--calibration FILE), which a classifier that is saved remembers."
         )
     else:
         use_int8(state.model, state.int8.layers)
     return classifier
-
-
-def calibration_texts(calibration: Any) -> list[str]:
-    """Texts of a file, a data set, or any object that holds texts."""
-    if isinstance(calibration, (str, os.PathLike)):
-        return list(read_data(calibration, labelled=False, default_split="validation").texts)
-    return list(TextInput.of(calibration).texts)
 
 
 @checked_names
@@ -136,7 +128,7 @@ def evaluate(
     data, split, text_column, label_column, empty_texts, encoding_errors, missing, encoding, delimiter, header, progress
         As for :meth:`Classifier.evaluate`.
     device, dtype, backend : str
-        As for :func:`load`.
+        As for :func:`load`; ``"int8"`` for a classifier that was saved in it.
 
     Returns
     -------

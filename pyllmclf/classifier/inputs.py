@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..data.readers import Label, read_object
+from ..data.sources import read_data
 from ..errors import UsageError
 
 
@@ -110,3 +112,10 @@ def most_probable(probabilities: np.ndarray, classes: Sequence[Label], top_k: in
 
 def _read(texts: Any) -> list[str]:
     return read_object(texts, text_column=None, label_column=None, labelled=False).texts
+
+
+def calibration_texts(calibration: Any) -> list[str]:
+    """Texts of a file, a data set, or any object that holds texts."""
+    if isinstance(calibration, (str, os.PathLike)):
+        return list(read_data(calibration, labelled=False, default_split="validation").texts)
+    return list(TextInput.of(calibration).texts)

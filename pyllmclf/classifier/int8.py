@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .. import ops
 from ..compute import Compute
 from ..data.packing import Packer
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, NonFiniteError, UsageError
 from ..evaluation.metrics import softmax
 from ..evaluation.multi_label import sigmoid
 from ..models.layers import Linear
@@ -28,11 +29,19 @@ LEAST_WIDTH = 64
 
 
 def linear_layers(model: SequenceClassifier) -> dict[str, Linear]:
-    """The linear layers of the blocks that may compute in int8, by name."""
-    found = {}
-    for number, block in enumerate(model.backbone.blocks):
+    """The linear layers of the blocks that may compute in int8, by name.
+
+    Where one row per text is read, the last block has queries of that row alone, and often no keys and values: its
+    projections stay as they are.
+    """
+    blocks, found = model.backbone.blocks, {}
+    spared: set[int] = set()
+    if model.pooling.selects_row:
+        spared = {id(each) for module in blocks[-1].modules() for each in getattr(module, "projections", ())}
+    for number, block in enumerate(blocks):
         for name, module in block.named_modules():
-            if isinstance(module, Linear) and min(module.weight.shape) >= LEAST_WIDTH:
+            wide = isinstance(module, Linear) and min(module.weight.shape) >= LEAST_WIDTH
+            if wide and id(module) not in spared:
                 found[f"{number}.{name}"] = module
     return found
 
@@ -90,12 +99,15 @@ def choose_layers(classifier: Predictor, compute: Compute, texts: list[str]) -> 
 
     def agreement(kept: Iterable[str]) -> float:
         use_int8(model, set(names) - set(kept))
-        found = labels_of(classifier, predict_logits(model, packer, compute))
+        try:
+            found = labels_of(classifier, predict_logits(model, packer, compute))
+        except NonFiniteError:  # of int8 alone: float32 has been computed
+            return 0.0
         return float(np.mean([a == b for a, b in zip(found, expected, strict=True)]))
 
     share, ranked, kept = agreement(()), list[str](), 0
     if share < AGREEMENT:
-        ranked = _by_error(classifier, compute, names, classifier.packer(texts[:RANKING_TEXTS]), exact[: len(texts)])
+        ranked = _by_error(classifier, compute, names, classifier.packer(texts[:RANKING_TEXTS]), exact)
     while share < AGREEMENT and kept < len(names) // 2:
         kept = min(max(1, 2 * kept), len(names) // 2)
         share = agreement(ranked[:kept])
@@ -122,6 +134,10 @@ def _by_error(
     model, errors = classifier.state.model, dict[str, float]()
     for name in names:
         use_int8(model, (name,))
-        logits = predict_logits(model, packer, compute)
-        errors[name] = float(np.abs(logits - exact[: len(logits)]).mean())
+        try:
+            logits = predict_logits(model, packer, compute)
+        except NonFiniteError:
+            errors[name] = math.inf
+        else:
+            errors[name] = float(np.abs(logits - exact[: len(logits)]).mean())
     return sorted(names, key=errors.__getitem__, reverse=True)

@@ -16,11 +16,20 @@ from .predictor import Predictor
 BATCH = 16
 
 
+def check_installed() -> None:
+    """Raises :class:`UsageError` if onnxruntime or what it quantises with is missing."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime.quantization  # noqa: F401
+    except ImportError as error:
+        raise UsageError("quantize needs onnxruntime: pip install 'pyllmclf[onnx]'.") from error
+
+
 def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str], texts: list[str]) -> None:
     """Replaces ``model.onnx`` in the folder by its int8 form, if the labels of the texts stay those of float32.
 
     onnxruntime rounds the rows of a batch by one scale, and pyllmclf each row by its own: labels may change here that
-    stay there.
+    stay there, and those of other batches than the checked ones of 16 texts may differ.
 
     Parameters
     ----------
@@ -33,15 +42,11 @@ def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str],
 
     Raises
     ------
-    UsageError
-        If onnxruntime is missing.
     ModelError
-        If too many labels change.
+        If too many labels change, or the graph has none of the layers.
     """
-    try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise UsageError("quantize needs onnxruntime: pip install 'pyllmclf[onnx]'.") from error
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     exact, path = folder / "model.onnx", folder / "int8.onnx"
     model, texts = classifier.state.model, texts[:CALIBRATION_TEXTS]
     quantize_dynamic(
@@ -49,6 +54,7 @@ def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str],
         path,
         per_channel=True,
         weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],  # no tables of embeddings
         nodes_to_exclude=_other_products(exact, weight_names(model, layers)),
         use_external_data_format=sum(p.nbytes for p in model.parameters()) > EXTERNAL_DATA_BYTES,
     )
@@ -78,7 +84,10 @@ def _other_products(graph: Path, weights: set[str]) -> list[str]:
     import onnx
 
     nodes = onnx.load(str(graph), load_external_data=False).graph.node
-    others = [node.name for node in nodes if node.op_type in ("Gemm", "MatMul") and not weights & set(node.input)]
+    products = [node for node in nodes if node.op_type in ("Gemm", "MatMul")]
+    if missing := sorted(weights - {name for node in products for name in node.input}):
+        raise ModelError(f"the graph has no product with {missing[0]}, so that it can't compute in int8.")
+    others = [node.name for node in products if not weights & set(node.input)]
     return [*others, *(f"{name}_MatMul" for name in others)]  # a Gemm becomes a MatMul of this name first
 
 
@@ -88,12 +97,11 @@ def _logits(classifier: Predictor, path: Path, texts: list[str]) -> np.ndarray:
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     packer, found = classifier.packer(texts), []
-    order = np.argsort(packer.row_counts, kind="stable")
-    for begin in range(0, len(order), BATCH):
-        ids = order[begin : begin + BATCH]
+    for begin in range(0, len(texts), BATCH):  # as they come, since a user's batches are not sorted either
+        ids = np.arange(begin, min(begin + BATCH, len(texts)))
         rows = [packer.batch(ids[i : i + 1]).input_ids.numpy() for i in range(len(ids))]
         longest = max(map(len, rows))
         padded = np.array([np.pad(row, (0, longest - len(row))) for row in rows], dtype=np.int64)
         mask = np.array([np.arange(longest) < len(row) for row in rows], dtype=np.int64)
         found.append(session.run(["logits"], dict(zip(INPUTS, (padded, mask), strict=True)))[0])
-    return np.concatenate(found)[np.argsort(order, kind="stable")]
+    return np.concatenate(found)

@@ -83,7 +83,7 @@ def evaluate(
     version: Version = False,
 ) -> None:
     """Measure a classifier on labelled texts."""
-    from ..classifier import load
+    from ..classifier import Classifier, load
     from ..classifier.checkpoint import find_checkpoint, label_separator_of, training_history
     from ..classifier.swapped import check_checkpoint_and_data
     from ..classifier.third_party import is_third_party
@@ -119,10 +119,16 @@ def evaluate(
     folders = [path if is_third_party(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     outputs = {"--predictions": predictions, "--report": report}
     check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
-    how: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "calibration": calibration}
-    classifier = load(folders[0], **how)
-    if dtype == "int8":
-        say(str(classifier.state.int8), progress)
+    if calibration is not None:
+        check_outputs(outputs, Path(calibration), [])
+
+    def opened(folder: Path) -> Classifier:
+        classifier = load(folder, device=device, dtype=dtype, backend=backend, calibration=calibration)
+        if dtype == "int8":
+            say(str(classifier.state.int8), progress)
+        return classifier
+
+    classifier = opened(folders[0])
     if report is not None and classifier.state.label_separator is not None:
         raise UsageError("--report is only for classifiers with one label for each text; leave it out.")
     # Files are opened first: a wrong path is reported before the work.
@@ -140,7 +146,7 @@ def evaluate(
         history = [] if is_third_party(folders[0]) else training_history(folders[0])
         write_report(report, result, texts, tokens, sources, history)
     others = {
-        str(path): load(folder, **how).evaluate_texts(texts, progress=progress)
+        str(path): opened(folder).evaluate_texts(texts, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)
     }
     if as_json:

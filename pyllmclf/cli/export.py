@@ -35,10 +35,9 @@ def export(
 ) -> None:
     """Write a classifier for other tools."""
     from ..classifier import load
-    from ..classifier.functions import calibration_texts
 
-    texts = None if quantize is None else calibration_texts(quantize)
-    load(checkpoint, device="cpu").export(folder, cast("ExportFormat", format), overwrite=overwrite, quantize=texts)
+    chosen = cast("ExportFormat", format)
+    load(checkpoint, device="cpu").export(folder, chosen, overwrite=overwrite, quantize=quantize)
     if as_json:
         print_json({"checkpoint": str(checkpoint), "folder": str(folder), "format": format})
     else:

@@ -125,6 +125,8 @@ def predict(
 
     check_checkpoint_and_data(checkpoint, data)
     if output is not None:
+        if calibration is not None:
+            check_outputs({"--output": output}, Path(calibration), [])
         folders = [checkpoint, *(checkpoint / name for name in ("last", "best") if (checkpoint / name).exists())]
         check_outputs({"--output": output}, Path(data or STANDARD_INPUT), folders)
         if data in (None, STANDARD_INPUT) and not text:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..argument_checks import AUTO
 from ..choices import Weights
-from ..compute import Compute, code_sha256
+from ..compute import Compute, code_sha256, resolve_dtype
 from ..data.atomic_folder import write_text
 from ..data.fetch import sha256
 from ..data.json_text import parse_json
@@ -221,7 +221,7 @@ class Runner:
                 "settings": settings,
                 **({} if self._shared is None else {"shares_frozen_layers": True}),
                 "device": str(self._compute.device),
-                "dtype": dtype,
+                "dtype": str(resolve_dtype(dtype, self._compute.device)),
                 "code": code_sha256(),
                 "arithmetic": self._compute.numerics(),
             }

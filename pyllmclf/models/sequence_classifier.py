@@ -253,6 +253,7 @@ class SequenceClassifier(nn.Module):
         if not head:
             return pooled.float()
         context = self._after_pooling(Context.make(batch, self.spec.causal, dropout, dtype))
+        pooled = pooled.to(context.dtype)
         if context.rates.head > 0.0:
             pooled = ops.dropout(pooled, context.rates.head, context.key(self.config.n_layers, HEAD))
         return self.head(pooled, context).float()

@@ -52,7 +52,7 @@ class GradientBuffer:
     consumer : callable, optional
         Takes the complete gradient; ``parameter.grad`` then stays ``None``.
     linear_step : callable, optional
-        Takes the consumer's place for products of few rows; see ``LinearStep``.
+        Takes the consumer's place for products of few rows and in bf16; see ``LinearStep``.
     shared : SharedBuffer, optional
         Memory for the gradient that the consumer reads.
     """
@@ -201,8 +201,8 @@ def use_gradient_buffers(
         Takes (parameter, slices) as soon as a matrix's gradient is complete; ``slices`` yields (rows, gradient of these
         rows). ``.grad`` then stays ``None``, and a forward pass may use a matrix only once.
     linear_step : callable, optional
-        Takes the consumer's place for a contiguous weight whose gradient is a product of few rows: (weight, products,
-        whether the input's gradient is needed); see ``LinearStep``.
+        Takes the consumer's place for a contiguous weight whose gradient is a product of few rows or in bf16: (weight,
+        products, whether the input's gradient is needed); see ``LinearStep``.
     """
     shared = SharedBuffer()
     for parameter in parameters:

@@ -64,9 +64,9 @@ def int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Te
     if torch.is_grad_enabled() and x.requires_grad:
         raise UsageError("int8_linear has no gradient; it is for classifying.")
     native = implementation("int8_linear", x, weight.scales, bias) == "native"
-    q, scales = native_cpu.quantize_rows(x) if native else _quantized(x)
     if not len(x):
         return x.new_empty(0, len(weight.scales))
+    q, scales = native_cpu.quantize_rows(x) if native else _quantized(x)
     if native:
         product = torch._int_mm(q, weight.values.t())
         return native_cpu.dequantize_rows(product, scales, weight.scales, bias)

@@ -1,4 +1,4 @@
-"""Linear layer. torch computes the matmuls, by the faster of its two libraries; the native core those of few rows."""
+"""Linear layer. torch computes fp32 matmuls, by the faster of its two libraries; the native core few rows and bf16."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .gradients import GradientBuffer, gradient_buffer, transposed_product
 
 choices(
     "linear",
-    cpu=Choice("native", "torch's matmuls; gradients are written into buffers"),
+    cpu=Choice("native", "torch's matmuls in fp32, its own in bf16; gradients are written into buffers"),
     cuda=Choice("reference", "torch's matmuls", native="needless"),
 )
 

@@ -84,7 +84,7 @@ def lora_linear(
         raise UsageError("lora_linear: dropout needs a dropout_key.")
     chosen = implementation("lora_linear", x, weight, bias, lora_a, lora_b)
     operands = rounding(x, operands)
-    if chosen == "native" and operands is not None:
+    if chosen in ("native", "triton") and operands is not None and x.is_cpu:
         drop = None
         if dropout_p > 0.0 and dropout_key is not None:
             drop = partial(native_cpu.dropout_rows, p=dropout_p, key=dropout_key)

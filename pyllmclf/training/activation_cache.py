@@ -77,9 +77,11 @@ class ActivationCache:
     ) -> None:
         self.progress, self.group = progress, group or ProcessGroup()
         self.model, self.packers = model, list(packers)
-        self.compute, self.device, self.dtype, self.folder = compute, compute.device, compute.dtype, folder
-        device, dtype = compute.device, compute.dtype
-        self.stage = frozen_stages(model)
+        self.compute, self.device, self.folder = compute, compute.device, folder
+        device, self.stage = compute.device, frozen_stages(model)
+        # On a CPU, rows in bf16 take half the memory of the hidden states; those of one row per text stay as they are.
+        exact = hidden_dtype(compute.dtype, device)
+        self.dtype = exact if model.one_row(self.stage) else compute.dtype
         store = TokenStore.concatenate([packer.store for packer in packers])
         self._all = Packer(store, packers[0].tokenizer, packers[0].layout)
         self._offsets = np.cumsum([0] + [len(packer) for packer in packers])
@@ -88,7 +90,7 @@ class ActivationCache:
         first = store.first_equal_texts(packers[0].layout.max_length)
         distinct = store.sorted_texts(np.flatnonzero(first == np.arange(len(first))), packers[0].layout.max_length)
         distinct_rows = int(self._counts[distinct].sum())
-        self.row_bytes = model.config.width * torch.empty((), dtype=dtype).element_size()
+        self.row_bytes = model.config.width * self.dtype.itemsize
         make_batches = partial(inference_batches, model, self._all, budget=TOKEN_BUDGET[device.type])
         plan = partial(Plan.make, first, distinct, self._counts, lengths, make_batches=make_batches)
         self._rows: Tensor | None = None
@@ -154,7 +156,7 @@ class ActivationCache:
             return rows
         stages, need = [self.stage], self.plan.rows * self.row_bytes
         # Rounded rows don't give the bits of a pass from the start.
-        if self.holds_all and hidden_dtype(self.dtype, self.device) is self.dtype:
+        if self.holds_all and hidden_dtype(self.compute.dtype, self.device) is self.compute.dtype:
             for stage in sorted(self.model.config.n_layers + 1 - blocks for blocks in shared.trained_blocks):
                 more = self._rows_at(stage) * self.row_bytes if 0 < stage < self.stage else 0
                 if more and need + more <= min(shared.budget, self.place.bytes):
@@ -285,8 +287,8 @@ class ActivationCache:
         """Rows of texts that a stage takes, by default the cache's; ``x`` are those that the stage ``start`` takes."""
         batch = self.model.read(inference_batch(self.model, self._all, texts, self.device))
         with ops.use_backend(self.compute.backend):
-            rows = self.model.advance(x, batch, start, self.stage if stage is None else stage, dtype=self.dtype)
-        return rows.to(self.dtype)  # on a CPU, bf16 rows take half the memory of the hidden states
+            rows = self.model.advance(x, batch, start, self.stage if stage is None else stage, dtype=self.compute.dtype)
+        return rows.to(self.dtype)
 
     @property
     def _key(self) -> dict[str, object]:

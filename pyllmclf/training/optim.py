@@ -72,7 +72,8 @@ class StepInBackward:
 
     The result is that of ``optimizer.step()`` afterwards, on the same state, but no memory holds the gradients: each is
     used while it is in the processor's caches, and freed. The bits are the same except for weights whose gradient is a
-    product of few rows, which are read once for both the backward pass and the step (``csrc/cpu/linear.cpp``). Clipping
+    product of few rows or in bf16: one kernel computes it and takes the step (``csrc/cpu/linear.cpp``,
+    ``csrc/cpu/bf16_linear.cpp``). Clipping
     by the norm of all gradients, accumulation over several backward passes and loss scaling need all gradients
     together, and can't be used with it.
 

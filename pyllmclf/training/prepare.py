@@ -14,7 +14,7 @@ import numpy as np
 
 from ..checks import as_json, is_number
 from ..classifier.classifier import Classifier
-from ..compute import Compute
+from ..compute import DTYPES, Compute
 from ..data.label_types import about_names, about_number
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.lengths import truncation
@@ -109,6 +109,14 @@ def _with_choices(
     return taking_over(asked, begun), {"pooler": begun.pooler, "pooling": begun.pooling, "solved": solved}
 
 
+def _common_compute(asked: Settings, session: Session) -> Compute:
+    """The computation, in a dtype that is ``"auto"`` for the processors of all processes."""
+    compute = Compute.resolve(session.device, asked.dtype, asked.backend)
+    if asked.dtype == "auto" and session.group.any(compute.dtype_name == "float32"):
+        return replace(compute, dtype=DTYPES["float32"])
+    return compute
+
+
 def _find_source(
     settings: Settings, encoder: LabelEncoder | MultiLabelEncoder, recorded: Mapping[str, Any], commit: str | None
 ) -> ModelSource:
@@ -191,10 +199,9 @@ def prepare_run(
     texts, encoder = data.texts, data.encoder
     started = time.perf_counter()
     group, run_folder = session.group, session.folder if saves else None
-    check_dtype(asked, recorded.get("settings", {}), session.device)
-    chooses_dtype = asked.dtype == "auto"
+    asked_dtype = asked.dtype
     asked, chosen = _with_choices(asked, recorded, begun)
-    compute = Compute.resolve(session.device, asked.dtype, asked.backend)
+    compute = _common_compute(asked, session)
     source = _find_source(asked, encoder, recorded, commit)
     known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device, group.world_size)
     settings = resolve_settings(asked, source, known, chosen)
@@ -227,6 +234,8 @@ def prepare_run(
         assert identity is not None
         best = run_folder.best_of(run_folder.newest) if settings.early_stopping is not None else None
         saved = load_saved(state, run_folder.newest, best, identity, run_texts, numerics(cache, strategy, compute))
+        if not saved.training["finished"]:
+            check_dtype(saved.folder, asked_dtype, compute)
         run_folder.adopt()
     trainer = Trainer(
         state.model,
@@ -258,11 +267,8 @@ def prepare_run(
     )
     if measured is None and (line := chosen_line(asked, settings)) is not None:
         say(line, settings.progress)
-    if measured is None and chooses_dtype and compute.rounds_operands:
-        say(
-            "matmuls in bfloat16, which this processor multiplies faster (dtype='float32' turns it off)",
-            settings.progress,
-        )
+    if measured is None and asked_dtype == "auto" and compute.rounds_operands:
+        say("matmuls in bfloat16 (dtype='float32' turns it off)", settings.progress)
     _announce(run, obstacle, again=measured is not None)
     if group.any(saved is not None):
         restore(trainer, state, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +15,12 @@ from torch import Tensor
 from ..classifier.checkpoint import OPTIMIZER_FILE, SPEC_FILE, STATE_FILE
 from ..classifier.schema import TrainingSpec, read_spec
 from ..classifier.state import ClassifierState
-from ..compute import Compute, multiplies_bf16_faster
+from ..compute import DTYPE_VARIABLE, Compute, multiplies_bf16_faster
 from ..errors import ModelError, PyllmclfError, UsageError
 from ..models.adapters import ADAPTER_FILE, load_adapter, read_tensors
 from ..models.hub import read_json
 from ..models.sequence_classifier import SequenceClassifier
 from ..models.weights import load_weights
-from ..settings import Settings
 from ..sharding import copy_from_first, full_tensors
 from .activation_cache import ActivationCache
 from .identity import RunTexts, check_identity
@@ -78,19 +78,20 @@ class Saved:
     best: dict[str, Tensor] | None
 
 
-def check_dtype(asked: Settings, recorded: Mapping[str, Any], device: torch.device) -> None:
-    """Checks that a resumed run whose dtype is ``"auto"`` can go on in the checkpoint's.
+def check_dtype(folder: Path, asked: str, compute: Compute) -> None:
+    """Checks that an unfinished run, whose dtype was not asked for, doesn't go on in bfloat16 where that is slow.
 
     Raises
     ------
     UsageError
         If this machine computes it far more slowly than the one that the run was begun on.
     """
-    if asked.dtype == "auto" and recorded.get("dtype") == "bfloat16" and not multiplies_bf16_faster(device):
+    chosen = asked == "auto" and not os.environ.get(DTYPE_VARIABLE)
+    if chosen and compute.rounds_operands and not multiplies_bf16_faster(compute.device):
         raise UsageError(
-            f"{asked.output_dir}: the run was begun in bfloat16, which this processor doesn't multiply; resume it on a "
-            "machine that does, say dtype='bfloat16' (--dtype bfloat16) to resume it here slowly, or choose another "
-            "output_dir (--output-dir)."
+            f"{folder}: the run was begun in bfloat16, which this processor doesn't multiply; resume it on a machine "
+            "that does, say dtype='bfloat16' (--dtype bfloat16) to resume it here slowly, or choose another output_dir "
+            "(--output-dir)."
         )
 
 

@@ -41,7 +41,8 @@ def choose_strategy(strategy: str, model: SequenceClassifier, group: ProcessGrou
     if not all(parameter.requires_grad for parameter in model.parameters()):
         return "ddp"
     # Gradient and AdamW's two moments in fp32, and a copy in the dtype of the computation.
-    bytes_per_parameter = 12 + (0 if compute.dtype == torch.float32 else compute.dtype.itemsize)
+    dtype = hidden_dtype(compute.dtype, compute.device)
+    bytes_per_parameter = 12 + (0 if dtype == torch.float32 else dtype.itemsize)
     need = bytes_per_parameter * sum(parameter.numel() for parameter in model.parameters())
     on_gpu = compute.device.type == "cuda"
     free = torch.cuda.mem_get_info(compute.device)[0] if on_gpu else available_memory() // group.local_world_size

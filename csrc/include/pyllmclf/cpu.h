@@ -1,5 +1,5 @@
-// The CPU part of the native core: fp32 tensors, OpenMP. Raw pointers, sizes, strides and a thread count; no torch, no
-// Python.
+// The CPU part of the native core: fp32 tensors, products also in bf16; OpenMP. Raw pointers, sizes, strides and a
+// thread count; no torch, no Python.
 //
 // Rows are contiguous unless the arguments have a stride; strides are in elements. Every op gives the same bits for any
 // number of threads: the shape alone determines how work is split, and sums over rows run in a fixed order.

@@ -59,15 +59,15 @@ class BertSelfAttention(nn.Module):
         self.query = Linear(config.width, config.width, layer=layer, site=LORA)
         self.key = Linear(config.width, config.width, layer=layer, site=LORA + 1)
         self.value = Linear(config.width, config.width, layer=layer, site=LORA + 2)
+        self.projections = self.query, self.key, self.value
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
         """Attention of all rows, shape [total, width], or of the pooled rows, shape [texts, width]."""
         options: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
-        layers = self.query, self.key, self.value
         if pooled is not None:
-            return pooled_self_attention(x, layers, context, pooled, **options)
-        q, k, v = (linear(x, context) for linear in layers)
+            return pooled_self_attention(x, self.projections, context, pooled, **options)
+        q, k, v = (linear(x, context) for linear in self.projections)
         return self_attention((q, k, v), context, **options)
 
 

@@ -56,15 +56,15 @@ class DistilBertAttention(nn.Module):
         self.k_lin = Linear(config.width, config.width, layer=layer, site=LORA + 1)
         self.v_lin = Linear(config.width, config.width, layer=layer, site=LORA + 2)
         self.out_lin = Linear(config.width, config.width, layer=layer, site=LORA + 3)
+        self.projections = self.q_lin, self.k_lin, self.v_lin
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
         """The output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         options: dict[str, Any] = {"heads": self.heads, "scale": self.scale, "layer": self.layer}
-        layers = self.q_lin, self.k_lin, self.v_lin
         if pooled is not None:
-            return self.out_lin(pooled_self_attention(x, layers, context, pooled, **options), pooled.context)
-        q, k, v = (linear(x, context) for linear in layers)
+            return self.out_lin(pooled_self_attention(x, self.projections, context, pooled, **options), pooled.context)
+        q, k, v = (linear(x, context) for linear in self.projections)
         return self.out_lin(self_attention((q, k, v), context, **options), context)
 
 

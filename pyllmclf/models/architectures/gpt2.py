@@ -31,6 +31,7 @@ class GPT2Attention(nn.Module):
         super().__init__()
         self.c_attn = Linear(config.width, 3 * config.width, layer=layer, site=LORA)
         self.c_proj = Linear(config.width, config.width, layer=layer, site=LORA + 1)
+        self.projections = (self.c_attn,)
         self.heads, self.layer = config.n_heads, layer
         self.scale = config.head_dim**-0.5 if config.scale_attention else 1.0
         if config.scale_attention_by_layer:
@@ -42,7 +43,7 @@ class GPT2Attention(nn.Module):
         if pooled is None:
             out = self_attention(self.c_attn(x, context), context, **options)
         else:
-            out = pooled_self_attention(x, [self.c_attn], context, pooled, **options)
+            out = pooled_self_attention(x, self.projections, context, pooled, **options)
             context = pooled.context
         return context.drop(self.c_proj(out, context), context.rates.hidden, self.layer, ATTENTION_OUTPUT)
 

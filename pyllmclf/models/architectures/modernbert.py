@@ -103,6 +103,7 @@ class ModernBertAttention(nn.Module):
         bias = options.attention_bias
         self.Wqkv = Linear(config.width, 3 * config.width, layer=layer, site=LORA, bias=bias)
         self.Wo = Linear(config.width, config.width, layer=layer, site=LORA + 1, bias=bias)
+        self.projections = (self.Wqkv,)
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
         side = options.windows[layer]
         self.window = None if side is None else (side, side)

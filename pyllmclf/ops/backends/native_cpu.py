@@ -1,6 +1,7 @@
-"""The native core's CPU ops on fp32 tensors: allocates outputs, and passes addresses, sizes and the thread count.
+"""The native core's CPU ops, on fp32 tensors unless a name says bf16.
 
-Shapes are those of the public ops in :mod:`pyllmclf.ops`.
+Allocates outputs, and passes addresses, sizes and the thread count. Shapes are those of the public ops in
+:mod:`pyllmclf.ops`.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ def multiplies_bf16_faster() -> bool:
     """Whether :func:`bf16_linear` beats fp32 matmuls on this processor.
 
     It does where AVX512-BF16 has twice the rate of fp32 (measured on AMD Zen 4: 1.8 to 2.0 times). Intel's processors
-    with AVX512-BF16 multiply at that rate by AMX alone, which this core doesn't use; AVX512-VBMI tells Zen 4 and its
-    successors from Cooper Lake, which has no AMX.
+    have that rate in AMX alone, which this core doesn't use. AVX512-VBMI tells Zen 4 and its successors from Cooper
+    Lake, and AVX512-FP16 tells them from Sapphire Rapids and later, whose AMX a virtual machine may hide.
     """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    has_instructions = _C.build_config()["simd"] == "avx512-bf16" and capabilities.get("avx512_vbmi", False)
-    return has_instructions and not capabilities.get("amx_bf16", False)
+    has = _C.build_config()["simd"] == "avx512-bf16" and capabilities.get("avx512_vbmi", False)
+    return has and not any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_fp16"))
 
 
 def _address(x: Tensor | None) -> int:
@@ -267,7 +268,9 @@ def bf16_linear(
     fp32 tensor, shape [rows, out]
     """
     bias = None if bias is None else bias.contiguous()
-    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    weight = _rows_contiguous(weight)
+    if adapter is not None:
+        adapter = adapter[0], _rows_contiguous(adapter[1]), adapter[2]
     outputs = weight.shape[1 if transposed else 0]
     y = torch.empty(len(x), outputs, dtype=torch.float32)
     _C.bf16_linear(
@@ -280,6 +283,10 @@ def bf16_linear(
         torch.get_num_threads(),
     )
     return y
+
+
+def _rows_contiguous(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 else x.contiguous()
 
 
 def _operands(x: Tensor, weight: Tensor, scale: float) -> tuple[int, int, int, int, int, float]:

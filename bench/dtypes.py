@@ -82,7 +82,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
@@ -93,7 +93,7 @@ def main() -> int:
         return 0
     keys = {(row["model"], row["set"], row["seed"], row["dtype"]) for row in done}
     end = time.monotonic() + 60 * arguments.minutes
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for model, name, given in TASKS:
             for dtype in DTYPES:
                 if (model, name, seed, dtype) in keys:

@@ -213,7 +213,8 @@ class TwoHere(ProcessGroup):
     [
         ("auto", "all", torch.float32, 16.1, "ddp"),
         ("auto", "all", torch.float32, 15.9, "fsdp"),
-        ("auto", "all", torch.bfloat16, 16.1, "fsdp"),
+        ("auto", "all", torch.float16, 16.1, "fsdp"),
+        ("auto", "all", torch.bfloat16, 16.1, "ddp"),  # on a CPU, no copy is kept
         ("auto", "last_block", torch.float32, 1.0, "ddp"),
         ("ddp", "all", torch.float32, 1.0, "ddp"),
         ("fsdp", "all", torch.float32, 99.0, "fsdp"),

@@ -98,9 +98,9 @@ def test_rows_that_are_computed(
     counted: list[int] = []
     gelu_linear = ops.gelu_linear
 
-    def counting(x: Tensor, *rest: Any) -> Tensor:
+    def counting(x: Tensor, *rest: Any, **options: Any) -> Tensor:
         counted.append(len(x))
-        return gelu_linear(x, *rest)
+        return gelu_linear(x, *rest, **options)
 
     monkeypatch.setattr(ops, "gelu_linear", counting)
     batch = make_trainer(model_folder(family), TEXTS, LABELS, "all", pooling=pooling).packer.batch(range(len(TEXTS)))

@@ -160,9 +160,9 @@ def test_predictions_compute_each_beginning_once(
     counted: list[int] = []
     gelu_linear = ops.gelu_linear
 
-    def counting(x: Tensor, *rest: Any) -> Tensor:
+    def counting(x: Tensor, *rest: Any, **options: Any) -> Tensor:
         counted.append(len(x))
-        return gelu_linear(x, *rest)
+        return gelu_linear(x, *rest, **options)
 
     monkeypatch.setattr(ops, "gelu_linear", counting)
     logits = predict_logits(model, packer, Compute(torch.device("cpu")))

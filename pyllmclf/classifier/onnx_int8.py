@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +51,16 @@ def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str],
 
     exact, path = folder / "model.onnx", folder / "int8.onnx"
     model, texts = classifier.state.model, texts[:CALIBRATION_TEXTS]
-    quantize_dynamic(
-        exact,
-        path,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["MatMul"],  # no tables of embeddings
-        nodes_to_exclude=_other_products(exact, weight_names(model, layers)),
-        use_external_data_format=sum(p.nbytes for p in model.parameters()) > EXTERNAL_DATA_BYTES,
-    )
+    with _without_root_handler():
+        quantize_dynamic(
+            exact,
+            path,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul"],  # no tables of embeddings
+            nodes_to_exclude=_other_products(exact, weight_names(model, layers)),
+            use_external_data_format=sum(p.nbytes for p in model.parameters()) > EXTERNAL_DATA_BYTES,
+        )
     expected = labels_of(classifier, classifier.logits(texts))
     found = labels_of(classifier, _logits(classifier, path, texts))
     share = float(np.mean([a == b for a, b in zip(found, expected, strict=True)]))
@@ -71,6 +74,17 @@ def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str],
     for left in folder.glob("model.onnx*"):  # weights beside the graph
         left.unlink()
     path.rename(exact)
+
+
+@contextmanager
+def _without_root_handler() -> Iterator[None]:
+    """Keeps ``logging.warning``, which onnxruntime calls, from printing and from giving the caller's logging a handler."""
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 def weight_names(model: SequenceClassifier, layers: Collection[str]) -> set[str]:

@@ -78,7 +78,7 @@ def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str],
 
 @contextmanager
 def _without_root_handler() -> Iterator[None]:
-    """Keeps ``logging.warning``, which onnxruntime calls, from printing and from giving the caller's logging a handler."""
+    """Keeps ``logging.warning``, which onnxruntime calls, from printing and from adding a handler to the root logger."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:

@@ -78,7 +78,7 @@ def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str],
 
 @contextmanager
 def _without_root_handler() -> Iterator[None]:
-    """Keeps ``logging.warning``, which onnxruntime calls, from printing and from adding a handler to the root logger."""
+    """Keeps ``logging.warning``, which onnxruntime calls, from printing and from adding a handler to the root."""
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:

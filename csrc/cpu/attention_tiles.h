@@ -17,10 +17,6 @@ constexpr int64_t kKeyChunk = 512;    // keys of a backward task
 // A call of fewer multiplications runs on one thread.
 constexpr int64_t kGrain = 200000;
 
-inline int64_t round_up(int64_t x, int64_t step) { return (x + step - 1) / step * step; }
-inline int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
-inline int64_t at_least(int64_t x, int64_t limit) { return x > limit ? x : limit; }
-
 struct Task {
   int64_t text, head, chunk;
 };

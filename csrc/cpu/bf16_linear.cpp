@@ -12,9 +12,6 @@ namespace pyllmclf {
 namespace PYLLMCLF_SIMD {
 namespace {
 
-inline int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
-inline int64_t divide_up(int64_t x, int64_t step) { return (x + step - 1) / step; }
-
 int32_t* allocate(int64_t pairs) {
   return static_cast<int32_t*>(aligned_alloc(64, static_cast<size_t>(divide_up(pairs * 4 + 64, 64) * 64)));
 }

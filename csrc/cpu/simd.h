@@ -86,6 +86,11 @@ class Output {
   bool past_ = false;
 };
 
+PYLLMCLF_INLINE int64_t divide_up(int64_t x, int64_t step) { return (x + step - 1) / step; }
+PYLLMCLF_INLINE int64_t round_up(int64_t x, int64_t step) { return divide_up(x, step) * step; }
+PYLLMCLF_INLINE int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
+PYLLMCLF_INLINE int64_t at_least(int64_t x, int64_t limit) { return x > limit ? x : limit; }
+
 // Calls body(first column, count of columns) for the vectors of one row.
 template <typename Body>
 PYLLMCLF_INLINE void for_columns(int64_t width, const Body& body) {

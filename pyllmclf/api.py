@@ -227,7 +227,7 @@ def finetune(
     dtype : {"auto", "float32", "bfloat16", "float16"}
         Dtype of the computation; parameters stay in float32. ``"auto"`` is bfloat16 on GPUs whose tensor cores multiply
         it and on CPUs that multiply it faster than float32 (AMD from Zen 4 on), else float32. On a CPU only the
-        operands of the blocks' matmuls are rounded to bfloat16.
+        operands of the blocks' matmuls and of attention are rounded to bfloat16.
     device : str
         ``"auto"`` is a CUDA device if there is one, else the CPU.
     backend : {"auto", "reference", "native", "triton"}

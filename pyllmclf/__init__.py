@@ -1,7 +1,7 @@
 """Fine-tune GPT-2, BERT and their relatives into text classifiers, doing only the arithmetic that the result needs.
 
-``finetune`` trains, ``load`` opens a checkpoint, ``evaluate`` measures it, ``show_config`` prints versions, devices
-and backends of this installation.
+``finetune`` trains, ``load`` opens a checkpoint, ``evaluate`` measures it, ``serve`` answers with it over HTTP,
+``show_config`` prints versions, devices and backends of this installation.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .evaluation.multi_label import MultiLabelResult
     from .lora_config import LoRAConfig
     from .seeds import SeedsResult, finetune_seeds
+    from .server.run import serve
     from .training.callbacks import Callback
     from .tuning import TuneResult, label_issues, tune
 
@@ -43,6 +44,7 @@ _LAZY = {
     "label_issues": "tuning",
     "load": "classifier",
     "load_dataset": "data.sources",
+    "serve": "server.run",
     "show_config": "environment",
     "tune": "tuning",
 }
@@ -71,6 +73,7 @@ __all__ = [
     "label_issues",
     "load",
     "load_dataset",
+    "serve",
     "show_config",
     "tune",
 ]

@@ -24,6 +24,7 @@ from .info import info
 from .interrupts import INTERRUPTED, TERMINATED, Interrupted, Terminated
 from .options import Version
 from .predict import predict
+from .serve import serve
 from .streams import discard_output, flush_output, lenient_standard_error, output_is_broken, prepare_streams
 from .tune import tune
 from .usage import command_line_error
@@ -52,6 +53,7 @@ _add(validate, TRAIN, "pyllmclf validate reviews.csv --test held_out.csv --model
 _add(experiments, TRAIN, "pyllmclf experiments --rows 1-5 --output-dir experiments")
 _add(evaluate, USE, "pyllmclf eval out held_out.csv --report report.html", "eval")
 _add(predict, USE, "pyllmclf predict out reviews.csv --output predictions.csv")
+_add(serve, USE, "pyllmclf serve out --port 8000")
 _add(export, USE, "pyllmclf export out graph --format onnx")
 _add(demo, ABOUT, "pyllmclf demo --output-dir demo")
 _add(info, ABOUT, "pyllmclf info --json")

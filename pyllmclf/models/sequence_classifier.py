@@ -141,10 +141,11 @@ class SequenceClassifier(nn.Module):
 
     def read(self, batch: PackedBatch) -> PackedBatch:
         """The batch without the rows that no logit depends on: a causal first token attends to itself only."""
-        return batch.first_tokens() if self._first_row_only else batch
+        return batch.first_tokens() if self.reads_first_row_only else batch
 
     @property
-    def _first_row_only(self) -> bool:
+    def reads_first_row_only(self) -> bool:
+        """Whether logits depend on each text's first token alone, as with a causal mask and that token's pooling."""
         return self.spec.causal and self.pooling.first_row_only
 
     @property
@@ -155,7 +156,7 @@ class SequenceClassifier(nn.Module):
     def one_row(self, stage: int) -> bool:
         """Whether a stage takes one row per text rather than all rows."""
         after_blocks = self.depth - 1
-        return self._first_row_only or stage > after_blocks or (stage == after_blocks and self.pooling.selects_row)
+        return self.reads_first_row_only or stage > after_blocks or (stage == after_blocks and self.pooling.selects_row)
 
     def advance(
         self,

@@ -1,0 +1,89 @@
+"""Limits of a server, with their defaults and checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import UsageError
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a server batches, and what it accepts.
+
+    Attributes
+    ----------
+    max_wait_ms : float
+        Milliseconds that a text waits at most for others to fill a batch, while nothing is computed.
+    batch_tokens : int or None
+        Most tokens of a batch, which has at least one text; ``None``: as many as take about 25 ms on this machine.
+    max_queue : int
+        Most texts that wait; beyond it, requests are refused with status 429.
+    max_texts : int
+        Most texts of a request.
+    max_body_bytes : int
+        Most bytes of a request's body.
+    max_file_bytes : int
+        Most bytes of a file that the page classifies.
+    deadline : float
+        Seconds after which a request that isn't answered ends with status 504.
+    body_timeout : float
+        Seconds in which a client must have sent its request's body.
+    api_key : str or None
+        Key that clients send as a bearer token.
+    cors_origins : tuple of str
+        Origins of web pages that may read answers in a browser.
+    reload_seconds : float
+        Interval at which folders are looked at for newer checkpoints; 0: never.
+    page : bool
+        Whether there is a page at ``/``.
+    access_log : bool
+        Whether a line for each request is written to standard error.
+    """
+
+    max_wait_ms: float = 2.0
+    batch_tokens: int | None = None
+    max_queue: int = 2048
+    max_texts: int = 1000
+    max_body_bytes: int = 4 << 20
+    max_file_bytes: int = 64 << 20
+    deadline: float = 30.0
+    body_timeout: float = 10.0
+    api_key: str | None = None
+    cors_origins: tuple[str, ...] = ()
+    reload_seconds: float = 2.0
+    page: bool = True
+    access_log: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"max_wait_ms": 0, "reload_seconds": 0}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if not value >= least.get(field.name, 0) or (field.name not in least and not value > 0):
+                raise UsageError(f"{field.name}={value!r} must be positive.")
+        if self.max_texts > self.max_queue:
+            raise UsageError(
+                f"max_texts={self.max_texts} texts of a request have no room in max_queue={self.max_queue}."
+            )
+        if self.api_key is not None and (not self.api_key.strip() or not self.api_key.isascii()):
+            raise UsageError("api_key must consist of ASCII characters, and not be empty.")
+        if "*" in self.cors_origins and self.api_key is None:
+            raise UsageError("cors_origins='*' lets every web page use the server; name origins, or set an api_key.")
+
+
+def server_options(options: dict[str, Any]) -> ServerOptions:
+    """The options of these names.
+
+    Raises
+    ------
+    UsageError
+        If one is unknown or out of range.
+    """
+    names = [field.name for field in fields(ServerOptions)]
+    for name in options:
+        if name not in names:
+            raise UsageError(f"{name} is no option of a server; there are {', '.join(names)}.")
+    return ServerOptions(**options)

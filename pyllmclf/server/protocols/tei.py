@@ -1,0 +1,50 @@
+"""The classification API of Hugging Face's text-embeddings-inference: ``POST /predict``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+
+from ..errors import RequestError
+from ..http import Json, json_of, until_gone
+from ..service import Answer, Service
+from .fields import flag_of, model_of, texts_of
+
+
+async def predict(request: Request, service: Service) -> Json:
+    """The classes of a text with their scores, highest first; a list of these for ``[[text], [text], ...]``."""
+    content = await json_of(request, service)
+    texts, single = _inputs(content)
+    raw, truncate = flag_of(content, "raw_scores"), flag_of(content, "truncate")
+    answer = await service.classify(model_of(content), texts, truncate=truncate, abandoned=until_gone(request))
+    facts = {"model": answer.served.name, "texts": len(texts), "tokens": int(answer.tokens.sum())}
+    request.scope["pyllmclf"].update(facts)
+    found = [_scores(answer, i, raw) for i in range(len(texts))]
+    return Json(found[0] if single else found)
+
+
+def _inputs(content: dict[str, Any]) -> tuple[list[str], bool]:
+    value = content.get("inputs")
+    if not isinstance(value, list):
+        return texts_of(content, "inputs")
+    if not value:
+        raise RequestError(400, "inputs is empty; it is a text, or a list of lists of one text each.")
+    if isinstance(value[0], str):  # not a batch: two texts are a pair
+        if len(value) > 1:
+            raise RequestError(
+                400, "inputs with several texts are a pair, which these models don't read; a batch is [[text], [text]]."
+            )
+        return texts_of(content, "inputs")[0], True
+    texts = list[str]()
+    for i, entry in enumerate(value):
+        if not isinstance(entry, list) or len(entry) != 1 or not isinstance(entry[0], str):
+            raise RequestError(400, f"inputs[{i}] must be a list of one text.")
+        texts.append(entry[0])
+    return texts, False
+
+
+def _scores(answer: Answer, i: int, raw: bool) -> list[dict[str, Any]]:
+    scores = (answer.logits if raw else answer.probabilities)[i]
+    order = (-scores).argsort(kind="stable")
+    return [{"score": scores[k], "label": answer.classes[k]} for k in order]

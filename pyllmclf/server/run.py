@@ -1,0 +1,255 @@
+"""Runs a server until it is told to end: opens classifiers and sockets, and drains on SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.config import Config
+
+from ..classifier.classifier import Classifier
+from ..classifier.functions import load
+from ..errors import ResourceError, UsageError
+from ..progress import STANDARD_ERROR, say
+from .app import app_of
+from .catalog import mark_of
+from .options import ServerOptions, server_options
+from .service import Service
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a process of a server needs to know; it is pickled for worker processes.
+
+    Attributes
+    ----------
+    paths : dict of str to Path
+        Folders of classifiers by name.
+    options : ServerOptions
+    load_options : dict
+        Arguments of :func:`pyllmclf.load`.
+    drain_seconds : float
+        Seconds that requests in flight have after SIGTERM.
+    """
+
+    paths: dict[str, Path]
+    options: ServerOptions
+    load_options: dict[str, Any] = field(default_factory=dict)
+    drain_seconds: float = 30.0
+
+    def load(self, name: str) -> Classifier:
+        """Opens the classifier of a name."""
+        return load(self.paths[name], **self.load_options)
+
+    def service(self) -> Service:
+        """Opens all classifiers."""
+        marks = {name: mark_of(path) for name, path in self.paths.items()}
+        classifiers = {name: self.load(name) for name in self.paths}
+        return Service(classifiers, self.options, reload=self.load, paths=self.paths, marks=marks)
+
+
+def named_folders(arguments: list[str]) -> dict[str, Path]:
+    """Names and folders of arguments like ``OUT`` and ``NAME=OUT``; the name of ``OUT`` is its last part.
+
+    Raises
+    ------
+    UsageError
+        If two have one name, or a name is empty.
+    """
+    found: dict[str, Path] = {}
+    for argument in arguments:
+        name, separator, rest = argument.partition("=")
+        # A folder whose name has an equals sign is a folder.
+        if not separator or "/" in name or Path(argument).exists():
+            path = Path(argument).expanduser()
+            name = path.resolve().name
+        else:
+            path = Path(rest).expanduser()
+        if not name:
+            raise UsageError(f"{argument!r} names no classifier; write NAME=FOLDER.")
+        if name in found:
+            raise UsageError(f"two classifiers are named {name!r}; write NAME=FOLDER for one of them.")
+        found[name] = path
+    if not found:
+        raise UsageError("there is no classifier to serve; name the folder of one.")
+    return found
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises
+    ------
+    ResourceError
+        If the address is in use, or not one of this machine.
+    """
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family=family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        raise ResourceError(f"{host}:{port}: can't listen there ({error}); choose another --host or --port.") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    """The URL of a socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server, which answers what it has begun when it is told to end, and then returns."""
+
+    def __init__(self, config: Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handles SIGINT and SIGTERM without raising them again at the end, as uvicorn does."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Ends the server after what it has begun; a second SIGINT ends it at once."""
+        self.service.ready = False
+        super().handle_exit(sig, frame)
+
+
+def run_here(serving: Serving, listener: socket.socket, service: Service) -> None:
+    """Serves on a socket, in this process, until a signal ends it."""
+    DrainingServer(server_config(serving, app_of(service)), service).run([listener])
+
+
+def server_config(serving: Serving, app: Any, **options: Any) -> Config:
+    """uvicorn's configuration of an application."""
+    return Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=round(serving.drain_seconds),
+        **options,
+    )
+
+
+def set_up_logging() -> None:
+    """Lines of the access log are JSON on standard error; other messages stand beside them."""
+    handler = logging.StreamHandler(STANDARD_ERROR)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    for name, level in (
+        ("pyllmclf.access", logging.INFO),
+        ("pyllmclf.server", logging.INFO),
+        ("uvicorn.error", logging.WARNING),
+    ):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(level)
+
+
+def serve_folders(serving: Serving, host: str, port: int, workers: int, tell: Callable[[str], None]) -> None:
+    """Opens classifiers and serves them until SIGTERM or SIGINT.
+
+    Parameters
+    ----------
+    serving : Serving
+    host : str
+    port : int
+        0 for any.
+    workers : int
+        Number of processes.
+    tell : callable
+        Takes status lines.
+
+    Raises
+    ------
+    UsageError
+        If ``workers`` is not positive, or an option doesn't fit.
+    ModelError
+        If a folder holds no classifier.
+    ResourceError
+        If the address can't be listened at.
+    """
+    if workers < 1:
+        raise UsageError(f"workers={workers} must be positive.")
+    listener = open_socket(host, port)
+    set_up_logging()
+    with closing(listener):
+        service = serving.service()
+        for served in service.catalog.served.values():
+            tell(f"{served.name}: {served.classifier!r}")
+        tell(f"serving at {address_of(listener)}; batches of up to {service.batcher.budget} tokens")
+        run_here(serving, listener, service)
+
+
+def serve(
+    classifiers: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    device: str = "auto",
+    dtype: str = "auto",
+    backend: str = "auto",
+    calibration: Any = None,
+    drain_seconds: float = 30.0,
+    progress: bool = True,
+    **options: Any,
+) -> None:
+    """Answers HTTP requests with classifiers until SIGTERM or SIGINT, as ``pyllmclf serve`` does.
+
+    Parameters
+    ----------
+    classifiers : path, or mapping of str to path
+        The folder of a classifier, or folders by name. Classifiers that share frozen layers compute them once.
+    host : str
+        Address to listen at; ``"0.0.0.0"`` for all of this machine.
+    port : int
+        0 for any.
+    workers : int
+        Number of processes, which share the weights' memory. With more than one, a script calls this under
+        ``if __name__ == "__main__"``.
+    device, dtype, backend, calibration
+        As for :func:`pyllmclf.load`.
+    drain_seconds : float
+        Most seconds that requests in flight have after SIGTERM.
+    progress : bool
+        Whether status lines are written.
+    **options
+        The attributes of :class:`pyllmclf.server.ServerOptions`.
+
+    Raises
+    ------
+    UsageError
+        If an option is unknown or out of range.
+    ModelError
+        If a folder holds no classifier.
+    ResourceError
+        If the address can't be listened at.
+    """
+    if isinstance(classifiers, Mapping):
+        paths = {name: Path(path).expanduser() for name, path in classifiers.items()}
+    else:
+        paths = named_folders([os.fspath(classifiers)])
+    load_options = {"device": device, "dtype": dtype, "backend": backend, "calibration": calibration}
+    serving = Serving(paths, server_options(options), load_options, drain_seconds)
+    serve_folders(serving, host, port, workers, lambda line: say(line, progress))

@@ -18,6 +18,7 @@ from ..classifier.classifier import Classifier
 from .errors import RequestError
 from .http import Gate, Json
 from .metrics import CONTENT_TYPE
+from .openapi import document
 from .options import server_options
 from .protocols import open_inference, tei, vllm
 from .service import Service
@@ -38,9 +39,15 @@ async def metrics(request: Request, service: Service) -> Response:
     return Response(service.metrics.page(), media_type=CONTENT_TYPE)
 
 
+async def openapi(request: Request, service: Service) -> Json:
+    """The OpenAPI document."""
+    return Json(document(service.options.api_key is not None))
+
+
 ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/health"): health,
     ("GET", "/metrics"): metrics,
+    ("GET", "/openapi.json"): openapi,
     ("POST", "/classify"): vllm.classify,
     ("GET", "/v1/models"): vllm.models,
     ("POST", "/predict"): tei.predict,
@@ -71,7 +78,9 @@ def app_of(service: Service) -> Starlette:
             0, Middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
         )
     handlers: dict[Any, Any] = {404: _missing, 405: _wrong_method}
-    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app = Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
+    app.state.service = service
+    return app
 
 
 def _endpoint(path: str, handler: Handler, service: Service) -> Callable[[Request], Awaitable[Response]]:

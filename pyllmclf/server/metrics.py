@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from .batching import Batcher, Observed
 
@@ -67,7 +68,16 @@ class Metrics:
     def page(self) -> bytes:
         """The metrics as text, of all processes of the server."""
         registry: Any = self.registry
-        if os.environ.get(FOLDER_VARIABLE):
+        if folder := os.environ.get(FOLDER_VARIABLE):
+            _forget_the_dead(Path(folder))
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         return generate_latest(registry)
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Removes the gauges of worker processes that have died."""
+    for file in folder.glob("gauge_live*_*.db"):
+        number = file.stem.rpartition("_")[2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists() and Path("/proc/self").exists():
+            mark_process_dead(int(number), str(folder))

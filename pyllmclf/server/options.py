@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -57,19 +58,28 @@ class ServerOptions:
     access_log: bool = True
 
     def __post_init__(self) -> None:
-        least = {"max_wait_ms": 0, "reload_seconds": 0}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+        for name in ("batch_tokens", "max_queue", "max_texts", "max_body_bytes", "max_file_bytes"):
+            value = getattr(self, name)
+            if name == "batch_tokens" and value is None:
                 continue
-            if not value >= least.get(field.name, 0) or (field.name not in least and not value > 0):
-                raise UsageError(f"{field.name}={value!r} must be positive.")
+            if type(value) is not int or value < 1:
+                raise UsageError(f"{name}={value!r} must be a positive integer.")
+        for name in ("max_wait_ms", "deadline", "body_timeout", "reload_seconds"):
+            value, may_be_zero = getattr(self, name), name in ("max_wait_ms", "reload_seconds")
+            number = type(value) in (int, float) and math.isfinite(value)
+            if not number or value < 0 or (value == 0 and not may_be_zero):
+                raise UsageError(f"{name}={value!r} must be a positive number.")
         if self.max_texts > self.max_queue:
             raise UsageError(
                 f"max_texts={self.max_texts} texts of a request have no room in max_queue={self.max_queue}."
             )
-        if self.api_key is not None and (not self.api_key.strip() or not self.api_key.isascii()):
-            raise UsageError("api_key must consist of ASCII characters, and not be empty.")
+        key = self.api_key
+        if key is not None and not (
+            isinstance(key, str) and key.isascii() and key.isprintable() and key.strip() == key
+        ):
+            raise UsageError("api_key must consist of ASCII characters, without spaces around them.")
+        if key == "":
+            raise UsageError("api_key is empty; leave it out, or choose one.")
         if "*" in self.cors_origins and self.api_key is None:
             raise UsageError("cors_origins='*' lets every web page use the server; name origins, or set an api_key.")
 

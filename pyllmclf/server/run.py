@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,45 +14,12 @@ from typing import Any
 import uvicorn
 from uvicorn.config import Config
 
-from ..classifier.classifier import Classifier
-from ..classifier.functions import load
 from ..errors import ResourceError, UsageError
-from ..progress import STANDARD_ERROR, say
+from ..progress import say
 from .app import app_of
-from .catalog import mark_of
-from .options import ServerOptions, server_options
+from .options import server_options
 from .service import Service
-
-
-@dataclass(frozen=True)
-class Serving:
-    """What a process of a server needs to know; it is pickled for worker processes.
-
-    Attributes
-    ----------
-    paths : dict of str to Path
-        Folders of classifiers by name.
-    options : ServerOptions
-    load_options : dict
-        Arguments of :func:`pyllmclf.load`.
-    drain_seconds : float
-        Seconds that requests in flight have after SIGTERM.
-    """
-
-    paths: dict[str, Path]
-    options: ServerOptions
-    load_options: dict[str, Any] = field(default_factory=dict)
-    drain_seconds: float = 30.0
-
-    def load(self, name: str) -> Classifier:
-        """Opens the classifier of a name."""
-        return load(self.paths[name], **self.load_options)
-
-    def service(self) -> Service:
-        """Opens all classifiers."""
-        marks = {name: mark_of(path) for name, path in self.paths.items()}
-        classifiers = {name: self.load(name) for name in self.paths}
-        return Service(classifiers, self.options, reload=self.load, paths=self.paths, marks=marks)
+from .serving import Serving, server_config, set_up_logging
 
 
 def named_folders(arguments: list[str]) -> dict[str, Path]:
@@ -138,34 +103,6 @@ def run_here(serving: Serving, listener: socket.socket, service: Service) -> Non
     DrainingServer(server_config(serving, app_of(service)), service).run([listener])
 
 
-def server_config(serving: Serving, app: Any, **options: Any) -> Config:
-    """uvicorn's configuration of an application."""
-    return Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        lifespan="on",
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=round(serving.drain_seconds),
-        **options,
-    )
-
-
-def set_up_logging() -> None:
-    """Lines of the access log are JSON on standard error; other messages stand beside them."""
-    handler = logging.StreamHandler(STANDARD_ERROR)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    for name, level in (
-        ("pyllmclf.access", logging.INFO),
-        ("pyllmclf.server", logging.INFO),
-        ("uvicorn.error", logging.WARNING),
-    ):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
-
-
 def serve_folders(serving: Serving, host: str, port: int, workers: int, tell: Callable[[str], None]) -> None:
     """Opens classifiers and serves them until SIGTERM or SIGINT.
 
@@ -198,7 +135,15 @@ def serve_folders(serving: Serving, host: str, port: int, workers: int, tell: Ca
         for served in service.catalog.served.values():
             tell(f"{served.name}: {served.classifier!r}")
         tell(f"serving at {address_of(listener)}; batches of up to {service.batcher.budget} tokens")
-        run_here(serving, listener, service)
+        if workers == 1:
+            run_here(serving, listener, service)
+            return
+        # Opened here, too, so that an error is said in one sentence; the workers have memory of their own.
+        service.close()
+        del service, served
+        from .workers import run_workers
+
+        run_workers(serving, listener, workers)
 
 
 def serve(

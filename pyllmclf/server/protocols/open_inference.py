@@ -107,11 +107,18 @@ def _texts(content: dict[str, Any], binary: bytes) -> list[str]:
         raise RequestError(400, "the input's shape must be [texts] or [texts, 1].")
     if len(shape) == 2 and shape[1] != 1:
         raise RequestError(400, f"the input's shape must be [texts] or [texts, 1], not {shape}.")
-    size = (tensor.get("parameters") or {}).get("binary_data_size")
+    size = _parameters(tensor).get("binary_data_size")
     texts = _flat(tensor.get("data")) if size is None else list(_strings(binary, size))
     if len(texts) != prod(shape):
         raise RequestError(400, f"the input has {len(texts)} texts, and its shape is {shape}.")
     return texts
+
+
+def _parameters(owner: dict[str, Any]) -> dict[str, Any]:
+    parameters = owner.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise RequestError(400, "parameters must be an object.")
+    return parameters
 
 
 def _flat(data: Any) -> list[str]:
@@ -143,8 +150,7 @@ def _strings(binary: bytes, size: Any) -> Iterator[str]:
 def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
     """Names of the outputs that a request wants, and whether each is binary."""
     names = ("label", "probabilities", "logits")
-    parameters = content.get("parameters") or {}
-    default = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
+    default = _parameters(content).get("binary_data_output") is True
     listed = content.get("outputs")
     if not listed:
         return dict.fromkeys(names, default)
@@ -153,8 +159,7 @@ def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
         name = output.get("name") if isinstance(output, dict) else None
         if not isinstance(output, dict) or name not in names:
             raise RequestError(400, f"there is no output {name!r}; there is {', '.join(names)}.")
-        own = output.get("parameters") or {}
-        wanted[name] = bool(own.get("binary_data", default)) if isinstance(own, dict) else default
+        wanted[name] = bool(_parameters(output).get("binary_data", default))
     return wanted
 
 

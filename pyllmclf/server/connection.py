@@ -25,6 +25,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     _timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _half_closed = False
 
     def connection_made(self, transport: Any) -> None:
         """Starts the time of the first request."""
@@ -55,7 +56,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keeps the connection for the answer that is due."""
         if self._answer_is_due() and not self.cycle.more_body:
-            self.cycle.keep_alive = False
+            self.cycle.keep_alive, self._half_closed = False, True
             self._start(HALF_CLOSED_SECONDS)
             return True
         if self._answer_is_due() or (self._timer is not None and self._head_bytes):
@@ -88,16 +89,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start(self, seconds: float) -> None:
         self._stop()
-        self._timer = self.loop.call_later(seconds, self._close, seconds)
+        self._timer = self.loop.call_later(seconds, self._close)
 
     def _stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _close(self, seconds: float) -> None:
+    def _close(self) -> None:
         self._timer = None
-        if seconds == HEAD_SECONDS and self._answer_is_due():  # of the request before, in a pipeline
-            self._start(seconds)
+        if self._answer_is_due() and not self._half_closed:  # of the request before, in a pipeline
+            self._start(HEAD_SECONDS)
         elif self.transport is not None and not self.transport.is_closing():
             self.transport.close()

@@ -23,6 +23,8 @@ log = logging.getLogger("pyllmclf.access")
 failures = logging.getLogger("pyllmclf.server")
 # Paths that need no key: probes, and the page, which asks for the key.
 OPEN_PATHS = re.compile(r"/health|/v2/health/(live|ready)|/|/static/[a-z.]+")
+# Of a body that is too large, most bytes that are read, and the longest pause in seconds.
+DISCARDED_BYTES, PAUSE = 64 << 20, 1.0
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -46,6 +48,8 @@ async def body_of(request: Request, most: int, seconds: float) -> bytes:
     too_large = RequestError(413, f"the body has more than {most:,} bytes; send less at once.", {"Connection": "close"})
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
+        if "expect" not in request.headers:  # the client sends the body without being asked to
+            await _discard(request, seconds)
         raise too_large
     chunks, size = list[bytes](), 0
 
@@ -54,6 +58,7 @@ async def body_of(request: Request, most: int, seconds: float) -> bytes:
         async for chunk in request.stream():
             size += len(chunk)
             if size > most:
+                await _discard(request, seconds)
                 raise too_large
             chunks.append(chunk)
 
@@ -66,6 +71,20 @@ async def body_of(request: Request, most: int, seconds: float) -> bytes:
     except ClientDisconnect:
         raise RequestError(499, "the client has closed the connection.") from None
     return b"".join(chunks)
+
+
+async def _discard(request: Request, seconds: float) -> None:
+    """Reads what a client still sends: many read no answer before, and to close the connection would lose it."""
+    until = time.monotonic() + seconds
+    size = 0
+    while size < DISCARDED_BYTES and time.monotonic() < until:
+        try:
+            message = await asyncio.wait_for(request.receive(), PAUSE)
+        except asyncio.TimeoutError:
+            return
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
+        size += len(message.get("body", b""))
 
 
 async def json_of(request: Request, service: Service) -> dict[str, Any]:

@@ -76,7 +76,15 @@ def address_of(listener: socket.socket) -> str:
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, which answers what it has begun when it is told to end, and then returns."""
+    """uvicorn's server, which answers what it has begun when it is told to end, and then returns.
+
+    Attributes
+    ----------
+    handles_signals : bool
+        Whether SIGINT and SIGTERM end it; only in the main thread.
+    """
+
+    handles_signals = True
 
     def __init__(self, config: Config, service: Service) -> None:
         super().__init__(config)
@@ -85,7 +93,8 @@ class DrainingServer(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handles SIGINT and SIGTERM without raising them again at the end, as uvicorn does."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, signal.SIGTERM) if self.handles_signals else ()
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
             yield
         finally:
@@ -128,6 +137,8 @@ def serve_folders(serving: Serving, host: str, port: int, workers: int, tell: Ca
     """
     if workers < 1:
         raise UsageError(f"workers={workers} must be positive.")
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"port={port} must be from 0 to 65535.")
     listener = open_socket(host, port)
     set_up_logging()
     with closing(listener):

@@ -15,6 +15,7 @@ from .backends import native_cpu
 from .backends import triton as triton_backend
 from .backends.triton import readable
 from .dispatch import Choice, check_operands, choices, implementation
+from .functions import apply
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
@@ -127,9 +128,9 @@ def attention(
     )
     chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2]))
     if chosen == "native":
-        return AttentionFunction.apply(q, k, v, call.native_shape(len(k), *q.shape), native_cpu)
+        return apply(AttentionFunction, q, k, v, call.native_shape(len(k), *q.shape), native_cpu)
     if chosen == "triton" and operands is None:
-        return AttentionFunction.apply(q, k, v, *call.triton_launch(q))
+        return apply(AttentionFunction, q, k, v, *call.triton_launch(q))
     return call.by_torch(chosen, q, k, v)
 
 
@@ -194,10 +195,10 @@ def attention_packed(
     )
     chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     if chosen == "native":
-        return PackedAttentionFunction.apply(qkv, call.native_shape(len(qkv), len(qkv), heads, head_dim), native_cpu)
+        return apply(PackedAttentionFunction, qkv, call.native_shape(len(qkv), len(qkv), heads, head_dim), native_cpu)
     q, k, v = _split(qkv, heads)
     if chosen == "triton" and operands is None:
-        return PackedAttentionFunction.apply(qkv, *call.triton_launch(q))
+        return apply(PackedAttentionFunction, qkv, *call.triton_launch(q))
     return call.by_torch(chosen, q, k, v).flatten(1)
 
 

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from . import dispatch
 from .backends import reference
 from .dispatch import UNMEASURED, Choice, choices
+from .functions import apply
 
 choices(
     "cross_entropy",
@@ -52,7 +53,7 @@ def cross_entropy(
     if text_weight is not None and text_weight.shape != labels.shape:
         raise UsageError(f"cross_entropy: weights of shape {tuple(text_weight.shape)} for {len(labels)} texts.")
     if dispatch.implementation("cross_entropy", logits) == "native":
-        return CrossEntropyFunction.apply(logits, labels, class_weight, text_weight)
+        return apply(CrossEntropyFunction, logits, labels, class_weight, text_weight)
     return reference.cross_entropy(logits, labels, class_weight, text_weight)
 
 

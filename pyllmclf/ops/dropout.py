@@ -11,6 +11,7 @@ from ..errors import UsageError
 from .backends import native_cpu, reference
 from .backends import triton as triton_backend
 from .dispatch import Choice, choices, implementation
+from .functions import apply
 from .philox import DropoutKey, check_rate
 
 choices(
@@ -48,7 +49,7 @@ def dropout(x: torch.Tensor, p: float, key: DropoutKey) -> torch.Tensor:
         raise UsageError(f"dropout: a key of {len(key.row_positions)} rows doesn't fit x of shape {tuple(x.shape)}.")
     chosen = implementation("dropout", x)
     if chosen in ("native", "triton"):
-        return DropoutFunction.apply(x, p, key, native_cpu if chosen == "native" else triton_backend)
+        return apply(DropoutFunction, x, p, key, native_cpu if chosen == "native" else triton_backend)
     return reference.dropout(x, p, key)
 
 

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from . import dispatch
 from .backends import reference
 from .dispatch import UNMEASURED, Choice, choices
+from .functions import apply
 from .gradients import gradient_buffer
 from .layer_norm import layer_norm
 
@@ -52,7 +53,7 @@ def embedding(
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, tables)
     if dispatch.implementation("embedding", *tables) == "native":
-        return EmbeddingFunction.apply(input_ids, positions, *tables)
+        return apply(EmbeddingFunction, input_ids, positions, *tables)
     return reference.embedding(input_ids, positions, *tables)
 
 
@@ -92,7 +93,7 @@ def embedding_layer_norm(
     if not norm_weight.shape == norm_bias.shape == token_weight.shape[1:]:
         raise UsageError("embedding_layer_norm: the norm's parameters don't fit the tables' width.")
     if dispatch.implementation("embedding", *tables, norm_weight, norm_bias) == "native":
-        return EmbeddingFunction.apply(input_ids, positions, *tables, norm_weight, norm_bias, eps)
+        return apply(EmbeddingFunction, input_ids, positions, *tables, norm_weight, norm_bias, eps)
     return layer_norm(reference.embedding(input_ids, positions, *tables), norm_weight, norm_bias, eps)
 
 

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from . import dispatch
 from .backends import reference
 from .dispatch import UNMEASURED, Choice, choices
+from .functions import apply
 
 choices(
     "gelu",
@@ -41,7 +42,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     check_formula(approximate)
     check_bias(x, bias)
     if dispatch.implementation("gelu", x, bias) == "native":
-        return GeluFunction.apply(x, bias, approximate)
+        return apply(GeluFunction, x, bias, approximate)
     return reference.gelu(x, bias, approximate)
 
 

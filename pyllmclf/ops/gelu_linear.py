@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from . import dispatch
 from .backends import native_cpu
+from .functions import apply
 from .gelu import check_bias, check_formula, gelu
 from .gradients import gradient_buffer
 from .linear import check_shapes, input_gradient, linear, product, rounded, rounding, weight_gradient
@@ -49,7 +50,7 @@ def gelu_linear(
     check_bias(x, bias)
     check_shapes("gelu_linear", x, weight, out_bias)
     if not x.is_cuda and dispatch.implementation("linear", x, bias, weight, out_bias) == "native":
-        return GeluLinearFunction.apply(x, bias, weight, out_bias, approximate, operands)
+        return apply(GeluLinearFunction, x, bias, weight, out_bias, approximate, operands)
     return linear(gelu(x, bias, approximate), weight, out_bias, operands=operands)
 
 

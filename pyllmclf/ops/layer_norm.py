@@ -12,6 +12,7 @@ from ..errors import UsageError
 from . import dispatch
 from .backends import reference
 from .dispatch import UNMEASURED, Choice, choices
+from .functions import apply
 
 choices(
     "layer_norm",
@@ -59,7 +60,7 @@ def layer_norm(
         shapes = [tuple(t.shape) for t in (x, weight, bias, residual) if t is not None]
         raise UsageError(f"layer_norm: shapes {shapes} of x, weight, bias (and residual) don't fit.")
     if dispatch.implementation("layer_norm", x, weight, bias, residual) == "native" and x.numel() > 0:
-        y, summed = LayerNormFunction.apply(x, residual, weight, bias, eps)
+        y, summed = apply(LayerNormFunction, x, residual, weight, bias, eps)
         return y if residual is None else (y, summed)
     if residual is None:
         return reference.layer_norm(x, weight, bias, eps)

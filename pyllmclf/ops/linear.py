@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from .backends import native_cpu, reference
 from .dispatch import Choice, check_operands, choices, implementation
+from .functions import apply
 from .gradients import GradientBuffer, gradient_buffer, transposed_product
 
 choices(
@@ -56,7 +57,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, operands: t
     """
     check_shapes("linear", x, weight, bias)
     if implementation("linear", x, weight, bias) == "native":
-        return LinearFunction.apply(x, weight, bias, operands)
+        return apply(LinearFunction, x, weight, bias, operands)
     return reference.linear(x, weight, bias, operands=rounding(x, operands))
 
 

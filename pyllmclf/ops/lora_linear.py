@@ -17,6 +17,7 @@ from .backends import triton as triton_backend
 from .backends.triton import readable
 from .concatenated import concatenated_product, drop_copies
 from .dispatch import Choice, active_backend, choices, implementation
+from .functions import apply
 from .gradients import transposed_product
 from .linear import check_shapes, input_gradient, product, rounding
 from .philox import DropoutKey, check_rate
@@ -88,10 +89,10 @@ def lora_linear(
         drop = None
         if dropout_p > 0.0 and dropout_key is not None:
             drop = partial(native_cpu.dropout_rows, p=dropout_p, key=dropout_key)
-        return RoundedLoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, drop)
+        return apply(RoundedLoRALinearFunction, x, weight, bias, lora_a, lora_b, scaling, drop)
     if chosen in ("native", "triton") and operands is None:
         way = _way(chosen, x, weight, lora_a, dropout_p, dropout_key)
-        return LoRALinearFunction.apply(x, weight, bias, lora_a, lora_b, scaling, way)
+        return apply(LoRALinearFunction, x, weight, bias, lora_a, lora_b, scaling, way)
     return reference.lora_linear(
         x,
         weight,

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from ..errors import UsageError
 from .attention import attention
 from .dispatch import Choice, choices, implementation
+from .functions import apply
 from .gradients import gradient_buffer
 from .linear import input_gradient, linear, product
 from .philox import DropoutKey, attention_mask
@@ -107,7 +108,7 @@ def pooled_attention(
     chosen = implementation("pooled_attention", x, *weights, *biases)
     if chosen == "native" and avoids_keys(x, len(rows), heads):
         queries = Queries(rows, cu_seqlens, positions, heads, causal, scale, dropout_p, dropout_key)
-        return PooledAttentionFunction.apply(x, queries, len(weights), *weights, *biases)
+        return apply(PooledAttentionFunction, x, queries, len(weights), *weights, *biases)
     if len(weights) == 1:
         q, kv = query_key_value(x, rows, weights[0], biases[0], operands=operands)
         k, v = kv.chunk(2, dim=1)

@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from .dispatch import implementation
+from .functions import apply
 from .gradients import gradient_buffer, transposed_product
 from .linear import check_shapes, input_gradient, linear, product, rounded
 
@@ -43,7 +44,7 @@ def query_key_value(
     if len(weight) % 3:
         raise UsageError(f"query_key_value: {len(weight)} outputs are not three equal parts.")
     if implementation("linear", x, weight, bias) == "native":
-        return QueryKeyValueFunction.apply(x, rows, weight, bias, operands)
+        return apply(QueryKeyValueFunction, x, rows, weight, bias, operands)
     width = len(weight) // 3
     bias_q, bias_kv = (None, None) if bias is None else (bias[:width], bias[width:])
     q = linear(x.index_select(0, rows), weight[:width], bias_q, operands=operands)

@@ -8,6 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from ..errors import UsageError
 from .backends import reference
+from .functions import apply
 
 
 def rotary(x: Tensor, positions: Tensor, *, heads: int, head_dim: int, theta: float) -> Tensor:
@@ -43,7 +44,7 @@ def rotary(x: Tensor, positions: Tensor, *, heads: int, head_dim: int, theta: fl
             f"shape {tuple(x.shape)}."
         )
     cosine, sine = reference.rotary_angles(positions, head_dim, theta)
-    return RotaryFunction.apply(x, cosine, sine, heads)
+    return apply(RotaryFunction, x, cosine, sine, heads)
 
 
 class RotaryFunction(torch.autograd.Function):

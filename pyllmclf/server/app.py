@@ -20,6 +20,7 @@ from .http import Gate, Json
 from .metrics import CONTENT_TYPE
 from .openapi import document
 from .options import server_options
+from .page import page_routes
 from .protocols import open_inference, tei, vllm
 from .service import Service
 
@@ -68,8 +69,9 @@ def app_of(service: Service) -> Starlette:
         yield
         service.close()
 
+    table = ROUTES | (page_routes() if service.options.page else {})
     routes = [
-        Route(path, _endpoint(path, handler, service), methods=[method]) for (method, path), handler in ROUTES.items()
+        Route(path, _endpoint(path, handler, service), methods=[method]) for (method, path), handler in table.items()
     ]
     middleware = [Middleware(Gate, service=service)]
     if service.options.cors_origins:

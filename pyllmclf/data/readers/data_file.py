@@ -96,15 +96,35 @@ def open_data_file(path: Path) -> DataFile:
         if not is_file:
             with path.open("rb") as stream:
                 content = read_pieces(stream, origin, what="holds")
-        for _ in range(_MOST_PACKINGS):
-            with _opened(content) as file:
-                unpacked = unpack(file, name, origin)
-            if unpacked is None:
-                break
-            content, name = unpacked
+        content, name = _unpacked(content, name, origin)
     except OSError as error:
         raise _unreadable(origin, error) from error
     return DataFile(origin, without_packing(name), content, is_stream)
+
+
+def data_file_in_memory(content: bytes, name: str) -> DataFile:
+    """A file whose bytes are at hand, unpacked; ``name`` tells its format, and stands in messages.
+
+    Raises
+    ------
+    DataError
+        If it can't be unpacked.
+    ResourceError
+        If its content does not fit into memory.
+    """
+    unpacked, inner = _unpacked(content, name, name)
+    return DataFile(name, without_packing(inner), unpacked)
+
+
+def _unpacked(content: Path | bytes, name: str, origin: str) -> tuple[Path | bytes, str]:
+    """Content and name of a file without its packings."""
+    for _ in range(_MOST_PACKINGS):
+        with _opened(content) as file:
+            unpacked = unpack(file, name, origin)
+        if unpacked is None:
+            break
+        content, name = unpacked
+    return content, name
 
 
 def data_file_of(data: Path | DataFile) -> DataFile:

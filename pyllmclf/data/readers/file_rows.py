@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import DataError
 from .arrow_rows import arrow_rows, parquet_rows
 from .columns import Columns
-from .data_file import DataFile, open_data_file
+from .data_file import DataFile, data_file_of
 from .delimited import _Table, _unlimited_field_size
 from .dialect import ENDINGS, sniff, without_quoting
 from .encoding import open_text
@@ -32,12 +32,12 @@ _NAMED = {
 }
 
 
-def file_rows(path: Path, kind: str | None, options: ReadOptions) -> RowStream:
+def file_rows(path: Path | DataFile, kind: str | None, options: ReadOptions) -> RowStream:
     """Rows of a file, whose packing, encoding, delimiter and quoting are found as in training.
 
     Parameters
     ----------
-    path : Path
+    path : Path or DataFile
     kind : {"txt", "csv", "tsv", "jsonl", "parquet"}, optional
         Its format; ``None`` is what its name and its first bytes say. Lines of text are a text each.
     options : ReadOptions
@@ -47,7 +47,7 @@ def file_rows(path: Path, kind: str | None, options: ReadOptions) -> RowStream:
     DataError, ResourceError
         As :func:`.files.read_path`, here or from the batches.
     """
-    file = open_data_file(path)
+    file = data_file_of(path)
     found, delimiter = (format_of(file), None) if kind is None else _NAMED[kind]
     if found is DELIMITED:
         return _delimited_rows(file, delimiter, options)

@@ -27,7 +27,7 @@ from workbooks import ods, xlsx
 import pyllmclf
 from pyllmclf.server import app
 from pyllmclf.server.errors import RequestError
-from pyllmclf.server.page import files
+from pyllmclf.server.page import files, uploads
 from pyllmclf.server.page.tally import Tally
 from pyllmclf.server.service import Service
 
@@ -212,7 +212,8 @@ def test_many_classes(tmp_path: Path) -> None:
     order = np.argsort(-probabilities, kind="stable")[:20]
     assert list(row["probabilities"]) == [about["classes"][i] for i in order]
     assert np.allclose(list(row["probabilities"].values()), probabilities[order], atol=1e-5)
-    assert end == {"done": True, "rows": 1}
+    assert end == {"done": True, "rows": 1, "truncated": 0}
+    assert send_file(client, b"a text\n" + b"long " * 100, "a.txt")[-1]["truncated"] == 1
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -385,6 +386,25 @@ def test_other_requests_that_are_refused(classifier: pyllmclf.Classifier, monkey
     monkeypatch.setattr(files, "MOST_FILES", 0)
     answer = client.post("/files?name=a.txt", content=b"a")
     assert answer.status_code == 429 and answer.headers["retry-after"] == "5"
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.parquet", "a.csv"])
+def test_small_files_that_are_large(classifier: pyllmclf.Classifier, name: str, tmp_path: Path) -> None:
+    """Unpacked, or as rows; they are refused before they fill the memory."""
+    client = client_of(classifier, max_file_bytes=20_000)
+    if name.endswith(".gz"):
+        content = gzip.compress(b"a" * 10**6)
+    elif name.endswith(".parquet"):
+        pd.DataFrame({"text": ["a" * 100] * 5000}).to_parquet(tmp_path / name)
+        content = (tmp_path / name).read_bytes()
+    else:
+        content = b"text\n" + b"a\n" * 5000
+    assert len(content) < 20_000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uploads, "MOST_ROWS", 4000)
+        answer = client.post("/files", params={"name": name}, content=content)
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 422 and message.endswith("; send a part of it."), message
 
 
 def test_a_failure_midway_is_the_last_line(classifier: pyllmclf.Classifier, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def without_packing(name: str) -> str:
     return path.stem if path.suffix.lower() in PACKED_ENDINGS else path.name
 
 
-def unpack(content: BinaryIO, name: str, origin: str) -> tuple[bytes, str] | None:
+def unpack(content: BinaryIO, name: str, origin: str, most: int | None = None) -> tuple[bytes, str] | None:
     """Unpacks a file, once.
 
     Parameters
@@ -55,6 +55,8 @@ def unpack(content: BinaryIO, name: str, origin: str) -> tuple[bytes, str] | Non
         The packed file's name.
     origin : str
         For messages.
+    most : int, optional
+        Most bytes of the unpacked content.
 
     Returns
     -------
@@ -67,7 +69,7 @@ def unpack(content: BinaryIO, name: str, origin: str) -> tuple[bytes, str] | Non
     DataError
         If the file is damaged, or an archive that does not hold exactly one file of data.
     ResourceError
-        If the content does not fit into memory.
+        If the content does not fit into memory, or has more than ``most`` bytes.
     """
     content.seek(0)
     packing = packing_of(content.read(16))
@@ -76,18 +78,20 @@ def unpack(content: BinaryIO, name: str, origin: str) -> tuple[bytes, str] | Non
         return None
     try:
         if packing == ".zip":
-            return _unpack_archive(content, origin)
-        return read_pieces(_OPEN[packing](content), origin), without_packing(name)
+            return _unpack_archive(content, origin, most)
+        return read_pieces(_OPEN[packing](content), origin, most=most), without_packing(name)
     except _DAMAGED as error:
         if isinstance(error, (DataError, ResourceError)):
             raise
         raise DataError(f"{origin}: can't be unpacked ({error}); the file is damaged or incomplete.") from error
 
 
-def read_pieces(packed: Any, origin: str, what: str = "unpacks to") -> bytes:
-    """Reads a stream to its end, or raises :class:`ResourceError` once it is longer than the free memory allows."""
+def read_pieces(packed: Any, origin: str, what: str = "unpacks to", most: int | None = None) -> bytes:
+    """Reads a stream to its end; raises :class:`ResourceError` once it is too long for free memory, or for ``most``."""
     content, limit = io.BytesIO(), available_memory() // _SHARE_OF_MEMORY
     while piece := packed.read(_PIECE):
+        if most is not None and content.tell() + len(piece) > most:
+            raise ResourceError(f"{origin}: {what} more than {most:,} bytes; send a part of it.")
         if content.tell() + len(piece) > limit:
             raise _too_large(origin, limit, what)
         content.write(piece)
@@ -101,7 +105,7 @@ def _too_large(origin: str, limit: int, what: str) -> ResourceError:
     )
 
 
-def _unpack_archive(content: BinaryIO, origin: str) -> tuple[bytes, str] | None:
+def _unpack_archive(content: BinaryIO, origin: str, most: int | None) -> tuple[bytes, str] | None:
     with zipfile.ZipFile(content) as archive:
         names = [member.filename for member in archive.infolist() if not member.is_dir()]
         if "[Content_Types].xml" in names or "mimetype" in names:  # a document of an office program
@@ -110,7 +114,7 @@ def _unpack_archive(content: BinaryIO, origin: str) -> tuple[bytes, str] | None:
         if archive.getinfo(name).flag_bits & 1:
             raise DataError(f"{origin}: is encrypted; unpack it first.")
         with archive.open(name) as packed:
-            return read_pieces(packed, origin), PurePosixPath(name).name
+            return read_pieces(packed, origin, most=most), PurePosixPath(name).name
 
 
 def _the_data(names: list[str], origin: str) -> str:

@@ -102,25 +102,32 @@ def open_data_file(path: Path) -> DataFile:
     return DataFile(origin, without_packing(name), content, is_stream)
 
 
-def data_file_in_memory(content: bytes, name: str) -> DataFile:
+def data_file_in_memory(content: bytes, name: str, most: int | None = None) -> DataFile:
     """A file whose bytes are at hand, unpacked; ``name`` tells its format, and stands in messages.
+
+    Parameters
+    ----------
+    content : bytes
+    name : str
+    most : int, optional
+        Most bytes of the unpacked content.
 
     Raises
     ------
     DataError
         If it can't be unpacked.
     ResourceError
-        If its content does not fit into memory.
+        If its content does not fit into memory, or has more than ``most`` bytes.
     """
-    unpacked, inner = _unpacked(content, name, name)
+    unpacked, inner = _unpacked(content, name, name, most)
     return DataFile(name, without_packing(inner), unpacked)
 
 
-def _unpacked(content: Path | bytes, name: str, origin: str) -> tuple[Path | bytes, str]:
+def _unpacked(content: Path | bytes, name: str, origin: str, most: int | None = None) -> tuple[Path | bytes, str]:
     """Content and name of a file without its packings."""
     for _ in range(_MOST_PACKINGS):
         with _opened(content) as file:
-            unpacked = unpack(file, name, origin)
+            unpacked = unpack(file, name, origin, most)
         if unpacked is None:
             break
         content, name = unpacked

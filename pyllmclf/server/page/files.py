@@ -31,6 +31,8 @@ from .uploads import GivenLabels, Upload, given_labels, read_upload
 
 # Files that are read or classified at once; each lies in memory.
 MOST_FILES = 4
+# Times the bytes that a file may have, it may have unpacked.
+UNPACKED = 8
 # Bounds of the texts that wait in the queue at once, so that they are computed well within the deadline.
 CHUNK_TEXTS, CHUNK_CHARACTERS = 256, 1 << 16
 # Classes whose probabilities a row has, the most probable ones; with as many or fewer, all.
@@ -73,7 +75,8 @@ class Files:
         columns = query.get("text_column") or None, query.get("label_column") or None
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._reading, _read, served, content, name, *columns)
+            most = UNPACKED * options.max_file_bytes
+            return await loop.run_in_executor(self._reading, _read, served, content, name, *columns, most)
         except PyllmclfError as error:
             raise RequestError(422, _OPTION.sub("", str(error))) from error
 
@@ -107,9 +110,11 @@ class _Work:
         return self.served.classifier.state.encoder.names
 
 
-def _read(served: Served, content: bytes, name: str, text_column: str | None, label_column: str | None) -> _Work:
+def _read(
+    served: Served, content: bytes, name: str, text_column: str | None, label_column: str | None, most: int
+) -> _Work:
     state = served.classifier.state
-    upload = read_upload(content, name, text_column, label_column)
+    upload = read_upload(content, name, text_column, label_column, most)
     given = given_labels(upload, state.encoder.names, state.label_separator, served.name)
     return _Work(served, name, upload, given)
 
@@ -117,7 +122,7 @@ def _read(served: Served, content: bytes, name: str, text_column: str | None, la
 async def _lines(work: _Work, service: Service, facts: dict[str, Any]) -> AsyncIterator[bytes]:
     """The answer, a chunk of texts at a time."""
     yield _line(_about(work))
-    tally = Tally(work.classes)
+    tally, truncated = Tally(work.classes), 0
     facts.update(model=work.served.name, texts=0, tokens=0)
     try:
         for rows in chunks(work.upload.texts, min(CHUNK_TEXTS, service.options.max_queue // 2)):
@@ -126,6 +131,7 @@ async def _lines(work: _Work, service: Service, facts: dict[str, Any]) -> AsyncI
             async for answer in _answers(service, work.served.name, texts, service.options.deadline):
                 if answer.served.classifier is not work.served.classifier:
                     raise RequestError(503, "a newer checkpoint has replaced the classifier; send the file again.")
+                truncated += answer.truncated
                 facts["texts"] += len(answer.labels)
                 facts["tokens"] += int(answer.tokens.sum())
                 yield b"".join(_rows(work, row, answer, tally))
@@ -133,7 +139,7 @@ async def _lines(work: _Work, service: Service, facts: dict[str, Any]) -> AsyncI
     except RequestError as error:
         yield _line({"error": error.message, "status": error.status})
         return
-    end: dict[str, Any] = {"done": True, "rows": len(work.upload.texts)}
+    end: dict[str, Any] = {"done": True, "rows": len(work.upload.texts), "truncated": truncated}
     if work.given is not None:
         end |= tally.figures() | {"missing": work.given.missing, "unknown": work.given.unknown}
     yield _line(end)

@@ -142,7 +142,7 @@
     if ($("other").value === $("model").value) $("other").value = "";
     const model = models.get($("model").value);
     if (!model) return;
-    const names = model.classes.slice(0, 6).map(shown).join(", ") + (model.classes.length > 6 ? ", …" : "");
+    const names = model.classes.slice(0, 6).map(shown).join(", ") + (model.classes.length > 6 ? ` and ${count(model.classes.length - 6)} more` : "");
     const several = model.several_labels ? "; a text may have several" : "";
     $("about").replaceChildren(`${count(model.classes.length)} classes: `, element("bdi", {}, names),
       `${several}. Reads up to ${count(model.max_model_len)} tokens.`);
@@ -230,7 +230,7 @@
 
   async function classifyFile() {
     const file = $("file").files[0];
-    $("file-error").textContent = $("file-status").textContent = "";
+    $("file-error").textContent = $("file-status").textContent = $("file-said").textContent = "";
     if (cancel) return;
     if (!file) return fileProblem("There is no file; choose one.");
     if (file.size > Number(limits.maxFileBytes)) {
@@ -245,7 +245,8 @@
         method: "POST", body: file, signal: cancel.signal, headers: { "Content-Type": "application/octet-stream" },
       }));
       if (!work.end) throw new Error("The answer ended early.");
-      $("file-status").textContent = `${texts(work.rows.length)} classified.`;
+      const longer = work.end.truncated ? `; the classifier reads only the beginning of ${count(work.end.truncated)}` : "";
+      $("file-status").textContent = `${texts(work.rows.length)} classified${longer}.`;
     } catch (error) {
       const message = error.name === "AbortError" ? "Cancelled." : error.message;
       const part = work.rows.length ? ` ${count(work.rows.length)} of ${texts(work.about.rows)} are classified.` : "";
@@ -291,7 +292,7 @@
       // A screen reader hears of every quarter.
       if (Math.floor(4 * share) > said && share < 1) {
         said = Math.floor(4 * share);
-        $("file-status").textContent = `${25 * said} % classified.`;
+        $("file-said").textContent = `${25 * said} % classified.`;
       }
     }
   }

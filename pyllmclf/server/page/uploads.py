@@ -16,10 +16,12 @@ from ...data.readers.data_file import data_file_in_memory
 from ...data.readers.file_rows import file_rows
 from ...data.readers.missing import is_missing
 from ...data.readers.usual_names import usual_label
-from ...errors import DataError
+from ...errors import DataError, ResourceError
 
 # Larger integers are no numbers of JavaScript.
 _LARGEST = 2**53 - 1
+# Most rows of a file; each takes some hundred bytes of memory, also where it takes few in the file.
+MOST_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Upload:
         return [None if name == alone else _plain(record.get(name)) for name in self.columns]
 
 
-def read_upload(content: bytes, name: str, text_column: str | None, label_column: str | None) -> Upload:
+def read_upload(content: bytes, name: str, text_column: str | None, label_column: str | None, most: int) -> Upload:
     """Reads a file as the command line reads it.
 
     Parameters
@@ -67,13 +69,15 @@ def read_upload(content: bytes, name: str, text_column: str | None, label_column
         Its ending tells the format.
     text_column, label_column : str or None
         By default those with usual names; there may be no label column then.
+    most : int
+        Most bytes of the unpacked content, and most characters of all texts.
 
     Raises
     ------
     DataError
         If it can't be read, lacks a column, or holds no text.
     ResourceError
-        If it doesn't fit into memory.
+        If it doesn't fit into memory, or is larger than ``most`` or :data:`MOST_ROWS`.
     """
     if not content:
         raise DataError(f"{name}: the file is empty.")
@@ -81,11 +85,16 @@ def read_upload(content: bytes, name: str, text_column: str | None, label_column
     options = ReadOptions(
         text_column=text_column, label_column=label_column, labelled=label_column is not None, on_pick=picked.append
     )
-    stream = file_rows(data_file_in_memory(content, name), None, options)
+    stream = file_rows(data_file_in_memory(content, name, most), None, options)
     texts, records = list[str](), list[dict[str, Any]]()
+    characters = 0
     for rows in stream.batches:
         texts += rows.texts
         records += rows.records or []
+        # Few bytes of a Parquet file may be many rows.
+        characters += sum(map(len, rows.texts))
+        if len(texts) > MOST_ROWS or characters > most:
+            raise ResourceError(f"{name}: has more than {MOST_ROWS:,} rows or {most:,} characters; send a part of it.")
     if not texts:
         raise DataError(f"{name}: the file holds no texts.")
     if not picked or stream.columns is None:

@@ -53,12 +53,14 @@ class Compute:
         Raises
         ------
         UsageError
-            If a name is unknown, or the backend does not run on the device.
+            If a name is unknown, the backend does not run on the device, or ``PYLLMCLF_SIMD`` names no SIMD build that
+            runs here.
         ResourceError
             If the device is unavailable.
         """
         resolved = resolve_device(device)
         check_backend(backend, resolved)
+        native_cpu.simd_level()
         plain = (active_backend() if backend == "auto" else backend) == "reference"
         return cls(resolved, resolve_dtype(dtype, resolved, fast=not plain), backend)
 
@@ -76,7 +78,7 @@ class Compute:
         """What can change floating-point results, as types that JSON has: threads, backend, processor, library versions
         and settings.
         """
-        simd = _C.build_config()["simd"]
+        simd = native_cpu.simd_level()
         gpu = [torch.cuda.get_device_name(self.device)] if self.device.type == "cuda" else []
         return {
             "threads": torch.get_num_threads(),

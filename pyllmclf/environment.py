@@ -30,10 +30,10 @@ def config() -> dict[str, Any]:
     from .ops.dispatch import BACKENDS, TABLE, active_backend
     from .version import __version__
 
-    build = _C.build_config()
     computes = {"cpu": Compute.resolve("cpu")} | (
         {"cuda": Compute.resolve("cuda")} if torch.cuda.is_available() else {}
     )
+    build = _C.build_config()
     devices, no_device_reason = _C.cuda_devices()
     return {
         "pyllmclf": __version__,

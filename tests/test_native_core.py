@@ -1,4 +1,4 @@
-"""Builds the native core once: runs its C++ tests, inspects nvcc's code, runs the CUDA ops in the emulator."""
+"""Builds the native core once: runs its C++ tests, inspects its code and nvcc's, runs the CUDA ops in the emulator."""
 
 from __future__ import annotations
 
@@ -81,9 +81,28 @@ def ctest(build: Path, *options: str) -> str:
 
 
 def test_the_core_without_python(build: Path) -> None:
-    """Every CPU op in each SIMD build, the token store and the packer."""
-    cmake("--build", build, "--target", "test_data", "test_cpu_ops")
-    assert "out of 2" in ctest(build, "--exclude-regex", "test_cuda_ops")
+    """Every CPU op in each SIMD build, the model of AMX's tiles, the token store and the packer."""
+    cmake("--build", build, "--target", "test_data", "test_tiles", "test_cpu_ops")
+    assert "out of 3" in ctest(build, "--exclude-regex", "test_cuda_ops")
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+def test_tile_instructions_are_in_the_build_for_amx_alone(build: Path) -> None:
+    """A processor without AMX stops at any of them."""
+    cmake("--build", build, "--target", "pyllmclf_core")
+    instruction = re.compile(r"\b(?:[ls][dt]tilecfg|tile(?:loadd\w*|stored|zero|release)|tdp\w+ps)\b")
+    found: dict[str, set[str]] = {}
+    for target in (build / "CMakeFiles").glob("pyllmclf_*.dir"):
+        code = sorted(target.rglob("*.o"))
+        if not code:  # the CUDA part is not built here
+            continue
+        listed = subprocess.run(["objdump", "-d", *code], capture_output=True, text=True, check=True).stdout
+        found[target.stem] = set(instruction.findall(listed))
+    of_amx = found.pop("pyllmclf_amx_bf16", None)
+    assert {"pyllmclf_baseline", "pyllmclf_core"} <= set(found) and not set().union(*found.values())
+    if of_amx is None:
+        pytest.skip("the compiler or the processor has no AMX")
+    assert of_amx == {"ldtilecfg", "tilerelease", "tilezero", "tileloadd", "tilestored", "tdpbf16ps"}
 
 
 @pytest.mark.slow
@@ -91,7 +110,7 @@ def test_the_optimized_core_without_python(tmp_path: Path) -> None:
     """As it is installed, and every CUDA kernel in the emulator, which the tests below call from Python."""
     folder = configured(tmp_path)
     cmake("--build", folder)
-    assert "out of 3" in ctest(folder)
+    assert "out of 4" in ctest(folder)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ struct SimdBuild {
   const CpuOps* ops;
 };
 
-// The builds that this processor runs, fastest first.
+// The builds that this processor runs, newest first.
 const SimdBuild* simd_builds(int* count);
 
 #ifdef PYLLMCLF_SIMD  // defined where a file is compiled for a SIMD build

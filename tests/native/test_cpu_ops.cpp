@@ -1,5 +1,6 @@
 // Compares every CPU op, in each SIMD build that this processor runs, with its formula, and its bits with 1, 2 and 3
-// threads. Outputs are pre-filled with NaN.
+// threads. Outputs are pre-filled with NaN. The bf16 products are also compared in builds over the model of AMX's
+// tiles; and in the build for AMX itself, whose tile instructions the model executes where the processor has none.
 #include <array>
 #include <cstring>
 #include <functional>
@@ -9,6 +10,20 @@
 #include "check.h"
 #include "formulas.h"
 #include "ops.h"
+#include "tile_counts.h"
+#include "tile_trap.h"
+
+namespace pyllmclf {
+namespace amx_bf16 {
+extern const CpuOps ops;
+}
+namespace modelled_tiles {
+extern const CpuOps ops;
+}
+namespace modelled_tiles_avx512 {
+extern const CpuOps ops;
+}
+}  // namespace pyllmclf
 
 namespace {
 
@@ -248,27 +263,46 @@ struct Rounded {
   std::vector<double> numbers;
 };
 
-Rounded rounded(const Floats& x, int64_t width) {
-  Rounded out = {{}, width + width % 2, {}};
+// `gap`: an even number of NaNs between rows.
+Rounded rounded(const Floats& x, int64_t width, int64_t gap = 0) {
+  Rounded out = {{}, width + width % 2 + gap, {}};
   for (std::size_t i = 0; i < x.size(); ++i) {
     const float number = as_bf16(x[i]);
     std::uint32_t bits;
     std::memcpy(&bits, &number, sizeof bits);
     out.numbers.push_back(number);
     out.rows.push_back(static_cast<std::uint16_t>(bits >> 16));
-    if (width % 2 && static_cast<int64_t>(i) % width == width - 1) out.rows.push_back(0);
+    if (static_cast<int64_t>(i) % width < width - 1) continue;
+    if (width % 2) out.rows.push_back(0);
+    out.rows.insert(out.rows.end(), static_cast<std::size_t>(gap), 0x7fc0);
   }
   return out;
 }
 
-void test_bf16_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t inputs, const std::string& build) {
-  const std::string what =
-      build + " bf16 linear " + std::to_string(rows) + " x " + std::to_string(outputs) + " x " + std::to_string(inputs);
+// Rows of `width`, and NaNs between them.
+Floats apart(const Floats& x, int64_t width, int64_t gap) {
+  Floats out;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    out.push_back(x[i]);
+    if (static_cast<int64_t>(i) % width == width - 1) {
+      out.insert(out.end(), static_cast<std::size_t>(gap), std::nanf(""));
+    }
+  }
+  return out;
+}
+
+// `gap`: an even number of elements between rows of operands.
+void test_bf16_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t inputs, int64_t gap,
+                      const std::string& build) {
+  const std::string what = build + " bf16 linear " + std::to_string(rows) + " x " + std::to_string(outputs) + " x " +
+                           std::to_string(inputs) + (gap ? " with gaps" : "");
   check::Random random(1);
   const int64_t size = outputs * inputs, rank = 5;
-  const Rounded x = rounded(random.normal(rows * inputs), inputs), dy = rounded(random.normal(rows * outputs), outputs);
-  const Rounded thin = rounded(random.normal(rows * rank), rank);
+  const Rounded x = rounded(random.normal(rows * inputs), inputs, gap);
+  const Rounded dy = rounded(random.normal(rows * outputs), outputs, gap);
+  const Rounded thin = rounded(random.normal(rows * rank), rank, gap);
   const Floats weight = random.normal(size), bias = random.normal(outputs), factor = random.normal(outputs * rank);
+  const Floats weight_rows = apart(weight, inputs, gap), factor_rows = apart(factor, rank, gap);
   Floats halves;
   for (const float number : factor) halves.push_back(0.5f * number);
   const auto w = rounded(weight, inputs).numbers;
@@ -286,8 +320,8 @@ void test_bf16_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t 
       [&](int threads) {
         Floats out = nans<float>(rows * outputs), input = nans<float>(rows * inputs), found = nans<float>(size);
         const pyllmclf::Bf16Operands none = {};
-        check::that(ops.bf16_linear({{x.rows.data(), x.stride, weight.data(), inputs, inputs, 1.0f},
-                                     {thin.rows.data(), thin.stride, factor.data(), rank, rank, 0.5f},
+        check::that(ops.bf16_linear({{x.rows.data(), x.stride, weight_rows.data(), inputs + gap, inputs, 1.0f},
+                                     {thin.rows.data(), thin.stride, factor_rows.data(), rank + gap, rank, 0.5f},
                                      false,
                                      bias.data(),
                                      out.data(),
@@ -295,7 +329,7 @@ void test_bf16_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t 
                                      outputs,
                                      threads}),
                     what + ": memory");
-        check::that(ops.bf16_linear({{dy.rows.data(), dy.stride, weight.data(), inputs, outputs, 1.0f},
+        check::that(ops.bf16_linear({{dy.rows.data(), dy.stride, weight_rows.data(), inputs + gap, outputs, 1.0f},
                                      none,
                                      true,
                                      nullptr,
@@ -320,11 +354,29 @@ void test_bf16_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t 
         return std::vector<Floats>{out, input, found, sum, moved};
       },
       what);
+  check::that(pyllmclf::tile_model::configured_threads == 0, what + ": tiles are released");
   check::close(actual[0], y, kTolerance, what + ": y");
   check::close(actual[1], dx, kTolerance, what + ": dx");
   check::close(actual[2], gradient, kTolerance, what + ": gradient");
   check::close(actual[3], twice, kTolerance, what + ": sum of gradients");
   check::close(actual[4], stepped, kTolerance, what + ": weight");
+}
+
+// Sizes around those of vectors and of AMX's tiles; a gradient of more than 64 outputs has a path of its own.
+void test_bf16_sizes(const CpuOps& ops, const std::string& build) {
+  const std::vector<std::array<int64_t, 3>> shapes = {{0, 8, 8},     {5, 3, 7},      {530, 70, 20}, {3, 20, 4200},
+                                                      {2100, 9, 50}, {2100, 97, 50}, {7, 70, 4100}, {240, 200, 130}};
+  for (const auto& [rows, outputs, inputs] : shapes) {
+    test_bf16_linear(ops, rows, outputs, inputs, 0, build);
+  }
+  const std::vector<int64_t> sizes = {1, 15, 16, 17, 31, 32, 33, 65};
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    for (std::size_t j = 0; j < sizes.size(); ++j) {
+      const int64_t third = sizes[(i + j) % sizes.size()], gap = (i + j / 2) % 2 ? 6 : 0;
+      test_bf16_linear(ops, sizes[i], sizes[j], third, gap, build);
+      test_bf16_linear(ops, sizes[i], 64 + third, sizes[j], gap, build);
+    }
+  }
 }
 
 // Columns [first, first + count) of rows of `width`.
@@ -451,9 +503,20 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
 
 int main() {
   int builds = 0;
+  [[maybe_unused]] bool has_amx = false;
+  std::vector<pyllmclf::SimdBuild> models = {{"tile model", &pyllmclf::modelled_tiles::ops}};
   for (const pyllmclf::SimdBuild* build = pyllmclf::simd_builds(&builds); builds > 0; --builds, ++build) {
     const CpuOps& ops = *build->ops;
     const std::string name = build->name;
+    has_amx = has_amx || name == "amx-bf16";
+#ifdef PYLLMCLF_WITH_MODELLED_TILES_AVX512
+    if (name == "avx512-bf16") models.push_back({"tile model, AVX512-BF16", &pyllmclf::modelled_tiles_avx512::ops});
+#endif
+#ifdef PYLLMCLF_WITH_AMX_BF16
+    if (name == "avx512-bf16" && !has_amx && trap_tile_instructions()) {
+      models.push_back({"amx-bf16, tiles by the model", &pyllmclf::amx_bf16::ops});
+    }
+#endif
     for (const bool fused : {false, true}) {
       for (const auto& [rows, width] :
            std::vector<std::pair<int64_t, int64_t>>{{0, 8}, {1, 3}, {5, 13}, {70, 384}, {33, 1601}}) {
@@ -474,10 +537,7 @@ int main() {
          std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {8, 2, 768}, {5, 203, 37}, {24, 100, 100}, {8, 768, 64}}) {
       test_linear(ops, rows, outputs, inputs, name);
     }
-    for (const auto& [rows, outputs, inputs] : std::vector<std::array<int64_t, 3>>{
-             {0, 8, 8}, {1, 1, 1}, {5, 3, 7}, {17, 65, 33}, {530, 70, 20}, {3, 20, 4200}, {2100, 9, 50}}) {
-      test_bf16_linear(ops, rows, outputs, inputs, name);
-    }
+    test_bf16_sizes(ops, name);
     test_dropout(ops, 3, 5, name);
     test_dropout(ops, 200, 768, name);
     for (const bool causal : {false, true}) {
@@ -496,6 +556,12 @@ int main() {
       test_attention(ops, {{150, 3}, 2, 16, window, 5, true, true}, name);
     }
     std::printf("%s done\n", name.c_str());
+  }
+  for (const auto& [name, ops] : models) {
+    const int64_t products = pyllmclf::tile_model::products;
+    test_bf16_sizes(*ops, name);
+    check::that(pyllmclf::tile_model::products > products, std::string(name) + ": uses tiles");
+    std::printf("%s done\n", name);
   }
   return check::finish("CPU ops");
 }

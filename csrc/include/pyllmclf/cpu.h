@@ -10,7 +10,8 @@
 namespace pyllmclf {
 
 // The SIMD build that runs on this machine: "avx512-bf16", "x86-64-v4" (AVX-512), "x86-64-v3" (AVX2 and FMA), or
-// "baseline".
+// "baseline"; or the one that the environment variable PYLLMCLF_SIMD names, which may be "amx-bf16", too. Throws
+// std::invalid_argument, as every op does then, if that one doesn't run.
 const char* simd_level();
 
 // y = (s - mean) / sqrt(variance + eps) * weight + bias with s = x + residual.

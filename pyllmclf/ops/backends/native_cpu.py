@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ... import _C
+from ...errors import UsageError
 from ..philox import DropoutKey
 
 MAX_HEAD_DIM = 256
@@ -36,15 +37,30 @@ def serves(*tensors: Tensor | None) -> bool:
 
 
 @cache
+def simd_level() -> str:
+    """Name of the core's SIMD build that runs: the processor's, or the one of the environment variable PYLLMCLF_SIMD.
+
+    Raises
+    ------
+    UsageError
+        If the variable names a build that doesn't run here.
+    """
+    try:
+        return str(_C.build_config()["simd"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+@cache
 def multiplies_bf16_faster() -> bool:
     """Whether :func:`bf16_linear` beats fp32 matmuls on this processor.
 
     It does where AVX512-BF16 has twice the rate of fp32 (measured on AMD Zen 4: 1.8 to 2.0 times). Intel's processors
-    have that rate in AMX alone, which this core doesn't use. AVX512-VBMI tells Zen 4 and its successors from Cooper
-    Lake, and AVX512-FP16 tells them from Sapphire Rapids and later, whose AMX a virtual machine may hide.
+    have that rate in AMX alone, which this core uses on request alone. AVX512-VBMI tells Zen 4 and its successors from
+    Cooper Lake, and AVX512-FP16 tells them from Sapphire Rapids and later, whose AMX a virtual machine may hide.
     """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    has = _C.build_config()["simd"] == "avx512-bf16" and capabilities.get("avx512_vbmi", False)
+    has = simd_level() == "avx512-bf16" and capabilities.get("avx512_vbmi", False)
     return has and not any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_fp16"))
 
 

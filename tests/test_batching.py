@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from serving import TEXTS, trained
+from served_classifiers import TEXTS, trained
 
 from pyllmclf.classifier.classifier import Classifier
 from pyllmclf.server import batching

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from serving import LABELS, QUICK, TEXTS, trained
+from served_classifiers import LABELS, QUICK, TEXTS, trained
 
 import pyllmclf
 from pyllmclf.cli.main import app, run

@@ -12,7 +12,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from serving import TEXTS, trained
+from served_classifiers import TEXTS, trained
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient

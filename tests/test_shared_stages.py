@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from models import Folders
-from serving import LABELS, QUICK, TEXTS, relatives, trained
+from served_classifiers import LABELS, QUICK, TEXTS, relatives, trained
 
 import pyllmclf
 from pyllmclf.classifier.classifier import Classifier

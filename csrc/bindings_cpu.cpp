@@ -165,10 +165,11 @@ void bf16_weight_gradient_(Address dy, std::int64_t dy_row, Address x, std::int6
   bf16_weight_gradient(args);
 }
 
-void quantize_rows_(Address x, Address q, Address scales, std::int64_t rows, std::int64_t width, int threads) {
+void quantize_rows_(Address x, Address factors, Address q, Address scales, std::int64_t rows, std::int64_t width,
+                    int threads) {
   check_rows(rows, width, threads);
   py::gil_scoped_release release;
-  quantize_rows({input(x), reinterpret_cast<std::int8_t*>(q), output(scales), rows, width, threads});
+  quantize_rows({input(x), input(factors), reinterpret_cast<std::int8_t*>(q), output(scales), rows, width, threads});
 }
 
 void dequantize_rows_(Address y, Address row_scales, Address column_scales, Address bias, std::int64_t rows,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from cases import relative_error
 from models import Folders
+from safetensors.torch import load_file, save_file
 from short_runs import LABELS, TEXTS
 from test_checkpoint import edit_json, rehash
 from torch import Tensor
@@ -44,6 +46,39 @@ def test_products(rows: int, outputs: int, inputs: int, generator: torch.Generat
     # Each term is off by at most half a step of each factor.
     largest = x.abs().amax(1, keepdim=True) * weight.abs().amax(1)
     assert ((native - exact).abs() <= inputs * largest * (2 * HALF_STEP + HALF_STEP**2) + 1e-5).all()
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 3, 5), (37, 65, 33), (0, 8, 8), (300, 64, 700)])
+def test_products_with_factors(rows: int, outputs: int, inputs: int, generator: torch.Generator) -> None:
+    x, weight = torch.randn(rows, inputs, generator=generator), torch.randn(outputs, inputs, generator=generator)
+    bias, factors = torch.randn(outputs, generator=generator), torch.rand(inputs, generator=generator) + 0.1
+    quantized = ops.Int8Weight.of(weight, factors)
+    found = []
+    for backend in ("native", "reference"):
+        with ops.use_backend(backend):
+            found.append(quantized(x, bias))
+    assert relative_error(*found) < 1e-6
+    largest = (x * factors).abs().amax(1, keepdim=True) * (weight / factors).abs().amax(1)
+    exact = x.double() @ weight.double().t() + bias
+    assert ((found[0] - exact).abs() <= inputs * largest * (2 * HALF_STEP + HALF_STEP**2) + 1e-5).all()
+
+
+def test_factors_make_inputs_of_other_magnitudes_precise(generator: torch.Generator) -> None:
+    layer = Linear(96, 64)
+    with torch.no_grad():
+        layer.weight.normal_(generator=generator)
+        layer.weight[:, 5] *= 0.01
+    x = torch.randn(200, 96, generator=generator)
+    x[:, 5] *= 300
+    recorder = int8.PeakRecorder(layer)
+    for part in (x[:0], x[:100], x[100:]):
+        recorder(part)
+    torch.testing.assert_close(recorder.peaks, x.abs().amax(0))
+    exact = x.double() @ layer.weight.double().t()
+    errors = [
+        relative_error(ops.Int8Weight.of(layer.weight, factors)(x), exact) for factors in (None, recorder.factors())
+    ]
+    assert errors[1] < errors[0] / 3
 
 
 def test_each_row_and_output_has_its_own_scale(generator: torch.Generator) -> None:
@@ -88,10 +123,11 @@ def test_layers_compute_in_int8(trained: Path, tmp_path: Path, monkeypatch: pyte
     layers = linear_layers(classifier.state.model)
     assert set(chosen.layers) == set(layers) and all(layer.int8 is not None for layer in layers.values())
     assert "0.attn.c_attn" in layers and "1.attn.c_attn" not in layers  # the last block reads one row per text
+    assert set(chosen.factors) == set(layers)
     called: list[ops.Int8Weight] = []
-    original = ops.int8_linear
+    original = ops.Int8Weight.__call__
     monkeypatch.setattr(
-        ops, "int8_linear", lambda x, weight, bias: (called.append(weight), original(x, weight, bias))[1]
+        ops.Int8Weight, "__call__", lambda self, x, bias: (called.append(self), original(self, x, bias))[1]
     )
     classifier.logits(TEXTS[:1])
     assert {id(weight) for weight in called} == {id(layer.int8) for layer in layers.values()}
@@ -101,6 +137,7 @@ def test_layers_compute_in_int8(trained: Path, tmp_path: Path, monkeypatch: pyte
     assert 0 < difference < 0.1 * np.abs(exact.logits(TEXTS)).max()
     # The choice is kept with the classifier.
     classifier.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "int8.safetensors").is_file()
     again = pyllmclf.load(tmp_path / "saved", dtype="int8")
     assert again.state.int8 == chosen and np.array_equal(again.logits(TEXTS), classifier.logits(TEXTS))
     assert all(layer.int8 is None for layer in linear_layers(pyllmclf.load(tmp_path / "saved").state.model).values())
@@ -116,10 +153,10 @@ def quantized_badly(bad: set[str], classifier: Callable) -> Callable:
     """Int8Weight.of that destroys the weights of some layers."""
     original = ops.Int8Weight.of
 
-    def of(weight: Tensor) -> ops.Int8Weight:
-        made = original(weight)
+    def of(weight: Tensor, factors: Tensor | None = None) -> ops.Int8Weight:
+        made = original(weight, factors)
         names = {name for name, layer in linear_layers(classifier()).items() if layer.weight is weight}
-        return ops.Int8Weight(made.values.flip(0), made.scales * 1e4) if names & bad else made
+        return replace(made, values=made.values.flip(0), scales=made.scales * 1e4) if names & bad else made
 
     return of
 
@@ -195,6 +232,36 @@ def test_a_forged_record_is_refused(trained: Path, tmp_path: Path) -> None:
         rehash(tmp_path / "saved")
         with pytest.raises(ModelError, match=problem):
             pyllmclf.load(tmp_path / "saved", dtype="int8")
+
+
+def test_forged_factors_are_refused(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    classifier = pyllmclf.load(trained, dtype="int8", calibration=TEXTS)
+    classifier.save(folder)
+    file = folder / "int8.safetensors"
+    factors = load_file(file)
+    first = next(iter(factors))
+    for forged in (factors[first][1:], factors[first] * 0, factors[first] * float("nan"), factors[first].double()):
+        save_file(factors | {first: forged.contiguous()}, file)
+        rehash(folder)
+        with pytest.raises(ModelError, match=rf"the factors of '{first}' are not"):
+            pyllmclf.load(folder, dtype="int8")
+    file.write_bytes(b"damaged")
+    with pytest.raises(ModelError):
+        pyllmclf.load(folder, dtype="int8")
+
+
+def test_a_record_without_factors(trained: Path, tmp_path: Path) -> None:
+    """As written before there were factors."""
+    classifier = pyllmclf.load(trained, dtype="int8", calibration=TEXTS)
+    assert classifier.state.int8 is not None
+    classifier.state.int8.factors.clear()
+    classifier.save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "int8.safetensors").exists()
+    again = pyllmclf.load(tmp_path / "saved", dtype="int8")
+    layers = linear_layers(again.state.model).values()
+    assert all(isinstance(layer.int8, ops.Int8Weight) and layer.int8.factors is None for layer in layers)
+    assert np.isfinite(again.logits(TEXTS)).all()
 
 
 def test_commands(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

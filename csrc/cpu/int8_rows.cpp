@@ -12,10 +12,15 @@ typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 constexpr float kLargest = 127.0f;
 
-void quantize_row(const float* x, int64_t width, int8_t* q, float* scale) {
+// kFactors: whether `factors` multiply the row.
+template <bool kFactors>
+void quantize_row(const float* x, const float* factors, int64_t width, int8_t* q, float* scale) {
+  const auto value_at = [&](int64_t c, int64_t count) {
+    return kFactors ? read(x + c, count) * read(factors + c, count) : read(x + c, count);
+  };
   Vec most = {}, not_finite = {};
   for_columns(width, [&](int64_t c, int64_t count) {
-    const Vec value = read(x + c, count);
+    const Vec value = value_at(c, count);
     most = max(max(value, -value), most);
     not_finite += value - value;  // 0, or NaN for infinity and NaN, which max() may lose
   });
@@ -23,7 +28,7 @@ void quantize_row(const float* x, int64_t width, int8_t* q, float* scale) {
   const float inverse = *scale > 0.0f ? 1.0f / *scale : 0.0f;
   for_columns(width, [&](int64_t c, int64_t count) {
     // The low bits of the sum are the rounded number, of at most 127.
-    const IntVec number = as_int(read(x + c, count) * inverse + kRound);
+    const IntVec number = as_int(value_at(c, count) * inverse + kRound);
     const Bytes bytes = __builtin_convertvector(number, Bytes);
     memcpy(q + c, &bytes, static_cast<size_t>(count));
   });
@@ -34,7 +39,8 @@ void quantize_row(const float* x, int64_t width, int8_t* q, float* scale) {
 void quantize_rows(const QuantizeRows& a) {
   parallel_for(a.rows, a.rows * a.width, a.threads, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      quantize_row(a.x + row * a.width, a.width, a.q + row * a.width, a.scales + row);
+      const auto quantize = a.factors ? quantize_row<true> : quantize_row<false>;
+      quantize(a.x + row * a.width, a.factors, a.width, a.q + row * a.width, a.scales + row);
     }
   });
 }

@@ -36,6 +36,8 @@ from .schema import FORMAT_VERSION, WITH_PROMPT, WITHOUT_POOLER, BaseSpec, Check
 from .state import ClassifierState, Int8Layers
 
 SPEC_FILE = "pyllmclf.json"
+# Factors of the rows of layers in int8.
+INT8_FILE = "int8.safetensors"
 STATE_FILE = "training_state/state.json"
 OPTIMIZER_FILE = "training_state/optimizer.safetensors"
 # A folder with one of these files is damaged unless its manifest lists the file.
@@ -47,6 +49,7 @@ COVERED = (
     "tokenizer.json",
     ADAPTER_CONFIG,
     ADAPTER_FILE,
+    INT8_FILE,
     "base/config.json",
     f"base/{WEIGHTS_FILE}",
     f"base/{WEIGHTS_INDEX}",
@@ -95,6 +98,8 @@ def save_checkpoint(
         # LoRA does not change the base: one hash serves all checkpoints of a run.
         state.base_sha256 = state.base_sha256 or content_hash(backbone_state(state.model))
     files[SPEC_FILE] = text_writer(json.dumps(_spec(state).to_json(), indent=2))
+    if state.int8 is not None and state.int8.factors:
+        files[INT8_FILE] = tensor_writer(state.int8.factors)
     files[STATE_FILE] = text_writer(json.dumps(dict(training_state or {}), indent=2))
     size = parameter_bytes(state)
     if optimizer:
@@ -241,7 +246,7 @@ def _read_state(folder: Path, spec: CheckpointSpec) -> ClassifierState:
         base_sha256=spec.base.sha256,
         temperature=spec.temperature,
         metrics=spec.metrics,
-        int8=_int8_layers(spec.int8),
+        int8=_int8_layers(spec.int8, folder),
     )
 
 
@@ -325,15 +330,17 @@ def _spec(state: ClassifierState) -> CheckpointSpec:
         metrics=state.metrics,
         base=BaseSpec(state.hub_id, state.revision, None if state.lora is None else state.base_sha256),
         settings=state.settings,
-        int8=None if state.int8 is None else asdict(state.int8),
+        int8=None if state.int8 is None else state.int8.record(),
     )
 
 
-def _int8_layers(record: Mapping[str, Any] | None) -> Int8Layers | None:
+def _int8_layers(record: Mapping[str, Any] | None, folder: Path) -> Int8Layers | None:
     if record is None:
         return None
     names = tuple(record["layers"]), tuple(record["left_out"])
-    return Int8Layers(*names, float(record["agreement"]), record["texts"])
+    # Checkpoints of before have no factors.
+    factors = read_tensors(folder / INT8_FILE) if (folder / INT8_FILE).exists() else {}
+    return Int8Layers(*names, float(record["agreement"]), record["texts"], factors)
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:

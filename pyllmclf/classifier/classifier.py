@@ -293,7 +293,7 @@ class Classifier(Predictor):
         quantize : True, iterable of str, path, or name of a data set, optional
             With ``"onnx"``: the graph computes in int8, in the layers that :func:`pyllmclf.load` chooses with these
             texts as its ``calibration``. onnxruntime classifies the texts, and at least 99.5 % of the labels must be
-            those of float32. ``True``: layers and texts of a classifier that was loaded in int8 with a ``calibration``.
+            those of float32. ``True``: the texts of a classifier that was loaded in int8 with a ``calibration``.
 
         Raises
         ------
@@ -323,9 +323,10 @@ class Classifier(Predictor):
         chosen, texts = self.state.int8, self.calibration
         if quantize is not True:
             texts = calibration_texts(quantize)
-            chosen = choose_layers(exact, self.compute, texts)
         elif chosen is None or texts is None:
             raise UsageError("quantize=True is for a classifier loaded in int8 with a calibration; give texts.")
+        # onnxruntime's graphs have no factors of rows.
+        chosen = choose_layers(exact, self.compute, texts, smooth=False)
         use_int8(exact.state.model, ())
         return partial(quantize_graph, exact, layers=chosen.layers, texts=texts)
 

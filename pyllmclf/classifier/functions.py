@@ -96,7 +96,7 @@ def _in_int8(state: ClassifierState, device: str, backend: str, calibration: Any
             "of load() (--calibration FILE), which a classifier that is saved remembers."
         )
     else:
-        use_int8(state.model, state.int8.layers)
+        use_int8(state.model, state.int8.layers, state.int8.factors)
     return classifier
 
 

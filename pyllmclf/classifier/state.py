@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from ..data.labels import LabelEncoder, MultiLabelEncoder
 from ..data.packing import RowLayout
 from ..data.tokenizers import PromptedTokenizer, Tokenizer
@@ -27,12 +29,19 @@ class Int8Layers:
         Share of the calibration texts whose label is that of float32.
     texts : int
         Number of calibration texts.
+    factors : dict of str to tensor
+        Factors of the rows of a layer, by its name; see :class:`pyllmclf.ops.Int8Weight`.
     """
 
     layers: tuple[str, ...]
     left_out: tuple[str, ...]
     agreement: float
     texts: int
+    factors: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
+
+    def record(self) -> dict[str, Any]:
+        """The fields that JSON can hold."""
+        return {"layers": self.layers, "left_out": self.left_out, "agreement": self.agreement, "texts": self.texts}
 
     def __str__(self) -> str:
         count = len(self.layers) + len(self.left_out)

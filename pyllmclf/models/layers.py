@@ -5,7 +5,7 @@ The module also exports the state of a forward pass that the layers take, from :
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import overload
 
 import torch
@@ -90,8 +90,9 @@ class Linear(nn.Module):
     lora_b : Parameter, shape [outputs, rank], or None
     scaling : float
         The factor s before B A.
-    int8 : Int8Weight or None
-        The weight in int8, for classifying; :meth:`forward` and :meth:`after_gelu` then compute with it.
+    int8 : Int8Weight, callable or None
+        The weight in int8, for classifying; :meth:`forward` and :meth:`after_gelu` then compute with it. It takes rows
+        and the bias or ``None``.
     """
 
     lora_a: nn.Parameter | None
@@ -105,7 +106,7 @@ class Linear(nn.Module):
         self.register_parameter("lora_a", None)
         self.register_parameter("lora_b", None)
         self.scaling = 0.0
-        self.int8: ops.Int8Weight | None = None
+        self.int8: ops.Int8Weight | Callable[[Tensor, Tensor | None], Tensor] | None = None
 
     def add_lora(self, rank: int, scaling: float, generator: torch.Generator) -> None:
         """Adds A [rank, inputs], drawn as PEFT draws it (Kaiming uniform, a = sqrt 5), and B [outputs, rank], zero."""
@@ -128,7 +129,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor, context: Context, *, add_bias: bool = True) -> Tensor:
         """The outputs, shape [rows, outputs], of x [rows, inputs]; without b where the next op adds it."""
         if self.int8 is not None:
-            return ops.int8_linear(x, self.int8, self.bias if add_bias else None)
+            return self.int8(x, self.bias if add_bias else None)
         if self.lora_a is not None:
             return self._with_lora(x, context, add_bias=add_bias)
         weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias if add_bias else None, x.dtype)

@@ -28,17 +28,25 @@ class Int8Weight:
     ----------
     values : int8 tensor, shape [out, in]
     scales : fp32 tensor, shape [out]
-        The weight is ``values * scales[:, None]``.
+    factors : fp32 tensor, shape [in], or None
+        The weight is ``values * scales[:, None] * factors``, and rows are multiplied by ``factors`` before they are
+        rounded. ``None``: 1.
     """
 
     values: Tensor
     scales: Tensor
+    factors: Tensor | None = None
 
     @classmethod
-    def of(cls, weight: Tensor) -> Int8Weight:
-        """Quantises a weight, fp32 [out, in]: each output by its largest magnitude."""
+    def of(cls, weight: Tensor, factors: Tensor | None = None) -> Int8Weight:
+        """Quantises a weight, fp32 [out, in], divided by the factors: each output by its largest magnitude."""
         with torch.inference_mode(False), torch.no_grad():
-            return cls(*_quantized(weight.detach()))
+            weight = weight.detach() if factors is None else weight.detach() / factors
+            return cls(*_quantized(weight), factors)
+
+    def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """:func:`int8_linear` with this weight."""
+        return int8_linear(x, self, bias)
 
 
 def int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Tensor:
@@ -66,12 +74,16 @@ def int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Te
     native = implementation("int8_linear", x, weight.scales, bias) == "native"
     if not len(x):
         return x.new_empty(0, len(weight.scales))
-    q, scales = native_cpu.quantize_rows(x) if native else _quantized(x)
+    q, scales = native_cpu.quantize_rows(x, weight.factors) if native else _quantized(_times(x, weight.factors))
     if native:
         product = torch._int_mm(q, weight.values.t())
         return native_cpu.dequantize_rows(product, scales, weight.scales, bias)
     y = (q.double() @ weight.values.double().t()).float() * (scales[:, None] * weight.scales)
     return y if bias is None else y + bias
+
+
+def _times(x: Tensor, factors: Tensor | None) -> Tensor:
+    return x if factors is None else x * factors
 
 
 def _quantized(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -199,6 +199,8 @@ def _add_module(digest: hashlib._Hash, module: nn.Module) -> None:
     for name, part in module.named_modules():
         if isinstance(part, Linear):
             digest.update(f"{name} {part.scaling} {part.int8 is not None}".encode())
+            if isinstance(part.int8, ops.Int8Weight) and part.int8.factors is not None:
+                digest.update(part.int8.factors.cpu().numpy().data)
 
 
 def _share(modules: Sequence[nn.Module], others: Sequence[nn.Module]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import ResourceError
 from ..models.layers import Linear
 from ..models.sequence_classifier import SequenceClassifier
+from ..ops import Int8Weight
 
 ALIGNMENT = 64
 
@@ -62,9 +63,8 @@ def _tensors(model: SequenceClassifier) -> Iterator[Tensor]:
     for parameter in model.parameters():
         yield parameter.detach().contiguous()
     for linear in _int8_layers(model):
-        assert linear.int8 is not None
-        yield linear.int8.values
-        yield linear.int8.scales
+        assert isinstance(linear.int8, Int8Weight)
+        yield from (linear.int8.values, linear.int8.scales)
 
 
 def _replace(model: SequenceClassifier, mapped: list[Tensor]) -> None:
@@ -72,7 +72,7 @@ def _replace(model: SequenceClassifier, mapped: list[Tensor]) -> None:
     for parameter in model.parameters():
         parameter.data = next(found)
     for linear in _int8_layers(model):
-        assert linear.int8 is not None
+        assert isinstance(linear.int8, Int8Weight)
         linear.int8 = replace(linear.int8, values=next(found), scales=next(found))
 
 

@@ -225,11 +225,13 @@ struct Bf16WeightGradient {
   int threads;
 };
 
-// q = round(x / scale) with scale = max|x| / 127 for each row. Rows that are not finite have the scale NaN.
+// q = round(x factors / scale) with scale = max|x factors| / 127 for each row. Rows that are not finite have the scale
+// NaN.
 struct QuantizeRows {
-  const float* x;  // [rows, width]
-  std::int8_t* q;  // [rows, width]
-  float* scales;   // [rows]
+  const float* x;        // [rows, width]
+  const float* factors;  // [width], may be null: 1
+  std::int8_t* q;        // [rows, width]
+  float* scales;         // [rows]
   std::int64_t rows, width;
   int threads;
 };

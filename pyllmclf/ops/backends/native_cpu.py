@@ -348,11 +348,14 @@ def _bf16_weight_gradient(dy: Tensor, x: Tensor, target: tuple[Any, ...], weight
     )
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns int8 rows, and the scale of each that multiplies them: its largest magnitude / 127."""
+def quantize_rows(x: Tensor, factors: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Returns int8 rows, and the scale of each that multiplies them: its largest magnitude / 127.
+
+    With ``factors`` [width], the rows are x times these.
+    """
     x = x.contiguous()
     q, scales = torch.empty(x.shape, dtype=torch.int8), x.new_empty(len(x))
-    _C.quantize_rows(*map(_address, (x, q, scales)), *x.shape, torch.get_num_threads())
+    _C.quantize_rows(*map(_address, (x, factors, q, scales)), *x.shape, torch.get_num_threads())
     return q, scales
 
 

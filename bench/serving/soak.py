@@ -34,7 +34,7 @@ from recipes import processor
 
 Row = dict[str, Any]
 OVERLOAD = 3.0
-# Of probabilities in fp32, of logits in bf16.
+# Of probabilities in fp32; of logits in bf16, relative to the largest.
 TOLERANCES = {"float32": 1e-6, "bfloat16": 2e-2}
 STRIDE = 617
 
@@ -87,7 +87,7 @@ def phase(load: Load, group: int, rate: float, seconds: float, first: int, expec
         "p50_ms": round(1000 * float(np.percentile(taken, 50)), 1),
         "p99_ms": round(1000 * float(np.percentile(taken, 99)), 1),
         "memory_mb": [round(values[0]), round(max(values)), round(values[-1])],
-        "largest_difference": max(differences),
+        "largest_difference": max(differences) / largest_logit(expected, dtype),
     }
 
 
@@ -97,6 +97,11 @@ def _difference(body: bytes, expected: np.ndarray, dtype: str) -> float:
     if dtype == "float32":
         return float(np.abs(found - expected).max())
     return float(np.abs(np.log(found) - np.log(expected)).max())
+
+
+def largest_logit(expected: np.ndarray, dtype: str) -> float:
+    """What differences in bf16 are relative to; 1 in fp32."""
+    return 1.0 if dtype == "float32" else float(np.abs(np.log(expected)).max())
 
 
 def replace_later(folder: Path, seconds: float) -> threading.Timer:

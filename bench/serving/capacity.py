@@ -6,8 +6,9 @@ milliseconds and none fails, and appends a line for each. The generator (``load.
 there already for a server, a model and a limit is not repeated. ``--table`` prints the results.
 
 A run with a fixed number of clients warms the server up, and estimates what it can do. From half of that, the rate is
-doubled until a run fails, then halved in ratio between the last success and the first failure until they are within 5
-per cent. A longer run with other arrivals confirms the rate; while it fails, the rate is lowered by 5 per cent.
+doubled until a run fails, then halved in ratio between the last success and the first failure until they are within 20
+per cent. Longer runs go on from there in steps of 5 per cent, up while they succeed or down while they fail. Every run
+has arrivals of its own: a burst of one process would decide all of them.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from recipes import processor
 
 Row = dict[str, Any]
-PRECISION = 1.05
+COARSE, STEP = 1.2, 1.05
 LOWEST_SHARE = 1 / 16
 """Of the estimate: a server that sustains less is given up."""
 CLIENTS = 16
-LEAST_REQUESTS = 100
-LONGEST_SECONDS = 30.0
+LEAST_REQUESTS, LEAST_CONFIRMED = 100, 300
+LONGEST_SECONDS, LONGEST_CONFIRMED = 60.0, 120.0
 ATTEMPTS = 3
 CONFIRMATIONS = 8
 DRAIN_SECONDS = 120.0
@@ -55,7 +56,9 @@ class Search:
     limit : float
         Seconds.
     seconds : float
-        Length of a run; up to ``LONGEST_SECONDS`` where it would have fewer than ``LEAST_REQUESTS`` requests.
+        Length of a short run; up to ``LONGEST_SECONDS`` where it would have fewer than ``LEAST_REQUESTS`` requests.
+    confirm : float
+        Length of a long run; up to ``LONGEST_CONFIRMED`` where it would have fewer than ``LEAST_CONFIRMED``.
     reference : dict
         Labels by text.
     group : int
@@ -67,11 +70,20 @@ class Search:
     load: Load
     limit: float
     seconds: float
+    confirm: float
     reference: dict[str, str]
     group: int
     runs: list[Row] = field(default_factory=list)
 
-    def sustains(self, rate: float, seed: int = 0, seconds: float | None = None) -> bool:
+    def sustains(self, rate: float) -> bool:
+        """Whether a short run succeeds."""
+        return self._try(rate, max(self.seconds, min(LEAST_REQUESTS / rate, LONGEST_SECONDS)))
+
+    def confirms(self, rate: float) -> bool:
+        """Whether a long run succeeds."""
+        return self._try(rate, max(self.confirm, min(LEAST_CONFIRMED / rate, LONGEST_CONFIRMED)))
+
+    def _try(self, rate: float, seconds: float) -> bool:
         """Whether a run succeeds; one in which the generator is late is repeated.
 
         Raises
@@ -79,10 +91,10 @@ class Search:
         ServerError
             If the generator is late every time, or the server answers no more.
         """
-        seconds = max(seconds or self.seconds, min(LEAST_REQUESTS / rate, LONGEST_SECONDS))
         for _ in range(ATTEMPTS):
-            first, cpu = STRIDE * len(self.runs), cpu_seconds(self.group)
-            found = run(self.load, rate, seconds, seed=seed, limit=self.limit, first=first, reference=self.reference)
+            seed, cpu = len(self.runs), cpu_seconds(self.group)
+            more = {"seed": seed, "first": STRIDE * seed, "limit": self.limit, "reference": self.reference}
+            found = run(self.load, rate, seconds, **more)
             self.drain()
             found["cpu_ms"] = round(1000 * (cpu_seconds(self.group) - cpu) / (found["requests"] + 1), 2)
             self.runs.append(found)
@@ -114,18 +126,23 @@ class Search:
                 low, high = low / 2, low
                 if low < 2 * LOWEST_SHARE * start:
                     return 0.0
-        while high / low > PRECISION:
+        while high / low > COARSE:
             middle = (low * high) ** 0.5
             low, high = (middle, high) if self.sustains(middle) else (low, middle)
         return low
 
-    def confirmed(self, rate: float, seconds: float) -> float:
-        """Highest rate from this one down that a longer run sustains; 0 if none of ``CONFIRMATIONS`` does."""
-        for seed in range(1, CONFIRMATIONS + 1):
-            if self.sustains(rate, seed, seconds):
-                return rate
-            rate /= PRECISION
-        return 0.0
+    def highest_confirmed(self, rate: float) -> Row:
+        """The long run at the highest rate that succeeds, in steps from a rate; empty if none does."""
+        if self.confirms(rate):
+            best = self.runs[-1]
+            while self.confirms(best["rate"] * STEP):
+                best = self.runs[-1]
+            return best
+        for _ in range(CONFIRMATIONS):
+            rate /= STEP
+            if self.confirms(rate):
+                return self.runs[-1]
+        return {}
 
 
 def measure(side: Side, python: Path, model: Path, arguments: argparse.Namespace) -> Row:
@@ -135,15 +152,14 @@ def measure(side: Side, python: Path, model: Path, arguments: argparse.Namespace
     reference = json.loads((model / "reference.json").read_text(encoding="utf-8"))
     begun = time.monotonic()
     with started(side, python, model, port, arguments.server_core) as group:
-        search = Search(load, arguments.limit / 1000, arguments.seconds, reference, group)
+        search = Search(load, arguments.limit / 1000, arguments.seconds, arguments.confirm, reference, group)
         ready = time.monotonic() - begun
         estimate = closed_loop(load, CLIENTS, arguments.warm_up)
         search.drain()
         rate = search.highest(estimate / 2)
-        rate = search.confirmed(rate, arguments.confirm) if rate else 0.0
-    last = search.runs[-1] if rate else {}
+        last = search.highest_confirmed(rate) if rate else {}
     return {
-        "rate": round(rate, 2),
+        "rate": round(last.get("rate", 0.0), 2),
         **{name: last.get(name) for name in COPIED},
         "closed_loop": round(estimate, 2),
         "start_seconds": round(ready, 1),
@@ -194,9 +210,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--servers", nargs="+", choices=SIDES, default=chosen, help=f"default: {', '.join(chosen)}")
     made.add_argument("--venvs", type=Path, default=VENVS, help="folder of the servers' venvs (%(default)s)")
     made.add_argument("--limit", type=float, default=100.0, help="milliseconds of p99 (%(default)g)")
-    made.add_argument("--seconds", type=float, default=6.0, help="length of a run (%(default)g)")
+    made.add_argument("--seconds", type=float, default=6.0, help="length of a short run (%(default)g)")
     made.add_argument("--warm-up", type=float, default=4.0, help="seconds with a fixed number of clients (%(default)g)")
-    made.add_argument("--confirm", type=float, default=30.0, help="seconds of the last run (%(default)g)")
+    made.add_argument("--confirm", type=float, default=30.0, help="length of a long run (%(default)g)")
     made.add_argument("--server-core", type=int, default=0)
     made.add_argument("--generator-core", type=int, default=1)
     made.add_argument("--install", action="store_true", help="make models and venvs, and end")
@@ -211,8 +227,8 @@ def main() -> int:
     if arguments.table:
         print(table(done))
         return 0
-    os.sched_setaffinity(0, {arguments.generator_core})
     model = make(arguments.model, arguments.models)
+    os.sched_setaffinity(0, {arguments.generator_core})
     keys, failed = {key(row) for row in done}, False
     for name in arguments.servers:
         row = {"server": name, "model": arguments.model, "limit": arguments.limit}

@@ -328,12 +328,12 @@ def label_of(answer: Any) -> str:
 
 
 def agreement(load: Load, answers: Answers, reference: dict[str, str], first: int = 0) -> float | None:
-    """Share of the answers whose label is the reference's for that text; the text is alone in its request."""
-    right = [
-        label_of(json.loads(body)) == reference[load.texts[(first + number) % len(load.texts)]]
-        for number, (status, body) in enumerate(zip(answers.statuses, answers.bodies, strict=True))
-        if status == 200
-    ]
+    """Share of the answers to texts of the reference that have its label; a request has one text."""
+    right = []
+    for number, (status, body) in enumerate(zip(answers.statuses, answers.bodies, strict=True)):
+        text = load.texts[(first + number) % len(load.texts)]
+        if status == 200 and text in reference:
+            right.append(label_of(json.loads(body)) == reference[text])
     return sum(right) / len(right) if right else None
 
 

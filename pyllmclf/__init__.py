@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .evaluation.multi_label import MultiLabelResult
     from .lora_config import LoRAConfig
     from .seeds import SeedsResult, finetune_seeds
-    from .server.run import serve
+    from .serving import serve
     from .training.callbacks import Callback
     from .tuning import TuneResult, label_issues, tune
 
@@ -44,7 +44,7 @@ _LAZY = {
     "label_issues": "tuning",
     "load": "classifier",
     "load_dataset": "data.sources",
-    "serve": "server.run",
+    "serve": "serving",
     "show_config": "environment",
     "tune": "tuning",
 }

@@ -212,6 +212,32 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(start: Start, group: Cl
         each.logits()
 
 
+def test_a_queue_that_takes_too_long_refuses(start: Start, group: ClassifierGroup, held: Held) -> None:
+    batcher = start(max_drain=1.0)
+    first = first_batch(batcher, group, held)
+    batcher._seconds_per_row = 0.2
+    kept = Waiting(batcher, group, ["six tokens or more of text"])
+    assert batcher.queued_rows > 5
+    with pytest.raises(QueueFull) as refused:
+        Waiting(batcher, group, ["late"])
+    assert refused.value.retry_after > 1.0
+    held.release()
+    for each in (first, kept):
+        each.logits()
+
+
+def test_a_failed_request_frees_its_place(
+    start: Start, group: ClassifierGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = Held(monkeypatch, RuntimeError("no memory"))
+    batcher = start(budget=16)
+    broken = Waiting(batcher, group, [f"{i} of a request" for i in range(20)])
+    failing.release()
+    with pytest.raises(RuntimeError):
+        broken.logits()
+    assert batcher.queued_texts == batcher.queued_rows == 0
+
+
 def test_a_cancelled_request_is_not_computed_unless_others_need_it(
     start: Start, group: ClassifierGroup, held: Held
 ) -> None:

@@ -129,7 +129,7 @@ def test_arguments_in_the_documentation_exist(page: Path) -> None:
     scripts = [*EXAMPLES.glob("*.py"), *(EXAMPLES.parent / "bench").glob("*.py")]
     examples = "\n".join(path.read_text(encoding="utf-8") for path in scripts)
     known |= set(torchrun.get_args_parser()._option_string_actions)
-    # Slurm's and Docker's own.
-    text = re.sub("#SBATCH .*|docker compose .*", "", page.read_text(encoding="utf-8"))
+    # Those of Slurm, Docker and curl.
+    text = re.sub("#SBATCH .*|docker compose .*|curl .*", "", page.read_text(encoding="utf-8"))
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text):
         assert option in known or f'"{option}"' in examples, option

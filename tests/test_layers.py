@@ -74,8 +74,10 @@ def test_kernels_import_torch_and_triton_alone(file: Path) -> None:
 def test_the_core_includes_its_own_headers_alone(file: Path) -> None:
     """And those of C, the compiler and OpenMP; no torch, no Python, nothing of the standard library but ``new``."""
     included = re.findall(r'^#include ([<"].*?[>"])', file.read_text(encoding="utf-8"), re.MULTILINE)
-    plain = re.compile(r'"[\w/]+\.h"|<[a-z]+\.h>|<c(stddef|stdint)>|<new>')
-    assert [name for name in included if not plain.fullmatch(name)] == []
+    plain = r'"[\w/]+\.h"|<[a-z]+\.h>|<c(stddef|stdint)>|<new>'
+    if file.name == "dispatch.cpp":  # compiled once, for any processor
+        plain += "|<(cstdlib|stdexcept|string|sys/syscall.h)>"
+    assert [name for name in included if not re.fullmatch(plain, name)] == []
 
 
 # A function that is longer does several things; signature and docstring are not counted.

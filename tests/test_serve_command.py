@@ -91,7 +91,7 @@ def received(client: socket.socket) -> str:
 
 def request_of(content: Any, *headers: str) -> bytes:
     body = json.dumps(content).encode()
-    lines = ["POST /classify HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    lines = ["POST /classify HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
@@ -194,7 +194,7 @@ def test_what_is_no_http(server: Server) -> None:
 
 def test_headers_without_an_end(server: Server) -> None:
     with server.connect() as client:
-        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n")
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
         try:
             for i in range(3000):
                 client.sendall(f"X-{i}: {'a' * 60}\r\n".encode())
@@ -206,11 +206,11 @@ def test_headers_without_an_end(server: Server) -> None:
 
 def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
     with server.connect() as client:
-        client.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n")
+        client.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n")
         answer_of_head = received(client)
     assert answer_of_head.startswith("HTTP/1.1 413") and "more than 1,048,576 bytes" in answer_of_head
     with server.connect() as client:  # of a size that isn't told
-        client.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        client.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(40):
             client.sendall(b"8000\r\n" + b"a" * 0x8000 + b"\r\n")
         client.sendall(b"0\r\n\r\n")
@@ -250,7 +250,6 @@ def test_slow_bodies_and_slow_heads(folder: Path, monkeypatch: pytest.MonkeyPatc
     listener = open_socket("127.0.0.1", 0)
     port = listener.getsockname()[1]
     running = DrainingServer(server_config(Serving({}, options), app_of(service)), service)
-    running.handles_signals = False
     thread = threading.Thread(target=running.run, args=([listener],))
     thread.start()
     try:
@@ -258,7 +257,7 @@ def test_slow_bodies_and_slow_heads(folder: Path, monkeypatch: pytest.MonkeyPatc
             client.sendall(b"GET /health HTTP/1.1\r\nHo")
             assert received(client) == ""
         with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
-            client.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            client.sendall(b"POST /classify HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
             answer = received(client)
         assert answer.startswith("HTTP/1.1 408") and "not complete after 0.3 s" in answer
         assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
@@ -339,27 +338,52 @@ def test_workers_share_the_weights_and_the_socket(folder: Path, classifier: pyll
         # Metrics are those of all processes.
         page = httpx.get(f"{server.url}/metrics").text
         assert f'pyllmclf_texts_total{{model="tickets"}} {8 * len(TEXTS)}.0' in page
-        maps = [Path(f"/proc/{pid}/maps") for pid in _children(server.process.pid)]
-        if all(path.exists() for path in maps) and maps:
-            mapping = [path for path in maps if ".weights" in path.read_text()]
-            assert len(mapping) == 2
+        until = time.monotonic() + START_SECONDS
+        while Path("/proc/self/maps").exists() and _mapping(server.process.pid) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
         assert server.stop() == 0
         assert not any(".weights" in line for line in server.lines)
 
 
-def _children(pid: int) -> list[str]:
-    path = Path(f"/proc/{pid}/task/{pid}/children")
-    return path.read_text().split() if path.exists() else []
+def _mapping(pid: int) -> int:
+    """Number of child processes that map weights."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    count = 0
+    for child in children:
+        try:
+            count += ".weights" in Path(f"/proc/{child}/maps").read_text()
+        except OSError:  # it has ended
+            continue
+    return count
+
+
+def test_a_worker_that_dies_is_started_again(folder: Path) -> None:
+    with Server(folder, "--workers", 2) as server:
+        until = time.monotonic() + START_SECONDS
+        while _mapping(server.process.pid) < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        dead = next(pid for pid in children if ".weights" in Path(f"/proc/{pid}/maps").read_text())
+        os.kill(int(dead), signal.SIGKILL)
+        while _mapping(server.process.pid) < 2 or Path(f"/proc/{dead}").exists():
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert server.classify(TEXTS).status_code == 200
+        assert server.stop() == 0
 
 
 def test_mapped_weights_compute_the_same(tmp_path: Path) -> None:
     classifier = trained(pooling="mean")
     expected = classifier.logits(TEXTS)
-    path = map_weights(classifier.state.model, tmp_path)
+    paths = map_weights(classifier.state.model, tmp_path)
+    assert len(paths) == classifier.state.model.depth + 1
     np.testing.assert_array_equal(classifier.logits(TEXTS), expected)
     other = trained(pooling="mean")
-    assert map_weights(other.state.model, tmp_path) == path
-    path.unlink()
+    assert map_weights(other.state.model, tmp_path) == paths
+    for path in set(paths):
+        path.unlink()
     np.testing.assert_array_equal(other.logits(TEXTS), expected)
     # Writes stay in the process.
     with np.errstate(all="ignore"):
@@ -380,7 +404,10 @@ def test_mapped_weights_compute_the_same(tmp_path: Path) -> None:
         (["FOLDER", "--max-texts", "0"], 2, "max_texts=0"),
         (["FOLDER", "--port", "99999"], 2, "port=99999"),
         (["FOLDER", "--host", "192.0.2.1"], 5, "192.0.2.1"),
+        (["FOLDER", "--drain-seconds", "-1"], 2, "drain_seconds=-1"),
         (["FOLDER", "--cors-origin", "*"], 2, "every web page"),
+        (["FOLDER", "--api-key", ""], 2, "api_key is empty"),
+        (["FOLDER", "--max-body-mb", "nan"], 2, "--max-body-mb"),
         (["FOLDER", "--dtype", "int8"], 2, "calibration"),
     ],
 )
@@ -390,6 +417,17 @@ def test_wrong_arguments(
     given = [str(folder) if each == "FOLDER" else each for each in arguments]
     assert run(app, "pyllmclf", ["serve", *given]) == code
     assert words in capfd.readouterr().err
+
+
+def test_the_extra_is_named_where_it_is_missing(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name == "pyllmclf.server" or name.startswith("pyllmclf.server.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(pyllmclf, "server", raising=False)
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    assert run(app, "pyllmclf", ["serve", str(folder)]) == 2
+    assert "needs the package orjson; pip install 'pyllmclf[serve]'." in capfd.readouterr().err
 
 
 def test_a_port_that_is_taken(folder: Path, capfd: pytest.CaptureFixture[str], server: Server) -> None:

@@ -173,6 +173,10 @@ def test_health_and_metadata(connect: Connect) -> None:
     assert [each["name"] for each in model["outputs"]] == ["label", "probabilities", "logits"]
     assert client.get("/v2/models/tickets/ready").json()["ready"]
     assert client.get("/v2/models/none/ready").status_code == 404
+    assert client.get("/v2/models/tickets/versions/1").json() == model
+    assert client.get("/v2/models/tickets/versions/1/ready").status_code == 200
+    assert client.post("/v2/models/tickets/versions/1/infer", json={"inputs": [TENSOR]}).status_code == 200
+    assert client.get("/v2/models/tickets/versions/2").status_code == 404
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -208,6 +212,18 @@ BAD: dict[str, tuple[str, Any, int, str]] = {
     "data that is no list": (INFER_PATH, {"inputs": [TENSOR | {"data": "a"}]}, 400, "data must be a list"),
     "an output that isn't there": (INFER_PATH, {"inputs": [TENSOR], "outputs": [{"name": "x"}]}, 400, "no output 'x'"),
     "outputs that are no list": (INFER_PATH, {"inputs": [TENSOR], "outputs": {"a": 1}}, 400, "no output"),
+    "rows of data and another value": (
+        INFER_PATH,
+        {"inputs": [TENSOR | {"shape": [2], "data": [["a"], 5]}]},
+        400,
+        "data",
+    ),
+    "a row of data that is a text": (
+        INFER_PATH,
+        {"inputs": [TENSOR | {"shape": [3], "data": [["a"], "bc"]}]},
+        400,
+        "data",
+    ),
     "parameters that are no object": (INFER_PATH, {"inputs": [TENSOR | {"parameters": 3}]}, 400, "parameters"),
     "a model of a path that isn't here": ("/v2/models/x/infer", {"inputs": [TENSOR]}, 404, "no model 'x'"),
     "another path": ("/nothing", {}, 404, "/openapi.json"),
@@ -344,6 +360,40 @@ def test_no_web_page_may_ask_unless_its_origin_is_named(connect: Connect) -> Non
     assert opened.options("/classify", headers=asks).headers["access-control-allow-origin"] == "https://example.org"
     other = opened.options("/classify", headers=asks | {"Origin": "https://example.com"})
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_names_of_a_local_server(connect: Connect) -> None:
+    local = connect(allowed_hosts=("127.0.0.1", "texts.example"))
+    for host in ("localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "10.0.0.7", "texts.example:1"):
+        assert local.get("/health", headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "", "127.0.0.1.evil.example"):
+        answer = local.post("/classify", json={"input": "a"}, headers={"Host": host})
+        assert answer.status_code == 421 and "--allowed-host" in error_of(answer)
+    # With a key, no page of another site can ask.
+    keyed = connect(allowed_hosts=("127.0.0.1",), api_key="k")
+    assert keyed.get("/health", headers={"Host": "evil.example"}).status_code == 200
+
+
+def test_forms_of_other_sites_are_refused(connect: Connect) -> None:
+    cross = {"Sec-Fetch-Site": "cross-site", "Origin": "https://example.org"}
+    answer = connect().post("/classify", json={"input": "a"}, headers=cross)
+    assert answer.status_code == 403 and "--cors-origin" in error_of(answer)
+    opened = connect(cors_origins=("https://example.org",))
+    assert opened.post("/classify", json={"input": "a"}, headers=cross).status_code == 200
+    for site in ("same-origin", "none"):
+        same = {"Sec-Fetch-Site": site}
+        assert connect().post("/classify", json={"input": "a"}, headers=same).status_code == 200
+
+
+def test_many_texts_and_classes_take_little_time_beside_the_model(connect: Connect) -> None:
+    """Names and labels are made once for an answer, not for each text."""
+    from pyllmclf.server.service import Answer
+
+    client = connect()
+    served = client.app.state.service.catalog.default  # type: ignore[attr-defined]
+    rows = np.zeros((50, len(served.classifier.classes_)))
+    answer = Answer(served, rows, rows, ["account"] * 50, np.zeros(50), 0)
+    assert answer.best is answer.best and answer.classes is answer.classes
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,14 @@ def serve(
     cors_origin: Annotated[
         list[str] | None, _option(NETWORK, "Origin of web pages that may ask; can be repeated. Default: none.")
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        _option(
+            NETWORK,
+            "Name that clients of a local address may use, as behind a proxy; can be repeated, * for any. "
+            "Default: localhost and addresses.",
+        ),
+    ] = None,
     page: Annotated[bool, _option(NETWORK, "Serve a page at /, to try the classifiers.")] = True,
     access_log: Annotated[bool, _option(NETWORK, "A line of JSON for each request on standard error.")] = True,
     max_wait_ms: Annotated[float, _option(BATCHES, "Most milliseconds that a text waits for others.")] = 2.0,
@@ -59,8 +67,12 @@ def serve(
     """Answer HTTP requests with classifiers, in the protocols of vLLM, TEI and KServe, and with a page."""
     _check_installed()
     from ..server.options import ServerOptions
-    from ..server.run import Serving, named_folders, serve_folders
+    from ..server.run import Serving, allowed_hosts, named_folders, serve_folders
 
+    if api_key is None:
+        api_key = os.environ.get(KEY_VARIABLE) or None
+    if not 0 < max_body_mb < 1 << 20:
+        raise UsageError(f"--max-body-mb: {max_body_mb} must be a positive number of megabytes.")
     options = ServerOptions(
         max_wait_ms=max_wait_ms,
         batch_tokens=batch_tokens,
@@ -68,8 +80,9 @@ def serve(
         max_texts=max_texts,
         max_body_bytes=int(max_body_mb * (1 << 20)),
         deadline=deadline,
-        api_key=api_key or os.environ.get(KEY_VARIABLE) or None,
+        api_key=api_key,
         cors_origins=tuple(cors_origin or ()),
+        allowed_hosts=allowed_hosts(host, allowed_host or []),
         reload_seconds=reload_seconds,
         page=page,
         access_log=access_log,
@@ -82,9 +95,6 @@ def serve(
 def _check_installed() -> None:
     """Raises :class:`UsageError` without the packages of the extra ``serve``."""
     try:
-        import orjson  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+        from .. import server  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"serve needs the package {error.name}; pip install 'pyllmclf[serve]'.") from error
+        raise UsageError(str(error)) from error

@@ -58,6 +58,9 @@ ROUTES: dict[tuple[str, str], Handler] = {
     ("GET", "/v2/models/{name}"): open_inference.model,
     ("GET", "/v2/models/{name}/ready"): open_inference.model_ready,
     ("POST", "/v2/models/{name}/infer"): open_inference.infer,
+    ("GET", "/v2/models/{name}/versions/1"): open_inference.model,
+    ("GET", "/v2/models/{name}/versions/1/ready"): open_inference.model_ready,
+    ("POST", "/v2/models/{name}/versions/1/infer"): open_inference.infer,
 }
 
 

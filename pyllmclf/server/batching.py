@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -148,6 +149,8 @@ class Batcher:
         Most rows of a batch, which has at least one text.
     max_queue : int
         Most waiting texts.
+    max_drain : float
+        Most seconds that the waiting texts may take: later ones could not be answered in time.
     observe : callable, optional
         Called with :class:`Observed` after each batch, in the batcher's thread.
 
@@ -160,9 +163,15 @@ class Batcher:
     """
 
     def __init__(
-        self, *, max_wait: float, budget: int, max_queue: int, observe: Callable[[Observed], None] | None = None
+        self,
+        *,
+        max_wait: float,
+        budget: int,
+        max_queue: int,
+        max_drain: float = math.inf,
+        observe: Callable[[Observed], None] | None = None,
     ) -> None:
-        self.max_wait, self.budget, self.max_queue = max_wait, budget, max_queue
+        self.max_wait, self.budget, self.max_queue, self.max_drain = max_wait, budget, max_queue, max_drain
         self._observe = observe
         self._condition = threading.Condition()
         self._queues: dict[ClassifierGroup, FairQueue] = {}
@@ -191,7 +200,7 @@ class Batcher:
         Raises
         ------
         QueueFull
-            If more texts than ``max_queue`` would wait.
+            If more texts than ``max_queue`` would wait, or those that wait take longer than ``max_drain``.
         Stopped
             If :meth:`stop` was called.
         """
@@ -200,8 +209,9 @@ class Batcher:
         with self._condition:
             if self._stopping:
                 raise Stopped("the server is shutting down")
-            if self.queued_texts + len(packer) > self.max_queue:
-                raise QueueFull(self.queued_rows * self._seconds_per_row)
+            seconds = self.queued_rows * self._seconds_per_row
+            if self.queued_texts + len(packer) > self.max_queue or seconds > self.max_drain:
+                raise QueueFull(seconds)
             self._add(request, group, member, packer)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="pyllmclf-batcher", daemon=True)
@@ -233,12 +243,15 @@ class Batcher:
     def cancel(self, request: Request) -> None:
         """Drops a request that nobody waits for any more; texts that no other request needs are not computed."""
         with self._condition:
-            request.ended = True
-            for text in request.texts:
-                if not text.taken and not text.wanted:
-                    text.taken = True
-                    self._count(text, -1)
-                    del self._in_flight[text.key]
+            self._drop(request)
+
+    def _drop(self, request: Request) -> None:
+        request.ended = True
+        for text in request.texts:
+            if not text.taken and not text.wanted:
+                text.taken = True
+                self._count(text, -1)
+                del self._in_flight[text.key]
 
     def stop(self) -> None:
         """Computes what is queued, then ends the thread; later requests raise :class:`Stopped`."""
@@ -263,6 +276,8 @@ class Batcher:
             if self._observe is not None:
                 rows = sum(text.rows for text in texts)
                 self._observe(Observed(len(texts), rows, self.budget, seconds))
+            # Nothing is held while the thread waits: a classifier that was replaced is released.
+            del batch, group, texts, found
 
     def _next_batch(self) -> tuple[ClassifierGroup, list[Text]] | None:
         """Waits for texts, and takes those of the next batch from the queue; ``None`` when the thread shall end."""
@@ -329,7 +344,7 @@ class Batcher:
                         request.missing -= 1
                         error = found if isinstance(found, Exception) else None
                         if not request.ended and (error is not None or not request.missing):
-                            request.ended = True
+                            self._drop(request)
                             ended.append((request, error))
         return ended
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,10 +101,12 @@ def mark_of(path: Path) -> object:
         *sorted(path.glob("checkpoint-*")),
         *sorted(path.glob(f"{HELD_OUT}/checkpoint-*")),
     ):
-        for name in ("pyllmclf.json", "config.json", "model.safetensors", "adapter_model.safetensors"):
+        for file in (*folder.glob("*"), *folder.glob("base/*")):
             try:
-                state = (folder / name).stat()
-            except OSError:
+                state = file.stat()
+            except OSError:  # it is gone
                 continue
-            marks.append((str(folder.resolve()), name, state.st_ino, state.st_mtime_ns, state.st_size))
-    return tuple(marks)
+            if not stat.S_ISDIR(state.st_mode):
+                name = f"{folder.resolve()}/{file.relative_to(folder)}"
+                marks.append((name, state.st_ino, state.st_mtime_ns, state.st_size))
+    return tuple(sorted(marks))

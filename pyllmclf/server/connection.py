@@ -32,6 +32,13 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._start(HEAD_SECONDS)
 
+    def data_received(self, data: bytes) -> None:
+        """Starts the time of what is no request yet, such as the rest of a body that was refused."""
+        super().data_received(data)
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._timer is None and self.parser is not None and self.timeout_keep_alive_task is None:
+            self._start(HEAD_SECONDS)
+
     def on_message_begin(self) -> None:
         """Starts the time of the next request."""
         super().on_message_begin()

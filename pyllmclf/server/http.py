@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import re
 import time
@@ -16,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..printable import shown
 from .errors import RequestError, error_body
 from .service import Service
 
@@ -160,6 +162,7 @@ class Gate:
             await send(message)
 
         try:
+            self._check_place(scope, headers)
             self._check_key(scope, headers)
             await self.app(scope, receive, answer)
         except RequestError as error:
@@ -174,6 +177,18 @@ class Gate:
             await _error(scope, unexpected)(scope, receive, answer)
         finally:
             self._observe(scope, status, time.perf_counter() - started, facts)
+
+    def _check_place(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Refuses what a web page of another site makes a browser send."""
+        options = self.service.options
+        if options.allowed_hosts is not None and options.api_key is None:
+            name = _host_name(headers.get(b"host", b"").decode("latin-1"))
+            if not _is_address(name) and name != "localhost" and name not in options.allowed_hosts:
+                raise RequestError(421, f"the server is not {shown(name)}; --allowed-host names what it may be called.")
+        if scope["method"] == "POST" and headers.get(b"sec-fetch-site") == b"cross-site":
+            origin = headers.get(b"origin", b"").decode("latin-1")
+            if not {origin, "*"} & set(options.cors_origins):
+                raise RequestError(403, "web pages of other sites may not ask; --cors-origin names those that may.")
 
     def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         # A browser sends no key with the question whether it may ask.
@@ -202,6 +217,20 @@ class Gate:
                 **{name: value for name, value in facts.items() if name != "route"},
             }
             log.info(orjson.dumps(line).decode())
+
+
+def _host_name(host: str) -> str:
+    """The name of a ``Host`` header, without the port."""
+    name = host[: host.rfind(":")] if re.search(r":\d*$", host) and (host.count(":") == 1 or "]" in host) else host
+    return name.strip("[]").lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def path_of(scope: Scope) -> str:

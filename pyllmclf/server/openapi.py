@@ -129,6 +129,9 @@ OPERATIONS: dict[str, tuple[str, str, dict[str, Any] | None, dict[str, Any]]] = 
         INFER,
         INFERRED,
     ),
+    "/v2/models/{name}/versions/1": ("get", "The same.", None, ANYTHING),
+    "/v2/models/{name}/versions/1/ready": ("get", "The same.", None, ANYTHING),
+    "/v2/models/{name}/versions/1/infer": ("post", "The same.", INFER, INFERRED),
     "/health": ("get", "Whether requests are welcome.", None, ANYTHING),
     "/metrics": ("get", "Metrics for Prometheus.", None, {"type": "string"}),
 }

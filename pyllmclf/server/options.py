@@ -35,6 +35,9 @@ class ServerOptions:
         Key that clients send as a bearer token.
     cors_origins : tuple of str
         Origins of web pages that may read answers in a browser.
+    allowed_hosts : tuple of str or None
+        Names of the server in requests (``Host``) that are answered without a key, beside ``localhost`` and addresses;
+        ``None``: any. It keeps web pages from reaching a local server under a name of theirs.
     reload_seconds : float
         Interval at which folders are looked at for newer checkpoints; 0: never.
     page : bool
@@ -53,6 +56,7 @@ class ServerOptions:
     body_timeout: float = 10.0
     api_key: str | None = None
     cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] | None = None
     reload_seconds: float = 2.0
     page: bool = True
     access_log: bool = True

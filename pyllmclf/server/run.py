@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from uvicorn.config import Config
 
 from ..errors import ResourceError, UsageError
-from ..progress import say
 from .app import app_of
-from .options import server_options
 from .service import Service
 from .serving import Serving, server_config, set_up_logging
 
@@ -49,6 +46,20 @@ def named_folders(arguments: list[str]) -> dict[str, Path]:
     return found
 
 
+def allowed_hosts(host: str, names: list[str]) -> tuple[str, ...] | None:
+    """Names of the server in requests: any (``None``) unless it listens at a local address alone.
+
+    Parameters
+    ----------
+    host : str
+        The address that it listens at.
+    names : list of str
+        More names; ``*`` for any.
+    """
+    local = host == "localhost" or host.startswith("127.") or host == "::1"
+    return (host, *names) if local and "*" not in names else None
+
+
 def open_socket(host: str, port: int) -> socket.socket:
     """A socket that listens.
 
@@ -76,15 +87,7 @@ def address_of(listener: socket.socket) -> str:
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn's server, which answers what it has begun when it is told to end, and then returns.
-
-    Attributes
-    ----------
-    handles_signals : bool
-        Whether SIGINT and SIGTERM end it; only in the main thread.
-    """
-
-    handles_signals = True
+    """uvicorn's server, which answers what it has begun when a signal ends it, and then returns."""
 
     def __init__(self, config: Config, service: Service) -> None:
         super().__init__(config)
@@ -92,8 +95,9 @@ class DrainingServer(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handles SIGINT and SIGTERM without raising them again at the end, as uvicorn does."""
-        numbers = (signal.SIGINT, signal.SIGTERM) if self.handles_signals else ()
+        """Handles SIGINT and SIGTERM, in the main thread, without raising them again at the end, as uvicorn does."""
+        in_main_thread = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
         before = {number: signal.signal(number, self.handle_exit) for number in numbers}
         try:
             yield
@@ -137,6 +141,10 @@ def serve_folders(serving: Serving, host: str, port: int, workers: int, tell: Ca
     """
     if workers < 1:
         raise UsageError(f"workers={workers} must be positive.")
+    if workers > 1 and threading.current_thread() is not threading.main_thread():
+        raise UsageError("workers are started in the main thread only, which gets signals.")
+    if not 0 <= serving.drain_seconds < float("inf"):
+        raise UsageError(f"drain_seconds={serving.drain_seconds} must be a number of at least 0.")
     if not 0 <= port < 1 << 16:
         raise UsageError(f"port={port} must be from 0 to 65535.")
     listener = open_socket(host, port)
@@ -155,57 +163,3 @@ def serve_folders(serving: Serving, host: str, port: int, workers: int, tell: Ca
         from .workers import run_workers
 
         run_workers(serving, listener, workers)
-
-
-def serve(
-    classifiers: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    workers: int = 1,
-    device: str = "auto",
-    dtype: str = "auto",
-    backend: str = "auto",
-    calibration: Any = None,
-    drain_seconds: float = 30.0,
-    progress: bool = True,
-    **options: Any,
-) -> None:
-    """Answers HTTP requests with classifiers until SIGTERM or SIGINT, as ``pyllmclf serve`` does.
-
-    Parameters
-    ----------
-    classifiers : path, or mapping of str to path
-        The folder of a classifier, or folders by name. Classifiers that share frozen layers compute them once.
-    host : str
-        Address to listen at; ``"0.0.0.0"`` for all of this machine.
-    port : int
-        0 for any.
-    workers : int
-        Number of processes, which share the weights' memory. With more than one, a script calls this under
-        ``if __name__ == "__main__"``.
-    device, dtype, backend, calibration
-        As for :func:`pyllmclf.load`.
-    drain_seconds : float
-        Most seconds that requests in flight have after SIGTERM.
-    progress : bool
-        Whether status lines are written.
-    **options
-        The attributes of :class:`pyllmclf.server.ServerOptions`.
-
-    Raises
-    ------
-    UsageError
-        If an option is unknown or out of range.
-    ModelError
-        If a folder holds no classifier.
-    ResourceError
-        If the address can't be listened at.
-    """
-    if isinstance(classifiers, Mapping):
-        paths = {name: Path(path).expanduser() for name, path in classifiers.items()}
-    else:
-        paths = named_folders([os.fspath(classifiers)])
-    load_options = {"device": device, "dtype": dtype, "backend": backend, "calibration": calibration}
-    serving = Serving(paths, server_options(options), load_options, drain_seconds)
-    serve_folders(serving, host, port, workers, lambda line: say(line, progress))

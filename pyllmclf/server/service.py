@@ -6,9 +6,11 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ import numpy as np
 from ..classifier.classifier import Classifier
 from ..classifier.inference import TOKEN_BUDGET
 from ..data.packing import Packer
-from ..errors import DataError, PyllmclfError
+from ..errors import DataError, ModelError, PyllmclfError
 from ..evaluation.metrics import softmax
 from ..evaluation.multi_label import sigmoid
+from ..printable import shown
 from .batching import Abandoned, Batcher, DeadlineExceeded, QueueFull, Stopped, logits_of
 from .catalog import Catalog, Served, mark_of
 from .errors import RequestError, queue_full
@@ -31,6 +34,10 @@ logger = logging.getLogger("pyllmclf.server")
 FEW_CHARACTERS = 8192
 # A batch takes about this long where `batch_tokens` is chosen, and has at least so many tokens, for full matmuls.
 BATCH_SECONDS, LEAST_BATCH = 0.025, 256
+# Of the deadline, the longest that waiting texts may take before more are refused.
+DRAIN_SHARE = 0.5
+# Seconds after which a checkpoint that can't be opened is tried again, if its files have not changed.
+RETRY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,12 @@ class Answer:
     tokens: np.ndarray
     truncated: int
 
-    @property
+    @cached_property
     def classes(self) -> list[str]:
         """Names of the classes, in the order of the columns."""
         return self.served.classifier.state.encoder.names
 
-    @property
+    @cached_property
     def best(self) -> list[str]:
         """The most probable class of each text."""
         return [self.classes[i] for i in self.probabilities.argmax(axis=1)]
@@ -103,11 +110,13 @@ class Service:
             max_wait=options.max_wait_ms / 1000,
             budget=options.batch_tokens or self._measured_budget(),
             max_queue=options.max_queue,
+            max_drain=DRAIN_SHARE * options.deadline,
             observe=self.metrics.observe_batch,
         )
         self.ready = True
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="pyllmclf-tokenizer")
         self._reload, self._paths, self._marks = reload, dict(paths or {}), dict(marks or {})
+        self._failed: dict[str, tuple[object, float]] = {}
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
         if reload is not None and self._paths and options.reload_seconds:
@@ -127,7 +136,7 @@ class Service:
             return catalog.default
         if (served := catalog.served.get(name)) is None:
             names = ", ".join(map(repr, catalog.served))
-            raise RequestError(404, f"there is no model {name!r} here; there is {names}.")
+            raise RequestError(404, f"there is no model {shown(name)} here; there is {names}.")
         return served
 
     async def classify(
@@ -216,8 +225,8 @@ class Service:
             metrics.without_label.labels(served.name).inc(sum(not found for found in labels))
         else:
             flat = labels = [names[i] for i in probabilities.argmax(axis=1)]
-        for label in set(flat):
-            metrics.labels.labels(served.name, label).inc(flat.count(label))
+        for label, count in Counter(flat).items():
+            metrics.labels.labels(served.name, label).inc(count)
         tokens = packer.tokens_by_text
         metrics.texts.labels(served.name).inc(len(labels))
         metrics.tokens.labels(served.name).inc(int(tokens.sum()))
@@ -242,13 +251,30 @@ class Service:
 
     def _watch(self) -> None:
         while not self._ended.wait(self.options.reload_seconds):
-            for name, path in self._paths.items():
-                mark = mark_of(path)
-                if mark != self._marks.get(name):
-                    self._replace(name, mark)
+            for name in self._paths:
+                try:
+                    self._look(name)
+                except Exception:  # the next look may find it whole
+                    logger.exception("%s: an unexpected error; the checkpoint before stays.", name)
 
-    def _replace(self, name: str, mark: object) -> None:
-        """Opens the newer checkpoint of a name; requests in flight finish on the one before."""
+    def _look(self, name: str) -> None:
+        """Opens the newer checkpoint of a name, if there is one. One that failed is tried again a minute later."""
+        mark = mark_of(self._paths[name])
+        failed, when = self._failed.get(name, (None, 0.0))
+        if mark == self._marks.get(name) or (mark == failed and time.monotonic() < when + RETRY_SECONDS):
+            return
+        self._failed[name] = mark, time.monotonic()
+        if self._replace(name, warned=mark == failed):
+            self._marks[name] = mark
+
+    def _replace(self, name: str, *, warned: bool = False) -> bool:
+        """Opens the newer checkpoint of a name; requests in flight finish on the one before.
+
+        Returns
+        -------
+        bool
+            Whether it is served now.
+        """
         assert self._reload is not None
         try:
             classifier = self._reload(name)
@@ -256,15 +282,18 @@ class Service:
             catalog = Catalog(classifiers, self.catalog, share_memory=self._owned)
             served = catalog.served[name]
             packer = classifier.packer(["warm"])
-            served.group.logits(packer, np.ones((1, len(served.group.classifiers)), dtype=bool))
+            found = served.group.logits(packer, np.ones((1, len(served.group.classifiers)), dtype=bool))
+            if not all(logits is None or logits.isfinite().all() for logits in found):
+                raise ModelError("its logits are not finite")
         except (PyllmclfError, OSError) as error:
-            logger.warning("%s: the newer checkpoint can't be opened (%s); the one before stays.", name, error)
-            self.metrics.reloads.labels(name, "failed").inc()
-        else:
-            self.catalog = catalog
-            logger.info("%s: a newer checkpoint is served.", name)
-            self.metrics.reloads.labels(name, "done").inc()
-        self._marks[name] = mark
+            if not warned:
+                logger.warning("%s: the newer checkpoint can't be opened (%s); the one before stays.", name, error)
+                self.metrics.reloads.labels(name, "failed").inc()
+            return False
+        self.catalog = catalog
+        logger.info("%s: a newer checkpoint is served.", name)
+        self.metrics.reloads.labels(name, "done").inc()
+        return True
 
     def close(self) -> None:
         """Computes what is queued, then ends the threads."""

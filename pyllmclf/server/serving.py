@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class Serving:
     load_options: dict[str, Any] = field(default_factory=dict)
     drain_seconds: float = 30.0
     weights_folder: Path | None = None
+    _mapped: dict[str, list[Path]] = field(default_factory=dict, repr=False, compare=False)
 
     def load(self, name: str) -> Classifier:
         """Opens the classifier of a name."""
@@ -51,8 +53,17 @@ class Serving:
         with nullcontext() if folder is None else FileLock(folder / "opening.lock"):
             classifier = load(self.paths[name], **self.load_options)
             if folder is not None and classifier.device.type == "cpu":
-                map_weights(classifier.state.model, folder)
+                self._keep(name, map_weights(classifier.state.model, folder))
         return classifier
+
+    def _keep(self, name: str, paths: list[Path]) -> None:
+        """Deletes files of weights that no name has any more; processes that map them still have their memory."""
+        before = self._mapped.get(name, [])
+        self._mapped[name] = paths
+        kept = {path for paths in self._mapped.values() for path in paths}
+        for path in before:
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def service(self) -> Service:
         """Opens all classifiers."""
@@ -72,7 +83,7 @@ def server_config(serving: Serving, app: Any, **options: Any) -> Config:
         server_header=False,
         lifespan="on",
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=round(serving.drain_seconds),
+        timeout_graceful_shutdown=math.ceil(serving.drain_seconds),
         **options,
     )
 

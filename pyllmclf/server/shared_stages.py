@@ -172,7 +172,8 @@ def group_key(classifier: Classifier) -> object:
     config = canonical_fields(model.config)
     sizes = repr(sorted((name, value) for name, value in config.items() if not name.endswith("_dropout")))
     reads = model.spec.causal, model.reads_first_row_only
-    tokens = state.tokenizer.fingerprint, tuple(state.tokenizer.prefix), tuple(state.tokenizer.suffix)
+    tokenizer = state.tokenizer
+    tokens = tokenizer.fingerprint, tokenizer.pad_token_id, tuple(tokenizer.prefix), tuple(tokenizer.suffix)
     return sizes, state.layout, reads, tokens, compute.device, compute.dtype, compute.backend
 
 

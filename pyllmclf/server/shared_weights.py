@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import ResourceError
 from ..models.layers import Linear
@@ -20,10 +19,11 @@ from ..ops import Int8Weight
 ALIGNMENT = 64
 
 
-def map_weights(model: SequenceClassifier, folder: Path) -> Path:
-    """Lets a model's parameters, and its weights in int8, be those of a file, which is written if it isn't there.
+def map_weights(model: SequenceClassifier, folder: Path) -> list[Path]:
+    """Lets a model's parameters, and its weights in int8, be those of files, which are written if they aren't there.
 
-    Pages of the file are in memory once for all processes that map it; none of them is written to.
+    Each stage has a file of its own, so that models with equal stages share these. Pages of a file are in memory once
+    for all processes that map it; none of them is written to.
 
     Parameters
     ----------
@@ -33,15 +33,25 @@ def map_weights(model: SequenceClassifier, folder: Path) -> Path:
 
     Returns
     -------
-    Path
-        The file, which may be deleted while it is mapped.
+    list of Path
+        The files, which may be deleted while they are mapped.
 
     Raises
     ------
     ResourceError
-        If the file can't be written.
+        If a file can't be written.
     """
-    tensors = list(_tensors(model))
+    stages = [nn.ModuleList(stage) for stage in model.backbone.stages]
+    staged = {id(parameter) for stage in stages for parameter in stage.parameters()}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in staged]
+    files = [_map_part(list(stage.parameters()), _int8_layers(stage), folder) for stage in stages]
+    return [*files, _map_part(rest, [], folder)]
+
+
+def _map_part(parameters: list[nn.Parameter], int8: list[Linear], folder: Path) -> Path:
+    """Maps some parameters, and the weights in int8 of some layers, from one file."""
+    tensors = [parameter.detach().contiguous() for parameter in parameters]
+    tensors += [tensor for linear in int8 for tensor in _int8_tensors(linear)]
     offsets, size = [0], 0
     for tensor in tensors:
         size = -(-(offsets[-1] + tensor.nbytes) // ALIGNMENT) * ALIGNMENT
@@ -49,35 +59,28 @@ def map_weights(model: SequenceClassifier, folder: Path) -> Path:
     path = folder / f"{_sha256(tensors)}.weights"
     if not path.exists():
         _write(path, tensors, offsets)
+    if not size:
+        return path
     content = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    mapped = [
+    mapped = iter(
         content[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         for begin, tensor in zip(offsets, tensors, strict=False)
-    ]
-    _replace(model, mapped)
+    )
+    for parameter in parameters:
+        parameter.data = next(mapped)
+    for linear in int8:
+        assert isinstance(linear.int8, Int8Weight)
+        linear.int8 = replace(linear.int8, values=next(mapped), scales=next(mapped))
     return path
 
 
-def _tensors(model: SequenceClassifier) -> Iterator[Tensor]:
-    """The parameters, each once, and the values and scales in int8."""
-    for parameter in model.parameters():
-        yield parameter.detach().contiguous()
-    for linear in _int8_layers(model):
-        assert isinstance(linear.int8, Int8Weight)
-        yield from (linear.int8.values, linear.int8.scales)
+def _int8_tensors(linear: Linear) -> tuple[Tensor, Tensor]:
+    assert isinstance(linear.int8, Int8Weight)
+    return linear.int8.values, linear.int8.scales
 
 
-def _replace(model: SequenceClassifier, mapped: list[Tensor]) -> None:
-    found = iter(mapped)
-    for parameter in model.parameters():
-        parameter.data = next(found)
-    for linear in _int8_layers(model):
-        assert isinstance(linear.int8, Int8Weight)
-        linear.int8 = replace(linear.int8, values=next(found), scales=next(found))
-
-
-def _int8_layers(model: SequenceClassifier) -> list[Linear]:
-    return [part for part in model.modules() if isinstance(part, Linear) and part.int8 is not None]
+def _int8_layers(module: nn.Module) -> list[Linear]:
+    return [part for part in module.modules() if isinstance(part, Linear) and part.int8 is not None]
 
 
 def _sha256(tensors: list[Tensor]) -> str:

@@ -12,19 +12,20 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import SIGNALS
 
 from ..errors import ResourceError
 from .app import app_of
 from .metrics import FOLDER_VARIABLE
+from .service import Service
 from .serving import Serving, server_config, set_up_logging
 
-# A worker imports torch and opens its classifiers before it answers the supervisor.
-START_SECONDS = 300
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
@@ -42,23 +43,55 @@ class WorkerApplication:
     def __call__(self) -> Any:
         set_up_logging()
         try:
-            return app_of(self.serving.service())
+            service = self.serving.service()
+            _say_when_ending(service)
+            return app_of(service)
         except Exception:
             logging.getLogger("pyllmclf.server").exception("a worker can't start")
             # The supervisor ends; with another code it would start the worker again.
             sys.exit(STARTUP_FAILURE)
 
 
+def _say_when_ending(service: Service) -> None:
+    """Lets health checks fail from SIGTERM on; the handlers are uvicorn's otherwise."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before = signal.getsignal(number)
+
+        def handle(number: int, frame: Any, before: Any = before) -> None:
+            service.ready = False
+            if callable(before):
+                before(number, frame)
+
+        signal.signal(number, handle)
+
+
 class Supervisor(Multiprocess):
-    """uvicorn's supervisor, which remembers whether a worker failed to start."""
+    """uvicorn's supervisor, which remembers whether a worker failed to start, and closes the socket when it ends.
+
+    A worker counts as alive while its process runs: it answers no ping before it has imported torch, and waiting for an
+    answer would delay signals. Whether it serves is the question of health checks.
+    """
 
     failed = False
 
     def keep_subprocess_alive(self) -> None:
         """Starts a process anew for each that has died."""
+        for process in self.processes:
+            process.is_alive = partial(_runs, process)  # type: ignore[method-assign]
         told = self.should_exit.is_set()
         super().keep_subprocess_alive()
         self.failed = self.should_exit.is_set() and not told
+
+    def terminate_all(self) -> None:
+        """Ends the workers; the socket of this process is closed first, so that no more connections are made."""
+        for each in self.sockets:
+            each.close()
+        super().terminate_all()
+
+
+def _runs(process: Any, timeout: float = 0.0) -> bool:
+    """Whether the process of a worker runs."""
+    return bool(process.process.is_alive())
 
 
 def run_workers(serving: Serving, listener: socket.socket, workers: int) -> None:
@@ -71,7 +104,7 @@ def run_workers(serving: Serving, listener: socket.socket, workers: int) -> None
     """
     with _shared_folder() as folder, _environment(folder, workers), _restored_signals():
         application = WorkerApplication(replace(serving, weights_folder=folder))
-        options = {"factory": True, "workers": workers, "timeout_worker_healthcheck": START_SECONDS}
+        options = {"factory": True, "workers": workers}
         supervisor = Supervisor(server_config(serving, application, **options), [listener])
         supervisor.run()
         if supervisor.failed:
@@ -104,7 +137,7 @@ def _environment(folder: Path, workers: int) -> Iterator[None]:
 
 @contextmanager
 def _restored_signals() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = list(SIGNALS)
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield

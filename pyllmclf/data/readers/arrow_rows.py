@@ -19,6 +19,8 @@ from .values import checked_data
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# Of a file in memory, which a stranger may have sent: most bytes that a batch can take.
+MOST_BATCH_BYTES = 256 << 20
 Batches = Callable[[], Iterable["pa.RecordBatch"]]
 
 
@@ -28,8 +30,12 @@ def parquet_rows(file: BinaryIO, origin: str, options: ReadOptions) -> RowStream
 
     with _readable(origin, "Parquet"):
         source = pq.ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
-        schema = source.schema_arrow
-    return _stream(schema, lambda: source.iter_batches(batch_size=BATCH_ROWS), origin, "Parquet", options)
+        schema, rows = source.schema_arrow, BATCH_ROWS
+        if isinstance(file, io.BytesIO):
+            groups = [source.metadata.row_group(i).total_byte_size for i in range(source.metadata.num_row_groups)]
+            # Each row may have the largest value of a dictionary.
+            rows = max(1, min(BATCH_ROWS, MOST_BATCH_BYTES // max([1, *groups])))
+    return _stream(schema, lambda: source.iter_batches(batch_size=rows), origin, "Parquet", options)
 
 
 def arrow_rows(file: DataFile, options: ReadOptions) -> RowStream:

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ...errors import PyllmclfError
 from ...printable import printable
@@ -50,28 +50,27 @@ class Files:
 
     async def classify(self, request: Request, service: Service) -> StreamingResponse:
         """Lines of JSON: about the file, one for each row, and the figures of an evaluation where it has labels."""
+        content = await _body(request, service)
         if self._in_work >= MOST_FILES:
             raise RequestError(429, "too many files are in work; try again in 5 s.", {"Retry-After": "5"})
         self._in_work += 1
         try:
-            work = await self._work(request, service)
+            work = await self._work(request, service, content)
         except BaseException:
             self._release()
             raise
-        return _Lines(_lines(work, service, request.scope["pyllmclf"]), self._release)
+        lines = _lines(work, service, request.scope["pyllmclf"])
+        return _Lines(lines, self._release, service.options.deadline)
 
     def _release(self) -> None:
         self._in_work -= 1
 
-    async def _work(self, request: Request, service: Service) -> _Work:
+    async def _work(self, request: Request, service: Service, content: bytes) -> _Work:
         query, options = request.query_params, service.options
         served = service.find(query.get("model") or None)
         name = printable(PurePath(query.get("name", "")).name)[-200:]
         if not name:
             raise RequestError(400, "the parameter name is missing; its ending tells the file's format.")
-        # As much time for each byte as a request of another kind has.
-        seconds = options.body_timeout * max(1.0, options.max_file_bytes / options.max_body_bytes)
-        content = await body_of(request, options.max_file_bytes, seconds)
         columns = query.get("text_column") or None, query.get("label_column") or None
         loop = asyncio.get_running_loop()
         try:
@@ -81,17 +80,33 @@ class Files:
             raise RequestError(422, _OPTION.sub("", str(error))) from error
 
 
-class _Lines(StreamingResponse):
-    """A stream of JSON lines; ``release`` is called at its end, whatever ends it."""
+async def _body(request: Request, service: Service) -> bytes:
+    """The file; it has as much time for each byte as a request of another kind has."""
+    options = service.options
+    seconds = options.body_timeout * max(1.0, options.max_file_bytes / options.max_body_bytes)
+    return await body_of(request, options.max_file_bytes, seconds)
 
-    def __init__(self, lines: AsyncIterator[bytes], release: Callable[[], None]) -> None:
+
+class _Lines(StreamingResponse):
+    """A stream of JSON lines; ``release`` is called at its end, whatever ends it.
+
+    It ends, too, where the client reads nothing for so many seconds.
+    """
+
+    def __init__(self, lines: AsyncIterator[bytes], release: Callable[[], None], seconds: float) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
         super().__init__(lines, media_type="application/x-ndjson", headers=headers)
-        self._release = release
+        self._release, self._seconds = release, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            try:
+                await asyncio.wait_for(send(message), self._seconds)
+            except asyncio.TimeoutError:
+                raise RequestError(499, "the client reads no more of the answer.") from None
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
         finally:
             self._release()
 

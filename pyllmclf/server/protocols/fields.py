@@ -37,7 +37,9 @@ def flag_of(content: dict[str, Any], name: str) -> bool:
     RequestError
         400 if it is neither.
     """
-    value = content.get(name, False)
+    value = content.get(name)
+    if value is None:
+        return False
     if not isinstance(value, bool):
         raise RequestError(400, f"{name} must be true or false, not {shown(value)}.")
     return value

@@ -11,6 +11,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from ...printable import shown
 from ...version import __version__
 from ..errors import RequestError
 from ..http import Json, body_of, parsed, until_gone
@@ -90,7 +91,7 @@ async def infer(request: Request, service: Service) -> Response:
 def _header_size(value: str | None, body: bytes) -> int | None:
     if value is None:
         return None
-    if not value.isdigit() or int(value) > len(body):
+    if not (value.isascii() and value.isdigit() and len(value) < 20 and int(value) <= len(body)):
         raise RequestError(400, f"{HEADER}: {value[:20]} is not the size of the body's JSON part.")
     return int(value)
 
@@ -101,16 +102,16 @@ def _texts(content: dict[str, Any], binary: bytes) -> list[str]:
         raise RequestError(400, "inputs must be a list of one tensor of type BYTES, the texts.")
     tensor = inputs[0]
     if tensor.get("datatype") != "BYTES":
-        raise RequestError(400, f"the input's datatype must be BYTES, not {tensor.get('datatype')!r}.")
+        raise RequestError(400, f"the input's datatype must be BYTES, not {shown(tensor.get('datatype'))}.")
     shape = tensor.get("shape")
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) not in (1, 2):
         raise RequestError(400, "the input's shape must be [texts] or [texts, 1].")
     if len(shape) == 2 and shape[1] != 1:
-        raise RequestError(400, f"the input's shape must be [texts] or [texts, 1], not {shape}.")
+        raise RequestError(400, f"the input's shape must be [texts] or [texts, 1], not {shown(shape)}.")
     size = _parameters(tensor).get("binary_data_size")
     texts = _flat(tensor.get("data")) if size is None else list(_strings(binary, size))
     if len(texts) != prod(shape):
-        raise RequestError(400, f"the input has {len(texts)} texts, and its shape is {shape}.")
+        raise RequestError(400, f"the input has {len(texts)} texts, and its shape is {shown(shape)}.")
     return texts
 
 
@@ -125,7 +126,8 @@ def _flat(data: Any) -> list[str]:
     """Texts of a tensor's data, which may be nested as its shape is."""
     if not isinstance(data, list):
         raise RequestError(400, "the input's data must be a list of texts.")
-    flat = [entry for row in data for entry in row] if data and isinstance(data[0], list) else data
+    nested = bool(data) and all(isinstance(row, list) for row in data)
+    flat = [entry for row in data for entry in row] if nested else data
     if not all(isinstance(text, str) for text in flat):
         raise RequestError(400, "the input's data must be a list of texts.")
     return flat
@@ -134,7 +136,7 @@ def _flat(data: Any) -> list[str]:
 def _strings(binary: bytes, size: Any) -> Iterator[str]:
     """Texts in Triton's binary format: for each, its number of bytes as a little-endian uint32, and its bytes."""
     if type(size) is not int or size != len(binary):
-        raise RequestError(400, f"binary_data_size is {size!r}; {len(binary)} bytes follow the JSON part.")
+        raise RequestError(400, f"binary_data_size is {shown(size)}; {len(binary)} bytes follow the JSON part.")
     place = 0
     while place < size:
         end = place + 4 + int.from_bytes(binary[place : place + 4], "little")
@@ -158,7 +160,7 @@ def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
     for output in listed if isinstance(listed, list) else [None]:
         name = output.get("name") if isinstance(output, dict) else None
         if not isinstance(output, dict) or name not in names:
-            raise RequestError(400, f"there is no output {name!r}; there is {', '.join(names)}.")
+            raise RequestError(400, f"there is no output {shown(name)}; there is {', '.join(names)}.")
         wanted[name] = bool(_parameters(output).get("binary_data", default))
     return wanted
 
@@ -166,7 +168,8 @@ def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
 def _output(answer: Answer, name: str, binary: bool) -> tuple[dict[str, Any], bytes]:
     """One output as JSON, and its binary data."""
     if name == "label":
-        labels = [label if isinstance(label, str) else ",".join(label) for label in answer.labels]
+        separator = answer.served.classifier.state.label_separator or ","
+        labels = [label if isinstance(label, str) else separator.join(label) for label in answer.labels]
         output: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": [len(labels)]}
         encoded = [label.encode() for label in labels]
         blob = b"".join(len(each).to_bytes(4, "little") + each for each in encoded)

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +36,9 @@ class Server:
     def __init__(self, *arguments: object, env: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "pyllmclf", "serve", *map(str, arguments), "--port", "0"]
         environment = os.environ | {"PYTHONUNBUFFERED": "1"} | (env or {})
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        # Not in the repository, whose folder pyllmclf has no native core where the package is installed elsewhere.
+        folder = tempfile.gettempdir()
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -58,8 +58,8 @@ def serve(
         If the address can't be listened at.
     """
     from .server.options import server_options
+    from .server.process import Serving
     from .server.run import allowed_hosts, named_folders, serve_folders
-    from .server.serving import Serving
 
     if isinstance(classifiers, Mapping):
         paths = {name: Path(path).expanduser() for name, path in classifiers.items()}

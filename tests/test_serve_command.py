@@ -243,9 +243,9 @@ def test_slow_bodies_and_slow_heads(folder: Path, monkeypatch: pytest.MonkeyPatc
     """In this process, so that times can be short."""
     from pyllmclf.server.app import app_of
     from pyllmclf.server.options import ServerOptions
+    from pyllmclf.server.process import Serving, server_config
     from pyllmclf.server.run import DrainingServer, open_socket
     from pyllmclf.server.service import Service
-    from pyllmclf.server.serving import Serving, server_config
 
     monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
     options = ServerOptions(body_timeout=0.3, access_log=False)

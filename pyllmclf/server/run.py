@@ -15,8 +15,8 @@ from uvicorn.config import Config
 
 from ..errors import ResourceError, UsageError
 from .app import app_of
+from .process import Serving, server_config, set_up_logging
 from .service import Service
-from .serving import Serving, server_config, set_up_logging
 
 
 def named_folders(arguments: list[str]) -> dict[str, Path]:

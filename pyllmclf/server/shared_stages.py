@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..classifier.checkpoint import content_hash
 from ..classifier.classifier import Classifier
 from ..classifier.inference import inference_batch
 from ..data.packing import PackedBatch, Packer
@@ -193,10 +194,7 @@ def stage_keys(classifier: Classifier) -> list[str]:
 
 def _add_module(digest: hashlib._Hash, module: nn.Module) -> None:
     """Adds what the output of a module depends on."""
-    for name, parameter in module.named_parameters():
-        value = parameter.detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.numpy().data)
+    digest.update(content_hash(dict(module.named_parameters())).encode())
     for name, part in module.named_modules():
         if isinstance(part, Linear):
             digest.update(f"{name} {part.scaling} {part.int8 is not None}".encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..classifier.checkpoint import content_hash
 from ..errors import ResourceError
 from ..models.layers import Linear
 from ..models.sequence_classifier import SequenceClassifier
@@ -56,7 +56,8 @@ def _map_part(parameters: list[nn.Parameter], int8: list[Linear], folder: Path) 
     for tensor in tensors:
         size = -(-(offsets[-1] + tensor.nbytes) // ALIGNMENT) * ALIGNMENT
         offsets.append(size)
-    path = folder / f"{_sha256(tensors)}.weights"
+    names = [f"{number:06} {tensor.dtype}" for number, tensor in enumerate(tensors)]
+    path = folder / f"{content_hash(dict(zip(names, tensors, strict=True)))}.weights"
     if not path.exists():
         _write(path, tensors, offsets)
     if not size:
@@ -81,14 +82,6 @@ def _int8_tensors(linear: Linear) -> tuple[Tensor, Tensor]:
 
 def _int8_layers(module: nn.Module) -> list[Linear]:
     return [part for part in module.modules() if isinstance(part, Linear) and part.int8 is not None]
-
-
-def _sha256(tensors: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()
 
 
 def _write(path: Path, tensors: list[Tensor], offsets: list[int]) -> None:

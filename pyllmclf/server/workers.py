@@ -23,8 +23,8 @@ from uvicorn.supervisors.multiprocess import SIGNALS
 from ..errors import ResourceError
 from .app import app_of
 from .metrics import FOLDER_VARIABLE
+from .process import Serving, server_config, set_up_logging
 from .service import Service
-from .serving import Serving, server_config, set_up_logging
 
 THREADS_VARIABLE = "OMP_NUM_THREADS"
 

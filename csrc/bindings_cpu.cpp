@@ -47,6 +47,75 @@ void layer_norm_backward_(Address dy, Address dsum, Address s, Address weight, A
                        output(dweight), output(dbias), rows, width, threads});
 }
 
+void rms_norm_forward_(Address x, Address residual, Address weight, Address y, Address sum, Address rstd,
+                       std::int64_t rows, std::int64_t width, float eps, float offset, int threads) {
+  check_rows(rows, width, threads);
+  require((residual == 0) == (sum == 0), "residual and sum must be passed together");
+  py::gil_scoped_release release;
+  rms_norm_forward({input(x), input(residual), input(weight), output(y), output(sum), output(rstd), rows, width, eps,
+                    offset, threads});
+}
+
+void rms_norm_backward_(Address dy, Address dsum, Address s, Address weight, Address rstd, Address ds, Address dweight,
+                        std::int64_t rows, std::int64_t width, float offset, int threads) {
+  check_rows(rows, width, threads);
+  py::gil_scoped_release release;
+  rms_norm_backward({input(dy), input(dsum), input(s), input(weight), input(rstd), output(ds), output(dweight), rows,
+                     width, offset, threads});
+}
+
+Activation activation_of(int number) {
+  require(number >= 0 && number <= static_cast<int>(Activation::kGeluExact), "the activation is unknown");
+  return static_cast<Activation>(number);
+}
+
+// gate, up: (address, row stride). y is bf16 or fp32.
+void gated_forward_(const py::tuple& gate, const py::tuple& up, Address y, bool y_is_bf16, std::int64_t rows,
+                    std::int64_t width, int activation, int threads) {
+  check_rows(rows, width, threads);
+  const GatedForward args = {input(gate[0].cast<Address>()),
+                             input(up[0].cast<Address>()),
+                             gate[1].cast<std::int64_t>(),
+                             up[1].cast<std::int64_t>(),
+                             y_is_bf16 ? nullptr : output(y),
+                             y_is_bf16 ? reinterpret_cast<std::uint16_t*>(y) : nullptr,
+                             rows,
+                             width,
+                             activation_of(activation),
+                             threads};
+  py::gil_scoped_release release;
+  gated_forward(args);
+}
+
+// gate, up, dgate, dup: (address, row stride)
+void gated_backward_(Address dy, const py::tuple& gate, const py::tuple& up, const py::tuple& dgate,
+                     const py::tuple& dup, std::int64_t rows, std::int64_t width, int activation, int threads) {
+  check_rows(rows, width, threads);
+  const GatedBackward args = {input(dy),
+                              input(gate[0].cast<Address>()),
+                              input(up[0].cast<Address>()),
+                              gate[1].cast<std::int64_t>(),
+                              up[1].cast<std::int64_t>(),
+                              output(dgate[0].cast<Address>()),
+                              output(dup[0].cast<Address>()),
+                              dgate[1].cast<std::int64_t>(),
+                              dup[1].cast<std::int64_t>(),
+                              rows,
+                              width,
+                              activation_of(activation),
+                              threads};
+  py::gil_scoped_release release;
+  gated_backward(args);
+}
+
+void rotary_rows_(Address x, std::int64_t x_row, Address cosine, Address sine, Address y, std::int64_t rows,
+                  std::int64_t heads, std::int64_t half, std::int64_t rest, bool inverse, int threads) {
+  check_rows(rows, 2 * heads * half + rest, threads);
+  require(heads >= 0 && half >= 1 && rest >= 0, "sizes must not be negative");
+  py::gil_scoped_release release;
+  rotary_rows({input(x), x_row, input(cosine), input(sine), output(y), rows, heads, half, rest, inverse, threads});
+}
+
 // y is bf16 or fp32.
 void gelu_forward_(Address x, Address bias, Address y, bool y_is_bf16, std::int64_t rows, std::int64_t width, bool tanh,
                    int threads) {
@@ -215,8 +284,8 @@ void check_offsets(const std::int32_t* offsets, std::int64_t texts, std::int64_t
   for (std::int64_t t = 0; t < texts; ++t) require(offsets[t] <= offsets[t + 1], "cu_seqlens must not decrease");
 }
 
-// t: cu_seqlens_q, cu_seqlens_k, query_positions, example_ids, texts, rows_q, rows_k, heads, head_dim, scale, causal,
-// window_left, window_right, bf16, dropout, threads
+// t: cu_seqlens_q, cu_seqlens_k, query_positions, example_ids, texts, rows_q, rows_k, heads, kv_heads, head_dim, scale,
+// causal, window_left, window_right, bf16, dropout, threads
 AttentionShape attention_shape(const py::tuple& t) {
   const AttentionShape shape = {indices(t[0].cast<Address>()),
                                 indices(t[1].cast<Address>()),
@@ -225,15 +294,17 @@ AttentionShape attention_shape(const py::tuple& t) {
                                 t[4].cast<std::int64_t>(),
                                 t[7].cast<std::int64_t>(),
                                 t[8].cast<std::int64_t>(),
-                                t[9].cast<float>(),
-                                t[10].cast<bool>(),
-                                t[11].cast<std::int64_t>(),
+                                t[9].cast<std::int64_t>(),
+                                t[10].cast<float>(),
+                                t[11].cast<bool>(),
                                 t[12].cast<std::int64_t>(),
-                                t[13].cast<bool>(),
-                                make_dropout(t[14]),
-                                t[15].cast<int>()};
+                                t[13].cast<std::int64_t>(),
+                                t[14].cast<bool>(),
+                                make_dropout(t[15]),
+                                t[16].cast<int>()};
   require(shape.texts >= 0 && shape.heads >= 1 && shape.threads >= 1,
           "texts must not be negative, and heads and threads must be positive");
+  require(shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0, "heads must be a multiple of the keys' heads");
   require(shape.head_dim >= 1 && shape.head_dim <= kMaxHeadDim, "head_dim must lie between 1 and 256");
   check_offsets(shape.cu_seqlens_q, shape.texts, t[5].cast<std::int64_t>());
   check_offsets(shape.cu_seqlens_k, shape.texts, t[6].cast<std::int64_t>());

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,26 @@ from transformers import (
     BertForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForSequenceClassification,
+    Qwen3Config,
+    Qwen3ForSequenceClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from transformers.models.gemma3.modeling_gemma3 import Gemma3TextForSequenceClassification
 
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.token_store import TokenStore
-from pyllmclf.data.tokenizers import LibraryTokenizer, byte_alphabet, byte_level_json
+from pyllmclf.data.tokenizers import GPT2_END_OF_TEXT, LibraryTokenizer, byte_alphabet, byte_level_json
 from pyllmclf.models.hub import find_model
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 from pyllmclf.models.weights import load_weights
@@ -114,6 +123,110 @@ MODERNBERT_CONFIGS = {
         "num_attention_heads": 2,
         "intermediate_size": 10,
         "local_attention": 4,
+    },
+}
+# Llama's kind: fewer heads of keys than of queries, widths that heads don't divide, scaled positions, windows.
+LLAMA_CONFIGS = {
+    "plain": {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48},
+    "odd": {
+        "hidden_size": 30,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 41,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "rms_norm_eps": 1e-3,
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 300.0,
+            "factor": 4.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
+    },
+    "linear": {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "intermediate_size": 20,
+        "hidden_act": "gelu",
+        "rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 2.5},
+    },
+}
+QWEN2_CONFIGS = {
+    "plain": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+    },
+    "odd": {
+        "hidden_size": 30,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+        "intermediate_size": 41,
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "max_window_layers": 1,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 200.0,
+            "factor": 3.0,
+            "original_max_position_embeddings": 16,
+        },
+    },
+}
+QWEN3_CONFIGS = {
+    "plain": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "intermediate_size": 48,
+    },
+    "odd": {
+        "hidden_size": 30,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
+        "head_dim": 6,
+        "intermediate_size": 41,
+        "attention_bias": True,
+    },
+}
+GEMMA3_CONFIGS = {
+    "plain": {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 48,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "odd": {
+        "hidden_size": 30,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 14,
+        "intermediate_size": 41,
+        "sliding_window": 3,
+        "query_pre_attn_scalar": 10,
+        "attention_bias": True,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 700.0, "factor": 8.0},
+        },
     },
 }
 TEXTS = ["a", "hello world", "the quick brown fox jumps over the lazy dog", "x y z", "b" * 30, "fun, isn't it?"]
@@ -221,6 +334,32 @@ def modernbert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Pa
     return path
 
 
+def decoder_folder(kind: str) -> Callable[[Path, str, int], Path]:
+    """Makes a classifier of one of Llama's kind with a byte-level tokenizer of 257 tokens."""
+
+    def make(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
+        torch.manual_seed(0)
+        config_class, model_class, configs = DECODERS[kind]
+        special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 256)
+        settings = {"vocab_size": 257, "max_position_embeddings": 64, "num_labels": n_classes} | special
+        _save(path, model_class(config_class(**settings | configs[name])))
+        (path / "tokenizer.json").write_text(byte_level_json([bytes([i]) for i in range(256)]), encoding="utf-8")
+        names = dict.fromkeys(("pad_token", "bos_token", "eos_token"), GPT2_END_OF_TEXT)
+        tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right"} | names
+        (path / "tokenizer_config.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+        return path
+
+    return make
+
+
+DECODERS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
+    "llama": (LlamaConfig, LlamaForSequenceClassification, LLAMA_CONFIGS),
+    "qwen2": (Qwen2Config, Qwen2ForSequenceClassification, QWEN2_CONFIGS),
+    "qwen3": (Qwen3Config, Qwen3ForSequenceClassification, QWEN3_CONFIGS),
+    "gemma3": (Gemma3TextConfig, Gemma3TextForSequenceClassification, GEMMA3_CONFIGS),
+}
+
+
 def _save(path: Path, model: PreTrainedModel, vocab: list[str] | None = None) -> Path:
     perturb(model, 1)
     model.save_pretrained(path)
@@ -235,6 +374,7 @@ FAMILIES = {
     "roberta": (roberta_folder, ROBERTA_CONFIGS),
     "distilbert": (distilbert_folder, DISTILBERT_CONFIGS),
     "modernbert": (modernbert_folder, MODERNBERT_CONFIGS),
+    **{kind: (decoder_folder(kind), configs) for kind, (_, _, configs) in DECODERS.items()},
 }
 
 

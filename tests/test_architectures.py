@@ -1,4 +1,4 @@
-"""RoBERTa, DistilBERT and ModernBERT end to end: training, the activation cache, checkpoints, other tools."""
+"""Architectures other than GPT-2 and BERT end to end: training, the activation cache, checkpoints, other tools."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import LABELS, TEXTS, Folders, make_trainer
+from models import DECODERS, LABELS, TEXTS, Folders, make_trainer
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,7 +26,8 @@ import pyllmclf
 from pyllmclf import ModelError, UsageError
 from pyllmclf.models.hub import find_model
 
-NEW = ["roberta", "distilbert", "modernbert"]
+ENCODERS = ["roberta", "distilbert", "modernbert"]
+NEW = [*ENCODERS, *DECODERS]
 CLASSES = [f"class {label}" for label in LABELS]
 SHORT: dict[str, Any] = {"epochs": 3, "batch_size": 2, "learning_rate": 1e-2, "progress": False}
 # Names of parameters that belong to the classifier, and of what else stands behind the blocks.
@@ -33,11 +35,13 @@ BEHIND = {
     "roberta": ("backbone.prediction_head.",),
     "distilbert": ("backbone.prediction_head.",),
     "modernbert": ("backbone.prediction_head.", "backbone.final_norm."),
+    **dict.fromkeys(DECODERS, ("backbone.norm.",)),
 }
 BLOCK = {
     "roberta": "backbone.encoder.layer.2.",
     "distilbert": "backbone.transformer.layer.2.",
     "modernbert": "backbone.layers.3.",
+    **dict.fromkeys(DECODERS, "backbone.layers.2."),
 }
 
 
@@ -144,8 +148,13 @@ def test_what_transformers_cannot_express(model_folder: Folders, tmp_path: Path,
     np.testing.assert_array_equal(pyllmclf.load(tmp_path / "saved").logits(TEXTS), classifier.logits(TEXTS))
 
 
-@pytest.mark.parametrize("cls", [AutoModel, AutoModelForMaskedLM])
-@pytest.mark.parametrize("family", NEW)
+@pytest.mark.parametrize(
+    ("family", "cls"),
+    [
+        *((family, cls) for family in ENCODERS for cls in (AutoModel, AutoModelForMaskedLM)),
+        *((family, cls) for family in DECODERS for cls in (AutoModel, AutoModelForCausalLM)),
+    ],
+)
 def test_pretrained_model_gets_a_fresh_head(model_folder: Folders, tmp_path: Path, family: str, cls: type) -> None:
     """Heads of other tasks are left out; of ModernBERT's, transformers takes the dense layer and the norm, and so do
     we.
@@ -175,7 +184,7 @@ def test_pretrained_model_gets_a_fresh_head(model_folder: Folders, tmp_path: Pat
 
 
 def drop_word(tensors: dict[str, torch.Tensor]) -> None:
-    tensors.pop(next(name for name in tensors if name.endswith("embeddings.weight")))
+    tensors.pop(next(name for name in tensors if name.endswith(("embeddings.weight", "embed_tokens.weight"))))
 
 
 @pytest.mark.parametrize(
@@ -207,6 +216,22 @@ def test_weights_that_do_not_fit(
         ("modernbert", {"rope_parameters": {"full_attention": {"rope_theta": 0}}}, "rotary positions is 0"),
         ("modernbert", {"hidden_activation": "silu"}, "silu"),
         ("distilbert", {"activation": "relu"}, "relu"),
+        ("llama", {"pretraining_tp": 2}, "pretraining_tp"),
+        ("llama", {"hidden_act": "relu"}, "relu"),
+        ("llama", {"num_key_value_heads": 3}, "no multiple of 3"),
+        ("llama", {"num_key_value_heads": 0}, "n_kv_heads"),
+        ("llama", {"head_dim": 7}, "odd width 7"),
+        ("llama", {"mlp_bias": "yes"}, "mlp_bias"),
+        ("llama", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor of the rotary"),
+        ("llama", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "part of each head"),
+        ("llama", {"num_hidden_layers": 10**9}, "n_layers"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 3, "sliding_window": None}, "sliding_window"),
+        ("qwen3", {"layer_types": ["linear_attention"] * 3}, "layer_types"),
+        ("qwen3", {"use_sliding_window": 1}, "use_sliding_window"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"query_pre_attn_scalar": -1}, "query_pre_attn_scalar"),
     ],
 )
 def test_configuration_that_is_not_understood(
@@ -229,6 +254,39 @@ def test_older_modernbert_configuration(model_folder: Folders, tmp_path: Path) -
     config |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
     (folder / "config.json").write_text(json.dumps(config))
     assert find_model(folder, "pretrained").config == new
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_older_decoder_configuration(model_folder: Folders, tmp_path: Path, family: str) -> None:
+    """As transformers 4 writes it: the base and the scaling of positions apart, windows by a rule."""
+    folder = model_folder.copy(tmp_path, family)
+    new = find_model(folder, "pretrained").config
+    config = json.loads((folder / "config.json").read_text())
+    parameters = config.pop("rope_parameters")
+    config.pop("layer_types", None)
+    if family == "gemma3":
+        config |= {"sliding_window_pattern": 2, "rope_local_base_freq": parameters["sliding_attention"]["rope_theta"]}
+        parameters = parameters["full_attention"]
+    config |= {"rope_theta": parameters["rope_theta"], "rope_scaling": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert find_model(folder, "pretrained").config == new
+
+
+def test_decoder_without_padding_token(model_folder: Folders, tmp_path: Path) -> None:
+    """What ends a text pads it, here and in the checkpoint."""
+    folder = model_folder.copy(tmp_path / "model", "llama")
+    vocab = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    names = json.loads((folder / "tokenizer_config.json").read_text())
+    end = "<|end_of_text|>"
+    text = json.dumps(vocab).replace(names.pop("pad_token"), end)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    names |= {"bos_token": end, "eos_token": end}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    classifier = finetune(folder, epochs=1).classifier
+    classifier.save(tmp_path / "saved")
+    assert AutoTokenizer.from_pretrained(tmp_path / "saved").pad_token == end
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert relative_error(their_logits(model, tmp_path / "saved"), classifier.logits(TEXTS)) <= 1e-5
 
 
 def test_roberta_vocabulary_that_lacks_a_special_token(model_folder: Folders, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_attention_refuses_what_does_not_fit() -> None:
     x = torch.zeros(4, 2, 8)
     cu = offsets((4,))
     with pytest.raises(UsageError, match="shapes"):
-        ops.attention(x, x[:, :1], x[:, :1], cu, cu, 4, 4, causal=True)
+        ops.attention(x[:, :1], x, x, cu, cu, 4, 4, causal=True)
     with pytest.raises(UsageError, match="numbers of texts"):
         ops.attention(x, x, x, cu, offsets((2, 2)), 4, 4, causal=True)
     with pytest.raises(UsageError, match="query_positions"):

@@ -16,6 +16,7 @@ from pyllmclf.cli.config import from_file
 from pyllmclf.cli.finetune import finetune
 from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
 from pyllmclf.models.config import MOST
+from pyllmclf.models.decoder import DecoderOptions
 from pyllmclf.models.sequence_classifier import HeadSpec, SequenceClassifier
 
 numbers = st.integers() | st.integers(-2, 5000) | st.floats() | st.floats(0, 1)
@@ -28,6 +29,7 @@ MORE = (
 )  # fmt: skip
 KEYS = sorted({key for preset in presets().values() for key in preset.config} | set(MORE))
 FLAGS = ("scale_attention", "scale_attention_by_layer")
+FLAGS_OF_DECODERS = ("attention_bias", "output_bias", "mlp_bias")
 FLAGS_OF_MODERNBERT = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias")
 
 
@@ -52,9 +54,14 @@ def test_changed_configuration(name: str, changes: dict[str, Any]) -> None:
         return
     sizes = (config.vocab_size, config.n_positions, config.width, config.n_layers, config.n_heads, config.inner_width)
     assert all(type(size) is int and 1 <= size <= MOST for size in sizes)
-    assert config.width == config.head_dim * config.n_heads
+    assert config.own_head_dim is not None or config.width == config.head_dim * config.n_heads
+    assert type(config.kv_heads) is type(config.head_dim) is int and config.n_heads % config.kv_heads == 0
     assert all(isinstance(getattr(config, flag), bool) for flag in FLAGS)
-    if (options := config.options) is not None:
+    if isinstance(options := config.options, DecoderOptions):
+        assert len(options.windows) == len(options.rotary) == config.n_layers
+        assert all(len(rotary.frequencies) == config.head_dim // 2 for rotary in options.rotary)
+        assert all(isinstance(getattr(options, flag), bool) for flag in FLAGS_OF_DECODERS)
+    elif options is not None:
         assert all(isinstance(getattr(options, flag), bool) for flag in FLAGS_OF_MODERNBERT)
         assert len(options.windows) == len(options.rope_theta) == config.n_layers
     least = architecture_of(config).least_parameters(config)

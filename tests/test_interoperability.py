@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from interoperability import CLASSES, SHORT, STILL, close
-from models import FAMILIES, TEXTS, Folders
+from models import DECODERS, FAMILIES, TEXTS, Folders
 from peft import IA3Config, LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
@@ -175,6 +175,7 @@ MODULES = {
     # By itself, PEFT does not save the layer before DistilBERT's head.
     "distilbert": (["q_lin", "lin1"], ["pre_classifier", "classifier"]),
     "modernbert": (["Wqkv", "Wo"], ["head", "classifier"]),
+    **dict.fromkeys(DECODERS, (["q_proj", "v_proj", "down_proj"], None)),
 }
 
 

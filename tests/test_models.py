@@ -131,6 +131,17 @@ def test_presets_count_the_published_parameters(name: str) -> None:
         "distilbert-base-cased": 65_190_912,
         "modernbert-base": 149_014_272,
         "modernbert-large": 394_781_696,
+        "smollm2-135m": 134_515_008,
+        "smollm2-360m": 361_821_120,
+        "tinyllama-1.1b": 1_100_048_384 - 32_000 * 2_048,  # without the output layer, which is the embedding elsewhere
+        "llama-3.2-1b": 1_235_814_400,
+        "qwen2.5-0.5b": 494_032_768,
+        "qwen2.5-1.5b": 1_543_714_304,
+        "qwen3-0.6b": 596_049_920,
+        "qwen3-0.6b-base": 596_049_920,
+        "qwen3-1.7b-base": 1_720_574_976,
+        "gemma-3-270m": 268_098_176,
+        "gemma-3-1b": 999_885_952,
     }
     with torch.device("meta"):
         config = model_config(presets()[name].config, name)

@@ -256,6 +256,8 @@ def test_rows_that_are_not_contiguous(backend: str, generator: torch.Generator) 
             *ops.layer_norm(x, weight, bias, 1e-5, residual),
             ops.gelu(x, bias),
             ops.gelu_linear(x, bias, matrix, None),
+            *ops.rms_norm(x, weight, 1e-5, residual),
+            ops.gated_linear(x, residual, matrix, None, "silu"),
             ops.linear(x, matrix),
             ops.lora_linear(x, matrix, None, a, b, scaling=0.5),
         ]
@@ -308,52 +310,3 @@ def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
     ):
         with pytest.raises(UsageError):
             wrong()
-
-
-# --- rotary positions -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "heads", "turned", "head_dim"), [(1, 1, 1, 2), (17, 6, 4, 10), (0, 2, 1, 8)])
-def test_rotary(
-    rows: int, heads: int, turned: int, head_dim: int, dtype: torch.dtype, generator: torch.Generator
-) -> None:
-    """Against multiplication by complex numbers."""
-    positions = torch.randint(0, 50, (rows,), generator=generator)
-    x = torch.randn(rows, heads * head_dim, generator=generator, dtype=torch.float64)
-
-    def formula(x: Tensor) -> Tensor:
-        exponents = torch.arange(head_dim // 2, dtype=torch.float64) * 2 / head_dim
-        angles = positions[:, None].double() * 50.0**-exponents
-        parts = x.unflatten(1, (heads, head_dim))
-        numbers = torch.complex(parts[:, :turned, : head_dim // 2], parts[:, :turned, head_dim // 2 :])
-        numbers = numbers * torch.polar(torch.ones_like(angles), angles)[:, None]
-        done = torch.cat((torch.cat((numbers.real, numbers.imag), dim=2), parts[:, turned:]), dim=1)
-        return done.flatten(1)
-
-    def op(x: Tensor) -> Tensor:
-        return ops.rotary(x, positions, heads=turned, head_dim=head_dim, theta=50.0)
-
-    mine, exact = (x.clone().to(given).requires_grad_() for given in (dtype, torch.float64))
-    factor = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    found, expected = op(mine), formula(exact)
-    assert found.dtype == dtype
-    found.backward(factor.to(dtype))
-    expected.backward(factor)
-    # Angles are computed in fp32.
-    assert relative_error(found.detach(), expected.detach()) < 1e-5
-    assert relative_error(mine.grad, exact.grad) < 1e-5
-
-
-def test_rotary_in_half_precision(generator: torch.Generator) -> None:
-    """Rounded once, at the end."""
-    x, positions = torch.randn(9, 16, generator=generator).bfloat16(), torch.arange(9)
-    found = ops.rotary(x, positions, heads=2, head_dim=8, theta=100.0)
-    exact = ops.rotary(x.float(), positions, heads=2, head_dim=8, theta=100.0)
-    assert torch.equal(found, exact.bfloat16())
-
-
-@pytest.mark.parametrize(("heads", "head_dim", "count"), [(3, 8, 4), (1, 7, 4), (1, 8, 5)])
-def test_rotary_of_shapes_that_do_not_fit(heads: int, head_dim: int, count: int) -> None:
-    with pytest.raises(UsageError, match="rotary"):
-        ops.rotary(torch.zeros(4, 16), torch.zeros(count), heads=heads, head_dim=head_dim, theta=10.0)

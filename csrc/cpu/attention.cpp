@@ -4,8 +4,11 @@
 // recomputed from the saved log-sum-exp L:  P = exp(S - L), dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)),
 // dQ = scale dS K, dK = scale dSᵀ Q.  Dropout masks and scales P before it multiplies V, and dP likewise.
 //
-// A task is a chunk of queries (forward) or of keys (backward) of one text and one head. The shape alone determines the
-// tasks, and each sum has one owner and one order, so any number of threads gives the same bits.
+// Several query heads may share a head of keys and values (Ainslie et al. 2023); dK and dV then sum over them.
+//
+// A task is a chunk of queries of one text and one query head (forward), or of keys of one text and one head of keys
+// (backward). The shape alone determines the tasks, and each sum has one owner and one order, so any number of threads
+// gives the same bits.
 #include <math.h>
 #include <stdlib.h>
 
@@ -86,6 +89,7 @@ void forward_task(const AttentionForward& a, const Task& task, int64_t depth, co
   const AttentionShape& s = a.shape;
   const Text text = text_of(s, task.text);
   const int64_t first = task.chunk * kQueryChunk, count = at_most(kQueryChunk, text.q_count - first);
+  const int64_t kv_head = task.head / group_of(s);
   pack_left(a.q, task.head, text.q_begin + first, count, s.head_dim, depth, s.scale, scratch.queries);
   for (int64_t i = 0; i < count * depth; ++i) scratch.sums[i] = 0.0f;
   for (int64_t i = 0; i < count; ++i) {
@@ -95,8 +99,8 @@ void forward_task(const AttentionForward& a, const Task& task, int64_t depth, co
   const Keys all = keys_of(s, text, first, first + count);
   for (int64_t key = all.begin / kKeyBlock * kKeyBlock; key < all.end; key += kKeyBlock) {
     const int64_t keys = at_most(kKeyBlock, text.k_count - key);
-    pack_turned(a.k, task.head, text.k_begin + key, keys, s.head_dim, depth, scratch.keys);
-    pack_right(a.v, task.head, text.k_begin + key, keys, s.head_dim, depth, 1.0f, scratch.values);
+    pack_turned(a.k, kv_head, text.k_begin + key, keys, s.head_dim, depth, scratch.keys);
+    pack_right(a.v, kv_head, text.k_begin + key, keys, s.head_dim, depth, 1.0f, scratch.values);
     for (int64_t block = 0; block < count; block += kQueryBlock) {
       const int64_t rows = at_most(kQueryBlock, count - block);
       const Keys seen = keys_of(s, text, first + block, first + block + rows);
@@ -164,24 +168,17 @@ void softmax_row_backward(const AttentionShape& s, const Task& task, const Text&
   }
 }
 
-// Writes the dQ of this chunk's keys to `dq`, whose row 0 is the text's first query.
+// Adds what the queries of one head give to dkeys and dvalues, and writes their dQ of this chunk's keys to `dq`, whose
+// row 0 is the text's first query. The task's head is that of the keys.
 template <typename P>
-void backward_task(const AttentionBackward& a, const Task& task, const float* delta, const MutableHeads& dq,
-                   int64_t depth, const BackwardScratch<P>& scratch) {
+void backward_head(const AttentionBackward& a, const Task& keys_task, int64_t head, const float* delta,
+                   const MutableHeads& dq, int64_t depth, const BackwardScratch<P>& scratch) {
   const AttentionShape& s = a.shape;
+  const Task task = {keys_task.text, head, keys_task.chunk};
   const Text text = text_of(s, task.text);
   const int64_t rows_q = s.cu_seqlens_q[s.texts];
   const int64_t first = task.chunk * kKeyChunk, count = at_most(kKeyChunk, text.k_count - first);
-  const int64_t padded = round_up(count, kKeyBlock);
   const int64_t pairs = inner<P>(depth);  // or numbers, in fp32
-  pack_right(a.k, task.head, text.k_begin + first, count, s.head_dim, depth, 1.0f, scratch.keys);
-  for (int64_t key = 0; key < padded; key += kKeyBlock) {
-    const int64_t begin = text.k_begin + first + key, keys = at_most(kKeyBlock, count - key);
-    pack_turned(a.k, task.head, begin, keys, s.head_dim, depth, scratch.keys_turned + key * pairs);
-    pack_turned(a.v, task.head, begin, keys, s.head_dim, depth, scratch.values_turned + key * pairs);
-  }
-  for (int64_t i = 0; i < count * depth; ++i) scratch.dkeys[i] = scratch.dvalues[i] = 0.0f;
-
   for (int64_t block = 0; block < text.q_count; block += kQueryBlock) {
     const int64_t rows = at_most(kQueryBlock, text.q_count - block), begin = text.q_begin + block;
     const Keys seen = keys_of(s, text, block, block + rows);
@@ -216,6 +213,28 @@ void backward_task(const AttentionBackward& a, const Task& task, const float* de
       float* to = dq.data + (block + i) * dq.row_stride + task.head * dq.head_stride;
       for (int64_t d = 0; d < s.head_dim; ++d) to[d] = scratch.dqueries[i * depth + d] * s.scale;
     }
+  }
+}
+
+template <typename P>
+void backward_task(const AttentionBackward& a, const Task& task, const float* delta, const MutableHeads& dq,
+                   int64_t depth, const BackwardScratch<P>& scratch) {
+  const AttentionShape& s = a.shape;
+  const Text text = text_of(s, task.text);
+  const int64_t first = task.chunk * kKeyChunk, count = at_most(kKeyChunk, text.k_count - first);
+  const int64_t padded = round_up(count, kKeyBlock);
+  const int64_t pairs = inner<P>(depth);
+  pack_right(a.k, task.head, text.k_begin + first, count, s.head_dim, depth, 1.0f, scratch.keys);
+  for (int64_t key = 0; key < padded; key += kKeyBlock) {
+    const int64_t begin = text.k_begin + first + key, keys = at_most(kKeyBlock, count - key);
+    pack_turned(a.k, task.head, begin, keys, s.head_dim, depth, scratch.keys_turned + key * pairs);
+    pack_turned(a.v, task.head, begin, keys, s.head_dim, depth, scratch.values_turned + key * pairs);
+  }
+  for (int64_t i = 0; i < count * depth; ++i) scratch.dkeys[i] = scratch.dvalues[i] = 0.0f;
+
+  const int64_t group = group_of(s);
+  for (int64_t head = task.head * group; head < (task.head + 1) * group; ++head) {
+    backward_head<P>(a, task, head, delta, dq, depth, scratch);
   }
   for (int64_t j = 0; j < count; ++j) {
     const int64_t row = text.k_begin + first + j;
@@ -307,7 +326,7 @@ template <typename P>
 bool forward(const AttentionForward& a) {
   const int64_t depth = round_up(a.shape.head_dim, kLanes);
   int64_t count = 0;
-  Task* tasks = list_tasks(a.shape, a.shape.cu_seqlens_q, kQueryChunk, &count);
+  Task* tasks = list_tasks(a.shape, a.shape.cu_seqlens_q, a.shape.heads, kQueryChunk, &count);
   const bool enough = tasks && for_tasks<ForwardScratch<P>>(tasks, count, depth, thread_count(a.shape),
                                                             [&](const Task& task, const ForwardScratch<P>& scratch) {
                                                               forward_task<P>(a, task, depth, scratch);
@@ -323,7 +342,7 @@ bool backward(const AttentionBackward& a) {
   const int64_t rows_q = s.cu_seqlens_q[s.texts], width = s.heads * s.head_dim;
   const int threads = thread_count(s);
   int64_t count = 0;
-  Task* tasks = list_tasks(s, s.cu_seqlens_k, kKeyChunk, &count);
+  Task* tasks = list_tasks(s, s.cu_seqlens_k, s.kv_heads, kKeyChunk, &count);
   int64_t* part_begin = static_cast<int64_t*>(malloc(static_cast<size_t>(s.texts + 1) * sizeof(int64_t)));
   float* delta = allocate(s.heads * rows_q);
   int64_t part_floats = 0;

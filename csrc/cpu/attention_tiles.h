@@ -21,6 +21,9 @@ struct Task {
   int64_t text, head, chunk;
 };
 
+// Query heads that share keys and values.
+inline int64_t group_of(const AttentionShape& s) { return s.heads / s.kv_heads; }
+
 struct Text {
   int64_t q_begin, q_count, k_begin, k_count;
 };
@@ -60,9 +63,10 @@ inline Keys keys_of(const AttentionShape& s, const Text& text, int64_t begin, in
 
 // Lists the tasks: one per text, chunk of `chunk` queries or keys, and head. The caller frees the list. Null if its
 // allocation fails.
-inline Task* list_tasks(const AttentionShape& s, const int32_t* cu_seqlens, int64_t chunk, int64_t* count) {
+inline Task* list_tasks(const AttentionShape& s, const int32_t* cu_seqlens, int64_t heads, int64_t chunk,
+                        int64_t* count) {
   int64_t n = 0;
-  for (int64_t t = 0; t < s.texts; ++t) n += s.heads * ((cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk);
+  for (int64_t t = 0; t < s.texts; ++t) n += heads * ((cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk);
   *count = n;
   Task* tasks = static_cast<Task*>(malloc(static_cast<size_t>(n + 1) * sizeof(Task)));
   if (!tasks) return nullptr;
@@ -70,7 +74,7 @@ inline Task* list_tasks(const AttentionShape& s, const int32_t* cu_seqlens, int6
   for (int64_t t = 0; t < s.texts; ++t) {
     const int64_t chunks = (cu_seqlens[t + 1] - cu_seqlens[t] + chunk - 1) / chunk;
     for (int64_t c = 0; c < chunks; ++c) {
-      for (int64_t h = 0; h < s.heads; ++h) tasks[n++] = {t, h, c};
+      for (int64_t h = 0; h < heads; ++h) tasks[n++] = {t, h, c};
     }
   }
   return tasks;

@@ -204,4 +204,5 @@ class Architecture:
     def least_parameters(self, config: ModelConfig) -> int:
         """A lower bound of the number of parameters: the matrices that every architecture has."""
         tables = config.vocab_size + config.type_vocab_size + (config.n_positions if self.position_table else 0)
-        return config.width * (tables + config.n_layers * (4 * config.width + 2 * config.inner_width))
+        attention = 2 * (config.n_heads + config.kv_heads) * config.head_dim
+        return config.width * (tables + config.n_layers * (attention + 2 * config.inner_width))

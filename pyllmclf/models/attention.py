@@ -29,8 +29,8 @@ def self_attention(
     Parameters
     ----------
     qkv : tensor, shape [total, 3 width], or (q, k, v), each of shape [total, width]
-        A fused projection, or three. With ``pooled``, q has the pooled rows, shape [texts, width]. Where the context
-        shares rows, all of these have the distinct rows only.
+        A fused projection, or three; keys and values may be narrower, with fewer heads. With ``pooled``, q has the
+        pooled rows, shape [texts, width]. Where the context shares rows, all of these have the distinct rows only.
     context : Context
     heads : int
     scale : float
@@ -57,8 +57,7 @@ def self_attention(
     batch = context.batch
     if context.attention is not None:
         projections = qkv.chunk(3, dim=1) if isinstance(qkv, Tensor) else qkv
-        by_head = (projection.unflatten(1, (heads, -1)) for projection in projections)
-        return context.attention(*by_head, causal=context.causal, scale=scale, window=window)
+        return context.attention(*_by_head(projections, heads), causal=context.causal, scale=scale, window=window)
     p = context.rates.attention
     key = context.key(layer, ATTENTION) if p > 0.0 else None
     if isinstance(qkv, Tensor):
@@ -75,7 +74,7 @@ def self_attention(
             schedule=batch.schedule,
             operands=context.operands,
         )
-    q, k, v = (projection.unflatten(1, (heads, -1)) for projection in qkv)
+    q, k, v = _by_head(qkv, heads)
     queries = batch if pooled is None else pooled.context.batch
     out = ops.attention(
         q,
@@ -95,6 +94,13 @@ def self_attention(
         operands=context.operands,
     )
     return out.flatten(1)
+
+
+def _by_head(projections: Sequence[Tensor], heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values, each [rows, its heads, head_dim]."""
+    head_dim = projections[0].shape[1] // heads
+    q, k, v = (projection.unflatten(1, (-1, head_dim)) for projection in projections)
+    return q, k, v
 
 
 def pooled_self_attention(

@@ -12,6 +12,8 @@ from ..errors import ModelError
 
 # Maximum of every count: token ids are int32.
 MOST = 2**31 - 1
+# Bounds the lists with an entry per layer, which a configuration's reader makes before weights are checked.
+MOST_LAYERS = 10_000
 # Name in Hugging Face's configurations -> formula of GELU; see pyllmclf.ops.gelu.
 ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh", "gelu": "none"}
 
@@ -41,6 +43,10 @@ class ModelConfig:
         Row of the position table for the first token of a text.
     pooling : {"first", "mean"} or None
         Pooling of a classifier, if the configuration names one.
+    n_kv_heads : int or None
+        Heads of keys and values, where several heads of queries share one; ``None`` means ``n_heads``.
+    own_head_dim : int or None
+        Width of one attention head, if it is not ``width / n_heads``.
     options : object
         Frozen dataclass of the fields that only this architecture has, declared in its module.
     raw : dict
@@ -66,13 +72,20 @@ class ModelConfig:
     scale_attention_by_layer: bool = False
     position_offset: int = 0
     pooling: str | None = None
+    n_kv_heads: int | None = None
+    own_head_dim: int | None = None
     options: Any = None
     raw: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
-        return self.width // self.n_heads
+        return self.own_head_dim or self.width // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.n_kv_heads or self.n_heads
 
 
 def canonical_fields(config: ModelConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +141,12 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
             raise ModelError(f"{origin}: {name} is {shortened(value)}, not a rate in [0, 1).")
     for name in ("scale_attention", "scale_attention_by_layer"):
         check_flag(name, getattr(config, name), origin)
-    if config.width % config.n_heads:
+    for name in ("n_kv_heads", "own_head_dim"):
+        if getattr(config, name) is not None:
+            check_count(name, getattr(config, name), origin)
+    if config.n_heads % config.kv_heads:
+        raise ModelError(f"{origin}: {config.n_heads} heads are no multiple of {config.kv_heads} of keys and values.")
+    if config.own_head_dim is None and config.width % config.n_heads:
         raise ModelError(f"{origin}: the width {config.width} is not a multiple of {config.n_heads} heads.")
     return config
 
@@ -137,6 +155,19 @@ def check_count(name: str, value: Any, origin: str, *, least: int = 1) -> None:
     """Raises :class:`ModelError` unless the value is an integer from ``least`` to :data:`MOST`."""
     if type(value) is not int or not least <= value <= MOST:
         raise ModelError(f"{origin}: {name} is {shortened(value)}, not an integer from {least} to {MOST:,}.")
+
+
+def layer_count(value: Any, origin: str) -> int:
+    """A configuration's number of layers.
+
+    Raises
+    ------
+    ModelError
+        If it is not an integer from 1 to :data:`MOST_LAYERS`.
+    """
+    if type(value) is not int or not 0 < value <= MOST_LAYERS:
+        raise ModelError(f"{origin}: n_layers is {shortened(value)}, not an integer from 1 to {MOST_LAYERS:,}.")
+    return value
 
 
 def check_flag(name: str, value: Any, origin: str) -> None:

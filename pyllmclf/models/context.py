@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,6 +77,8 @@ class Context:
     attention : callable, optional
         Replaces :func:`pyllmclf.ops.attention`. Takes q, k and v, each [rows, heads, head_dim], and the keywords
         ``causal``, ``scale`` and ``window``; returns [rows, heads * head_dim].
+    memo : dict
+        What layers compute of the batch alone, once for all of them; contexts made of this one have it, too.
     """
 
     batch: PackedBatch
@@ -85,6 +88,7 @@ class Context:
     operands: torch.dtype | None = None
     shared: SharedRows | None = None
     attention: Callable[..., Tensor] | None = None
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def make(cls, batch: PackedBatch, causal: bool, dropout: DropoutState | None, dtype: torch.dtype) -> Context:
@@ -145,7 +149,7 @@ class PooledRows:
             return None
         index = pooling.rows(batch.cu_seqlens, batch.lengths)
         positions = batch.positions.index_select(0, index)
-        return cls(index, replace(context, batch=batch.one_row_each(positions)))
+        return cls(index, replace(context, batch=batch.one_row_each(positions), shared=None))
 
     def __call__(self, x: Tensor) -> Tensor:
         """These rows, shape [texts, width], of x [total, width]."""

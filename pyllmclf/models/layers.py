@@ -23,6 +23,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "PooledRows",
+    "RmsNorm",
     "in_dtype",
 ]
 
@@ -91,8 +92,8 @@ class Linear(nn.Module):
     scaling : float
         The factor s before B A.
     int8 : Int8Weight, callable or None
-        The weight in int8, for classifying; :meth:`forward` and :meth:`after_gelu` then compute with it. It takes rows
-        and the bias or ``None``.
+        The weight in int8, for classifying; :meth:`forward`, :meth:`after_gelu` and :meth:`after_gate` then compute
+        with it. It takes rows and the bias or ``None``.
     """
 
     lora_a: nn.Parameter | None
@@ -207,6 +208,25 @@ class Linear(nn.Module):
             return ops.gelu_linear(x, gelu_bias, weight, bias, approximate, operands=context.operands)
         return self(ops.gelu(x, gelu_bias, approximate), context)
 
+    def after_gate(self, gate: Tensor, up: Tensor, activation: str, context: Context) -> Tensor:
+        """The layer applied to act(gate) * up.
+
+        Parameters
+        ----------
+        gate, up : tensor, shape [rows, inputs]
+        activation : {"silu", "gelu_tanh", "gelu"}
+            See :func:`pyllmclf.ops.gated`.
+        context : Context
+
+        Returns
+        -------
+        tensor, shape [rows, outputs]
+        """
+        if self.lora_a is None and self.int8 is None:
+            weight, bias = in_dtype(self.weight, gate.dtype), in_dtype(self.bias, gate.dtype)
+            return ops.gated_linear(gate, up, weight, bias, activation, operands=context.operands)
+        return self(ops.gated(gate, up, activation), context)
+
 
 class LayerNorm(nn.Module):
     """Layer normalisation (Ba et al. 2016); see :func:`pyllmclf.ops.layer_norm`.
@@ -242,6 +262,39 @@ class LayerNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(norm of x + residual, x + residual), each of shape [rows, width]."""
         return ops.layer_norm(x, in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype), self.eps, residual)
+
+
+class RmsNorm(nn.Module):
+    """Root mean square normalisation (Zhang and Sennrich 2019); see :func:`pyllmclf.ops.rms_norm`.
+
+    Parameters
+    ----------
+    width : int
+    eps : float
+    offset : float
+        Added to the weight.
+
+    Attributes
+    ----------
+    weight : Parameter, shape [width]
+    """
+
+    def __init__(self, width: int, eps: float, *, offset: float = 0.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The norm, shape [rows, width], of x [rows, width]."""
+        return ops.rms_norm(x, in_dtype(self.weight, x.dtype), self.eps, offset=self.offset)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm of x + residual, x + residual), each of shape [rows, width]."""
+        return ops.rms_norm(x, in_dtype(self.weight, x.dtype), self.eps, residual, offset=self.offset)
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """The norm of each head of x [rows, heads * width]."""
+        return self(x.reshape(-1, len(self.weight))).view(x.shape)
 
 
 class Embedding(nn.Module):

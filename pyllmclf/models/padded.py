@@ -92,6 +92,7 @@ def masked_attention(
     ----------
     attention_mask : int tensor, shape [texts, length]
     q, k, v : tensor, shape [texts * length, heads, head_dim]
+        Keys and values may have fewer heads, as for :func:`pyllmclf.ops.attention`.
     causal, scale, window : bool, float, (int, int) or None
         As for :func:`pyllmclf.ops.attention`.
 
@@ -108,5 +109,8 @@ def masked_attention(
         visible = visible & (distance <= 0)[None, None]
     if window is not None:
         visible = visible & ((distance >= -window[0]) & (distance <= window[1]))[None, None]
+    group = q.shape[1] // k.shape[1]
+    if group > 1:  # written out: exporters know no grouped heads
+        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
     return out.transpose(1, 2).flatten(0, 1).flatten(1)

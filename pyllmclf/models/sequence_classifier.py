@@ -53,7 +53,8 @@ class HeadSpec:
     ) -> HeadSpec:
         """Replaces ``None`` by the convention of the architecture.
 
-        GPT-2's is causal, last real token, no bias; that of the others bidirectional, first token, bias. ModernBERT's
+        That of GPT-2 and Llama's kind is causal, last real token, no bias; that of the others bidirectional, first
+        token, bias. ModernBERT's
         configuration may choose the mean as pooling.
 
         Parameters

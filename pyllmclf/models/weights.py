@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import ModelError
 from .architectures.registry import architecture_of
 from .config import ModelConfig
-from .layers import Embedding, LayerNorm, Linear
+from .layers import Embedding, LayerNorm, Linear, RmsNorm
 from .sequence_classifier import SequenceClassifier
 from .weight_files import check_dtype, read_safetensors
 
@@ -126,8 +126,8 @@ def init_weights(model: SequenceClassifier, generator: torch.Generator) -> None:
     """Draws random weights as the papers' code does, in place.
 
     Weights are normal with the configuration's ``initializer_range`` as standard deviation, biases are 0 and norms 1.
-    Projections into the residual stream of GPT-2 and ModernBERT are scaled by 1 / sqrt(2 n_layers), where 2 n_layers
-    is the number of residual layers (Radford et al. 2019, section 2.3).
+    Projections into the residual stream of GPT-2, Llama's kind and ModernBERT are scaled by 1 / sqrt(2 n_layers), where
+    2 n_layers is the number of residual layers (Radford et al. 2019, section 2.3).
     """
     scaled = architecture_of(model.config).residual_projections
     for name, module in model.backbone.named_modules():
@@ -156,6 +156,8 @@ def _init_module(model: SequenceClassifier, module: nn.Module, generator: torch.
         if isinstance(module, LayerNorm):
             module.weight.fill_(1.0)
             module.bias.zero_()
+        elif isinstance(module, RmsNorm):
+            module.weight.fill_(1.0 - module.offset)
         elif isinstance(module, (Linear, Embedding)):
             residual_std = std / (2 * model.config.n_layers) ** 0.5
             module.weight.normal_(0.0, residual_std if scaled else std, generator=generator)

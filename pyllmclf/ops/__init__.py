@@ -5,6 +5,7 @@ from .cross_entropy import cross_entropy
 from .dispatch import BACKENDS, use_backend
 from .dropout import dropout
 from .embedding import embedding, embedding_layer_norm
+from .gated_linear import gated, gated_linear
 from .gelu import gelu
 from .gelu_linear import gelu_linear
 from .gradients import drop_gradient_buffers, use_gradient_buffers
@@ -16,7 +17,8 @@ from .philox import DropoutKey
 from .pooled_attention import avoids_keys, pooled_attention
 from .pooling import first_rows, last_positions, last_rows, mean_rows
 from .query_key_value import query_key_value
-from .rotary import rotary
+from .rms_norm import rms_norm
+from .rotary import rotary, rotary_angles
 
 __all__ = [
     "BACKENDS",
@@ -31,6 +33,8 @@ __all__ = [
     "embedding",
     "embedding_layer_norm",
     "first_rows",
+    "gated",
+    "gated_linear",
     "gelu",
     "gelu_linear",
     "int8_linear",
@@ -42,7 +46,9 @@ __all__ = [
     "mean_rows",
     "pooled_attention",
     "query_key_value",
+    "rms_norm",
     "rotary",
+    "rotary_angles",
     "use_backend",
     "use_gradient_buffers",
 ]

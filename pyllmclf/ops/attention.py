@@ -60,7 +60,9 @@ def attention(
     Parameters
     ----------
     q : tensor, shape [rows_q, heads, head_dim]
-    k, v : tensor, shape [rows_k, heads, head_dim]
+    k, v : tensor, shape [rows_k, kv_heads, head_dim]
+        ``heads`` is a multiple of ``kv_heads``; query head ``h`` reads head ``h // (heads // kv_heads)`` (Ainslie et
+        al. 2023).
     cu_seqlens_q, cu_seqlens_k : int32 tensor, shape [texts + 1]
         First row of each text in ``q``, and in ``k`` and ``v``; then the number of rows.
     max_seqlen_q, max_seqlen_k : int
@@ -96,7 +98,8 @@ def attention(
     ValueError, IndexError
         If ``cu_seqlens`` or positions don't describe texts. Not checked on a GPU, since the host would have to wait.
     """
-    if q.dim() != 3 or k.shape != v.shape or q.shape[1:] != k.shape[1:]:
+    fits = q.dim() == k.dim() == 3 and k.shape == v.shape and q.shape[2] == k.shape[2]
+    if not fits or k.shape[1] == 0 or q.shape[1] % k.shape[1]:
         raise UsageError(f"attention: shapes {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)} don't fit.")
     if cu_seqlens_q.shape != cu_seqlens_k.shape:
         raise UsageError("attention: cu_seqlens_q and cu_seqlens_k count different numbers of texts.")
@@ -128,7 +131,7 @@ def attention(
     )
     chosen = implementation("attention", q, k, v, unless=_obstacles(q.shape[2]))
     if chosen == "native":
-        return apply(AttentionFunction, q, k, v, call.native_shape(len(k), *q.shape), native_cpu)
+        return apply(AttentionFunction, q, k, v, call.native_shape(q.shape, k.shape), native_cpu)
     if chosen == "triton" and operands is None:
         return apply(AttentionFunction, q, k, v, *call.triton_launch(q))
     return call.by_torch(chosen, q, k, v)
@@ -195,7 +198,8 @@ def attention_packed(
     )
     chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     if chosen == "native":
-        return apply(PackedAttentionFunction, qkv, call.native_shape(len(qkv), len(qkv), heads, head_dim), native_cpu)
+        rows = torch.Size((len(qkv), heads, head_dim))
+        return apply(PackedAttentionFunction, qkv, call.native_shape(rows, rows), native_cpu)
     q, k, v = _split(qkv, heads)
     if chosen == "triton" and operands is None:
         return apply(PackedAttentionFunction, qkv, *call.triton_launch(q))

@@ -36,14 +36,16 @@ class AttentionCall:
     schedule: Schedule | PooledSchedule | None = None
     operands: torch.dtype | None = None
 
-    def native_shape(self, rows_k: int, rows_q: int, heads: int, head_dim: int) -> native_cpu.AttentionShape:
-        """Arguments of the native core's kernels, for the sizes of k and q."""
+    def native_shape(self, q: torch.Size, k: torch.Size) -> native_cpu.AttentionShape:
+        """Arguments of the native core's kernels, for the shapes of q and k."""
+        rows_q, heads, head_dim = q
         return native_cpu.AttentionShape(
             self.cu_seqlens_q,
             self.cu_seqlens_k,
             rows_q=rows_q,
-            rows_k=rows_k,
+            rows_k=k[0],
             heads=heads,
+            kv_heads=k[1],
             head_dim=head_dim,
             scale=self.scale,
             causal=self.causal,

@@ -11,7 +11,7 @@ from .backends import native_cpu
 from .functions import apply
 from .gelu import check_bias, check_formula, gelu
 from .gradients import gradient_buffer
-from .linear import check_shapes, input_gradient, linear, product, rounded, rounding, weight_gradient
+from .linear import check_shapes, linear, linear_gradients, product, rounded, rounding
 
 
 def gelu_linear(
@@ -77,22 +77,20 @@ class GeluLinearFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         x, bias, weight = ctx.saved_tensors
         needs_x, needs_bias, needs_weight, needs_out_bias, *_ = ctx.needs_input_grad
-        dx = dbias = dweight = dhidden = None
+        dx = dbias = None
         dout_bias = dy.sum(0) if needs_out_bias else None
-        dy = rounded(dy, ctx.operands)
-        fused = needs_weight and ctx.buffer is not None and ctx.buffer.takes_fused_step(dy)
-        if fused:
-            hidden = _hidden(x, bias, ctx.approximate, ctx.operands)
-            dhidden = ctx.buffer.fused_step(dy, hidden, input_needed=needs_x or needs_bias)
-        elif needs_x or needs_bias:
-            dhidden = input_gradient(dy, weight)
+        dhidden, dweight = linear_gradients(
+            ctx.buffer,
+            rounded(dy, ctx.operands),
+            lambda: _hidden(x, bias, ctx.approximate, ctx.operands),
+            weight,
+            input_needed=needs_x or needs_bias,
+            weight_needed=needs_weight,
+        )
         if dhidden is not None:
             dx, dbias = native_cpu.gelu_backward(
                 dhidden, x, bias, ctx.approximate, bias_needed=needs_bias, in_place=True
             )
-        if needs_weight and not fused:  # last: the consumer may change the weight
-            hidden = _hidden(x, bias, ctx.approximate, ctx.operands)
-            dweight = weight_gradient(ctx.buffer, dy, hidden)
         return dx, dbias, dweight, dout_bias, None, None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -139,6 +140,34 @@ def weight_gradient(buffer: GradientBuffer | None, dy: Tensor, x: Tensor) -> Ten
     return None
 
 
+def linear_gradients(
+    buffer: GradientBuffer | None,
+    dy: Tensor,
+    inputs: Callable[[], Tensor],
+    weight: Tensor,
+    *,
+    input_needed: bool,
+    weight_needed: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients (dY W, dYᵀ X) of a product whose input is recomputed; the second is ``None`` if the buffer has it.
+
+    Parameters
+    ----------
+    buffer : GradientBuffer or None
+    dy : tensor, shape [rows, out]
+        Rounded as the product's operands.
+    inputs : callable
+        Returns X, shape [rows, in], as the product took it.
+    weight : tensor, shape [out, in]
+    input_needed, weight_needed : bool
+    """
+    if weight_needed and buffer is not None and buffer.takes_fused_step(dy):
+        return buffer.fused_step(dy, inputs(), input_needed=input_needed), None
+    # The weight's gradient comes last: its consumer may change the weight.
+    dx = input_gradient(dy, weight) if input_needed else None
+    return dx, weight_gradient(buffer, dy, inputs()) if weight_needed else None
+
+
 class LinearFunction(torch.autograd.Function):
     """Saves x as it is multiplied. Computes only the gradients that are needed; the weight's goes into its buffer if it
     has one."""
@@ -157,8 +186,7 @@ class LinearFunction(torch.autograd.Function):
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         dbias = dy.sum(0) if needs_bias else None
         dy = rounded(dy, ctx.operands)
-        if needs_weight and ctx.buffer is not None and ctx.buffer.takes_fused_step(dy):
-            return ctx.buffer.fused_step(dy, x, input_needed=needs_x), None, dbias, None
-        # The weight's gradient comes last: its consumer may change the weight.
-        dx = input_gradient(dy, weight) if needs_x else None
-        return dx, weight_gradient(ctx.buffer, dy, x) if needs_weight else None, dbias, None
+        dx, dweight = linear_gradients(
+            ctx.buffer, dy, lambda: x, weight, input_needed=needs_x, weight_needed=needs_weight
+        )
+        return dx, dweight, dbias, None

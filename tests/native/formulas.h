@@ -64,6 +64,37 @@ inline LayerNorm layer_norm(const Numbers& x, const Numbers& residual, const Num
   return out;
 }
 
+struct RmsNorm {
+  Numbers y, s, ds, dweight;
+};
+
+// residual and dsum may be empty.
+inline RmsNorm rms_norm(const Numbers& x, const Numbers& residual, const Numbers& weight, double eps, double offset,
+                        const Numbers& dy, const Numbers& dsum) {
+  const int64_t width = static_cast<int64_t>(weight.size()), rows = static_cast<int64_t>(x.size()) / width;
+  RmsNorm out{Numbers(x.size()), x, Numbers(x.size()), Numbers(weight.size())};
+  for (size_t i = 0; i < residual.size(); ++i) out.s[i] += residual[i];
+  for (int64_t r = 0; r < rows; ++r) {
+    const double count = static_cast<double>(width);
+    double square = 0.0, mean_gn = 0.0;
+    for (int64_t c = 0; c < width; ++c) square += std::pow(out.s[at(r, width, c)], 2) / count;
+    const double rstd = 1.0 / std::sqrt(square + eps);
+    for (int64_t c = 0; c < width; ++c) {
+      const size_t i = at(r, width, c), column = static_cast<size_t>(c);
+      const double n = out.s[i] * rstd;
+      out.y[i] = n * (offset + weight[column]);
+      out.dweight[column] += dy[i] * n;
+      mean_gn += dy[i] * (offset + weight[column]) * n / count;
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      const size_t i = at(r, width, c);
+      const double g = dy[i] * (offset + weight[static_cast<size_t>(c)]);
+      out.ds[i] = rstd * (g - out.s[i] * rstd * mean_gn) + (dsum.empty() ? 0.0 : dsum[i]);
+    }
+  }
+  return out;
+}
+
 inline double gelu(double x, bool tanh) {
   if (!tanh) return 0.5 * x * std::erfc(-x * std::sqrt(0.5));
   return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / std::acos(-1.0)) * (x + 0.044715 * x * x * x)));
@@ -74,6 +105,13 @@ inline double gelu_derivative(double x, bool tanh) {
   if (!tanh) return 0.5 * std::erfc(-x * std::sqrt(0.5)) + x * std::exp(-0.5 * x * x) / std::sqrt(2.0 * pi);
   const double t = std::tanh(std::sqrt(2.0 / pi) * (x + 0.044715 * x * x * x));
   return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * std::sqrt(2.0 / pi) * (1.0 + 3.0 * 0.044715 * x * x);
+}
+
+inline double silu(double x) { return x / (1.0 + std::exp(-x)); }
+
+inline double silu_derivative(double x) {
+  const double s = 1.0 / (1.0 + std::exp(-x));
+  return s * (1.0 + x * (1.0 - s));
 }
 
 struct Gelu {

@@ -117,6 +117,123 @@ void test_layer_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused,
   check::close(actual[7], expected.dbias, kTolerance, what + ": dbias of a frozen input");
 }
 
+void test_rms_norm(const CpuOps& ops, int64_t rows, int64_t width, bool fused, float offset, const std::string& build) {
+  const std::string what = build + " rms_norm " + std::to_string(rows) + " x " + std::to_string(width);
+  check::Random random(11);
+  const int64_t size = rows * width;
+  const Floats x = random.normal(size), residual = random.normal(fused ? size : 0), weight = random.normal(width);
+  const Floats dy = random.normal(size), dsum = random.normal(fused ? size : 0);
+  const auto expected = formulas::rms_norm(as_double(x), as_double(residual), as_double(weight), 1e-5, offset,
+                                           as_double(dy), as_double(dsum));
+  const auto actual = same_bits(
+      [&](int threads) {
+        Floats y = nans<float>(size), sum = nans<float>(fused ? size : 0), rstd = nans<float>(rows);
+        Floats ds = nans<float>(size), dweight = nans<float>(width), frozen = ds, alone = dweight;
+        ops.rms_norm_forward({x.data(), fused ? residual.data() : nullptr, weight.data(), y.data(),
+                              fused ? sum.data() : nullptr, rstd.data(), rows, width, 1e-5f, offset, threads});
+        pyllmclf::RmsNormBackward args = {dy.data(),
+                                          fused ? dsum.data() : nullptr,
+                                          fused ? sum.data() : x.data(),
+                                          weight.data(),
+                                          rstd.data(),
+                                          ds.data(),
+                                          dweight.data(),
+                                          rows,
+                                          width,
+                                          offset,
+                                          threads};
+        check::that(ops.rms_norm_backward(args), what + ": memory");
+        args.ds = frozen.data();
+        args.dweight = nullptr;
+        check::that(ops.rms_norm_backward(args), what + ": memory");
+        args.ds = nullptr;
+        args.dweight = alone.data();
+        check::that(ops.rms_norm_backward(args), what + ": memory");
+        return std::vector<Floats>{y, sum, ds, dweight, frozen, alone};
+      },
+      what);
+  check::close(actual[0], expected.y, kTolerance, what + ": y");
+  if (fused) check::close(actual[1], expected.s, kTolerance, what + ": sum");
+  check::close(actual[2], expected.ds, kTolerance, what + ": ds");
+  check::close(actual[3], expected.dweight, kTolerance, what + ": dweight");
+  check::close(actual[4], expected.ds, kTolerance, what + ": ds of a frozen weight");
+  check::close(actual[5], expected.dweight, kTolerance, what + ": dweight of a frozen input");
+}
+
+// gate and up are the halves of each row, and so are their gradients.
+void test_gated(const CpuOps& ops, int64_t rows, int64_t width, pyllmclf::Activation activation,
+                const std::string& build) {
+  const int kind = static_cast<int>(activation);
+  const std::string what = build + " gated, activation " + std::to_string(kind) + ", " + std::to_string(rows) + " x " +
+                           std::to_string(width);
+  check::Random random(12);
+  Floats both = random.normal(rows * 2 * width);
+  for (float& value : both) value *= 3.0f;
+  const Floats dy = random.normal(rows * width);
+  const auto actual = same_bits(
+      [&](int threads) {
+        Floats y = nans<float>(rows * width), dboth = nans<float>(rows * 2 * width);
+        const float *gate = both.data(), *up = gate + width;
+        ops.gated_forward({gate, up, 2 * width, 2 * width, y.data(), nullptr, rows, width, activation, threads});
+        std::vector<std::uint16_t> halves(y.size());
+        ops.gated_forward({gate, up, 2 * width, 2 * width, nullptr, halves.data(), rows, width, activation, threads});
+        for (std::size_t i = 0; i < y.size(); ++i) {
+          const float rounded_y = as_bf16(y[i]), found = from_bf16(halves[i]);
+          check::that(found == rounded_y || std::fabs(rounded_y) < 1.2e-38f, what + ": bf16");
+        }
+        ops.gated_backward({dy.data(), gate, up, 2 * width, 2 * width, dboth.data(), dboth.data() + width, 2 * width,
+                            2 * width, rows, width, activation, threads});
+        return std::vector<Floats>{y, dboth};
+      },
+      what);
+  std::vector<double> y(dy.size()), dboth(both.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t c = 0; c < width; ++c) {
+      const auto at = formulas::at(row, 2 * width, c), other = formulas::at(row, 2 * width, width + c);
+      const double x = both[at], up = both[other], gradient = dy[formulas::at(row, width, c)];
+      const bool tanh = activation == pyllmclf::Activation::kGeluTanh;
+      const double value = kind == 0 ? formulas::silu(x) : formulas::gelu(x, tanh);
+      const double slope = kind == 0 ? formulas::silu_derivative(x) : formulas::gelu_derivative(x, tanh);
+      y[formulas::at(row, width, c)] = value * up;
+      dboth[at] = gradient * up * slope;
+      dboth[other] = gradient * value;
+    }
+  }
+  check::close(actual[0], y, kTolerance, what + ": y");
+  check::close(actual[1], dboth, kTolerance, what + ": dgate and dup");
+}
+
+void test_rotary(const CpuOps& ops, int64_t rows, int64_t heads, int64_t half, int64_t rest, const std::string& build) {
+  const std::string what = build + " rotary of " + std::to_string(rows) + " rows, " + std::to_string(half);
+  check::Random random(13);
+  const int64_t width = 2 * heads * half + rest, row_stride = width + 3;
+  const Floats x = random.normal(rows * row_stride), cosine = random.normal(rows * half);
+  const Floats sine = random.normal(rows * half);
+  for (const bool inverse : {false, true}) {
+    const auto actual = same_bits(
+        [&](int threads) {
+          Floats y = nans<float>(rows * width);
+          ops.rotary_rows(
+              {x.data(), row_stride, cosine.data(), sine.data(), y.data(), rows, heads, half, rest, inverse, threads});
+          return std::vector<Floats>{y};
+        },
+        what);
+    std::vector<double> expected(static_cast<std::size_t>(rows * width));
+    for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t c = 0; c < width; ++c) {
+        double& y = expected[formulas::at(row, width, c)];
+        y = x[formulas::at(row, row_stride, c)];
+        if (c >= 2 * heads * half) continue;
+        const bool low = c % (2 * half) < half;
+        const double other = x[formulas::at(row, row_stride, low ? c + half : c - half)];
+        const double s = (inverse ? -1.0 : 1.0) * sine[formulas::at(row, half, c % half)];
+        y = y * cosine[formulas::at(row, half, c % half)] + (low ? -other * s : other * s);
+      }
+    }
+    check::close(actual[0], expected, kTolerance, what);
+  }
+}
+
 void test_gelu(const CpuOps& ops, int64_t rows, int64_t width, bool tanh, bool with_bias, const std::string& build) {
   const std::string what = build + " gelu " + (tanh ? "tanh " : "exact ") + std::to_string(rows) + " x " +
                            std::to_string(width) + (with_bias ? " with bias" : "");
@@ -396,6 +513,7 @@ struct AttentionCase {
   int32_t queries = 0;   // number of last rows of each text that are queries; 0: all
   bool dropout = false;  // p = 1/4
   bool bf16 = false;     // operands of the products
+  int64_t group = 1;     // heads of queries that share one of keys and values
 };
 
 // q, k, v and their gradients have the row stride of a fused query-key-value product, 3 heads head_dim.
@@ -403,7 +521,8 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
   const std::string what = build + " attention of " + std::to_string(c.lengths.size()) + " texts, head_dim " +
                            std::to_string(c.depth) + (c.mask.causal ? ", causal" : "") +
                            (c.mask.window_left >= 0 ? ", window" : "") + (c.queries ? ", last rows" : "") +
-                           (c.dropout ? ", dropout" : "") + (c.bf16 ? ", bf16" : "");
+                           (c.dropout ? ", dropout" : "") + (c.bf16 ? ", bf16" : "") +
+                           (c.group > 1 ? ", grouped heads" : "");
   check::Random random(4);
   std::vector<int32_t> cu_q = {0}, cu_k = {0}, positions;
   std::vector<int64_t> examples;
@@ -424,6 +543,7 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
   shape.example_ids = examples.data();
   shape.texts = static_cast<int64_t>(c.lengths.size());
   shape.heads = c.heads;
+  shape.kv_heads = c.heads / c.group;
   shape.head_dim = c.depth;
   shape.scale = 1.0f / std::sqrt(static_cast<float>(c.depth));
   shape.causal = c.mask.causal;
@@ -451,25 +571,29 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
         check::that(ops.attention_backward({s, part(q, 0), part(kv, 1), part(kv, 2), outputs, douts, log_sum_exp.data(),
                                             mutable_part(dq, 0), mutable_part(dkv, 1), mutable_part(dkv, 2)}),
                     what + ": memory");
-        return std::vector<Floats>{out, columns(dq, stride, 0, row), columns(dkv, stride, row, row),
-                                   columns(dkv, stride, 2 * row, row)};
+        const int64_t kv_row = row / c.group;
+        return std::vector<Floats>{out, columns(dq, stride, 0, row), columns(dkv, stride, row, kv_row),
+                                   columns(dkv, stride, 2 * row, kv_row)};
       },
       what);
 
-  std::vector<double> out(formulas::at(rows_q, row, 0)), dq = out, dk(formulas::at(rows_k, row, 0)), dv = dk;
+  const int64_t kv_row = row / c.group;
+  std::vector<double> out(formulas::at(rows_q, row, 0)), dq = out, dk(formulas::at(rows_k, kv_row, 0)), dv = dk;
   for (std::size_t t = 0; t < c.lengths.size(); ++t) {
     for (int64_t head = 0; head < c.heads; ++head) {
+      const int64_t kv_head = head / c.group;
       const auto part = [&](const Floats& x, int64_t width, int64_t first, const std::vector<int32_t>& cu) {
         std::vector<double> rows;
         for (int64_t i = cu[t]; i < cu[t + 1]; ++i) {
-          for (int64_t d = 0; d < c.depth; ++d) rows.push_back(x[formulas::at(i, width, first + head * c.depth + d)]);
+          for (int64_t d = 0; d < c.depth; ++d) rows.push_back(x[formulas::at(i, width, first + d)]);
         }
         return rows;
       };
-      const auto put = [&](const std::vector<double>& rows, std::vector<double>& x, const std::vector<int32_t>& cu) {
+      const auto add = [&](const std::vector<double>& rows, std::vector<double>& x, int64_t width, int64_t first,
+                           const std::vector<int32_t>& cu) {
         for (std::size_t i = 0; i < rows.size(); ++i) {
           const int64_t at = static_cast<int64_t>(i);
-          x[formulas::at(cu[t] + at / c.depth, row, head * c.depth + at % c.depth)] = rows[i];
+          x[formulas::at(cu[t] + at / c.depth, width, first + at % c.depth)] += rows[i];
         }
       };
       const std::vector<int32_t> text_positions(positions.begin() + cu_q[t], positions.begin() + cu_q[t + 1]);
@@ -482,14 +606,14 @@ void test_attention(const CpuOps& ops, const AttentionCase& c, const std::string
                              static_cast<std::uint32_t>(examples[t]), stream, shape.dropout.seed, shape.dropout.step);
         return word >= shape.dropout.threshold ? 1.0 / 0.75 : 0.0;
       };
-      const auto one =
-          formulas::attention(part(q, stride, 0, cu_q), part(kv, stride, row, cu_k), part(kv, stride, 2 * row, cu_k),
-                              part(dout, row, 0, cu_q), c.depth, text_positions, c.mask,
-                              1.0 / std::sqrt(static_cast<double>(c.depth)), factor);
-      put(one.out, out, cu_q);
-      put(one.dq, dq, cu_q);
-      put(one.dk, dk, cu_k);
-      put(one.dv, dv, cu_k);
+      const auto one = formulas::attention(
+          part(q, stride, head * c.depth, cu_q), part(kv, stride, row + kv_head * c.depth, cu_k),
+          part(kv, stride, 2 * row + kv_head * c.depth, cu_k), part(dout, row, head * c.depth, cu_q), c.depth,
+          text_positions, c.mask, 1.0 / std::sqrt(static_cast<double>(c.depth)), factor);
+      add(one.out, out, row, head * c.depth, cu_q);
+      add(one.dq, dq, row, head * c.depth, cu_q);
+      add(one.dk, dk, kv_row, kv_head * c.depth, cu_k);
+      add(one.dv, dv, kv_row, kv_head * c.depth, cu_k);
     }
   }
   const double tolerance = c.bf16 ? kBf16Tolerance : kTolerance;
@@ -524,6 +648,21 @@ int main() {
       }
     }
     test_layer_norm(ops, 1400, 768, true, name);  // large enough for stores past the caches
+    for (const bool fused : {false, true}) {
+      for (const auto& [rows, width] :
+           std::vector<std::pair<int64_t, int64_t>>{{0, 8}, {1, 3}, {5, 13}, {70, 384}, {33, 1601}}) {
+        test_rms_norm(ops, rows, width, fused, fused ? 1.0f : 0.0f, name);
+      }
+    }
+    for (const auto activation :
+         {pyllmclf::Activation::kSilu, pyllmclf::Activation::kGeluTanh, pyllmclf::Activation::kGeluExact}) {
+      for (const auto& [rows, width] : std::vector<std::pair<int64_t, int64_t>>{{0, 8}, {1, 1}, {67, 13}, {40, 1536}}) {
+        test_gated(ops, rows, width, activation, name);
+      }
+    }
+    test_rotary(ops, 0, 2, 4, 0, name);
+    test_rotary(ops, 7, 3, 5, 6, name);
+    test_rotary(ops, 120, 9, 32, 0, name);
     for (const bool tanh : {false, true}) {
       for (const bool bias : {false, true}) {
         for (const auto& [rows, width] :
@@ -546,6 +685,9 @@ int main() {
       test_attention(ops, {{600, 30}, 1, 64, mask}, name);  // several chunks of queries and of keys
       test_attention(ops, {{33, 1, 5}, 3, 16, mask, 1}, name);
       test_attention(ops, {{}, 1, 8, mask}, name);
+      test_attention(ops, {{33, 1, 70}, 6, 20, mask, 0, false, false, 3}, name);
+      test_attention(ops, {{600, 30}, 2, 64, window, 0, true, false, 2}, name);
+      test_attention(ops, {{33, 1, 5}, 4, 16, mask, 1, false, true, 4}, name);
       test_attention(ops, {{150, 2}, 2, 16, window}, name);
       test_attention(ops, {{150, 2}, 2, 16, mask, 0, true}, name);
       test_attention(ops, {{150, 2}, 2, 16, window, 5, true}, name);

@@ -108,9 +108,7 @@ void test_release() {
     check::that(pyllmclf::tile_model::configured_threads == 1, "a block configures tiles");
   }
   check::that(pyllmclf::tile_model::configured_threads == 0, "the end of a block releases them");
-  {
-    TileSums unused;
-  }
+  { TileSums unused; }
   check::that(pyllmclf::tile_model::configured_threads == 0, "an unused block has none");
 }
 

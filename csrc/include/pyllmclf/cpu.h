@@ -43,6 +43,72 @@ struct LayerNormBackward {
   int threads;
 };
 
+// y = s / sqrt(mean(s^2) + eps) * (offset + weight) with s = x + residual.
+struct RmsNormForward {
+  const float* x;
+  const float* residual;  // may be null
+  const float* weight;    // [width]
+  float* y;               // [rows, width]
+  float* sum;             // [rows, width]: s, or null
+  float* rstd;            // [rows]: 1 / sqrt(mean(s^2) + eps)
+  std::int64_t rows, width;
+  float eps, offset;
+  int threads;
+};
+
+struct RmsNormBackward {
+  const float* dy;
+  const float* dsum;  // gradient of s from its other uses, or null
+  const float* s;     // [rows, width]
+  const float* weight;
+  const float* rstd;
+  float* ds;       // [rows, width], the gradient of x and of residual; or null
+  float* dweight;  // [width], or null
+  std::int64_t rows, width;
+  float offset;
+  int threads;
+};
+
+enum class Activation { kSilu, kGeluTanh, kGeluExact };
+
+// y = act(gate) up.
+struct GatedForward {
+  const float* gate;
+  const float* up;
+  std::int64_t gate_row, up_row;
+  float* y;  // [rows, width]; null: y_bf16 is written instead
+  std::uint16_t* y_bf16;
+  std::int64_t rows, width;
+  Activation activation;
+  int threads;
+};
+
+struct GatedBackward {
+  const float* dy;  // [rows, width]
+  const float* gate;
+  const float* up;
+  std::int64_t gate_row, up_row;
+  float* dgate;
+  float* dup;
+  std::int64_t dgate_row, dup_row;
+  std::int64_t rows, width;
+  Activation activation;
+  int threads;
+};
+
+// Turns channels (i, i + half) of each of the first `heads` heads by the row's angles, and copies the `rest` of each
+// row. Inverse: by their negatives, which is the backward pass.
+struct RotaryRows {
+  const float* x;  // [rows, 2 heads half + rest]
+  std::int64_t x_row;
+  const float* cosine;  // [rows, half]
+  const float* sine;    // [rows, half]
+  float* y;             // [rows, 2 heads half + rest], contiguous
+  std::int64_t rows, heads, half, rest;
+  bool inverse;
+  int threads;
+};
+
 // y = GELU(x + bias), by the tanh formula or exact.
 struct GeluForward {
   const float* x;
@@ -112,7 +178,8 @@ struct DropoutRows {
   int threads;
 };
 
-// Rows of packed texts, [rows, heads, head_dim], the last axis contiguous.
+// Rows of packed texts, [rows, heads, head_dim], or [rows, kv_heads, head_dim] of keys and values; the last axis is
+// contiguous.
 struct Heads {
   const float* data;
   std::int64_t row_stride, head_stride;
@@ -124,11 +191,11 @@ struct MutableHeads {
 
 // Requires that a text with queries has keys, and that each query sees at least one key.
 struct AttentionShape {
-  const std::int32_t* cu_seqlens_q;     // [texts + 1]
-  const std::int32_t* cu_seqlens_k;     // [texts + 1]
-  const std::int32_t* query_positions;  // [rows_q]; null: all rows of each text are queries, in order
-  const std::int64_t* example_ids;      // [texts]; read with dropout only
-  std::int64_t texts, heads, head_dim;
+  const std::int32_t* cu_seqlens_q;               // [texts + 1]
+  const std::int32_t* cu_seqlens_k;               // [texts + 1]
+  const std::int32_t* query_positions;            // [rows_q]; null: all rows of each text are queries, in order
+  const std::int64_t* example_ids;                // [texts]; read with dropout only
+  std::int64_t texts, heads, kv_heads, head_dim;  // query head h reads key and value head h / (heads / kv_heads)
   float scale;
   bool causal;
   std::int64_t window_left, window_right;  // visible keys on each side of a query's position; -1: all
@@ -259,6 +326,11 @@ constexpr std::int64_t kMaxHeadDim = 256;
 #define PYLLMCLF_CPU_OPS(OP)                         \
   OP(void, layer_norm_forward, LayerNormForward)     \
   OP(bool, layer_norm_backward, LayerNormBackward)   \
+  OP(void, rms_norm_forward, RmsNormForward)         \
+  OP(bool, rms_norm_backward, RmsNormBackward)       \
+  OP(void, gated_forward, GatedForward)              \
+  OP(void, gated_backward, GatedBackward)            \
+  OP(void, rotary_rows, RotaryRows)                  \
   OP(void, gelu_forward, GeluForward)                \
   OP(bool, gelu_backward, GeluBackward)              \
   OP(void, embedding_forward, EmbeddingForward)      \

@@ -32,6 +32,7 @@ SPECIAL_TOKENS = (
 )
 # Texts that serve as padding token where the configuration names none, the first that the vocabulary holds.
 PAD_TOKENS = ("[PAD]", "<pad>", GPT2_END_OF_TEXT)
+BEGIN_AND_END = ("bos_token", "eos_token", "unk_token")
 
 
 class LibraryTokenizer:
@@ -94,11 +95,16 @@ class LibraryTokenizer:
         self.vocab_size = max(vocab.values()) + 1
         special = next((tokens for tokens in SPECIAL_TOKENS if tokens["cls_token"] in vocab), {})
         self._special = {key: token for key, token in special.items() if token in vocab}
-        pad = _token_text(config.get("pad_token")) or next((token for token in PAD_TOKENS if token in vocab), None)
+        named = {key: _token_text(config.get(key)) for key in ("pad_token", *BEGIN_AND_END)}
+        # Many decoders have no padding token; what ends a text pads it then, as in GPT-2.
+        pad = named["pad_token"] or next((token for token in PAD_TOKENS if token in vocab), named["eos_token"])
         if pad is None or pad not in vocab:
             raise ModelError(f"{origin}: the tokenizer has no padding token; name one in tokenizer_config.json.")
         self.pad_token = pad
         self.pad_token_id = vocab[pad]
+        known = {key: token for key, token in named.items() if key in BEGIN_AND_END and token in vocab}
+        if not special and known:
+            self._special = dict.fromkeys(BEGIN_AND_END, pad) | known
         probe = tokenizer.encode("a")
         content = [i for i, is_special in enumerate(probe.special_tokens_mask) if not is_special]
         if not content:

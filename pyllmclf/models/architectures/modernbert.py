@@ -24,13 +24,11 @@ from ...errors import ModelError
 from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from ..architecture import Architecture, Preset
 from ..attention import self_attention
-from ..config import ModelConfig, activation, check_flag, is_number
+from ..config import ModelConfig, activation, check_flag, is_number, layer_count
 from ..context import Context, PooledRows
 from ..layers import Embedding, LayerNorm, Linear, in_dtype
 from ..pooling import POOLINGS
-
-# Bounds the lists with an entry per layer, which a configuration's reader makes before weights are checked.
-MOST_LAYERS = 10_000
+from ..rotary import Rotary, RotaryPositions, base_frequencies
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,10 @@ class ModernBertAttention(nn.Module):
         self.heads, self.layer, self.scale = config.n_heads, layer, config.head_dim**-0.5
         side = options.windows[layer]
         self.window = None if side is None else (side, side)
-        self.rotary_options: dict[str, Any] = {"head_dim": config.head_dim, "theta": options.rope_theta[layer]}
+        self.rotary = RotaryPositions(Rotary(base_frequencies(options.rope_theta[layer], config.head_dim)))
 
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
         """The output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
-        positions = context.batch.positions
         options: dict[str, Any] = {
             "heads": self.heads,
             "scale": self.scale,
@@ -119,14 +116,12 @@ class ModernBertAttention(nn.Module):
             "window": self.window,
         }
         if pooled is None:
-            if context.shared is not None:
-                positions = context.shared.computed(positions)
-            qkv = ops.rotary(self.Wqkv(x, context), positions, heads=2 * self.heads, **self.rotary_options)
+            qkv = self.rotary(self.Wqkv(x, context), context, 2 * self.heads)
             out = self_attention(qkv, context, **options)
         else:
             q, kv = self.Wqkv.query_key_value(x, context, pooled)
-            q = ops.rotary(q, pooled.context.batch.positions, heads=self.heads, **self.rotary_options)
-            k, v = ops.rotary(kv, positions, heads=self.heads, **self.rotary_options).chunk(2, dim=1)
+            q = self.rotary(q, pooled.context, self.heads)
+            k, v = self.rotary(kv, context, self.heads).chunk(2, dim=1)
             out = self_attention((q, k, v), context, pooled=pooled, **options)
             context = pooled.context
         return context.drop(self.Wo(out, context), context.rates.attention, self.layer, ATTENTION_OUTPUT)
@@ -140,12 +135,15 @@ class ModernBertMLP(nn.Module):
         bias = _options(config).mlp_bias
         self.Wi = Linear(config.width, 2 * config.inner_width, layer=layer, site=LORA + 2, bias=bias)
         self.Wo = Linear(config.inner_width, config.width, layer=layer, site=LORA + 3, bias=bias)
-        self.gelu, self.layer = config.gelu, layer
+        self.activation = {"tanh": "gelu_tanh", "none": "gelu"}[config.gelu]
+        self.layer = layer
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """The output, shape [rows, width], of x [rows, width]."""
         a, b = self.Wi(x, context).chunk(2, dim=1)
-        inner = ops.gelu(a, None, self.gelu) * b
+        if context.rates.hidden == 0.0:
+            return self.Wo.after_gate(a, b, self.activation, context)
+        inner = ops.gated(a, b, self.activation)
         return self.Wo(context.drop(inner, context.rates.hidden, self.layer, MLP_OUTPUT), context)
 
 
@@ -259,9 +257,7 @@ def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
 
 
 def _read_options(raw: dict[str, Any], origin: str) -> ModernBertOptions:
-    layers = raw["num_hidden_layers"]
-    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
-        raise ModelError(f"{origin}: n_layers is {shortened(layers)}, not an integer from 1 to {MOST_LAYERS:,}.")
+    layers = layer_count(raw["num_hidden_layers"], origin)
     every = raw.get("global_attn_every_n_layers", 3)
     if type(every) is not int or every < 1:
         raise ModelError(f"{origin}: global_attn_every_n_layers is {shortened(every)}, not a positive integer.")

@@ -18,6 +18,8 @@ from ..philox import DropoutKey
 
 MAX_HEAD_DIM = 256
 WITH_MEMORY = (Tensor, torch.nn.Parameter)
+# In the order of csrc's enumeration.
+ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 # Up to this many rows, memory bandwidth for the weight limits a linear layer, and csrc/cpu/linear.cpp beats the
 # libraries: forward 1.1 to 1.5 times, backward with AdamW's step 1.3 to 2.9 times.
 FEW_ROWS = 24
@@ -125,6 +127,97 @@ def layer_norm_backward(
         *map(_address, (dy, dsum, s, weight, stats, ds, dweight, dbias)), rows, width, torch.get_num_threads()
     )
     return ds, dweight, dbias
+
+
+def rms_norm_forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns (norm y, sum s, inverse root mean square of each row [rows]); without a residual, s is x."""
+    x, weight = x.contiguous(), weight.contiguous()
+    rows, width = x.shape
+    y, rstd = torch.empty_like(x), x.new_empty(rows)
+    residual = None if residual is None else residual.contiguous()
+    s = x if residual is None else torch.empty_like(x)
+    _C.rms_norm_forward(
+        *map(_address, (x, residual, weight, y, None if residual is None else s, rstd)),
+        rows,
+        width,
+        eps,
+        offset,
+        torch.get_num_threads(),
+    )
+    return y, s, rstd
+
+
+def rms_norm_backward(
+    dy: Tensor,
+    dsum: Tensor | None,
+    s: Tensor,
+    weight: Tensor,
+    rstd: Tensor,
+    offset: float,
+    *,
+    input_needed: bool,
+    weight_needed: bool,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Returns (ds, dweight), each ``None`` if it is not needed."""
+    dy, weight = _gradient(dy), weight.contiguous()
+    dsum = None if dsum is None else _gradient(dsum)
+    ds = torch.empty_like(s) if input_needed else None
+    dweight = torch.empty_like(weight) if weight_needed else None
+    _C.rms_norm_backward(
+        *map(_address, (dy, dsum, s, weight, rstd, ds, dweight)), *s.shape, offset, torch.get_num_threads()
+    )
+    return ds, dweight
+
+
+def gated_forward(gate: Tensor, up: Tensor, activation: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Computes act(gate) up, in fp32 or rounded to bf16; rows are contiguous, at any row stride."""
+    gate, up = _rows_contiguous(gate), _rows_contiguous(up)
+    y = torch.empty(gate.shape, dtype=dtype)
+    _C.gated_forward(
+        _rows(gate),
+        _rows(up),
+        y.data_ptr(),
+        dtype is torch.bfloat16,
+        *gate.shape,
+        ACTIVATIONS.index(activation),
+        torch.get_num_threads(),
+    )
+    return y
+
+
+def gated_backward(dy: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+    """Returns (dgate, dup), the halves of one tensor."""
+    dy, gate, up = _gradient(dy), _rows_contiguous(gate), _rows_contiguous(up)
+    width = gate.shape[1]
+    dgate, dup = torch.empty(len(gate), 2 * width).split(width, dim=1)
+    _C.gated_backward(
+        dy.data_ptr(),
+        *map(_rows, (gate, up, dgate, dup)),
+        *gate.shape,
+        ACTIVATIONS.index(activation),
+        torch.get_num_threads(),
+    )
+    return dgate, dup
+
+
+def rotary_rows(x: Tensor, cosine: Tensor, sine: Tensor, heads: int, *, inverse: bool = False) -> Tensor:
+    """Turns the first ``heads`` heads of each row by its angles, or by their negatives."""
+    x = _rows_contiguous(x)
+    rows, half = cosine.shape
+    y = x.new_empty(x.shape)
+    _C.rotary_rows(
+        *_rows(x),
+        *map(_address, (cosine, sine, y)),
+        rows,
+        heads,
+        half,
+        x.shape[1] - 2 * half * heads,
+        inverse,
+        torch.get_num_threads(),
+    )
+    return y
 
 
 def gelu_forward(x: Tensor, bias: Tensor | None, approximate: str, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -305,6 +398,10 @@ def _rows_contiguous(x: Tensor) -> Tensor:
     return x if x.stride(1) == 1 else x.contiguous()
 
 
+def _rows(x: Tensor) -> tuple[int, int]:
+    return x.data_ptr(), x.stride(0)
+
+
 def _operands(x: Tensor, weight: Tensor, scale: float) -> tuple[int, int, int, int, int, float]:
     return x.data_ptr(), x.stride(0), weight.data_ptr(), weight.stride(0), x.shape[1], scale
 
@@ -395,6 +492,7 @@ class AttentionShape:
         rows_q: int,
         rows_k: int,
         heads: int,
+        kv_heads: int,
         head_dim: int,
         scale: float,
         causal: bool,
@@ -419,6 +517,7 @@ class AttentionShape:
             rows_q,
             rows_k,
             heads,
+            kv_heads,
             head_dim,
             scale,
             causal,
@@ -436,7 +535,7 @@ def _heads(x: Tensor) -> tuple[int, int, int]:
 def attention_forward(shape: AttentionShape, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Returns (out [rows_q, heads, head_dim], log-sum-exp [heads, rows_q]).
 
-    The last axis of q [rows_q, heads, head_dim], k and v [rows_k, heads, head_dim] is contiguous.
+    The last axis of q [rows_q, heads, head_dim], k and v [rows_k, kv_heads, head_dim] is contiguous.
     """
     out = q.new_empty(q.shape)
     log_sum_exp = q.new_empty(shape.heads, shape.rows_q)

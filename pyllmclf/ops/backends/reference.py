@@ -14,6 +14,9 @@ from torch import Tensor
 from ...errors import UsageError
 from ..philox import DropoutKey, attention_mask, row_mask
 
+# torch's names of the formulas of GELU.
+GELUS = {"gelu_tanh": "tanh", "gelu": "none"}
+
 
 def _wide(x: Tensor) -> Tensor:
     """Converts half precision to fp32."""
@@ -67,6 +70,8 @@ def attention(
         rows_q, rows_k = slice(*starts_q[i : i + 2]), slice(*starts_k[i : i + 2])
         # [heads, rows, head_dim]
         qi, ki, vi = (_wide(t[rows]).transpose(0, 1) for t, rows in ((q, rows_q), (k, rows_k), (v, rows_k)))
+        group = len(qi) // len(ki)
+        ki, vi = ki.repeat_interleave(group, dim=0), vi.repeat_interleave(group, dim=0)
         scores = product(scale * qi, ki.transpose(1, 2))
         all_rows = torch.arange(qi.shape[1], device=q.device)
         positions = all_rows if query_positions is None else query_positions[rows_q].long()
@@ -119,6 +124,20 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(_wide(x), x.shape[-1:], _wide(weight), _wide(bias), eps).to(x.dtype)
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
+    """Computes x / sqrt(mean(x^2) + eps) * (offset + weight) over the last axis."""
+    wide = _wide(x)
+    normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
+    return (normed * (offset + _wide(weight))).to(x.dtype)
+
+
+def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """Computes act(gate) * up."""
+    wide = _wide(gate)
+    act = F.silu(wide) if activation == "silu" else F.gelu(wide, approximate=GELUS[activation])
+    return (act * _wide(up)).to(gate.dtype)
+
+
 def gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
     """Computes GELU(x + bias)."""
     wide = _wide(x) if bias is None else _wide(x) + _wide(bias)
@@ -155,13 +174,6 @@ def cross_entropy(
     if text_weight is None:
         return F.cross_entropy(logits, labels, class_weight, reduction="sum")
     return (F.cross_entropy(logits, labels, class_weight, reduction="none") * text_weight).sum()
-
-
-def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of position * theta^(-2 i / head_dim), each fp32, shape [rows, head_dim / 2]."""
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions[:, None].float() * (1.0 / theta**exponents)
-    return angles.cos(), angles.sin()
 
 
 def rotary(x: Tensor, cosine: Tensor, sine: Tensor, heads: int) -> Tensor:

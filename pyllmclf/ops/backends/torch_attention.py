@@ -30,7 +30,7 @@ def attention(
     Parameters
     ----------
     q, k, v : tensor, shape [rows, heads, head_dim]
-        Of one dtype.
+        Of one dtype. Keys and values may have fewer heads, as for :func:`pyllmclf.ops.attention`.
     cu_seqlens : int tensor, shape [texts + 1]
         First row of each text, and the end of the last.
     max_seqlen : int
@@ -43,7 +43,7 @@ def attention(
     -------
     tensor, shape [rows, heads, head_dim]
     """
-    varlen_attn = flash_varlen(q)
+    varlen_attn = flash_varlen(q) if q.shape == k.shape else None
     if varlen_attn is None:
         return attention_per_text(q, k, v, cu_seqlens, causal=causal, scale=scale)
     offsets = cu_seqlens.to(torch.int32)
@@ -58,7 +58,11 @@ def attention_per_text(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, *, c
     sizes = cu_seqlens.diff().tolist() or [0]
     # Views of each text, [1, heads, rows, head_dim]
     texts = zip(*(t.transpose(0, 1).unsqueeze(0).split(sizes, dim=2) for t in (q, k, v)), strict=True)
-    out = [F.scaled_dot_product_attention(qi, ki, vi, is_causal=causal, scale=scale) for qi, ki, vi in texts]
+    grouped = q.shape[1] != k.shape[1]
+    out = [
+        F.scaled_dot_product_attention(qi, ki, vi, is_causal=causal, scale=scale, enable_gqa=grouped)
+        for qi, ki, vi in texts
+    ]
     return torch.cat(out, dim=2).squeeze(0).transpose(0, 1)
 
 

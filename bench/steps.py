@@ -284,7 +284,7 @@ def _huggingface_step(
     return Step(run, evaluate, list(model.parameters()), optimizer)
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
     """Resident bytes of this process: anonymous (RssAnon), of files (RssFile), or the peak since a reset (VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
@@ -299,7 +299,7 @@ def step_memory(side: str, trainable: str) -> dict[str, int]:
     if side.startswith("Hugging Face"):
         import peft  # noqa: F401, imported before measuring
         import transformers  # noqa: F401
-    before = _resident("RssAnon")
+    before = resident("RssAnon")
     step = make_step(side, trainable, device)
     for i in range(2):
         step.run(i)
@@ -312,7 +312,7 @@ def step_memory(side: str, trainable: str) -> dict[str, int]:
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated()
     else:
-        peak = _resident("VmHWM") - _resident("RssFile") - before  # pages of libraries are not the step's memory
+        peak = resident("VmHWM") - resident("RssFile") - before  # pages of libraries are not the step's memory
     return {"peak": peak, "state": step.state_bytes()}
 
 

@@ -156,12 +156,14 @@ void embedding_backward_(Address dy, Address index, Address dtable, std::int64_t
   embedding_backward({input(dy), indices(index), output(dtable), rows, width, threads});
 }
 
-void linear_forward_(Address x, std::int64_t x_row, Address weight, Address bias, Address y, std::int64_t rows,
-                     std::int64_t outputs, std::int64_t inputs, int threads) {
+// weight: bf16 or fp32
+void linear_forward_(Address x, std::int64_t x_row, Address weight, bool weight_is_bf16, Address bias, Address y,
+                     std::int64_t rows, std::int64_t outputs, std::int64_t inputs, int threads) {
   check_rows(rows, inputs, threads);
   require(outputs >= 0, "outputs must not be negative");
   py::gil_scoped_release release;
-  linear_forward({input(x), x_row, input(weight), input(bias), output(y), rows, outputs, inputs, threads});
+  linear_forward({input(x), x_row, weight_is_bf16 ? nullptr : input(weight), input(bias), output(y), rows, outputs,
+                  inputs, threads, weight_is_bf16 ? bf16(weight) : nullptr});
 }
 
 // numbers: (learning rate, beta1, beta2, eps, weight decay, step); steps count from 1.
@@ -192,11 +194,15 @@ void linear_adamw_(Address dy, std::int64_t dy_row, Address x, std::int64_t x_ro
   linear_adamw(args);
 }
 
-// operands: (x, x_row, weight, weight_row, inputs, scale)
+// operands: (x, x_row, weight, weight_row, inputs, scale, whether the weight is in bf16)
 Bf16Operands bf16_operands(const py::tuple& operands) {
-  const Bf16Operands made = {bf16(operands[0].cast<Address>()),  operands[1].cast<std::int64_t>(),
-                             input(operands[2].cast<Address>()), operands[3].cast<std::int64_t>(),
-                             operands[4].cast<std::int64_t>(),   operands[5].cast<float>()};
+  const bool halves = operands[6].cast<bool>();
+  const Address weight = operands[2].cast<Address>();
+  const Bf16Operands made = {bf16(operands[0].cast<Address>()), operands[1].cast<std::int64_t>(),
+                             halves ? nullptr : input(weight),  operands[3].cast<std::int64_t>(),
+                             operands[4].cast<std::int64_t>(),  operands[5].cast<float>(),
+                             halves ? bf16(weight) : nullptr};
+  require(!halves || made.scale == 1.0f, "a weight in bf16 has no factor");
   require(made.inputs >= 1 && made.x_row % 2 == 0 && operands[0].cast<Address>() % 4 == 0,
           "inputs must be positive, and rows of bf16 numbers begin at multiples of 4 bytes");
   return made;
@@ -206,7 +212,7 @@ void bf16_linear_(const py::tuple& base, const py::object& adapter, bool transpo
                   std::int64_t rows, std::int64_t outputs, int threads) {
   check_rows(rows, 1, threads);
   require(outputs >= 0, "outputs must not be negative");
-  Bf16Operands low_rank = {nullptr, 0, nullptr, 0, 0, 0.0f};
+  Bf16Operands low_rank = {};
   if (!adapter.is_none()) low_rank = bf16_operands(adapter);
   const Bf16Linear args = {bf16_operands(base), low_rank, transposed, input(bias), output(y), rows, outputs, threads};
   py::gil_scoped_release release;

@@ -1,7 +1,8 @@
 // Linear layer in bf16 with fp32 sums, and its weight's gradient fused with AdamW's step.
 //
-// The weight stays in fp32: a panel of some of its outputs is rounded and packed for all rows at once, which costs less
-// than keeping and reading a bf16 copy (the forward pass needs another layout than the backward pass).
+// The weight stays in fp32, or in bf16 as it is in its file where it is not trained: a panel of some of its outputs is
+// rounded and packed for all rows at once, which costs less than keeping and reading packed copies (the forward pass
+// needs another layout than the backward pass).
 //
 // With AMX the sums are in its tiles, of 32 x 32 at a time; panels have the layout of its right operand already. Panels
 // are filled with zero pairs up to whole tiles.
@@ -54,6 +55,17 @@ void pack_outputs(const Bf16Operands& a, int64_t outputs, int64_t output, int64_
           rows[j] = IntVec{};
           continue;
         }
+        if (a.weight_bf16) {
+          const uint16_t* from = a.weight_bf16 + row * a.weight_row + input;
+          __builtin_prefetch(from + kAhead);
+          rows[j] = IntVec{};
+          if (left >= 2 * kLanes) {
+            memcpy(&rows[j], from, sizeof(IntVec));
+          } else {
+            memcpy(&rows[j], from, static_cast<size_t>(left) * sizeof(uint16_t));
+          }
+          continue;
+        }
         const float* from = a.weight + row * a.weight_row + input;
         __builtin_prefetch(from + kAhead);
         alignas(64) float numbers[2 * kLanes];
@@ -77,8 +89,20 @@ void pack_outputs(const Bf16Operands& a, int64_t outputs, int64_t output, int64_
 // The same of a weight [inputs, outputs].
 void pack_inputs(const Bf16Operands& a, int64_t outputs, int64_t output, int64_t first, int64_t depth, int32_t* panel) {
   for (int64_t k = 0; k < depth; ++k) {
-    const float* low = a.weight + 2 * (first + k) * a.weight_row + output;
+    const int64_t at = 2 * (first + k) * a.weight_row + output;
     const bool has_high = 2 * (first + k) + 1 < a.inputs;
+    if (a.weight_bf16) {
+      const uint16_t* low = a.weight_bf16 + at;
+      for (int64_t c = 0; c < kPanel; c += kLanes) {
+        const int64_t count = at_least(0, at_most(outputs - output - c, kLanes));
+        __builtin_prefetch(low + 16 * a.weight_row + c);
+        __builtin_prefetch(low + 17 * a.weight_row + c);
+        const HalfVec other = has_high ? read_halves(low + a.weight_row + c, count) : HalfVec{};
+        store_pairs(panel + k * kPanel + c, pairs_across(read_halves(low + c, count), other));
+      }
+      continue;
+    }
+    const float* low = a.weight + at;
     for (int64_t c = 0; c < kPanel; c += kLanes) {
       const int64_t left = outputs - output - c, count = left < 0 ? 0 : at_most(left, kLanes);
       // Far ahead, since a row's part is short.

@@ -6,6 +6,7 @@
 
 #include "adamw.h"
 #include "ops.h"
+#include "pairs.h"
 #include "simd.h"
 
 namespace pyllmclf {
@@ -17,18 +18,23 @@ constexpr int kTogether = 4;
 // Rows of x per tile of the forward pass.
 constexpr int kRowsForward = 4;
 
+PYLLMCLF_INLINE Vec read_weight(const float* p, int64_t count) { return read(p, count); }
+PYLLMCLF_INLINE Vec read_weight(const uint16_t* p, int64_t count) {
+  return as_float(widen(read_halves(p, count)) << 16);
+}
+
 // Computes rows [row, row + kRows) of y at columns [output, output + kOutputs).
-template <int kRows, int kOutputs>
-void forward(const LinearForward& a, int64_t row, int64_t output) {
+template <int kRows, int kOutputs, typename Number>
+void forward(const LinearForward& a, const Number* weights, int64_t row, int64_t output) {
   const float* x = a.x + row * a.x_row;
-  const float* weight = a.weight + output * a.inputs;
+  const Number* weight = weights + output * a.inputs;
   Vec sums[kRows][kOutputs] = {};
   for_columns(a.inputs, [&](int64_t c, int64_t count) {
     Vec right[kOutputs];
     for (int j = 0; j < kOutputs; ++j) {
       // The next outputs: the hardware prefetcher does not follow so many short streams.
       __builtin_prefetch(weight + (kOutputs + j) * a.inputs + c);
-      right[j] = read(weight + j * a.inputs + c, count);
+      right[j] = read_weight(weight + j * a.inputs + c, count);
     }
     for (int i = 0; i < kRows; ++i) {
       const Vec left = read(x + i * a.x_row + c, count);
@@ -42,11 +48,26 @@ void forward(const LinearForward& a, int64_t row, int64_t output) {
   }
 }
 
-template <int kOutputs>
-void forward_outputs(const LinearForward& a, int64_t output) {
+template <int kOutputs, typename Number>
+void forward_outputs(const LinearForward& a, const Number* weights, int64_t output) {
   int64_t row = 0;
-  for (; row + kRowsForward <= a.rows; row += kRowsForward) forward<kRowsForward, kOutputs>(a, row, output);
-  for (; row < a.rows; ++row) forward<1, kOutputs>(a, row, output);
+  for (; row + kRowsForward <= a.rows; row += kRowsForward) forward<kRowsForward, kOutputs>(a, weights, row, output);
+  for (; row < a.rows; ++row) forward<1, kOutputs>(a, weights, row, output);
+}
+
+template <typename Number>
+void forward_all(const LinearForward& a, const Number* weights) {
+  const int64_t groups = divide_up(a.outputs, kTogether);
+  parallel_for(groups, a.outputs * a.inputs, a.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t group = begin; group < end; ++group) {
+      const int64_t first = group * kTogether;
+      if (first + kTogether <= a.outputs) {
+        forward_outputs<kTogether>(a, weights, first);
+      } else {
+        for (int64_t output = first; output < a.outputs; ++output) forward_outputs<1>(a, weights, output);
+      }
+    }
+  });
 }
 
 // AdamW's step of the weight's rows [row, row + kRows). With kInput adds their part of the input's gradient to dx,
@@ -121,17 +142,7 @@ bool step(const LinearAdamW& a) {
 }  // namespace
 
 void linear_forward(const LinearForward& args) {
-  const int64_t groups = (args.outputs + kTogether - 1) / kTogether;
-  parallel_for(groups, args.outputs * args.inputs, args.threads, [&](int64_t begin, int64_t end) {
-    for (int64_t group = begin; group < end; ++group) {
-      const int64_t first = group * kTogether;
-      if (first + kTogether <= args.outputs) {
-        forward_outputs<kTogether>(args, first);
-      } else {
-        for (int64_t output = first; output < args.outputs; ++output) forward_outputs<1>(args, output);
-      }
-    }
-  });
+  args.weight_bf16 ? forward_all(args, args.weight_bf16) : forward_all(args, args.weight);
 }
 
 bool linear_adamw(const LinearAdamW& args) { return args.dx ? step<true>(args) : step<false>(args); }

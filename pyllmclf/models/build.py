@@ -32,6 +32,7 @@ def build_model(
     pretrained: bool,
     lora: bool,
     seed: int,
+    keep_bf16: bool = False,
 ) -> SequenceClassifier:
     """Builds a model with the weights of its source; parameters that the source lacks are drawn at random.
 
@@ -49,11 +50,13 @@ def build_model(
         by :func:`take_adapter`.
     seed : int
         Seed of the random weights.
+    keep_bf16 : bool
+        As for :func:`load_weights`.
 
     Returns
     -------
     SequenceClassifier
-        On the CPU, in fp32.
+        On the CPU, in fp32, except for what is kept in bf16.
 
     Raises
     ------
@@ -69,7 +72,7 @@ def build_model(
         init_weights(model, generator)
         return model
     assert source.folder is not None
-    init_head(model, generator, load_weights(model, source.folder, head=False))
+    init_head(model, generator, load_weights(model, source.folder, head=False, keep_bf16=keep_bf16))
     if source.adapter is None:
         load_head_of_same_classes(model, source.folder, encoder.names)
     elif not lora:

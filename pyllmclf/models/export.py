@@ -38,7 +38,7 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
     UsageError
         If a package is missing, or the pooling reads padding.
     """
-    padded = PaddedClassifier(deepcopy(model).cpu().requires_grad_(False)).eval()
+    padded = PaddedClassifier(deepcopy(model).cpu().float().requires_grad_(False)).eval()
     for module in padded.modules():
         if isinstance(module, Linear):
             module.int8 = None

@@ -38,11 +38,11 @@ def in_dtype(parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | Non
 
 
 def in_dtype(parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | None:
-    """A parameter, which is stored in fp32, in the dtype of the computation.
+    """A parameter, which is stored in fp32 or, frozen, in bf16, in the dtype of the computation.
 
     A trained parameter is cast in every call, and its gradient is fp32. The cast of a frozen parameter is cached until
     the parameter is written to, moved or trained; writes through ``.data`` go unnoticed, since torch does not count
-    them.
+    them. That of one that is kept in bf16 isn't: it would take twice the memory that this saves.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def in_dtype(parameter: nn.Parameter | None, dtype: torch.dtype) -> Tensor | Non
         _casts.pop(parameter, None)  # torch does not count the writes of the fused optimizer
     if parameter.dtype == dtype:
         return parameter
-    if parameter.requires_grad or parameter.is_inference():
+    if parameter.requires_grad or parameter.is_inference() or parameter.dtype is torch.bfloat16:
         return parameter.to(dtype)
     state = parameter._version, parameter.data_ptr(), parameter.device, dtype
     entry = _casts.get(parameter)
@@ -85,7 +85,8 @@ class Linear(nn.Module):
     Attributes
     ----------
     weight : Parameter, shape [outputs, inputs]
-        In this layout for GPT-2 too, whose files hold the transpose.
+        In this layout for GPT-2 too, whose files hold the transpose. In bf16 where the file is, if that is the dtype
+        of the computation, too, and the weight is not trained; else in fp32.
     bias : Parameter, shape [outputs], or None
     lora_a : Parameter, shape [rank, inputs], or None
     lora_b : Parameter, shape [outputs, rank], or None
@@ -124,6 +125,7 @@ class Linear(nn.Module):
         if self.lora_a is None or self.lora_b is None:
             return
         with torch.no_grad():
+            self.weight.data = self.weight.float()
             self.weight.add_(self.lora_b @ self.lora_a, alpha=self.scaling)
         self.lora_a = self.lora_b = None
 
@@ -133,8 +135,14 @@ class Linear(nn.Module):
             return self.int8(x, self.bias if add_bias else None)
         if self.lora_a is not None:
             return self._with_lora(x, context, add_bias=add_bias)
-        weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias if add_bias else None, x.dtype)
+        weight, bias = self._weight(x, context), in_dtype(self.bias if add_bias else None, x.dtype)
         return ops.linear(x, weight, bias, operands=context.operands)
+
+    def _weight(self, x: Tensor, context: Context) -> Tensor:
+        """The weight as the ops take it for rows x."""
+        if self.weight.dtype is torch.bfloat16 and context.operands is torch.bfloat16:
+            return self.weight
+        return in_dtype(self.weight, x.dtype)
 
     def query_key_value(self, x: Tensor, context: Context, pooled: PooledRows) -> tuple[Tensor, Tensor]:
         """The fused projection of attention where queries of the pooled rows suffice.
@@ -164,12 +172,12 @@ class Linear(nn.Module):
         """W + s B A, shape [outputs, inputs]; equals the layer where no dropout comes before A."""
         if self.lora_a is None or self.lora_b is None:
             return in_dtype(self.weight, dtype)
-        return torch.addmm(self.weight, self.lora_b, self.lora_a, alpha=self.scaling).to(dtype)
+        return torch.addmm(self.weight.float(), self.lora_b, self.lora_a, alpha=self.scaling).to(dtype)
 
     def _with_lora(self, x: Tensor, context: Context, outputs: slice | None = None, *, add_bias: bool = True) -> Tensor:
         """All outputs or a slice of them, with the low-rank product."""
         assert self.lora_a is not None and self.lora_b is not None
-        weight, lora_b = in_dtype(self.weight, x.dtype), in_dtype(self.lora_b, x.dtype)
+        weight, lora_b = self._weight(x, context), in_dtype(self.lora_b, x.dtype)
         bias = in_dtype(self.bias if add_bias else None, x.dtype)
         if outputs is not None:
             weight, lora_b = weight[outputs], lora_b[outputs]
@@ -204,7 +212,7 @@ class Linear(nn.Module):
         """
         gelu_bias = in_dtype(x_bias, x.dtype)
         if self.lora_a is None and self.int8 is None:
-            weight, bias = in_dtype(self.weight, x.dtype), in_dtype(self.bias, x.dtype)
+            weight, bias = self._weight(x, context), in_dtype(self.bias, x.dtype)
             return ops.gelu_linear(x, gelu_bias, weight, bias, approximate, operands=context.operands)
         return self(ops.gelu(x, gelu_bias, approximate), context)
 
@@ -223,7 +231,7 @@ class Linear(nn.Module):
         tensor, shape [rows, outputs]
         """
         if self.lora_a is None and self.int8 is None:
-            weight, bias = in_dtype(self.weight, gate.dtype), in_dtype(self.bias, gate.dtype)
+            weight, bias = self._weight(gate, context), in_dtype(self.bias, gate.dtype)
             return ops.gated_linear(gate, up, weight, bias, activation, operands=context.operands)
         return self(ops.gated(gate, up, activation), context)
 

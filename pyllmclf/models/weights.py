@@ -16,7 +16,7 @@ from .sequence_classifier import SequenceClassifier
 from .weight_files import check_dtype, read_safetensors
 
 
-def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[str]:
+def load_weights(model: SequenceClassifier, folder: Path, *, head: bool, keep_bf16: bool = False) -> set[str]:
     """Loads the weights of a Hugging Face folder into a model.
 
     Parameters
@@ -25,6 +25,9 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
     folder : Path
     head : bool
         Whether the head is loaded; otherwise it is unchanged, and one in the file is ignored.
+    keep_bf16 : bool
+        Whether matrices and embeddings of the pretrained model that the file has in bf16 stay so;
+        :func:`widen_trained` makes those fp32 that are trained.
 
     Returns
     -------
@@ -45,6 +48,7 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
         if head or (name.startswith("backbone.") and architecture.of_backbone(name.removeprefix("backbone.")))
     }
     loaded, unknown = set(), []
+    kept = _matrices(model) if keep_bf16 else set()
     with torch.no_grad():
         for key, value in read_safetensors(folder):
             name = architecture.parameter_name(key)
@@ -63,7 +67,10 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
                     f"{tuple(parameter.shape)}."
                 )
             check_dtype(key, value, folder)
-            parameter.copy_(value)
+            if value.dtype is torch.bfloat16 and name in kept:
+                parameter.data = value.clone(memory_format=torch.contiguous_format)
+            else:
+                parameter.copy_(value)
             loaded.add(name)
     missing = sorted(architecture.file_name(name) for name in required - loaded)
     if missing:
@@ -71,6 +78,21 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool) -> set[
     if unknown:
         raise ModelError(f"{folder}: {len(unknown)} tensors are unknown, {sorted(unknown)[0]!r} among them.")
     return {name for name in parameters if name not in loaded}
+
+
+def _matrices(model: SequenceClassifier) -> set[str]:
+    """Names of the weights of the backbone's linear layers and embeddings, without the classifier's."""
+    architecture = architecture_of(model.config)
+    modules = model.backbone.named_modules()
+    names = {f"{name}.weight" for name, module in modules if isinstance(module, (Linear, Embedding))}
+    return {f"backbone.{name}" for name in names if architecture.of_backbone(name)}
+
+
+def widen_trained(model: SequenceClassifier) -> None:
+    """Makes parameters that are trained fp32, in place."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype is torch.bfloat16:
+            parameter.data = parameter.float()
 
 
 def load_head_of_same_classes(model: SequenceClassifier, folder: Path, classes: list[str]) -> bool:
@@ -172,7 +194,7 @@ def backbone_state(model: SequenceClassifier) -> dict[str, Tensor]:
     for name, parameter in model.backbone.named_parameters():
         if name.endswith((".lora_a", ".lora_b")) or not architecture.of_backbone(name):
             continue
-        value = parameter.detach().cpu()
+        value = parameter.detach().cpu().float()
         if architecture.transposed is not None and architecture.transposed.search(name):
             value = value.mT
         state[architecture.prefix + name] = value.contiguous()

@@ -34,6 +34,7 @@ def embedding(
     ----------
     input_ids, positions : int tensor, shape [total]
     token_weight : tensor, shape [vocab_size, width]
+        On a CPU, one in bf16 that is not trained counts as fp32.
     position_weight : tensor, shape [n_positions, width]
     type_weight : tensor, shape [types, width], optional
         A classifier reads one segment, so every token has type 0.
@@ -50,6 +51,7 @@ def embedding(
     IndexError
         If an id or a position lies outside its table. On a GPU a device-side assertion fails instead.
     """
+    input_ids, token_weight = _widened(input_ids, token_weight)
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, tables)
     if dispatch.implementation("embedding", *tables) == "native":
@@ -88,6 +90,7 @@ def embedding_layer_norm(
     IndexError
         If an id or a position lies outside its table. On a GPU a device-side assertion fails instead.
     """
+    input_ids, token_weight = _widened(input_ids, token_weight)
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, tables)
     if not norm_weight.shape == norm_bias.shape == token_weight.shape[1:]:
@@ -95,6 +98,14 @@ def embedding_layer_norm(
     if dispatch.implementation("embedding", *tables, norm_weight, norm_bias) == "native":
         return apply(EmbeddingFunction, input_ids, positions, *tables, norm_weight, norm_bias, eps)
     return layer_norm(reference.embedding(input_ids, positions, *tables), norm_weight, norm_bias, eps)
+
+
+def _widened(input_ids: Tensor, token_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and table; of a frozen bf16 table on a CPU, the rows that are read, in fp32."""
+    if token_weight.dtype is not torch.bfloat16 or token_weight.requires_grad or not token_weight.is_cpu:
+        return input_ids, token_weight
+    rows = torch.nn.functional.embedding(input_ids, token_weight).float()
+    return torch.arange(len(rows), dtype=torch.int32), rows
 
 
 def _check(input_ids: Tensor, positions: Tensor, weights: tuple[Tensor | None, ...]) -> None:

@@ -12,7 +12,7 @@ from .backends import native_cpu, reference
 from .dispatch import Choice, choices
 from .functions import apply
 from .gradients import gradient_buffer
-from .linear import check_shapes, linear, linear_gradients, product, rounded, rounding
+from .linear import check_shapes, linear, linear_gradients, product, rounded, rounding, unless_kept
 
 choices(
     "gated",
@@ -80,7 +80,11 @@ def gated_linear(
     """
     _check(gate, up, activation)
     check_shapes("gated_linear", gate, weight, bias)
-    if not gate.is_cuda and dispatch.implementation("linear", gate, up, weight, bias) == "native" and gate.numel() > 0:
+    if (
+        not gate.is_cuda
+        and dispatch.implementation("linear", gate, up, unless_kept(weight, operands), bias) == "native"
+        and gate.numel() > 0
+    ):
         return apply(GatedLinearFunction, gate, up, weight, bias, activation, operands)
     return linear(gated(gate, up, activation), weight, bias, operands=operands)
 

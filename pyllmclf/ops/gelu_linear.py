@@ -11,7 +11,7 @@ from .backends import native_cpu
 from .functions import apply
 from .gelu import check_bias, check_formula, gelu
 from .gradients import gradient_buffer
-from .linear import check_shapes, linear, linear_gradients, product, rounded, rounding
+from .linear import check_shapes, linear, linear_gradients, product, rounded, rounding, unless_kept
 
 
 def gelu_linear(
@@ -49,7 +49,10 @@ def gelu_linear(
     check_formula(approximate)
     check_bias(x, bias)
     check_shapes("gelu_linear", x, weight, out_bias)
-    if not x.is_cuda and dispatch.implementation("linear", x, bias, weight, out_bias) == "native":
+    if (
+        not x.is_cuda
+        and dispatch.implementation("linear", x, bias, unless_kept(weight, operands), out_bias) == "native"
+    ):
         return apply(GeluLinearFunction, x, bias, weight, out_bias, approximate, operands)
     return linear(gelu(x, bias, approximate), weight, out_bias, operands=operands)
 

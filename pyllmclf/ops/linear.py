@@ -44,7 +44,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, operands: t
     bias : tensor, shape [out], optional
     operands : torch.dtype, optional
         ``torch.bfloat16``: the fp32 operands of this product, and of those for the gradients, are rounded to it; sums
-        and results stay in fp32. Products of up to :data:`FEW_ROWS` rows are not rounded.
+        and results stay in fp32. Products of up to :data:`FEW_ROWS` rows are not rounded. The weight may be in bf16
+        then, unless it is trained.
 
     Returns
     -------
@@ -57,9 +58,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, operands: t
         If shapes don't fit each other, or the chosen backend can't compute this.
     """
     check_shapes("linear", x, weight, bias)
-    if implementation("linear", x, weight, bias) == "native":
+    if implementation("linear", x, unless_kept(weight, operands), bias) == "native":
         return apply(LinearFunction, x, weight, bias, operands)
     return reference.linear(x, weight, bias, operands=rounding(x, operands))
+
+
+def unless_kept(weight: Tensor, operands: torch.dtype | None) -> Tensor | None:
+    """The weight as the choice of an implementation reads it: ``None`` where the native core takes it in bf16."""
+    kept = weight.dtype is torch.bfloat16 and operands is torch.bfloat16 and weight.is_cpu
+    return None if kept else weight
 
 
 def check_shapes(op: str, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -115,21 +122,28 @@ def _use_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes x Wᵀ + b without autograd; shapes as for :func:`linear`. bf16 rows meet a weight in fp32 or bf16."""
-    if x.dtype is torch.bfloat16 and weight.dtype is torch.float32:
+    """Computes x Wᵀ + b without autograd; shapes as for :func:`linear`. Either operand may be in bf16."""
+    if x.dtype is torch.bfloat16 and x.is_cpu:
         return native_cpu.bf16_linear(x, weight, bias)
-    if 0 < len(x) <= native_cpu.FEW_ROWS and weight.is_contiguous() and native_cpu.serves(x, weight, bias):
+    few = 0 < len(x) <= native_cpu.FEW_ROWS and weight.is_contiguous() and x.dtype is torch.float32
+    if few and native_cpu.serves(x, weight, bias, also=torch.bfloat16):
         return native_cpu.linear_forward(x, weight, bias)
+    weight = _widened(x, weight)
     if _use_onednn(x, weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return x @ weight.t() if bias is None else torch.addmm(bias, x, weight.t())
 
 
 def input_gradient(dy: Tensor, weight: Tensor) -> Tensor:
-    """Computes dY W without autograd, shape [rows, in]. bf16 rows meet a weight in fp32 or bf16."""
-    if dy.dtype is torch.bfloat16 and weight.dtype is torch.float32:
+    """Computes dY W without autograd, shape [rows, in]. Either operand may be in bf16."""
+    if dy.dtype is torch.bfloat16 and dy.is_cpu:
         return native_cpu.bf16_linear(dy, weight, transposed=True)
+    weight = _widened(dy, weight)
     return product(dy, weight.t(), None) if _use_onednn(dy, weight) else dy @ weight
+
+
+def _widened(x: Tensor, weight: Tensor) -> Tensor:
+    return weight.float() if x.dtype is torch.float32 and weight.dtype is torch.bfloat16 else weight
 
 
 def weight_gradient(buffer: GradientBuffer | None, dy: Tensor, x: Tensor) -> Tensor | None:

@@ -19,7 +19,7 @@ from .concatenated import concatenated_product, drop_copies
 from .dispatch import Choice, active_backend, choices, implementation
 from .functions import apply
 from .gradients import transposed_product
-from .linear import check_shapes, input_gradient, product, rounding
+from .linear import check_shapes, input_gradient, product, rounding, unless_kept
 from .philox import DropoutKey, check_rate
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def lora_linear(
     check_rate("lora_linear", dropout_p)
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("lora_linear: dropout needs a dropout_key.")
-    chosen = implementation("lora_linear", x, weight, bias, lora_a, lora_b)
+    chosen = implementation("lora_linear", x, unless_kept(weight, operands), bias, lora_a, lora_b)
     operands = rounding(x, operands)
     if chosen in ("native", "triton") and operands is not None and x.is_cpu:
         drop = None

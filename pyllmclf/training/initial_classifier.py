@@ -20,6 +20,7 @@ from ..models.config import ModelConfig
 from ..models.hub import ModelSource
 from ..models.layers import DropoutRates
 from ..models.sequence_classifier import HeadSpec
+from ..models.weights import widen_trained
 from ..settings import CONTRASTIVE, recorded_settings
 from .recipes import ResolvedSettings
 from .trainable import set_trainable
@@ -130,6 +131,7 @@ def make_initial_state(
         pretrained=pretrained,
         lora=lora is not None,
         seed=settings.seed,
+        keep_bf16=compute.dtype is torch.bfloat16,
     )
     return ClassifierState(
         model=model,
@@ -155,5 +157,6 @@ def select_trained(state: ClassifierState, settings: ResolvedSettings, source: M
     set_trainable(state.model, settings.trainable, state.lora, generator)
     if settings.loss == CONTRASTIVE:  # its head is solved
         state.model.head.requires_grad_(False)
+    widen_trained(state.model)
     if source.adapter is not None and state.lora is not None:
         take_adapter(state.model, source, state.encoder)

@@ -327,6 +327,29 @@ void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::str
   }
 }
 
+// bf16 rows, each followed by a zero where the width is odd, and the numbers they hold.
+struct Rounded {
+  std::vector<std::uint16_t> rows;
+  int64_t stride;
+  std::vector<double> numbers;
+};
+
+// `gap`: an even number of NaNs between rows.
+Rounded rounded(const Floats& x, int64_t width, int64_t gap = 0) {
+  Rounded out = {{}, width + width % 2 + gap, {}};
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const float number = as_bf16(x[i]);
+    std::uint32_t bits;
+    std::memcpy(&bits, &number, sizeof bits);
+    out.numbers.push_back(number);
+    out.rows.push_back(static_cast<std::uint16_t>(bits >> 16));
+    if (static_cast<int64_t>(i) % width < width - 1) continue;
+    if (width % 2) out.rows.push_back(0);
+    out.rows.insert(out.rows.end(), static_cast<std::size_t>(gap), 0x7fc0);
+  }
+  return out;
+}
+
 void test_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t inputs, const std::string& build) {
   const std::string what =
       build + " linear " + std::to_string(rows) + " x " + std::to_string(outputs) + " x " + std::to_string(inputs);
@@ -351,6 +374,14 @@ void test_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t input
       [&](int threads) {
         Floats out = nans<float>(rows * outputs), input = nans<float>(rows * inputs);
         ops.linear_forward({x.data(), inputs, weight.data(), bias.data(), out.data(), rows, outputs, inputs, threads});
+        Floats rounded_weight, out_kept = nans<float>(rows * outputs), out_rounded = out_kept;
+        const Rounded kept = rounded(weight, size);
+        for (int64_t i = 0; i < size; ++i) rounded_weight.push_back(from_bf16(kept.rows[static_cast<std::size_t>(i)]));
+        ops.linear_forward(
+            {x.data(), inputs, rounded_weight.data(), bias.data(), out_rounded.data(), rows, outputs, inputs, threads});
+        ops.linear_forward({x.data(), inputs, nullptr, bias.data(), out_kept.data(), rows, outputs, inputs, threads,
+                            kept.rows.data()});
+        check::that(out_kept == out_rounded, what + ": a weight in bf16");
         std::vector<Floats> results = {out};
         for (float* to : {input.data(), static_cast<float*>(nullptr)}) {
           Floats w = weight, m = exp_avg, v = exp_avg_sq;
@@ -371,29 +402,6 @@ void test_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t input
     check::close(actual[first + 2], square, kTolerance, what + ": square");
   }
   check::close(actual[7], dx, kTolerance, what + ": dx");
-}
-
-// bf16 rows, each followed by a zero where the width is odd, and the numbers they hold.
-struct Rounded {
-  std::vector<std::uint16_t> rows;
-  int64_t stride;
-  std::vector<double> numbers;
-};
-
-// `gap`: an even number of NaNs between rows.
-Rounded rounded(const Floats& x, int64_t width, int64_t gap = 0) {
-  Rounded out = {{}, width + width % 2 + gap, {}};
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const float number = as_bf16(x[i]);
-    std::uint32_t bits;
-    std::memcpy(&bits, &number, sizeof bits);
-    out.numbers.push_back(number);
-    out.rows.push_back(static_cast<std::uint16_t>(bits >> 16));
-    if (static_cast<int64_t>(i) % width < width - 1) continue;
-    if (width % 2) out.rows.push_back(0);
-    out.rows.insert(out.rows.end(), static_cast<std::size_t>(gap), 0x7fc0);
-  }
-  return out;
 }
 
 // Rows of `width`, and NaNs between them.
@@ -455,6 +463,18 @@ void test_bf16_linear(const CpuOps& ops, int64_t rows, int64_t outputs, int64_t 
                                      inputs,
                                      threads}),
                     what + ": memory");
+        // A weight in bf16 gives the bits of one that is rounded as it is read.
+        const Rounded kept = rounded(weight, inputs, gap);
+        Floats out_kept = nans<float>(rows * outputs), input_kept = nans<float>(rows * inputs);
+        pyllmclf::Bf16Operands base = {x.rows.data(), x.stride, nullptr, kept.stride, inputs, 1.0f, kept.rows.data()};
+        const pyllmclf::Bf16Operands adapter = {thin.rows.data(), thin.stride, factor_rows.data(),
+                                                rank + gap,       rank,        0.5f};
+        check::that(ops.bf16_linear({base, adapter, false, bias.data(), out_kept.data(), rows, outputs, threads}),
+                    what + ": memory");
+        base.x = dy.rows.data(), base.x_row = dy.stride, base.inputs = outputs;
+        check::that(ops.bf16_linear({base, none, true, nullptr, input_kept.data(), rows, inputs, threads}),
+                    what + ": memory");
+        check::that(out_kept == out && input_kept == input, what + ": a weight in bf16");
         pyllmclf::Bf16WeightGradient args = {};
         args.dy = dy.rows.data(), args.x = x.rows.data(), args.dy_row = dy.stride, args.x_row = x.stride;
         args.rows = rows, args.outputs = outputs, args.inputs = inputs, args.threads = threads;

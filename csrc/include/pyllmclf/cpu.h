@@ -228,6 +228,7 @@ struct LinearForward {
   float* y;             // [rows, outputs]
   std::int64_t rows, outputs, inputs;
   int threads;
+  const std::uint16_t* weight_bf16 = nullptr;  // if not null, read instead of weight
 };
 
 // AdamW's settings at one step (Loshchilov and Hutter 2019).
@@ -261,8 +262,9 @@ struct Bf16Operands {
   std::int64_t x_row;
   const float* weight;  // [outputs, inputs], or [inputs, outputs] with `transposed`; rounded to bf16 as it is read
   std::int64_t weight_row;
-  std::int64_t inputs;  // 0: no such part
-  float scale;          // factor of the weight
+  std::int64_t inputs;                         // 0: no such part
+  float scale;                                 // factor of the weight
+  const std::uint16_t* weight_bf16 = nullptr;  // if not null, read instead of weight, without the factor
 };
 
 // y = x Wᵀ + bias, or x W + bias with `transposed`, in bf16 with fp32 sums. With an adapter, its product is added: the

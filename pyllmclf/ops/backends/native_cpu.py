@@ -25,16 +25,17 @@ ACTIVATIONS = ("silu", "gelu_tanh", "gelu")
 FEW_ROWS = 24
 
 
-def serves(*tensors: Tensor | None) -> bool:
-    """Whether the CPU ops take these tensors: fp32 in the CPU's memory, outside autocast.
+def serves(*tensors: Tensor | None, also: torch.dtype | None = None) -> bool:
+    """Whether the CPU ops take these tensors: fp32, or the dtype ``also``, in the CPU's memory, outside autocast.
 
     Tensors of tracers and other subclasses have no memory, and the memory of a negated view holds other numbers.
     """
     if torch.is_autocast_enabled("cpu"):
         return False
     for t in tensors:
-        if t is not None and (t.dtype is not torch.float32 or not t.is_cpu or type(t) not in WITH_MEMORY or t.is_neg()):
-            return False
+        if t is None or (t.dtype in (torch.float32, also) and t.is_cpu and type(t) in WITH_MEMORY and not t.is_neg()):
+            continue
+        return False
     return True
 
 
@@ -288,14 +289,16 @@ def embedding_backward(dy: Tensor, index: Tensor | None, dtable: Tensor) -> None
 
 
 def linear_forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Computes x Wᵀ + b for few rows; the weight is contiguous."""
+    """Computes x Wᵀ + b for few rows; the weight is contiguous, in fp32 or bf16."""
     x = x if x.stride(1) == 1 else x.contiguous()
     bias = None if bias is None else bias.contiguous()
     y = x.new_empty(len(x), len(weight))
     _C.linear_forward(
         x.data_ptr(),
         x.stride(0),
-        *map(_address, (weight, bias, y)),
+        weight.data_ptr(),
+        weight.dtype is torch.bfloat16,
+        *map(_address, (bias, y)),
         len(x),
         *weight.shape,
         torch.get_num_threads(),
@@ -363,8 +366,8 @@ def bf16_linear(
     ----------
     x : bf16 tensor, shape [rows, in]
         Of :func:`to_bf16`.
-    weight : fp32 tensor, shape [out, in], or [in, out] if ``transposed``
-        Times ``scale``, rounded to bf16 as it is read.
+    weight : fp32 or bf16 tensor, shape [out, in], or [in, out] if ``transposed``
+        In fp32, times ``scale``, it is rounded as it is read; in bf16, the scale is 1.
     bias : fp32 tensor, shape [out], optional
     transposed : bool
     scale : float
@@ -402,8 +405,9 @@ def _rows(x: Tensor) -> tuple[int, int]:
     return x.data_ptr(), x.stride(0)
 
 
-def _operands(x: Tensor, weight: Tensor, scale: float) -> tuple[int, int, int, int, int, float]:
-    return x.data_ptr(), x.stride(0), weight.data_ptr(), weight.stride(0), x.shape[1], scale
+def _operands(x: Tensor, weight: Tensor, scale: float) -> tuple[int, int, int, int, int, float, bool]:
+    is_bf16 = weight.dtype is torch.bfloat16
+    return x.data_ptr(), x.stride(0), weight.data_ptr(), weight.stride(0), x.shape[1], scale, is_bf16
 
 
 def bf16_weight_gradient(dy: Tensor, x: Tensor, out: Tensor, *, accumulate: bool = False) -> None:

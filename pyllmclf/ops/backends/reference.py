@@ -91,6 +91,8 @@ def attention(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, operands: torch.dtype | None = None) -> Tensor:
     """Computes x Wᵀ + b; with ``operands``, of x and W rounded to that dtype, and gradients of dY rounded to it."""
+    if x.dtype is torch.float32 and weight.dtype is torch.bfloat16:
+        weight = weight.float()
     if operands is None:
         return F.linear(x, weight, bias)
     y = F.linear(_Rounded.apply(x, operands, None), _Rounded.apply(weight, operands, None))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from families import found_families
+from random_models import save, wordpiece_vocabulary
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
     BertConfig,
@@ -24,7 +25,6 @@ from transformers import (
     LlamaForSequenceClassification,
     ModernBertConfig,
     ModernBertForSequenceClassification,
-    PreTrainedModel,
     Qwen2Config,
     Qwen2ForSequenceClassification,
     Qwen3Config,
@@ -43,8 +43,6 @@ from pyllmclf.models.weights import load_weights
 from pyllmclf.settings import Settings
 from pyllmclf.training.prepare import prepare
 from pyllmclf.training.trainer import Trainer
-
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 GPT2_CONFIGS = {
     "plain": {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "vocab_size": 257},
@@ -233,14 +231,6 @@ TEXTS = ["a", "hello world", "the quick brown fox jumps over the lazy dog", "x y
 LABELS = [0, 1, 2, 1, 0, 2]
 
 
-def perturb(model: torch.nn.Module, seed: int) -> None:
-    """Moves every parameter from its initial value, so that a test notices an ignored bias or norm."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
 def gpt2_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
     """A GPT-2 classifier with a byte-level tokenizer of 257 tokens."""
     torch.manual_seed(0)
@@ -254,15 +244,9 @@ def gpt2_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
         attn_pdrop=0.0,
         resid_pdrop=0.0,
     )
-    _save(path, GPT2ForSequenceClassification(config))
+    save(path, GPT2ForSequenceClassification(config))
     (path / "tokenizer.json").write_text(byte_level_json([bytes([i]) for i in range(256)]), encoding="utf-8")
     return path
-
-
-def wordpiece_vocabulary() -> list[str]:
-    """A WordPiece vocabulary of letters."""
-    letters = string.ascii_lowercase + string.digits + ",'?"
-    return [*SPECIAL, *letters, *(f"##{c}" for c in letters)]
 
 
 def bert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
@@ -277,7 +261,7 @@ def bert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return _save(path, BertForSequenceClassification(config), vocab)
+    return save(path, BertForSequenceClassification(config), vocab)
 
 
 def roberta_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
@@ -293,7 +277,7 @@ def roberta_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    _save(path, RobertaForSequenceClassification(config))
+    save(path, RobertaForSequenceClassification(config))
     (path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
     (path / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return path
@@ -312,7 +296,7 @@ def distilbert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Pa
         attention_dropout=0.0,
         seq_classif_dropout=0.0,
     )
-    return _save(path, DistilBertForSequenceClassification(config), vocab)
+    return save(path, DistilBertForSequenceClassification(config), vocab)
 
 
 def modernbert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Path:
@@ -328,7 +312,7 @@ def modernbert_folder(path: Path, name: str = "plain", n_classes: int = 3) -> Pa
         **special,
     )
     config._attn_implementation = "eager"
-    _save(path, ModernBertForSequenceClassification(config))
+    save(path, ModernBertForSequenceClassification(config))
     tokenizer = BertWordPieceTokenizer(vocab={token: i for i, token in enumerate(vocab)})
     (path / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     return path
@@ -342,7 +326,7 @@ def decoder_folder(kind: str) -> Callable[[Path, str, int], Path]:
         config_class, model_class, configs = DECODERS[kind]
         special = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"), 256)
         settings = {"vocab_size": 257, "max_position_embeddings": 64, "num_labels": n_classes} | special
-        _save(path, model_class(config_class(**settings | configs[name])))
+        save(path, model_class(config_class(**settings | configs[name])))
         (path / "tokenizer.json").write_text(byte_level_json([bytes([i]) for i in range(256)]), encoding="utf-8")
         names = dict.fromkeys(("pad_token", "bos_token", "eos_token"), GPT2_END_OF_TEXT)
         tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right"} | names
@@ -360,14 +344,6 @@ DECODERS: dict[str, tuple[Any, Any, dict[str, dict[str, Any]]]] = {
 }
 
 
-def _save(path: Path, model: PreTrainedModel, vocab: list[str] | None = None) -> Path:
-    perturb(model, 1)
-    model.save_pretrained(path)
-    if vocab is not None:
-        (path / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
-    return path
-
-
 FAMILIES = {
     "gpt2": (gpt2_folder, GPT2_CONFIGS),
     "bert": (bert_folder, BERT_CONFIGS),
@@ -376,6 +352,13 @@ FAMILIES = {
     "modernbert": (modernbert_folder, MODERNBERT_CONFIGS),
     **{kind: (decoder_folder(kind), configs) for kind, (_, _, configs) in DECODERS.items()},
 }
+MORE = found_families()
+FAMILIES |= {name: (family.folder, family.configs) for name, family in MORE.items()}
+
+
+def some_blocks(family: str) -> str:
+    """The least ``trainable`` of an architecture that trains a block and is not LoRA."""
+    return "all" if family in MORE and MORE[family].shares_layers else "last_block"
 
 
 def make_folder(path: Path, family: str, name: str = "plain", n_classes: int = 3) -> Path:

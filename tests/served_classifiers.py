@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models import Folders
+from models import Folders, some_blocks
 
 import pyllmclf
 from pyllmclf.classifier.classifier import Classifier
@@ -33,7 +33,7 @@ def relatives(folders: Folders, family: str, *, poolings: tuple[str, ...], **opt
     """Classifiers of one frozen base: for each pooling two with other heads, and two with other last blocks."""
     found = []
     for number, pooling in enumerate(poolings):
-        for trainable in ("head", "last_block"):
+        for trainable in ("head", some_blocks(family)):
             for seed in (0, 1):
                 own = {"trainable": trainable, "pooling": pooling, "seed": 10 * number + seed, "learning_rate": 0.05}
                 arguments = own | QUICK | options

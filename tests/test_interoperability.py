@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from interoperability import CLASSES, SHORT, STILL, close
-from models import DECODERS, FAMILIES, TEXTS, Folders
+from models import DECODERS, FAMILIES, MORE, TEXTS, Folders
 from peft import IA3Config, LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
@@ -177,6 +177,9 @@ MODULES = {
     "modernbert": (["Wqkv", "Wo"], ["head", "classifier"]),
     **dict.fromkeys(DECODERS, (["q_proj", "v_proj", "down_proj"], None)),
 }
+MODULES |= {name: (family.targets, family.saved) for name, family in MORE.items()}
+EXCLUDED = {"roberta": ".*classifier.*"}  # "dense" is also the name of a layer of the classifier
+EXCLUDED |= {name: family.excluded for name, family in MORE.items() if family.excluded is not None}
 
 
 def peft_adapter(folder: Path, base: Path, family: str, **changes: Any) -> PeftModel:
@@ -184,8 +187,8 @@ def peft_adapter(folder: Path, base: Path, family: str, **changes: Any) -> PeftM
     torch.manual_seed(3)
     modules, saved = MODULES[family]
     settings = {"r": 3, "lora_alpha": 5, "target_modules": modules, "modules_to_save": saved, "lora_dropout": 0.1}
-    if family == "roberta":  # "dense" is also the name of a layer of the classifier
-        settings["exclude_modules"] = ".*classifier.*"
+    if family in EXCLUDED:
+        settings["exclude_modules"] = EXCLUDED[family]
     config = LoraConfig(task_type=TaskType.SEQ_CLS, **settings | changes)
     model = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), config)
     with torch.no_grad():

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import LABELS, TEXTS, wordpiece_vocabulary
+from models import LABELS, TEXTS
+from random_models import wordpiece_vocabulary
 from torch import Tensor, nn
 
 import pyllmclf

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CPU_BACKENDS, relative_error
-from models import LABELS, TEXTS, Folders, make_trainer
+from models import LABELS, MORE, TEXTS, Folders, make_trainer, some_blocks
 from pairwise import pairwise
 from torch import Tensor
 
@@ -45,9 +45,10 @@ TRAINED = {
     "lora": ("lora", RATES),
     "lora without dropout": ("lora", replace(RATES, lora=0.0)),
 }
+OWN_BLOCKS = [name for name, family in MORE.items() if family.own_blocks]
 FACTORS = {
     "backend": CPU_BACKENDS,
-    "family": ["gpt2", "bert", "roberta", "modernbert"],
+    "family": ["gpt2", "bert", "roberta", "modernbert", *OWN_BLOCKS],
     "trained": list(TRAINED),
     "pooling": list(POOLINGS),
     "causal": [True, False],
@@ -60,6 +61,7 @@ def test_logits_and_gradients(
     model_folder: Folders, backend: str, family: str, trained: str, pooling: str, causal: bool, padding: Any
 ) -> None:
     trainable, rates = TRAINED[trained]
+    trainable = some_blocks(family) if trainable == "last_block" else trainable
     settings = {"pooling": pooling, "causal": causal, "padding": padding, "max_grad_norm": 1.0}
     trainer = make_trainer(model_folder(family), TEXTS, LABELS, trainable, **settings)
     model = trainer.model
@@ -116,7 +118,7 @@ def test_rows_that_are_computed(
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("family", ["gpt2", "bert", "modernbert"])
+@pytest.mark.parametrize("family", ["gpt2", "bert", "modernbert", *OWN_BLOCKS])
 def test_stages(model_folder: Folders, family: str, pooling: str) -> None:
     """A forward pass that begins at any stage gives the same bits."""
     model = make_trainer(model_folder(family), TEXTS, LABELS, "all", pooling=pooling).model.requires_grad_(False)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import Folders
+from models import FAMILIES, Folders
 from served_classifiers import LABELS, QUICK, TEXTS, relatives, trained
 
 import pyllmclf
@@ -16,8 +16,6 @@ from pyllmclf.data.packing import Packer
 from pyllmclf.models.sequence_classifier import SequenceClassifier
 from pyllmclf.server.catalog import Catalog
 from pyllmclf.server.shared_stages import ClassifierGroup, group_key, stage_keys
-
-FAMILIES = ("gpt2", "bert", "roberta", "distilbert", "modernbert")
 
 
 def group_of(classifiers: list[Classifier]) -> ClassifierGroup:

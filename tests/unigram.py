@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 import torch
-from models import perturb
+from random_models import perturb
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel
 

@@ -256,10 +256,14 @@ def with_own_tokenizer(source: ModelSource) -> ModelSource:
 
 def follow_architecture(tokenizer: Tokenizer, config: ModelConfig) -> None:
     """Handles padding tokens inside a text as transformers' class of the architecture does, in place."""
-    if not isinstance(tokenizer, LibraryTokenizer) or tokenizer.splits_special_tokens:
+    if not isinstance(tokenizer, LibraryTokenizer):
         return
-    if config.position_offset:
+    # A Unigram vocabulary has the padding token among its pieces, and texts may hold it although names are split.
+    holds_padding = tokenizer.pad_token_id in tokenizer.encode_batch([tokenizer.pad_token])[0]
+    if config.position_offset and holds_padding:
         tokenizer.without_position = config.position_offset - 1
+    if tokenizer.splits_special_tokens:
+        return
     pad = config.raw.get("pad_token_id")
     if architecture_of(config).pooling == "last" and type(pad) is int:
         tokenizer.skipped_at_end = pad
@@ -402,7 +406,9 @@ def _cached_byte_pairs(files: HubFiles) -> Tokenizer | None:
 
 
 def _read_tokenizer(folder: Path, config: ModelConfig) -> Tokenizer:
-    return load_tokenizer(folder, architecture_of(config).vocabulary)
+    tokenizer = load_tokenizer(folder, architecture_of(config).vocabulary)
+    follow_architecture(tokenizer, config)
+    return tokenizer
 
 
 def _check_vocabulary(source: ModelSource) -> ModelSource:

@@ -93,8 +93,6 @@ class LibraryTokenizer:
         if not vocab:
             raise ModelError(f"{origin}: the tokenizer's vocabulary is empty.")
         self.vocab_size = max(vocab.values()) + 1
-        special = next((tokens for tokens in SPECIAL_TOKENS if tokens["cls_token"] in vocab), {})
-        self._special = {key: token for key, token in special.items() if token in vocab}
         named = {key: _token_text(config.get(key)) for key in ("pad_token", *BEGIN_AND_END)}
         # Many decoders have no padding token; what ends a text pads it then, as in GPT-2.
         pad = named["pad_token"] or next((token for token in PAD_TOKENS if token in vocab), named["eos_token"])
@@ -102,15 +100,25 @@ class LibraryTokenizer:
             raise ModelError(f"{origin}: the tokenizer has no padding token; name one in tokenizer_config.json.")
         self.pad_token = pad
         self.pad_token_id = vocab[pad]
-        known = {key: token for key, token in named.items() if key in BEGIN_AND_END and token in vocab}
-        if not special and known:
-            self._special = dict.fromkeys(BEGIN_AND_END, pad) | known
         probe = tokenizer.encode("a")
         content = [i for i, is_special in enumerate(probe.special_tokens_mask) if not is_special]
         if not content:
             raise ModelError(f"{origin}: the tokenizer can't encode the letter 'a'.")
         self.prefix = probe.ids[: content[0]]
         self.suffix = probe.ids[content[-1] + 1 :]
+        known = {key: token for key, token in named.items() if key in BEGIN_AND_END and token in vocab}
+        of_decoder = dict.fromkeys(BEGIN_AND_END, pad) | known if known else {}
+        self._special = self._special_tokens(vocab) or of_decoder
+
+    def _special_tokens(self, vocab: dict[str, int]) -> dict[str, str]:
+        """Configuration keys and texts of the special tokens: those around a text, where there are several kinds."""
+        present = [tokens for tokens in SPECIAL_TOKENS if tokens["cls_token"] in vocab]
+        around = [tokens for tokens in present if vocab[tokens["cls_token"]] in self.prefix]
+        special = next(iter(around or present), {})
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        if special and unknown in vocab:  # MPNet's is BERT's
+            special = special | {"unk_token": unknown}
+        return {key: token for key, token in special.items() if token in vocab}
 
     def lower_case(self) -> None:
         """Makes texts lower case before anything else, as the tokenizer's file then says."""

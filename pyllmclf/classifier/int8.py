@@ -49,6 +49,7 @@ def linear_layers(model: SequenceClassifier) -> dict[str, Linear]:
         for name, module in block.named_modules():
             wide = isinstance(module, Linear) and min(module.weight.shape) >= LEAST_WIDTH
             if wide and id(module) not in spared:
+                spared.add(id(module))  # once, where all blocks are the same modules
                 found[f"{number}.{name}"] = module
     return found
 

@@ -23,6 +23,9 @@ class Backbone(Protocol):
     :class:`pyllmclf.models.context.PooledRows` as ``pooled`` those rows alone, shape [texts, width], which only the
     last block gets; with ``None`` all rows. A module before the last linear layer that belongs to the classifier is the
     submodule ``prediction_head``.
+
+    Where all blocks have the same parameters, these stand in the stage of the first block alone, and the layers are
+    :attr:`pyllmclf.models.layers.Linear.reused`.
     """
 
     def embed(self, context: Context) -> Tensor:
@@ -139,6 +142,8 @@ class Architecture:
         Whether positions have a table of embeddings.
     pretrained_pooler : bool
         Whether the pretrained model has a layer ``pooler`` between the pooled row and the head.
+    shares_layers : bool
+        Whether all blocks have the same parameters, which are then trained together or not at all.
     causal, pooling, head_bias : bool, str, bool
         The architecture's convention.
     poolings : tuple of str
@@ -165,6 +170,7 @@ class Architecture:
     residual_projections: tuple[str, ...] = ()
     position_table: bool = True
     pretrained_pooler: bool = False
+    shares_layers: bool = False
     causal: bool = False
     pooling: str = "first"
     head_bias: bool = True
@@ -205,4 +211,6 @@ class Architecture:
         """A lower bound of the number of parameters: the matrices that every architecture has."""
         tables = config.vocab_size + config.type_vocab_size + (config.n_positions if self.position_table else 0)
         attention = 2 * (config.n_heads + config.kv_heads) * config.head_dim
-        return config.width * (tables + config.n_layers * (attention + 2 * config.inner_width))
+        blocks = 1 if self.shares_layers else config.n_layers
+        embedding = (config.embedding_width or config.width) * tables
+        return embedding + blocks * config.width * (attention + 2 * config.inner_width)

@@ -41,6 +41,8 @@ class ModelConfig:
         Whether scores of block ``i`` are also divided by ``i + 1``.
     position_offset : int
         Row of the position table for the first token of a text.
+    embedding_width : int or None
+        Width of the embedding where a projection to ``width`` follows it; ``None`` is ``width``.
     pooling : {"first", "mean"} or None
         Pooling of a classifier, if the configuration names one.
     n_kv_heads : int or None
@@ -71,6 +73,7 @@ class ModelConfig:
     scale_attention: bool = True
     scale_attention_by_layer: bool = False
     position_offset: int = 0
+    embedding_width: int | None = None
     pooling: str | None = None
     n_kv_heads: int | None = None
     own_head_dim: int | None = None
@@ -133,6 +136,8 @@ def check_config(config: ModelConfig, origin: str) -> ModelConfig:
     """
     for name in ("vocab_size", "n_positions", "width", "n_layers", "n_heads", "inner_width"):
         check_count(name, getattr(config, name), origin)
+    if config.embedding_width is not None:
+        check_count("embedding_size", config.embedding_width, origin)
     for name in ("layer_norm_eps", "initializer_range"):
         if not is_number(value := getattr(config, name)) or not value > 0:
             raise ModelError(f"{origin}: {name} is {shortened(value)}, not a positive number.")

@@ -74,9 +74,12 @@ class Context:
         Dtype that the operands of matmuls are rounded to, as for :func:`pyllmclf.ops.linear`.
     shared : SharedRows, optional
         The distinct rows of the batch. Where it is set, blocks take and return these rows alone.
+    layer : int
+        Added to the layer's number in dropout masks: the block's, where all blocks are the same modules.
     attention : callable, optional
         Replaces :func:`pyllmclf.ops.attention`. Takes q, k and v, each [rows, heads, head_dim], and the keywords
-        ``causal``, ``scale`` and ``window``; returns [rows, heads * head_dim].
+        ``causal``, ``scale``, ``window`` and, where scores depend on distances, ``relative``; returns
+        [rows, heads * head_dim].
     memo : dict
         What layers compute of the batch alone, once for all of them; contexts made of this one have it, too.
     """
@@ -87,6 +90,7 @@ class Context:
     dtype: torch.dtype = torch.float32
     operands: torch.dtype | None = None
     shared: SharedRows | None = None
+    layer: int = 0
     attention: Callable[..., Tensor] | None = None
     memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -113,7 +117,7 @@ class Context:
         return DropoutKey(
             seed=self.dropout.seed,
             step=self.dropout.step,
-            layer=layer,
+            layer=self.layer + layer,
             site=site,
             example_ids=self.batch.example_ids,
             row_example_ids=self.row_example_ids,
@@ -123,6 +127,10 @@ class Context:
     def drop(self, x: Tensor, p: float, layer: int, site: int) -> Tensor:
         """Dropout with probability ``p`` of x [total, channels], with the mask of a site of a layer."""
         return x if p == 0.0 else ops.dropout(x, p, self.key(layer, site))
+
+    def at_layer(self, layer: int) -> Context:
+        """The context of a block that has the parameters of others."""
+        return replace(self, layer=layer)
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,8 @@ class Linear(nn.Module):
     layer, site : int
         Layer and site (:mod:`pyllmclf.ops.philox`) of the dropout mask before A.
     bias : bool
+    reused : bool
+        Whether a pass uses the layer several times, so that its gradients are complete only after all of them.
 
     Attributes
     ----------
@@ -100,11 +102,13 @@ class Linear(nn.Module):
     lora_a: nn.Parameter | None
     lora_b: nn.Parameter | None
 
-    def __init__(self, inputs: int, outputs: int, *, layer: int = 0, site: int = 0, bias: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, layer: int = 0, site: int = 0, bias: bool = True, reused: bool = False
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-        self.layer, self.site = layer, site
+        self.layer, self.site, self.reused = layer, site, reused
         self.register_parameter("lora_a", None)
         self.register_parameter("lora_b", None)
         self.scaling = 0.0

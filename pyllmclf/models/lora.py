@@ -29,9 +29,10 @@ def lora_targets(model: SequenceClassifier, config: LoRAConfig) -> dict[str, Lin
     Raises
     ------
     UsageError
-        If a name matches no layer, or a block number no block.
+        If a name matches no layer, a block number no block, or blocks are chosen that share their parameters.
     """
-    of_backbone = architecture_of(model.config).of_backbone
+    architecture = architecture_of(model.config)
+    of_backbone = architecture.of_backbone
     linears = {
         name: module
         for name, module in model.backbone.named_modules()
@@ -39,6 +40,11 @@ def lora_targets(model: SequenceClassifier, config: LoRAConfig) -> dict[str, Lin
     }
     n_layers = model.config.n_layers
     if config.layers is not None:
+        if architecture.shares_layers:
+            raise UsageError(
+                f"LoRA: layers={list(config.layers)}: all blocks of {architecture.title} have the same parameters; "
+                "leave layers out."
+            )
         unknown = [i for i in config.layers if not 0 <= i < n_layers]
         if unknown:
             raise UsageError(f"LoRA: layers={unknown} don't exist; the model has blocks 0 to {n_layers - 1}.")

@@ -123,6 +123,12 @@ class SequenceClassifier(nn.Module):
         return [self.head] if prediction_head is None else [prediction_head, self.head]
 
     @property
+    def reused_parameters(self) -> set[nn.Parameter]:
+        """Parameters of linear layers that a pass uses several times."""
+        reused = (module for module in self.modules() if isinstance(module, Linear) and module.reused)
+        return {parameter for module in reused for parameter in module.parameters()}
+
+    @property
     def depth(self) -> int:
         """Number of stages before the head: the embedding, the blocks, and what follows them up to the pooled rows."""
         return self.config.n_layers + 2

@@ -66,7 +66,7 @@ class GradientStep:
         if world_size > 1:
             return  # torch all-reduces the gradients that autograd computes
         if compute.device.type == "cpu" and not needs_all_gradients and not self.scaler.is_enabled():
-            self.in_backward = StepInBackward(self.optimizer)
+            self.in_backward = StepInBackward(self.optimizer, model.reused_parameters)
         else:
             ops.use_gradient_buffers(model.parameters())
 

@@ -81,9 +81,11 @@ class StepInBackward:
     ----------
     optimizer : AdamW
         Made by :func:`make_optimizer`. Its ``step()`` sees no gradients until :meth:`close`.
+    reused : set of Parameter
+        Parameters that a forward pass uses several times: autograd adds their gradients up before the step.
     """
 
-    def __init__(self, optimizer: torch.optim.AdamW) -> None:
+    def __init__(self, optimizer: torch.optim.AdamW, reused: set[nn.Parameter]) -> None:
         self._optimizer = optimizer
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         self._done: set[nn.Parameter] | None = None  # None: outside of the block
@@ -92,7 +94,8 @@ class StepInBackward:
         for parameter in self._groups:
             self._state(parameter)
         # The ops hand gradients of matrices to `_update` and `_linear_step`; autograd's hooks receive the others.
-        ops.use_gradient_buffers(self._groups, self._update, self._linear_step)
+        once = [parameter for parameter in self._groups if parameter not in reused]
+        ops.use_gradient_buffers(once, self._update, self._linear_step)
         self._hooks = [p.register_post_accumulate_grad_hook(self._from_autograd) for p in self._groups]
 
     def __enter__(self) -> None:

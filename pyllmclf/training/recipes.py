@@ -296,11 +296,12 @@ def _trainable(settings: Settings, source: ModelSource, texts: TrainingTexts, to
     if few and solvable and source.sentence is not None and settings.weights == "pretrained":
         return "head"
     block, layers = 12 * config.width**2, config.n_layers
+    shared = architecture_of(config).shares_layers
     memory = physical_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[1]
-    for trained in (layers, *(count for count in (4, 2) if count < layers)):
+    for trained in (layers, *(count for count in (4, 2) if count < layers and not shared)):
         operations = training_operations(config, trained, tokens, epochs)
-        embeddings = config.vocab_size * config.width if trained == layers else 0
-        fits = BYTES_PER_PARAMETER * (block * trained + embeddings) <= memory // 2
+        embeddings = config.vocab_size * (config.embedding_width or config.width) if trained == layers else 0
+        fits = BYTES_PER_PARAMETER * (block * (1 if shared else trained) + embeddings) <= memory // 2
         if fits and operations <= MOST_OPERATIONS[device.type]:
             return "all" if trained == layers else f"last_{trained}_blocks"
-    return "last_block"
+    return "head" if shared else "last_block"

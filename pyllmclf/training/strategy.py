@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..compute import Compute
 from ..distributed import ProcessGroup
 from ..memory import available_memory
+from ..models.architectures.registry import architecture_of
 from ..models.context import hidden_dtype
 from ..models.sequence_classifier import SequenceClassifier
 from ..sharding import shard
@@ -66,7 +67,9 @@ def wrap_model(model: SequenceClassifier, strategy: str, group: ProcessGroup, co
         If another process is lost.
     """
     if strategy == "fsdp":
-        shard(model, model.backbone.blocks, group, compute.device, hidden_dtype(compute.dtype, compute.device))
+        # Blocks that are the same modules are gathered with the rest.
+        blocks = [] if architecture_of(model.config).shares_layers else model.backbone.blocks
+        shard(model, blocks, group, compute.device, hidden_dtype(compute.dtype, compute.device))
         return model
     return group.data_parallel(model, compute.device)
 

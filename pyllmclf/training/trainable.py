@@ -7,6 +7,7 @@ import torch
 from ..argument_checks import LAST_BLOCKS
 from ..errors import UsageError
 from ..lora_config import LoRAConfig
+from ..models.architectures.registry import architecture_of
 from ..models.lora import add_lora
 from ..models.sequence_classifier import SequenceClassifier
 from ..settings import check_argument
@@ -32,7 +33,7 @@ def set_trainable(
     Raises
     ------
     UsageError
-        If the value is unknown, or the model has fewer blocks.
+        If the value is unknown, the model has fewer blocks, or its blocks share their parameters.
     """
     check_argument("trainable", trainable)
     model.requires_grad_(trainable == "all")
@@ -46,6 +47,12 @@ def set_trainable(
         assert lora is not None
         add_lora(model, lora, generator)
         return
+    architecture = architecture_of(model.config)
+    if architecture.shares_layers:
+        raise UsageError(
+            f"trainable={trainable!r}: all blocks of {architecture.title} have the same parameters; choose 'head', "
+            "'all' or 'lora'."
+        )
     count = trained_blocks(trainable, model.config.n_layers)
     if not 1 <= count <= model.config.n_layers:
         raise UsageError(f"trainable={trainable!r}: the model has {model.config.n_layers} blocks.")

@@ -198,6 +198,8 @@ def _of_model(
         {"trainable": "all", "learning_rate": rate("all", 0.5), "dropout": 0.1},
     ]
     layers = {"last_2_blocks": 2, "last_4_blocks": 4}
+    if architecture_of(config).shares_layers:
+        layers = dict.fromkeys(("last_block", *layers), config.n_layers)
     return [{"model": model} | row for row in rows if layers.get(row["trainable"], 0) < config.n_layers]
 
 

@@ -29,14 +29,15 @@ class BertEmbeddings(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.word_embeddings = Embedding(config.vocab_size, config.width)
-        self.position_embeddings = Embedding(config.n_positions + config.position_offset, config.width)
-        self.token_type_embeddings = Embedding(config.type_vocab_size, config.width)
-        self.LayerNorm = LayerNorm(config.width, config.layer_norm_eps)
+        width = config.embedding_width or config.width
+        self.word_embeddings = Embedding(config.vocab_size, width)
+        self.position_embeddings = Embedding(config.n_positions + config.position_offset, width)
+        self.token_type_embeddings = Embedding(config.type_vocab_size, width)
+        self.LayerNorm = LayerNorm(width, config.layer_norm_eps)
         self.offset = config.position_offset
 
     def forward(self, context: Context) -> Tensor:
-        """Embeddings of the batch's tokens, shape [total, width], after dropout."""
+        """Embeddings of the batch's tokens, shape [total, embedding_width], after dropout."""
         positions = context.batch.positions
         x = ops.embedding_layer_norm(
             context.batch.input_ids,
@@ -158,9 +159,12 @@ class Bert(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embeddings = BertEmbeddings(config)
-        self.encoder = BertEncoder(config)
+        self._add_layers(config)
         self._add_pooler(config)
+
+    def _add_layers(self, config: ModelConfig) -> None:
+        self.embeddings: nn.Module = BertEmbeddings(config)
+        self.encoder: Any = BertEncoder(config)
 
     def _add_pooler(self, config: ModelConfig) -> None:
         self.pooler = BertPooler(config)

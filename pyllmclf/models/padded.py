@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import ops
 from ..data.packing import PackedBatch
 from ..errors import UsageError
 from .context import Context
@@ -85,6 +86,7 @@ def masked_attention(
     causal: bool,
     scale: float,
     window: tuple[int, int] | None,
+    relative: tuple[Tensor | None, ...] | None = None,
 ) -> Tensor:
     """softmax(scale q kᵀ + mask) v of padded texts, with padding masked out (Vaswani et al. 2017, section 3.2).
 
@@ -95,6 +97,8 @@ def masked_attention(
         Keys and values may have fewer heads, as for :func:`pyllmclf.ops.attention`.
     causal, scale, window : bool, float, (int, int) or None
         As for :func:`pyllmclf.ops.attention`.
+    relative : tuple, optional
+        Terms of the distances, as for :func:`pyllmclf.ops.relative_scores`.
 
     Returns
     -------
@@ -112,5 +116,7 @@ def masked_attention(
     group = q.shape[1] // k.shape[1]
     if group > 1:  # written out: exporters know no grouped heads
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    if relative is not None:
+        visible = ops.relative_scores(q, k, distance[None], relative, scale).masked_fill(~visible, float("-inf"))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
     return out.transpose(1, 2).flatten(0, 1).flatten(1)

@@ -1,6 +1,7 @@
 """Functional ops on packed rows, of which the models are made; they know no model."""
 
 from .attention import attention, attention_packed
+from .backends.torch_relative_attention import relative_scores
 from .cross_entropy import cross_entropy
 from .dispatch import BACKENDS, use_backend
 from .dropout import dropout
@@ -17,6 +18,7 @@ from .philox import DropoutKey
 from .pooled_attention import avoids_keys, pooled_attention
 from .pooling import first_rows, last_positions, last_rows, mean_rows
 from .query_key_value import query_key_value
+from .relative_attention import relative_attention
 from .rms_norm import rms_norm
 from .rotary import rotary, rotary_angles
 
@@ -46,6 +48,8 @@ __all__ = [
     "mean_rows",
     "pooled_attention",
     "query_key_value",
+    "relative_attention",
+    "relative_scores",
     "rms_norm",
     "rotary",
     "rotary_angles",

@@ -85,15 +85,35 @@ def row_mask(key: DropoutKey, channels: int, p: float) -> Tensor:
 
 def attention_mask(key: DropoutKey, text: int, query_positions: Tensor, heads: int, keys: int, p: float) -> Tensor:
     """Bool tensor, shape [heads, queries, keys]: True where dropout keeps a probability of text ``text``."""
+    return padded_attention_mask(key, key.example_ids[text].reshape(1), query_positions[None], heads, keys, p)[0]
+
+
+def padded_attention_mask(
+    key: DropoutKey, example_ids: Tensor, query_positions: Tensor, heads: int, keys: int, p: float
+) -> Tensor:
+    """Bool tensor, shape [texts, heads, queries, keys]: True where dropout keeps a probability.
+
+    Parameters
+    ----------
+    key : DropoutKey
+    example_ids : int tensor, shape [texts]
+    query_positions : int tensor, shape [texts, queries]
+    heads, keys : int
+    p : float
+    """
     device = query_positions.device
     blocks = torch.arange(-(-keys // 4), device=device)
     head_streams = (torch.arange(heads, device=device) << 16) | key.stream
-    example = key.example_ids[text].long().reshape(1, 1, 1)
     words = philox(
-        (blocks[None, None, :], query_positions.long()[None, :, None], example, head_streams[:, None, None]),
+        (
+            blocks[None, None, None, :],
+            query_positions.long()[:, None, :, None],
+            example_ids.long()[:, None, None, None],
+            head_streams[None, :, None, None],
+        ),
         (key.seed, key.step),
     )
-    return (torch.stack(words, dim=-1).flatten(2) >= _threshold(p))[:, :, :keys]
+    return (torch.stack(words, dim=-1).flatten(3) >= _threshold(p))[..., :keys]
 
 
 def _threshold(p: float) -> int:

@@ -89,6 +89,55 @@ def attention(
     return torch.cat(out).to(q.dtype)
 
 
+def relative_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor,
+    terms: tuple[Tensor, Tensor | None, Tensor | None, Tensor | None],
+    *,
+    causal: bool,
+    query_positions: Tensor | None,
+    scale: float,
+    dropout_p: float,
+    dropout_key: DropoutKey | None,
+) -> Tensor:
+    """Computes attention with terms of each distance, text by text; see :func:`pyllmclf.ops.relative_attention`.
+
+    ``terms`` are its arguments ``buckets``, ``bias``, ``position_keys`` and ``position_queries``.
+    """
+    buckets, bias, position_keys, position_queries = terms
+    out = [q[:0]]
+    for i in range(len(cu_seqlens_q) - 1):
+        rows_q, rows_k = (slice(*cu[i : i + 2].tolist()) for cu in (cu_seqlens_q, cu_seqlens_k))
+        # [heads, rows, head_dim]
+        qi, ki, vi = (_wide(t[rows]).transpose(0, 1) for t, rows in ((q, rows_q), (k, rows_k), (v, rows_k)))
+        all_rows = torch.arange(qi.shape[1], device=q.device)
+        positions = all_rows if query_positions is None else query_positions[rows_q].long()
+        distance = torch.arange(ki.shape[1], device=q.device) - positions[:, None]
+        bucket = buckets.long()[distance + len(buckets) // 2]
+        scores = scale * (qi @ ki.transpose(1, 2))
+        if bias is not None:
+            scores = scores + _wide(bias)[:, bucket]
+        if position_keys is not None:
+            # [heads, queries, n_buckets]
+            table = scale * (qi @ _wide(position_keys).permute(1, 2, 0))
+            scores = scores + table.gather(2, bucket.expand(scores.shape))
+        if position_queries is not None:
+            table = scale * (ki @ _wide(position_queries).permute(1, 2, 0))
+            scores = scores + table.gather(2, bucket.t().expand(scores.mT.shape)).mT
+        if causal:
+            scores = scores.masked_fill(distance > 0, float("-inf"))
+        probabilities = scores.softmax(dim=-1)
+        if dropout_p > 0.0:
+            assert dropout_key is not None
+            keep = attention_mask(dropout_key, i, positions, qi.shape[0], ki.shape[1], dropout_p)
+            probabilities = probabilities * keep / (1.0 - dropout_p)
+        out.append((probabilities @ vi).transpose(0, 1).to(q.dtype))
+    return torch.cat(out)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, operands: torch.dtype | None = None) -> Tensor:
     """Computes x Wᵀ + b; with ``operands``, of x and W rounded to that dtype, and gradients of dY rounded to it."""
     if x.dtype is torch.float32 and weight.dtype is torch.bfloat16:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -42,6 +43,8 @@ class Hub:
         Seconds before each answer.
     asked : list of str
         Method and path of each request.
+    pull_requests : dict of str to list of (number, author)
+        Of each repository; the files of one have the revision ``refs/pr/NUMBER``.
     """
 
     def __init__(self) -> None:
@@ -49,6 +52,7 @@ class Hub:
         self.fault: tuple[int, str] | None = None
         self.delay = 0.0
         self.asked: list[str] = []
+        self.pull_requests: dict[str, list[tuple[int, str]]] = {}
 
     def publish(self, hub_id: str, folder: Path, commit: str, revision: str = "main") -> str:
         self.commits[f"{hub_id}@{revision}"] = self.commits[f"{hub_id}@{commit}"] = (commit, folder)
@@ -58,8 +62,11 @@ class Hub:
         time.sleep(self.delay)
         if self.fault is not None:
             return self.fault[0], {"X-Error-Code": self.fault[1]} if self.fault[1] else {}, b""
+        if path.startswith("/api/models/"):
+            return self.discussions(path.removeprefix("/api/models/").partition("/discussions")[0])
         hub_id, _, rest = path.strip("/").partition("/resolve/")
         revision, _, name = rest.partition("/")
+        revision = unquote(revision)
         if not any(key.startswith(f"{hub_id}@") for key in self.commits):
             return 404, {"X-Error-Code": "RepoNotFound"}, b""
         if f"{hub_id}@{revision}" not in self.commits:
@@ -70,6 +77,23 @@ class Hub:
             return 404, headers | {"X-Error-Code": "EntryNotFound"}, b""
         content = (folder / name).read_bytes()
         return 200, headers | {"ETag": f'"{hashlib.sha256(content).hexdigest()}"'}, content
+
+    def discussions(self, hub_id: str) -> tuple[int, dict[str, str], bytes]:
+        """All of them, whichever are asked for."""
+        each = [
+            {
+                "num": number,
+                "title": "Adding `safetensors` variant of this model",
+                "author": {"name": author},
+                "createdAt": "2026-01-01T00:00:00.000Z",
+                "status": "open",
+                "isPullRequest": True,
+                "repo": {"name": hub_id, "type": "model"},
+            }
+            for number, author in self.pull_requests.get(hub_id, [])
+        ]
+        content = json.dumps({"discussions": each, "count": len(each), "start": 0})
+        return 200, {"Content-Type": "application/json"}, content.encode()
 
 
 @pytest.fixture
@@ -256,13 +280,69 @@ def test_hub_that_does_not_answer(hub: Hub, folder: Path, monkeypatch: pytest.Mo
         find_model("someone/bert", "pretrained")
 
 
-def test_pickles_alone(hub: Hub, folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
+@pytest.fixture
+def pickled(hub: Hub, folder: Path, tmp_path: Path) -> Path:
+    """A repository with pickles alone; returns a copy with safetensors, which is not published."""
     (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    copy = changed(folder, tmp_path / "converted")
+    (folder / "model.safetensors").unlink()
     hub.publish("someone/bert", folder, "a" * 40)
-    with pytest.raises(ModelError, match=r"pytorch_model\.bin is a pickle file, which is never opened; convert it"):
+    return copy
+
+
+def test_pickles_alone(hub: Hub, pickled: Path) -> None:
+    said = (
+        r"pytorch_model\.bin is a pickle file, which is never opened; convert it if you trust its author: python -c "
+        r"\"import transformers as t; \[c\.from_pretrained\('someone/bert'\)\.save_pretrained\('converted'\) for c in "
+        r"\(t\.AutoModelForSequenceClassification, t\.AutoTokenizer\)\]\""
+    )
+    with pytest.raises(ModelError, match=said):
         find_model("someone/bert", "pretrained")
     assert "GET /someone/bert/resolve/" + "a" * 40 + "/pytorch_model.bin" not in hub.asked
+
+
+def test_the_bot_s_conversion_takes_the_place_of_pickles(
+    hub: Hub, pickled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found online, and afterwards in the cache; another author's pull request is not taken."""
+    hub.pull_requests["someone/bert"] = [(9, "somebody"), (4, "SFconvertbot"), (2, "SFconvertbot")]
+    hub.publish("someone/bert", pickled, "4" * 40, "refs/pr/4")
+    for number in (9, 2):
+        wrong = changed(pickled, tmp_path / str(number))
+        hub.publish("someone/bert", wrong, f"{number}" * 40, f"refs/pr/{number}")
+    with pytest.warns(RuntimeWarning, match="pull request 4, in which the hub's SFconvertbot has converted them"):
+        source = find_model("someone/bert", "pretrained")
+    assert source.revision == "4" * 40 and source.folder is not None
+    assert (source.folder / "model.safetensors").read_bytes() == (pickled / "model.safetensors").read_bytes()
+    assert not [path for path in hub.asked if path.startswith("GET") and path.endswith("pytorch_model.bin")]
+    # The commit alone says which weights they are.
+    assert find_model("someone/bert@" + "4" * 40, "pretrained").folder == source.folder
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert find_model("someone/bert@" + "4" * 40, "pretrained").folder == source.folder
+    # The cache does not say whose pull request it is.
+    with pytest.raises(ModelError, match="the cache holds the weights of refs/pr/4, which revision='refs/pr/4' names"):
+        find_model("someone/bert", "pretrained")
+    assert find_model("someone/bert@refs/pr/4", "pretrained").revision == "4" * 40
+
+
+@pytest.mark.parametrize("changed_file", ["config.json", "pytorch_model.bin", "model.safetensors"])
+def test_a_conversion_of_other_files_is_not_taken(hub: Hub, pickled: Path, changed_file: str) -> None:
+    if changed_file == "model.safetensors":
+        (pickled / changed_file).unlink()
+    else:
+        (pickled / changed_file).write_text((pickled / changed_file).read_text() + " ")
+    hub.pull_requests["someone/bert"] = [(4, "SFconvertbot")]
+    hub.publish("someone/bert", pickled, "4" * 40, "refs/pr/4")
+    with pytest.raises(ModelError, match="convert it"):
+        find_model("someone/bert", "pretrained")
+
+
+def test_a_named_revision_is_never_replaced(hub: Hub, pickled: Path) -> None:
+    hub.pull_requests["someone/bert"] = [(4, "SFconvertbot")]
+    hub.publish("someone/bert", pickled, "4" * 40, "refs/pr/4")
+    with pytest.raises(ModelError, match="name a revision that has safetensors"):
+        find_model("someone/bert@" + "a" * 40, "pretrained")
+    assert find_model("someone/bert@refs/pr/4", "pretrained").revision == "4" * 40
 
 
 def test_no_vocabulary_beside_a_tokenizer(hub: Hub, model_folder: Folders, tmp_path: Path) -> None:

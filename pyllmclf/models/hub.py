@@ -21,6 +21,7 @@ from .adapters import ADAPTER_CONFIG, BASE_FOLDER, Adapter, read_adapter, withou
 from .architecture import Package, Preset
 from .architectures.registry import OWN_MODEL_TYPE, architecture_of, model_config, presets
 from .config import ModelConfig
+from .converted import converted
 from .hub_files import HubFiles
 from .sentence_folder import (
     MODULES,
@@ -349,7 +350,13 @@ def _from_hub(
     folder = files.config().parent
     config = read_config(folder)
     if weights == "pretrained":
-        files.weights()
+        try:
+            files.weights()
+        except ModelError as problem:
+            files = converted(files, problem)
+            folder = files.config().parent
+            config = read_config(folder)
+            files.weights()
     if preset is not None and preset.tokenizer is not None:
         tokenizer = _preset_tokenizer(preset, files)
         return ModelSource(name, config, tokenizer, folder, hub_id, files.commit, prompt=preset.prompt)

@@ -10,11 +10,25 @@ from pathlib import Path
 
 from ..data.fetch import sha256
 from ..errors import ModelError, PyllmclfError, ResourceError
-from .weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, shard_names
+from .weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, conversion, shard_names
 
 PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _COMMIT = re.compile("[0-9a-f]{40}")
 _SHA256 = re.compile("[0-9a-f]{64}")
+
+
+class OnlyPickles(ModelError):
+    """A repository has its weights as pickle files alone.
+
+    Attributes
+    ----------
+    pickled : str
+        Name of such a file.
+    """
+
+    def __init__(self, message: str, pickled: str) -> None:
+        super().__init__(message)
+        self.pickled = pickled
 
 
 class HubFiles:
@@ -68,7 +82,7 @@ class HubFiles:
         """
         self._check_cache()
         cached = self.cached("config.json")
-        known = self.commit is not None or _offline()
+        known = self.commit is not None or is_offline()
         path = (cached or self.required("config.json")) if known else self._newest(cached)
         self.commit = path.parent.name if path.parent.parent.name == "snapshots" else None
         return path
@@ -135,7 +149,7 @@ class HubFiles:
         known_absent = try_to_load_from_cache(self.hub_id, filename, revision=self.commit or self.revision) is not None
         if known_absent:
             return None
-        if _offline() or self.unreachable is not None:
+        if is_offline() or self.unreachable is not None:
             self._unknown.append(filename)
             return None
         try:
@@ -150,7 +164,7 @@ class HubFiles:
         """Warns of those files that are taken for absent although the cache doesn't say so, and the hub isn't asked."""
         unknown = [name for name in filenames if name in self._unknown]
         if unknown:
-            why = "HF_HUB_OFFLINE is set" if _offline() else "the hub can't be asked"
+            why = "HF_HUB_OFFLINE is set" if is_offline() else "the hub can't be asked"
             warnings.warn(
                 f"{self.name}: {', '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} not in the local cache and "
                 f"{why}; read as if the repository had no such file: connect to the network once to be sure.",
@@ -171,8 +185,8 @@ class HubFiles:
 
     def _absent(self, filename: str) -> str:
         """Why a file is missing, and what to do about it."""
-        if _offline() or self.unreachable is not None:
-            why = "HF_HUB_OFFLINE is set" if _offline() else f"the hub can't be asked ({self.unreachable})"
+        if is_offline() or self.unreachable is not None:
+            why = "HF_HUB_OFFLINE is set" if is_offline() else f"the hub can't be asked ({self.unreachable})"
             return (
                 f"{filename} is not in the local cache and {why}; "
                 "pass the path of a model folder, or connect to the network once."
@@ -191,8 +205,10 @@ class HubFiles:
 
         Raises
         ------
+        OnlyPickles
+            If the repository has pickle files alone.
         ModelError
-            If a file is missing or damaged, or the repository has pickle files alone.
+            If a file is missing or damaged.
         """
         if (path := self.get(WEIGHTS_FILE)) is not None:
             check_blob(path)
@@ -203,27 +219,31 @@ class HubFiles:
             return
         pickled = next((name for name in PICKLED if self._has(name)), None)
         if pickled is not None:
-            raise ModelError(
+            config = self.cached("config.json")
+            raise OnlyPickles(
                 f"{self.name}: the repository has no {WEIGHTS_FILE} ({pickled} is a pickle file, which is never "
-                "opened; convert it, or name a revision that has safetensors)."
+                f"opened; {conversion(self.hub_id, config)}, or name a revision that has safetensors).",
+                pickled,
             )
         self.required(WEIGHTS_FILE)
 
     def _has(self, filename: str) -> bool:
         """Whether the repository has a file, which is not fetched."""
+        return self.cached(filename) is not None or self.hash_of(filename) is not None
+
+    def hash_of(self, filename: str) -> str | None:
+        """The hub's hash of a file's content, which is not fetched; ``None`` if the hub doesn't say that it has one."""
         from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-        if self.cached(filename) is not None:
-            return True
-        if _offline() or self.unreachable is not None:
-            return False
+        if is_offline() or self.unreachable is not None:
+            return None
         try:
-            get_hf_file_metadata(hf_hub_url(self.hub_id, filename, revision=self.commit or self.revision))
+            found = get_hf_file_metadata(hf_hub_url(self.hub_id, filename, revision=self.commit or self.revision))
         except PyllmclfError:
             raise
-        except Exception:  # only a better message depends on it
-            return False
-        return True
+        except Exception:  # the hub's client and its HTTP library have no common base
+            return None
+        return found.etag
 
 
 def check_blob(path: Path) -> None:
@@ -313,7 +333,8 @@ def _is_answer(error: Exception) -> bool:
     return isinstance(error, (RevisionNotFoundError, EntryNotFoundError, HFValidationError))
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` is set."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,31 @@ def weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS_INDEX).is_file():
         return shard_names(folder / WEIGHTS_INDEX)
     pickled = sorted(p.name for p in folder.glob("*.bin")) + sorted(p.name for p in folder.glob("*.pt*"))
-    hint = f" ({pickled[0]} is a pickle file, which is never opened; convert it)" if pickled else ""
+    how = conversion(str(folder), folder / "config.json")
+    hint = f" ({pickled[0]} is a pickle file, which is never opened; {how})" if pickled else ""
     raise ModelError(f"{folder}: there is no {WEIGHTS_FILE}{hint}.")
+
+
+def conversion(name: str, config: Path | None) -> str:
+    """How to convert a model's pickles to safetensors, as a clause for a message.
+
+    Parameters
+    ----------
+    name : str
+        Folder or hub id.
+    config : Path or None
+        Its ``config.json``, which says whether it is a classifier.
+    """
+    raw: Any = None
+    with suppress(OSError, ValueError):
+        raw = parse_json(config.read_text(encoding="utf-8")) if config is not None else None
+    names = raw.get("architectures") if isinstance(raw, dict) else None
+    is_classifier = isinstance(names, list) and any("ForSequenceClassification" in str(each) for each in names)
+    cls = "AutoModelForSequenceClassification" if is_classifier else "AutoModel"
+    return (
+        'convert it if you trust its author: python -c "import transformers as t; [c.from_pretrained('
+        f"{name!r}).save_pretrained('converted') for c in (t.{cls}, t.AutoTokenizer)]\" writes the folder 'converted'"
+    )
 
 
 def check_size(config: ModelConfig, folder: Path | None) -> None:

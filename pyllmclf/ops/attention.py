@@ -144,6 +144,7 @@ def attention_packed(
     *,
     heads: int,
     causal: bool,
+    kv_heads: int | None = None,
     scale: float | None = None,
     window: tuple[int, int] | None = None,
     dropout_p: float = 0.0,
@@ -155,13 +156,15 @@ def attention_packed(
 
     Parameters
     ----------
-    qkv : tensor, shape [total, 3 * heads * head_dim]
+    qkv : tensor, shape [total, (heads + 2 * kv_heads) * head_dim]
         Each row holds its query, key and value.
     cu_seqlens : int32 tensor, shape [texts + 1]
         First row of each text, then the number of rows.
     max_seqlen : int
         Rows of the longest text.
     heads : int
+    kv_heads : int, optional
+        Heads of keys and values; as many as of queries by default.
     causal, scale, window, dropout_p, dropout_key, schedule, operands
         As for :func:`attention`.
 
@@ -175,13 +178,17 @@ def attention_packed(
     UsageError, ValueError
         As :func:`attention`.
     """
-    if qkv.dim() != 2 or qkv.shape[1] % (3 * heads):
-        raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold 3 times {heads} heads.")
+    kv_heads = heads if kv_heads is None else kv_heads
+    if kv_heads < 1 or heads % kv_heads:
+        raise UsageError(f"attention: {heads} heads of queries are no multiple of {kv_heads} heads of keys.")
+    if qkv.dim() != 2 or qkv.shape[1] % (heads + 2 * kv_heads):
+        held = f"{heads} heads of queries and 2 times {kv_heads} of keys and values"
+        raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold {held}.")
     _check_window(window)
     _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens, len(qkv), len(qkv))
     check_operands(operands)
-    head_dim = qkv.shape[1] // (3 * heads)
+    head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     scale = head_dim**-0.5 if scale is None else scale
     call = AttentionCall(
         cu_seqlens,
@@ -198,9 +205,9 @@ def attention_packed(
     )
     chosen = implementation("attention", qkv, unless=_obstacles(head_dim))
     if chosen == "native":
-        rows = torch.Size((len(qkv), heads, head_dim))
-        return apply(PackedAttentionFunction, qkv, call.native_shape(rows, rows), native_cpu)
-    q, k, v = _split(qkv, heads)
+        shapes = (torch.Size((len(qkv), count, head_dim)) for count in (heads, kv_heads))
+        return apply(PackedAttentionFunction, qkv, call.native_shape(*shapes), native_cpu)
+    q, k, v = _split(qkv, heads, kv_heads)
     if chosen == "triton" and operands is None:
         return apply(PackedAttentionFunction, qkv, *call.triton_launch(q))
     return call.by_torch(chosen, q, k, v).flatten(1)
@@ -238,8 +245,9 @@ def _check_schedule(schedule: Schedule | PooledSchedule | None, cu_seqlens: Tens
         raise UsageError("attention: the schedule is that of another batch, or of another device.")
 
 
-def _split(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (t.unflatten(1, (heads, -1)) for t in qkv.chunk(3, dim=1))
+def _split(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    sizes = heads, kv_heads, kv_heads
+    q, k, v = qkv.unflatten(1, (sum(sizes), -1)).split(sizes, dim=1)
     return q, k, v
 
 
@@ -269,7 +277,7 @@ class PackedAttentionFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv: Tensor, shape: Shape, kernels: ModuleType) -> Tensor:
         qkv = readable(qkv)
-        out, log_sum_exp = kernels.attention_forward(shape, *_split(qkv, shape.heads))
+        out, log_sum_exp = kernels.attention_forward(shape, *_split(qkv, shape.heads, shape.kv_heads))
         ctx.save_for_backward(qkv, out, log_sum_exp)
         ctx.shape, ctx.kernels = shape, kernels
         return out.flatten(1)
@@ -278,9 +286,9 @@ class PackedAttentionFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout: Tensor):
         qkv, out, log_sum_exp = ctx.saved_tensors
-        heads = ctx.shape.heads
+        heads = ctx.shape.heads, ctx.shape.kv_heads
         dqkv = qkv.new_empty(qkv.shape)
-        inputs = (*_split(qkv, heads), out, log_sum_exp)
-        dout = readable(dout).unflatten(1, (heads, -1))
-        ctx.kernels.attention_backward(ctx.shape, inputs, dout, _split(dqkv, heads))
+        inputs = (*_split(qkv, *heads), out, log_sum_exp)
+        dout = readable(dout).unflatten(1, (heads[0], -1))
+        ctx.kernels.attention_backward(ctx.shape, inputs, dout, _split(dqkv, *heads))
         return dqkv, None, None

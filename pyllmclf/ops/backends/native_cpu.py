@@ -506,7 +506,7 @@ class AttentionShape:
         dropout_key: DropoutKey | None = None,
         operands: torch.dtype | None = None,
     ) -> None:
-        self.heads, self.rows_q = heads, rows_q
+        self.heads, self.kv_heads, self.rows_q = heads, kv_heads, rows_q
         offsets = [_indices(cu_seqlens_q), _indices(cu_seqlens_k)]
         positions = None if query_positions is None else _indices(query_positions)
         examples, dropout = None, (0, 0, 0, 0.0)

@@ -69,8 +69,12 @@ class Variant:
     strides: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        shown = [f"{name}={value}" for name, value in self.constants.items() if value not in (None, False)]
-        return f"{self.kernel}-sm_{self.architecture}-{self.dtype}-{'-'.join(shown)}".lower()
+        return f"{self.kernel}-sm_{self.architecture}-{self.dtype}-{'-'.join(self.compiled_in())}".lower()
+
+    def compiled_in(self) -> list[str]:
+        """The constants in words, but those that are absent, false, or the group of 1 of ungrouped heads."""
+        shown = {name: value for name, value in self.constants.items() if value not in (None, False)}
+        return [f"{name}={value}" for name, value in shown.items() if (name, value) != ("GROUP", 1)]
 
 
 @dataclass(frozen=True)
@@ -149,12 +153,14 @@ def attention_variant(
     window: bool = False,
     tiled: bool = True,
     dropout: bool = False,
+    group: int = 1,
 ) -> Variant:
-    """An attention kernel for tiles of ``rows`` rows."""
+    """An attention kernel for tiles of ``rows`` rows; ``group`` query heads read a head of keys and values."""
     depth = attention.depth_of(head_dim)
     at = architecture // 10, architecture % 10
     config = configs.attention_config(kernel, _bits(dtype), depth, rows, at, masked=subset or window or dropout)
     constants = {
+        "GROUP": group,
         "HEAD_DIM": head_dim,
         "DEPTH": depth,
         "BLOCK_M": config.block_m,
@@ -316,9 +322,9 @@ def write_table(rows: list[tuple[Variant, Resources]], folder: Path) -> None:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for variant, resources in rows:
-        compiled_in = ", ".join(f"{k}={v}" for k, v in variant.constants.items() if v not in (None, False))
         lines.append(
-            f"| {variant.kernel} | sm_{variant.architecture} | {variant.dtype} | {compiled_in.lower()} "
+            f"| {variant.kernel} | sm_{variant.architecture} | {variant.dtype} "
+            f"| {', '.join(variant.compiled_in()).lower()} "
             f"| {variant.num_warps} | {variant.num_stages} | {resources.registers} | {resources.stack} "
             f"| {resources.shared:,} | {' '.join(resources.matrix_instructions)} |"
         )

@@ -76,6 +76,7 @@ def attention_run(masked: bool, kernel: str, bits: int, depth: int, rows: int) -
     ids = torch.arange(len(cu) - 1, device=DEVICE)
     launch = attention.Launch(
         q,
+        k,
         on_device,
         on_device,
         length,

@@ -6,7 +6,8 @@ dQ = scale dS K, dK = scale dSᵀ Q.  Dropout masks and scales P before the prod
 
 A program owns a tile of queries (forward, dQ) or of keys (dK and dV) of one text and one head, and loops over the other
 side. So no sum needs atomics, and results have the same bits in every run. Only blocks on the diagonal or at a text's
-end are masked. dK and dV use Sᵀ = K Qᵀ, so that no probabilities are transposed.
+end are masked. A head of keys and values may serve a group of query heads (Ainslie et al. 2023), which are neighbours;
+the program of its dK and dV loops over them. dK and dV use Sᵀ = K Qᵀ, so that no probabilities are transposed.
 """
 
 from functools import cache
@@ -40,6 +41,8 @@ class Launch:
     Parameters
     ----------
     q : tensor, shape [rows_q, heads, head_dim]
+    k : tensor, shape [rows_k, kv_heads, head_dim]
+        ``heads`` is a multiple of ``kv_heads``.
     cu_seqlens_q, cu_seqlens_k : int32 tensor, shape [texts + 1]
     max_seqlen_q, max_seqlen_k : int
     causal : bool
@@ -54,6 +57,7 @@ class Launch:
     def __init__(
         self,
         q: torch.Tensor,
+        k: torch.Tensor,
         cu_seqlens_q: torch.Tensor,
         cu_seqlens_k: torch.Tensor,
         max_seqlen_q: int,
@@ -69,6 +73,7 @@ class Launch:
         self.offsets = cu_seqlens_q, cu_seqlens_k
         self.longest = max_seqlen_q, max_seqlen_k
         self.rows_q, self.heads, self.head_dim = q.shape
+        self.kv_heads = k.shape[1]
         self.bits = 8 * q.element_size()
         self.scale, self.causal = scale, causal
         self.positions, self.schedule = query_positions, schedule
@@ -83,13 +88,17 @@ class Launch:
         blocks = triton.cdiv(longest, rows)
         count = (len(self.offsets[0]) - 1) * blocks
         # If all programs run at once, their order doesn't matter, and a second launch costs more than larger tiles.
-        if self.schedule is None or count * self.heads <= processors(self.device):
+        if self.schedule is None or count * self.heads_of(side) <= processors(self.device):
             return [Tiles(rows, count, blocks, None)]
         return self.schedule.tiles(side, long, causal=self.causal and self.positions is None)
 
+    def heads_of(self, side: str) -> int:
+        """Heads of queries (side "q") or of keys ("k"): programs per tile."""
+        return self.heads if side == "q" else self.kv_heads
+
     def run(self, kernel, name: str, side: str, tensors: tuple, strides: tuple, scales: tuple[float, ...]) -> None:
         """Launches a kernel on all tiles of one side."""
-        dropout = self.dropout or Dropout.none()
+        dropout, heads = self.dropout or Dropout.none(), self.heads_of(side)
         for tiles in self.tiles(side):
             if not tiles.count:
                 continue
@@ -97,7 +106,7 @@ class Launch:
             depth, at = depth_of(self.head_dim), capability(self.device)
             config = attention_config(name, self.bits, depth, tiles.rows, at, masked=masked)
             with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
-                kernel[(tiles.count * self.heads,)](
+                kernel[(tiles.count * heads,)](
                     *tensors,
                     *self.offsets,
                     self.positions,
@@ -105,7 +114,7 @@ class Launch:
                     dropout.example_ids,
                     *strides,
                     self.rows_q,
-                    self.heads,
+                    heads,
                     tiles.blocks,
                     *(self.window or (0, 0)),
                     *scales,
@@ -120,6 +129,7 @@ class Launch:
     def constants(self, config: AttentionConfig, tiled: bool) -> dict[str, int | bool]:
         """Compile-time arguments of a kernel; ``tiled``: whether its tiles come from a table."""
         return {
+            "GROUP": self.heads // self.kv_heads,
             "HEAD_DIM": self.head_dim,
             "DEPTH": depth_of(self.head_dim),
             "BLOCK_M": config.block_m,
@@ -142,7 +152,7 @@ def attention_forward(
     launch : Launch
     q : tensor, shape [rows_q, heads, head_dim]
         fp32, bf16 or fp16. The last axis is contiguous; rows and heads may have any stride.
-    k, v : tensor, shape [rows_k, heads, head_dim]
+    k, v : tensor, shape [rows_k, kv_heads, head_dim]
         As ``q``.
 
     Returns

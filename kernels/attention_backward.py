@@ -96,6 +96,7 @@ def _attention_backward_dq_kernel(
     stream,
     threshold,
     keep_scale,
+    GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -109,6 +110,8 @@ def _attention_backward_dq_kernel(
     """Writes dQ, and delta = rowsum(dO O) for the kernel of dK and dV."""
     index = tl.program_id(0)
     head = index % heads
+    k += head // GROUP * k_head
+    v += head // GROUP * v_head
     text, first = owned_tile(tiles, index // heads, blocks, TILED, BLOCK_M)
     begin_q = tl.load(cu_seqlens_q + text).to(tl.int64)
     count_q = (tl.load(cu_seqlens_q + text + 1) - begin_q).to(tl.int32)
@@ -135,14 +138,14 @@ def _attention_backward_dq_kernel(
     row_log_sum_exp = tl.load(log_sum_exp + of_row, mask=valid, other=0.0)
     gradient = tl.zeros((BLOCK_M, DEPTH), tl.float32)
     gradient = _dq_blocks(
-        gradient, q_tile, dout_tile, row_log_sum_exp, row_delta, at, k + head * k_head, v + head * v_head, begin_k,
-        count_k, k_row, v_row, start, whole, window_left, window_right, scale, example, seed, step, head_stream,
-        threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, False,
+        gradient, q_tile, dout_tile, row_log_sum_exp, row_delta, at, k, v, begin_k, count_k, k_row, v_row, start, whole,
+        window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH,
+        BLOCK_N, CAUSAL, WINDOW, DROPOUT, False,
     )  # fmt: skip
     gradient = _dq_blocks(
-        gradient, q_tile, dout_tile, row_log_sum_exp, row_delta, at, k + head * k_head, v + head * v_head, begin_k,
-        count_k, k_row, v_row, whole, end, window_left, window_right, scale, example, seed, step, head_stream,
-        threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, True,
+        gradient, q_tile, dout_tile, row_log_sum_exp, row_delta, at, k, v, begin_k, count_k, k_row, v_row, whole, end,
+        window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH,
+        BLOCK_N, CAUSAL, WINDOW, DROPOUT, True,
     )  # fmt: skip
     store_rows(dq + head * dq_head, begin_q, dq_row, rows, count_q, gradient * dq_scale, HEAD_DIM, DEPTH)
 
@@ -246,7 +249,7 @@ def _attention_backward_dkdv_kernel(
     dv_row,
     dv_head,
     rows_q,
-    heads,
+    kv_heads,
     blocks,
     window_left,
     window_right,
@@ -257,6 +260,7 @@ def _attention_backward_dkdv_kernel(
     stream,
     threshold,
     keep_scale,
+    GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -267,10 +271,10 @@ def _attention_backward_dkdv_kernel(
     TILED: tl.constexpr,
     DROPOUT: tl.constexpr,
 ):
-    """Writes dK and dV."""
+    """Writes dK and dV, which sum over the GROUP query heads that read them."""
     index = tl.program_id(0)
-    head = index % heads
-    text, first = owned_tile(tiles, index // heads, blocks, TILED, BLOCK_N)
+    kv_head = index % kv_heads
+    text, first = owned_tile(tiles, index // kv_heads, blocks, TILED, BLOCK_N)
     begin_k = tl.load(cu_seqlens_k + text).to(tl.int64)
     count_k = (tl.load(cu_seqlens_k + text + 1) - begin_k).to(tl.int32)
     if first >= count_k:
@@ -278,14 +282,11 @@ def _attention_backward_dkdv_kernel(
     begin_q = tl.load(cu_seqlens_q + text).to(tl.int64)
     count_q = (tl.load(cu_seqlens_q + text + 1) - begin_q).to(tl.int32)
     example = 0
-    head_stream = stream
     if DROPOUT:
         example = tl.load(example_ids + text).to(tl.uint32)
-        head_stream = stream | (head << 16)
     keys = first + tl.arange(0, BLOCK_N)
-    k_tile = load_rows(k + head * k_head, begin_k, k_row, keys, count_k, HEAD_DIM, DEPTH, True)
-    v_tile = load_rows(v + head * v_head, begin_k, v_row, keys, count_k, HEAD_DIM, DEPTH, True)
-    of_text = head.to(tl.int64) * rows_q + begin_q
+    k_tile = load_rows(k + kv_head * k_head, begin_k, k_row, keys, count_k, HEAD_DIM, DEPTH, True)
+    v_tile = load_rows(v + kv_head * v_head, begin_k, v_row, keys, count_k, HEAD_DIM, DEPTH, True)
     dk_tile = tl.zeros((BLOCK_N, DEPTH), tl.float32)
     dv_tile = tl.zeros((BLOCK_N, DEPTH), tl.float32)
     # Queries before `diagonal` see none of these keys; queries from `below` to `last` see all.
@@ -305,17 +306,24 @@ def _attention_backward_dkdv_kernel(
         else:
             diagonal = first // BLOCK_M * BLOCK_M
             below = tl.minimum(tl.cdiv(first + BLOCK_N, BLOCK_M) * BLOCK_M, count_q)
+    for member in range(GROUP):
+        head = kv_head * GROUP + member
+        head_stream = stream
+        if DROPOUT:
+            head_stream = stream | (head << 16)
+        of_text = head.to(tl.int64) * rows_q + begin_q
+        if CAUSAL or WINDOW:
+            dk_tile, dv_tile = _dkdv_blocks(
+                dk_tile, dv_tile, k_tile, v_tile, first, q + head * q_head, dout + head * dout_head,
+                log_sum_exp + of_text, delta + of_text, positions, begin_q, count_q, q_row, dout_row, diagonal, below,
+                window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM,
+                DEPTH, BLOCK_M, BLOCK_N, SUBSET, DROPOUT, CAUSAL, WINDOW,
+            )  # fmt: skip
         dk_tile, dv_tile = _dkdv_blocks(
             dk_tile, dv_tile, k_tile, v_tile, first, q + head * q_head, dout + head * dout_head, log_sum_exp + of_text,
-            delta + of_text, positions, begin_q, count_q, q_row, dout_row, diagonal, below, window_left, window_right,
+            delta + of_text, positions, begin_q, count_q, q_row, dout_row, below, last, window_left, window_right,
             scale, example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_M, BLOCK_N, SUBSET,
-            DROPOUT, CAUSAL, WINDOW,
+            DROPOUT, False, False,
         )  # fmt: skip
-    dk_tile, dv_tile = _dkdv_blocks(
-        dk_tile, dv_tile, k_tile, v_tile, first, q + head * q_head, dout + head * dout_head, log_sum_exp + of_text,
-        delta + of_text, positions, begin_q, count_q, q_row, dout_row, below, last, window_left, window_right, scale,
-        example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_M, BLOCK_N, SUBSET, DROPOUT,
-        False, False,
-    )  # fmt: skip
-    store_rows(dk + head * dk_head, begin_k, dk_row, keys, count_k, dk_tile * dk_scale, HEAD_DIM, DEPTH)
-    store_rows(dv + head * dv_head, begin_k, dv_row, keys, count_k, dv_tile, HEAD_DIM, DEPTH)
+    store_rows(dk + kv_head * dk_head, begin_k, dk_row, keys, count_k, dk_tile * dk_scale, HEAD_DIM, DEPTH)
+    store_rows(dv + kv_head * dv_head, begin_k, dv_row, keys, count_k, dv_tile, HEAD_DIM, DEPTH)

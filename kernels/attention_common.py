@@ -5,7 +5,7 @@ import triton.language as tl
 
 # Arguments that differ between launches and must not trigger a compilation.
 WORDS = ["seed", "step", "stream", "threshold"]
-COUNTS = ["rows_q", "heads", "blocks", "window_left", "window_right"]
+COUNTS = ["rows_q", "heads", "kv_heads", "blocks", "window_left", "window_right"]
 
 
 @triton.jit

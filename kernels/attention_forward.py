@@ -94,6 +94,7 @@ def _attention_forward_kernel(
     stream,
     threshold,
     keep_scale,
+    GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DEPTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -107,6 +108,8 @@ def _attention_forward_kernel(
     """Writes out, and log_sum_exp in base 2."""
     index = tl.program_id(0)
     head = index % heads
+    k += head // GROUP * k_head
+    v += head // GROUP * v_head
     text, first = owned_tile(tiles, index // heads, blocks, TILED, BLOCK_M)
     begin_q = tl.load(cu_seqlens_q + text).to(tl.int64)
     count_q = (tl.load(cu_seqlens_q + text + 1) - begin_q).to(tl.int32)
@@ -128,14 +131,14 @@ def _attention_forward_kernel(
     largest = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     accumulated, largest, total = _forward_blocks(
-        accumulated, largest, total, q_tile, at, k + head * k_head, v + head * v_head, begin_k, count_k, k_row, v_row,
-        start, whole, window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale,
-        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, False,
+        accumulated, largest, total, q_tile, at, k, v, begin_k, count_k, k_row, v_row, start, whole, window_left,
+        window_right, scale, example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_N, CAUSAL,
+        WINDOW, DROPOUT, False,
     )  # fmt: skip
     accumulated, largest, total = _forward_blocks(
-        accumulated, largest, total, q_tile, at, k + head * k_head, v + head * v_head, begin_k, count_k, k_row, v_row,
-        whole, end, window_left, window_right, scale, example, seed, step, head_stream, threshold, keep_scale,
-        HEAD_DIM, DEPTH, BLOCK_N, CAUSAL, WINDOW, DROPOUT, True,
+        accumulated, largest, total, q_tile, at, k, v, begin_k, count_k, k_row, v_row, whole, end, window_left,
+        window_right, scale, example, seed, step, head_stream, threshold, keep_scale, HEAD_DIM, DEPTH, BLOCK_N, CAUSAL,
+        WINDOW, DROPOUT, True,
     )  # fmt: skip
     total = tl.where(total > 0.0, total, 1.0)  # in a text without keys, the output is 0
     store_rows(out + head * out_head, begin_q, out_row, rows, count_q, accumulated / total[:, None], HEAD_DIM, DEPTH)

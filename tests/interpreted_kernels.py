@@ -42,6 +42,8 @@ def product(quick: Collection[tuple], **axes: list) -> list:
 ATTENDED = {"case": CASES, "scheduled": [True, False], "dtype": DTYPES}
 WAYS = itertools.cycle(itertools.product(*list(ATTENDED.values())[1:]))
 ONCE = [(case, *way) for case, way in zip(CASES, WAYS, strict=False) if sum(case.lengths) < 1000]
+GROUPED = {"grouped": triton_ops.GROUPED, "scheduled": [True, False], "dtype": DTYPES}
+GROUPED_ONCE = [(case, *way) for case, way in zip(triton_ops.GROUPED, WAYS, strict=False)]
 SOME_ROWS = {"window": [None, (20, 3)], "causal": [True, False], "scheduled": [True, False], "dtype": DTYPES}
 
 
@@ -50,11 +52,27 @@ def test_attention(case: AttentionCase, scheduled: bool, dtype: torch.dtype) -> 
     triton_ops.check_attention(case, dtype, "cpu", scheduled=scheduled)
 
 
+@pytest.mark.parametrize(("grouped", "scheduled", "dtype"), product(GROUPED_ONCE, **GROUPED), ids=str)
+def test_grouped_attention(grouped: tuple[AttentionCase, int], scheduled: bool, dtype: torch.dtype) -> None:
+    case, kv_heads = grouped
+    triton_ops.check_attention(case, dtype, "cpu", scheduled=scheduled, kv_heads=kv_heads)
+
+
 @pytest.mark.parametrize(("window", "causal", "scheduled", "dtype"), product(pairwise(SOME_ROWS), **SOME_ROWS), ids=str)
 def test_attention_of_some_rows(
     window: tuple[int, int] | None, causal: bool, scheduled: bool, dtype: torch.dtype
 ) -> None:
     triton_ops.check_attention_of_some_rows(causal, dtype, "cpu", scheduled=scheduled, window=window)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "causal", "window"), [(6, 2, True, None), (4, 1, False, (20, 3))], ids=str
+)
+def test_grouped_attention_of_some_rows(
+    heads: int, kv_heads: int, causal: bool, window: tuple[int, int] | None
+) -> None:
+    options = {"scheduled": causal, "window": window, "heads": heads, "kv_heads": kv_heads}
+    triton_ops.check_attention_of_some_rows(causal, torch.float32, "cpu", **options)
 
 
 def test_a_text_without_keys() -> None:
@@ -84,6 +102,11 @@ def test_a_text_without_keys() -> None:
 )
 def test_dropout(p: float, dtype: torch.dtype) -> None:
     triton_ops.check_dropout(p, dtype, "cpu")
+    triton_ops.check_dropout_of_attention(p, 2, 2, dtype, "cpu")
+
+
+def test_dropout_of_grouped_attention() -> None:
+    triton_ops.check_dropout_of_attention(0.1, 4, 2, torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -203,7 +226,8 @@ def test_what_is_refused() -> None:
             ops.attention(x, x, x, cu, cu, 4, 4, causal=True)
 
 
-def test_pooled_query() -> None:
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (3, 1)])
+def test_pooled_query(heads: int, kv_heads: int) -> None:
     """Attention with one query per text uses the tiles of keys of the whole batch."""
     lengths = (150, 1, 90, 5, 65)
     cu, generator = offsets(lengths), torch.Generator().manual_seed(3)
@@ -218,10 +242,12 @@ def test_pooled_query() -> None:
             return ops.attention(q, k, v, cu_q, cu, 1, 150, **options)
 
         def formula(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal=causal) -> torch.Tensor:
-            full = torch.zeros(sum(lengths), 2, 16, dtype=torch.float64).index_copy(0, last, q)
+            full = torch.zeros(sum(lengths), heads, 16, dtype=torch.float64).index_copy(0, last, q)
+            k, v = (triton_ops.repeated(t, heads) for t in (k, v))
             return attention_formula(full, k, v, lengths, causal, None)[last]
 
-        parts = [torch.randn(n, 2, 16, generator=generator) for n in (5, sum(lengths), sum(lengths))]
+        sizes = (5, heads), (sum(lengths), kv_heads), (sum(lengths), kv_heads)
+        parts = [torch.randn(*size, 16, generator=generator) for size in sizes]
         triton_ops.compare(run, formula, parts, torch.float32, "cpu")
 
 

@@ -114,6 +114,17 @@ def test_triton_attention(case: AttentionCase, scheduled: bool, dtype: torch.dty
 
 @needs_triton
 @pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
+def test_triton_grouped_attention(dtype: torch.dtype) -> None:
+    import triton_ops
+
+    for case, kv_heads in triton_ops.GROUPED:
+        triton_ops.check_attention(case, dtype, "cuda", scheduled=True, kv_heads=kv_heads)
+    triton_ops.check_attention_of_some_rows(True, dtype, "cuda", scheduled=False, heads=6, kv_heads=2)
+    triton_ops.check_dropout_of_attention(0.1, 6, 2, dtype, "cuda")
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", TRITON_DTYPES, ids=str)
 @pytest.mark.parametrize("scheduled", [True, False])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [None, (20, 3)])
@@ -132,6 +143,7 @@ def test_triton_dropout(p: float, dtype: torch.dtype) -> None:
     import triton_ops
 
     triton_ops.check_dropout(p, dtype, "cuda")
+    triton_ops.check_dropout_of_attention(p, 2, 2, dtype, "cuda")
 
 
 @needs_triton

@@ -23,6 +23,18 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 1.6e-2}
 
 Run = Callable[..., Tensor]
 
+# Cases whose query heads share keys and values, and the heads of these: groups of 2, 3, 4 and 7, and of all heads.
+GROUPED = [
+    (AttentionCase((17, 1, 5), 4, 32, True), 2),
+    (AttentionCase((70, 1, 33), 3, 16, False), 1),
+    (AttentionCase((5, 1), 8, 8, True), 2),
+    (AttentionCase((33, 2), 7, 24, True, (9, 0)), 1),
+    (AttentionCase((130, 3), 6, 16, False, (20, 5)), 2),
+    (AttentionCase((19, 1), 9, 64, True), 3),
+    (AttentionCase((65, 2), 2, 128, True), 1),
+    (AttentionCase((), 4, 16, True), 2),
+]
+
 
 def tables_are_read() -> AbstractContextManager[object]:
     """Makes small batches read the tables of tiles, too, though one launch without a table would do."""
@@ -53,44 +65,59 @@ def compare(run: Run, formula: Run, inputs: list[Tensor], dtype: torch.dtype, de
             assert relative_error(mine.cpu(), exact) < tolerance
 
 
-def check_attention(case: AttentionCase, dtype: torch.dtype, device: str, *, scheduled: bool) -> None:
+def repeated(x: Tensor, heads: int) -> Tensor:
+    """Keys or values [rows, kv_heads, head_dim], each head as often as query heads read it."""
+    return x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+def check_attention(
+    case: AttentionCase, dtype: torch.dtype, device: str, *, scheduled: bool, kv_heads: int | None = None
+) -> None:
     """Checks attention on a fused projection, which the kernels read in place."""
     generator = torch.Generator().manual_seed(3)
     cu, longest = offsets(case.lengths), max(case.lengths, default=0)
     on_device = cu.to(device)
     schedule = Schedule(cu, cu, torch.device(device)) if scheduled else None
-    width = case.heads * case.head_dim
-    qkv = torch.randn(sum(case.lengths), 3 * width, generator=generator)
+    kv_heads = case.heads if kv_heads is None else kv_heads
+    sizes = case.heads, kv_heads, kv_heads
+    qkv = torch.randn(sum(case.lengths), sum(sizes) * case.head_dim, generator=generator)
 
     def formula(qkv: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(1, (case.heads, case.head_dim)) for t in qkv.chunk(3, dim=1))
+        q, k, v = qkv.unflatten(1, (sum(sizes), case.head_dim)).split(sizes, dim=1)
+        k, v = repeated(k, case.heads), repeated(v, case.heads)
         return attention_formula(q, k, v, case.lengths, case.causal, case.window).flatten(1)
 
     def run(qkv: Tensor) -> Tensor:
-        return ops.attention_packed(
-            qkv, on_device, longest, heads=case.heads, causal=case.causal, window=case.window, schedule=schedule
-        )
+        options = {"causal": case.causal, "window": case.window, "schedule": schedule}
+        return ops.attention_packed(qkv, on_device, longest, heads=case.heads, kv_heads=kv_heads, **options)
 
     with tables_are_read():
         compare(run, formula, [qkv], dtype, device)
 
 
 def check_attention_of_some_rows(
-    causal: bool, dtype: torch.dtype, device: str, *, scheduled: bool, window: tuple[int, int] | None = None
+    causal: bool,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    scheduled: bool,
+    window: tuple[int, int] | None = None,
+    heads: int = 2,
+    kv_heads: int = 2,
 ) -> None:
     """Checks a few queries, out of order, on texts of several blocks of keys; one text has no query."""
     lengths, counts = (150, 1, 90, 5), (3, 1, 2, 0)
     rows = torch.tensor([149, 0, 77, 150, 240, 152])
     positions = torch.tensor([149, 0, 77, 0, 89, 1], dtype=torch.int32)
     generator = torch.Generator().manual_seed(3)
-    q = torch.randn(6, 2, 16, generator=generator)
-    k, v = torch.randn(2, sum(lengths), 2, 16, generator=generator)
+    q = torch.randn(6, heads, 16, generator=generator)
+    k, v = torch.randn(2, sum(lengths), kv_heads, 16, generator=generator)
     cu_q, cu_k = offsets(counts), offsets(lengths)
     schedule = Schedule(cu_q, cu_k, torch.device(device)) if scheduled else None
 
     def formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        full = torch.zeros(sum(lengths), 2, 16, dtype=torch.float64).index_copy(0, rows, q)
-        return attention_formula(full, k, v, lengths, causal, window)[rows]
+        full = torch.zeros(sum(lengths), heads, 16, dtype=torch.float64).index_copy(0, rows, q)
+        return attention_formula(full, repeated(k, heads), repeated(v, heads), lengths, causal, window)[rows]
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         offsets_q, offsets_k = cu_q.to(device), cu_k.to(device)
@@ -131,24 +158,35 @@ def _on_reference(run: Run) -> Run:
 
 
 def check_dropout(p: float, dtype: torch.dtype, device: str) -> None:
-    """Checks that dropout masks are the reference's: of rows, attention (all rows, and some) and LoRA layers."""
-    lengths, heads = (70, 3), 2
+    """Checks that dropout masks are the reference's: of rows, and of LoRA layers."""
     generator = torch.Generator().manual_seed(3)
-    cu = offsets(lengths)
-    keys = {where: dropout_key(lengths, where) for where in {device, "cpu"}}
+    keys = {where: dropout_key((70, 3), where) for where in {device, "cpu"}}
 
     def rows(x: Tensor) -> Tensor:
         return ops.dropout(x, p, keys[x.device.type])
 
     compare(rows, _on_reference(rows), [torch.randn(73, 37, generator=generator)], dtype, device)
 
+    def lora(x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return ops.lora_linear(x, weight, None, a, b, scaling=0.5, dropout_p=p, dropout_key=keys[x.device.type])
+
+    sizes = [(73, 40), (24, 40), (4, 40), (24, 4)]
+    compare(lora, _on_reference(lora), [torch.randn(s, generator=generator) for s in sizes], dtype, device)
+
+
+def check_dropout_of_attention(p: float, heads: int, kv_heads: int, dtype: torch.dtype, device: str) -> None:
+    """Checks that masks of attention are the reference's, one for each query head: with all rows, and with some."""
+    lengths = (70, 3)
+    generator = torch.Generator().manual_seed(3)
+    cu = offsets(lengths)
+    keys = {where: dropout_key(lengths, where) for where in {device, "cpu"}}
+
     def attention(qkv: Tensor) -> Tensor:
         where = qkv.device
-        return ops.attention_packed(
-            qkv, cu.to(where), 70, heads=heads, causal=True, dropout_p=p, dropout_key=keys[where.type]
-        )
+        dropout = {"dropout_p": p, "dropout_key": keys[where.type]}
+        return ops.attention_packed(qkv, cu.to(where), 70, heads=heads, kv_heads=kv_heads, causal=True, **dropout)
 
-    qkv = torch.randn(73, 3 * heads * 16, generator=generator)
+    qkv = torch.randn(73, (heads + 2 * kv_heads) * 16, generator=generator)
     compare(attention, _on_reference(attention), [qkv], dtype, device)
 
     def some_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -159,14 +197,8 @@ def check_dropout(p: float, dtype: torch.dtype, device: str) -> None:
             dropout_p=p, dropout_key=keys[where.type],
         )  # fmt: skip
 
-    parts = [torch.randn(n, heads, 16, generator=generator) for n in (3, 73, 73)]
+    parts = [torch.randn(n, h, 16, generator=generator) for n, h in ((3, heads), (73, kv_heads), (73, kv_heads))]
     compare(some_rows, _on_reference(some_rows), parts, dtype, device)
-
-    def lora(x: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return ops.lora_linear(x, weight, None, a, b, scaling=0.5, dropout_p=p, dropout_key=keys[x.device.type])
-
-    sizes = [(73, 40), (24, 40), (4, 40), (24, 4)]
-    compare(lora, _on_reference(lora), [torch.randn(s, generator=generator) for s in sizes], dtype, device)
 
 
 def check_lora(shape: tuple[int, int, int, int], dtype: torch.dtype, device: str, *, bias: bool) -> None:

@@ -133,7 +133,7 @@ def attention(
     if chosen == "native":
         return apply(AttentionFunction, q, k, v, call.native_shape(q.shape, k.shape), native_cpu)
     if chosen == "triton" and operands is None:
-        return apply(AttentionFunction, q, k, v, *call.triton_launch(q))
+        return apply(AttentionFunction, q, k, v, *call.triton_launch(q, k))
     return call.by_torch(chosen, q, k, v)
 
 
@@ -209,7 +209,7 @@ def attention_packed(
         return apply(PackedAttentionFunction, qkv, call.native_shape(*shapes), native_cpu)
     q, k, v = _split(qkv, heads, kv_heads)
     if chosen == "triton" and operands is None:
-        return apply(PackedAttentionFunction, qkv, *call.triton_launch(q))
+        return apply(PackedAttentionFunction, qkv, *call.triton_launch(q, k))
     return call.by_torch(chosen, q, k, v).flatten(1)
 
 

@@ -56,13 +56,14 @@ class AttentionCall:
             operands=self.operands,
         )
 
-    def triton_launch(self, q: Tensor) -> tuple[Launch, ModuleType]:
-        """Arguments of the Triton kernels for q [rows_q, heads, head_dim], and their module."""
+    def triton_launch(self, q: Tensor, k: Tensor) -> tuple[Launch, ModuleType]:
+        """Arguments of the Triton kernels for q [rows_q, heads, head_dim] and k, and their module."""
         from ..kernels import attention as kernels
 
         positions = self.query_positions
         launch = kernels.Launch(
             q,
+            k,
             self.cu_seqlens_q,
             self.cu_seqlens_k,
             self.max_seqlen_q,

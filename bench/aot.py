@@ -141,6 +141,14 @@ def _bits(dtype: str) -> int:
     return 32 if dtype == "fp32" else 16
 
 
+def attention_entries(
+    kernel: str, architecture: int, dtype: str, head_dim: int, *, masked: bool = False, grouped: bool = False
+) -> dict[int, configs.AttentionConfig]:
+    """Configurations of a kernel by the rows of a tile, in rising order."""
+    depth, at = attention.depth_of(head_dim), (architecture // 10, architecture % 10)
+    return configs.attention_configs(kernel, _bits(dtype), depth, at, masked=masked, grouped=grouped)
+
+
 def attention_variant(
     kernel: str,
     architecture: int,
@@ -156,13 +164,14 @@ def attention_variant(
     group: int = 1,
 ) -> Variant:
     """An attention kernel for tiles of ``rows`` rows; ``group`` query heads read a head of keys and values."""
-    depth = attention.depth_of(head_dim)
-    at = architecture // 10, architecture % 10
-    config = configs.attention_config(kernel, _bits(dtype), depth, rows, at, masked=subset or window or dropout)
+    entries = attention_entries(
+        kernel, architecture, dtype, head_dim, masked=subset or window or dropout, grouped=group > 1
+    )
+    config = entries[rows]
     constants = {
         "GROUP": group,
         "HEAD_DIM": head_dim,
-        "DEPTH": depth,
+        "DEPTH": attention.depth_of(head_dim),
         "BLOCK_M": config.block_m,
         "BLOCK_N": config.block_n,
         "CAUSAL": causal,
@@ -217,10 +226,6 @@ def dropout_variant(architecture: int, dtype: str) -> Variant:
     return Variant("dropout", dtype, architecture, constants, dropout._WARPS, 3)
 
 
-def long_tile(dtype: str) -> int:
-    return 64 if dtype == "fp32" else 128
-
-
 def selected() -> list[Variant]:
     """Variants that every test run compiles: each kernel, dtype, architecture and branch at least once."""
     chosen = []
@@ -251,35 +256,45 @@ def selected() -> list[Variant]:
         product_variant(90, "bf16", True, backward=True, dropout=True, even=False),
         attention_variant("forward", 90, "bf16", 64, 16, subset=True, dropout=True),
         thin_variant(90, "bf16", False, rank=64),
+        attention_variant("dkdv", 90, "bf16", 64, 128, group=3),
+        attention_variant("dkdv", 80, "bf16", 128, 64, group=3, dropout=True),
     ]
     return chosen
 
 
 def branches(architecture: int) -> Iterator[Variant]:
     """Every attention entry in half precision, with dropout, a window or a subset of queries."""
-    for kernel, head_dim, rows, causal in itertools.product(
-        ("forward", "dq", "dkdv"), (64, 128), (16, 32, 64, 128), (True, False)
-    ):
-        options: list[dict[str, bool]] = [{"dropout": True}, {"window": True}, {"window": True, "dropout": True}]
-        options += [{"subset": True}, {"subset": True, "dropout": True}]
-        if kernel == "dkdv" or rows == 16:  # otherwise a text has at most one query
-            options.append({"subset": True, "window": True})
-        for option in options:
-            yield attention_variant(kernel, architecture, "bf16", head_dim, rows, causal=causal, **option)
+    for kernel, head_dim, causal in itertools.product(("forward", "dq", "dkdv"), (64, 128), (True, False)):
+        for rows in attention_entries(kernel, architecture, "bf16", head_dim, masked=True):
+            options: list[dict[str, bool]] = [{"dropout": True}, {"window": True}, {"window": True, "dropout": True}]
+            options += [{"subset": True}, {"subset": True, "dropout": True}]
+            if kernel == "dkdv" or rows == 16:  # otherwise a text has at most one query
+                options.append({"subset": True, "window": True})
+            for option in options:
+                yield attention_variant(kernel, architecture, "bf16", head_dim, rows, causal=causal, **option)
+
+
+def grouped(architecture: int) -> Iterator[Variant]:
+    """Every entry of dK and dV in half precision for groups of three query heads."""
+    for head_dim, causal in itertools.product((64, 128), (True, False)):
+        for rows in attention_entries("dkdv", architecture, "bf16", head_dim, grouped=True):
+            for option in ({}, {"dropout": True}, {"window": True}, {"subset": True, "dropout": True}):
+                yield attention_variant("dkdv", architecture, "bf16", head_dim, rows, causal=causal, group=3, **option)
 
 
 def everything() -> Iterator[Variant]:
     """Every entry of the tables for every dtype and architecture, with every branch."""
     for architecture in ARCHITECTURES:
         yield from branches(architecture)
+        yield from grouped(architecture)
     for architecture, dtype in itertools.product(ARCHITECTURES, DTYPES):
-        for kernel, head_dim, rows, causal in itertools.product(
-            ("forward", "dq", "dkdv"), (32, 64, 80, 96, 128), (16, 32, 64, 128), (True, False)
-        ):
-            if rows <= long_tile(dtype):
+        for kernel, head_dim in itertools.product(("forward", "dq", "dkdv"), (32, 64, 80, 96, 128)):
+            for rows, causal in itertools.product(
+                attention_entries(kernel, architecture, dtype, head_dim), (True, False)
+            ):
                 yield attention_variant(kernel, architecture, dtype, head_dim, rows, causal=causal)
         for kernel in ("forward", "dq", "dkdv"):
-            long = long_tile(dtype)
+            long = max(attention_entries(kernel, architecture, dtype, 64))
             yield attention_variant(kernel, architecture, dtype, 64, long, tiled=False)
             yield attention_variant(kernel, architecture, dtype, 64, long, dropout=True)
             yield attention_variant(kernel, architecture, dtype, 64, long, subset=True)

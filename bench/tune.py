@@ -30,6 +30,7 @@ from pyllmclf.kernels.tiles import Schedule
 
 DTYPES = {16: torch.float16 if SMALL else torch.bfloat16, 32: torch.float32}
 HEADS = 1 if SMALL else 12
+GROUP = 3  # query heads that share keys and values, for the entries of grouped heads
 TOKENS = 64 if SMALL else 32768
 
 
@@ -63,14 +64,18 @@ def attention_candidates(kernel: str, rows: int) -> Iterator[AttentionConfig]:
             )
 
 
-def attention_run(masked: bool, kernel: str, bits: int, depth: int, rows: int) -> Callable[[], object]:
-    """Returns a call of an attention kernel on TOKENS tokens in texts that fill tiles of ``rows`` rows; ``masked`` adds
-    dropout.
+def attention_run(name: str, kernel: str, bits: int, depth: int, rows: int) -> Callable[[], object]:
+    """Returns a call of an attention kernel on TOKENS tokens in texts that fill tiles of ``rows`` rows; table "MASKED"
+    adds dropout.
     """
-    length = rows if rows <= 64 and not (bits == 32 and rows == 64) else 8 * rows
+    masked, group = name == "MASKED", GROUP if name == "GROUPED" else 1
+    at = configs.capability(torch.device(DEVICE))
+    long = max(configs.attention_configs(kernel, bits, depth, at, masked=masked, grouped=group > 1))
+    length = rows if rows < long else 8 * rows
     total = max(1, TOKENS // length) * length
     cu = torch.arange(0, total + 1, length, dtype=torch.int32)
-    q, k, v, dout = (torch.randn(total, HEADS, depth, device=DEVICE).to(DTYPES[bits]) for _ in range(4))
+    heads = (group * HEADS, group * HEADS, HEADS, HEADS)
+    q, dout, k, v = (torch.randn(total, n, depth, device=DEVICE).to(DTYPES[bits]) for n in heads)
     on_device = cu.to(DEVICE)
     schedule = Schedule(cu, cu, torch.device(DEVICE))
     ids = torch.arange(len(cu) - 1, device=DEVICE)
@@ -127,7 +132,7 @@ def lora_run(kernel: str, bits: int, few: bool) -> Callable[[], object]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A key of one of the tables "ATTENTION", "MASKED" and "LORA"."""
+    """A key of one of the tables "ATTENTION", "MASKED", "GROUPED" and "LORA"."""
 
     name: str
     key: tuple
@@ -139,7 +144,12 @@ class Entry:
 
     def run(self) -> Callable[[], object]:
         """Returns the call to time, which keeps its tensors alive."""
-        return lora_run(*self.key) if self.name == "LORA" else attention_run(self.name == "MASKED", *self.key)
+        return lora_run(*self.key) if self.name == "LORA" else attention_run(self.name, *self.key)
+
+    def set(self, config: AttentionConfig | ProductConfig) -> None:
+        """Enters a configuration into the table."""
+        self.table[self.key] = config
+        configs.attention_configs.cache_clear()
 
     @property
     def candidates(self) -> list[AttentionConfig | ProductConfig]:
@@ -152,7 +162,7 @@ class Entry:
 
 def compile_candidate(entry: Entry, candidate: AttentionConfig | ProductConfig) -> None:
     """Runs a candidate once in a worker process, which fills Triton's cache; failures show when it is timed."""
-    entry.table[entry.key] = candidate
+    entry.set(candidate)
     with suppress(RuntimeError):
         microseconds(entry.run(), timed=False)
 
@@ -173,11 +183,11 @@ def tune(entry: Entry) -> None:
     before = microseconds(run)
     best, fastest = original, before
     for candidate in entry.candidates:
-        entry.table[entry.key] = candidate
+        entry.set(candidate)
         time_taken = microseconds(run)
         if time_taken < fastest:
             best, fastest = candidate, time_taken
-    entry.table[entry.key] = original
+    entry.set(original)
     print(f"    {entry.key}: {best},  # {entry.name}: {before:.0f} -> {fastest:.0f} us", flush=True)
 
 
@@ -186,7 +196,7 @@ def entries_for(selected: set[tuple[str, int]]) -> list[Entry]:
     capability = configs.capability(torch.device(DEVICE))
     return [
         Entry(name, key)
-        for name in ("ATTENTION", "LORA", "MASKED")
+        for name in ("ATTENTION", "LORA", "MASKED", "GROUPED")
         for key in configs.table(getattr(configs, name), capability)
         if key[:2] in selected and (not SMALL or name == "LORA" or key[2:] == (64, 16))
     ]

@@ -17,7 +17,7 @@ import triton
 
 from .attention_backward import _attention_backward_dkdv_kernel, _attention_backward_dq_kernel
 from .attention_forward import _attention_forward_kernel
-from .configs import AttentionConfig, attention_config, capability
+from .configs import AttentionConfig, attention_configs, capability
 from .philox import Dropout
 from .tiles import PooledSchedule, Schedule, Tiles, tile_rows
 
@@ -80,9 +80,10 @@ class Launch:
         self.dropout, self.window = dropout, window
         self.device = q.device
 
-    def tiles(self, side: str) -> list[Tiles]:
-        """Launches of a kernel whose programs own tiles of queries (side "q") or of keys ("k")."""
-        long = 64 if self.bits == 32 else 128
+    def tiles(self, side: str, long: int) -> list[Tiles]:
+        """Launches of a kernel whose programs own tiles of queries (side "q") or of keys ("k"), ``long`` rows of long
+        texts.
+        """
         longest = self.longest[0 if side == "q" else 1]
         rows = tile_rows(longest, long)
         blocks = triton.cdiv(longest, rows)
@@ -96,15 +97,19 @@ class Launch:
         """Heads of queries (side "q") or of keys ("k"): programs per tile."""
         return self.heads if side == "q" else self.kv_heads
 
+    def configs(self, name: str) -> dict[int, AttentionConfig]:
+        """Configurations of kernel "forward", "dq" or "dkdv", by the rows of a tile; the last is for long texts."""
+        masked = self.dropout is not None or self.positions is not None or self.window is not None
+        depth, at, grouped = depth_of(self.head_dim), capability(self.device), self.heads > self.kv_heads
+        return attention_configs(name, self.bits, depth, at, masked=masked, grouped=grouped)
+
     def run(self, kernel, name: str, side: str, tensors: tuple, strides: tuple, scales: tuple[float, ...]) -> None:
         """Launches a kernel on all tiles of one side."""
-        dropout, heads = self.dropout or Dropout.none(), self.heads_of(side)
-        for tiles in self.tiles(side):
+        dropout, heads, configs = self.dropout or Dropout.none(), self.heads_of(side), self.configs(name)
+        for tiles in self.tiles(side, max(configs)):
             if not tiles.count:
                 continue
-            masked = self.dropout is not None or self.positions is not None or self.window is not None
-            depth, at = depth_of(self.head_dim), capability(self.device)
-            config = attention_config(name, self.bits, depth, tiles.rows, at, masked=masked)
+            config = configs[tiles.rows]
             with torch.cuda.device_of(tensors[0]):  # Triton launches on the current device
                 kernel[(tiles.count * heads,)](
                     *tensors,

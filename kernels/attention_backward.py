@@ -306,7 +306,8 @@ def _attention_backward_dkdv_kernel(
         else:
             diagonal = first // BLOCK_M * BLOCK_M
             below = tl.minimum(tl.cdiv(first + BLOCK_N, BLOCK_M) * BLOCK_M, count_q)
-    for member in range(GROUP):
+    # What is hoisted out of this loop would take registers of the loops inside.
+    for member in tl.range(0, GROUP, disable_licm=True):
         head = kv_head * GROUP + member
         head_stream = stream
         if DROPOUT:

@@ -122,6 +122,11 @@ _BLACKWELL_MASKED: dict[AttentionKey, AttentionConfig] = {
     ("forward", 16, 128, 64): AttentionConfig(64, 64, 8, 1),
     ("dq", 16, 64, 16): AttentionConfig(16, 16, 2, 1),
 }
+# With grouped heads, the loop over query heads takes registers, too.
+_AMPERE_GROUPED: dict[AttentionKey, AttentionConfig] = {
+    ("dkdv", 16, 128, 32): AttentionConfig(16, 32, 8, 1),
+}
+_AMPERE_SPILLS: frozenset[AttentionKey] = frozenset({("dkdv", 16, 128, 128)})
 # (kernel, bits per element, whether rows are few). The kernels process ranks in blocks, so the rank doesn't matter.
 LoRAKey = tuple[str, int, bool]
 _LORA: dict[LoRAKey, ProductConfig] = {
@@ -138,6 +143,14 @@ _LORA: dict[LoRAKey, ProductConfig] = {
 # Up to this many rows, tiles are small, since there are few programs.
 FEW_ROWS = 1024
 
+
+def _of_keys(
+    entries: dict[AttentionKey, AttentionConfig], without: frozenset[AttentionKey] = frozenset()
+) -> dict[AttentionKey, AttentionConfig]:
+    """A copy of the entries of the kernel of dK and dV."""
+    return {key: config for key, config in entries.items() if key[0] == "dkdv" and key not in without}
+
+
 # Tables by the lowest compute capability that they hold for. They are not tuned yet: these blocks compile without
 # spills and fit the shared memory.
 ATTENTION: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
@@ -149,6 +162,12 @@ MASKED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
     (8, 0): _AMPERE | _AMPERE_MASKED,
     (9, 0): _HOPPER | _HOPPER_MASKED,
     (10, 0): _BLACKWELL | _BLACKWELL_MASKED,
+}
+# Of "dkdv" alone, where query heads share keys and values.
+GROUPED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
+    (8, 0): _of_keys(MASKED[8, 0] | _AMPERE_GROUPED, without=_AMPERE_SPILLS),
+    (9, 0): _of_keys(MASKED[9, 0]),
+    (10, 0): _of_keys(MASKED[10, 0]),
 }
 LORA: dict[tuple[int, int], dict[LoRAKey, ProductConfig]] = {
     (8, 0): _LORA,
@@ -171,24 +190,34 @@ def table(tables: dict, at: tuple[int, int]):
     return tables[max(known) if known and at[0] < _GEFORCE_BLACKWELL else min(tables)]
 
 
-def attention_config(
-    kernel: str, bits: int, depth: int, rows: int, at: tuple[int, int], *, masked: bool
-) -> AttentionConfig:
-    """Configuration of kernel "forward", "dq" or "dkdv".
+@cache
+def attention_configs(
+    kernel: str, bits: int, depth: int, at: tuple[int, int], *, masked: bool, grouped: bool
+) -> dict[int, AttentionConfig]:
+    """Configurations of kernel "forward", "dq" or "dkdv", by the rows of the tile that a program owns.
 
     Parameters
     ----------
     kernel : str
     bits : int
         Bits per element, 16 or 32.
-    depth, rows : int
-        Columns of a tile, and rows of the tile that a program owns.
+    depth : int
+        Columns of a tile.
     at : (int, int)
         Compute capability.
     masked : bool
         Whether the call has dropout, a window or a subset of rows as queries.
+    grouped : bool
+        Whether query heads share keys and values.
+
+    Returns
+    -------
+    dict of int to AttentionConfig
+        In rising order. The last one is for long texts.
     """
-    return table(MASKED if masked else ATTENTION, at)[kernel, bits, 64 if depth <= 64 else 128, rows]
+    entries = table(GROUPED if grouped and kernel == "dkdv" else MASKED if masked else ATTENTION, at)
+    keys = sorted(key for key in entries if key[:3] == (kernel, bits, max(64, depth)))
+    return {key[3]: entries[key] for key in keys}
 
 
 def lora_config(kernel: str, bits: int, rows: int, device: torch.device) -> ProductConfig:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-# A text of up to this many rows is one tile of 16, 32 or 64 rows; a longer text is split into tiles of the kernel's
-# size.
+# A text of up to this many rows is one tile of 16, 32 or 64 rows, if the kernel has tiles of that size; any other text
+# is split into tiles of the kernel's size for long texts.
 SHORT = 64
 SMALLEST = 16
 
@@ -35,11 +35,11 @@ class Tiles:
 
 
 def tile_rows(longest: int, long: int) -> int:
-    """Rows per tile for texts of up to ``longest`` rows: 16, 32 or 64, or ``long`` above SHORT."""
+    """Rows per tile for texts of up to ``longest`` rows: 16, 32 or 64, and ``long`` at most or above SHORT."""
     rows = SMALLEST
     while rows < longest and rows < SHORT:
         rows *= 2
-    return long if longest > rows else rows
+    return long if longest > rows else min(rows, long)
 
 
 class Schedule:
@@ -170,7 +170,8 @@ class FixedSchedule(Schedule):
 
     def _make(self, side: str, long: int, causal: bool) -> list[Tiles]:
         texts, rows, _ = self._counts
-        sizes = [(SHORT, texts)]
+        short = min(SHORT, long)
+        sizes = [(short, texts * SHORT // short)]
         if self._longest > SHORT:
             # Each text's last tile may be partly empty.
             sizes.insert(0, (long, rows // long + min(texts, rows // (SHORT + 1))))

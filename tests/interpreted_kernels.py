@@ -251,7 +251,7 @@ def test_pooled_query(heads: int, kv_heads: int) -> None:
         triton_ops.compare(run, formula, parts, torch.float32, "cpu")
 
 
-@pytest.mark.parametrize("long", [64, 128])  # rows per tile of a long text: in fp32, and in half precision
+@pytest.mark.parametrize("long", [32, 64, 128])  # rows per tile of a long text
 @pytest.mark.parametrize("longest", [64, 256])
 def test_schedule_of_a_shape(longest: int, long: int) -> None:
     """A shape's tables keep their addresses, cover every batch of the shape, and name no other tile of its texts."""
@@ -304,3 +304,4 @@ def test_schedule() -> None:
             assert all((rows == 1).all() for rows in covered)
         assert schedule.tiles("q", 128, causal=causal) is schedule.tiles("q", 128, causal=causal)
     assert [tile_rows(n, 128) for n in (1, 16, 17, 64, 65)] == [16, 16, 32, 64, 128]
+    assert [tile_rows(n, 32) for n in (1, 17, 33, 64, 65)] == [16, 32, 32, 32, 32]

@@ -126,6 +126,9 @@ _BLACKWELL_MASKED: dict[AttentionKey, AttentionConfig] = {
 _AMPERE_GROUPED: dict[AttentionKey, AttentionConfig] = {
     ("dkdv", 16, 128, 32): AttentionConfig(16, 32, 8, 1),
 }
+_BLACKWELL_GROUPED: dict[AttentionKey, AttentionConfig] = {
+    ("dkdv", 16, 128, 64): AttentionConfig(16, 64, 8, 1),
+}
 _AMPERE_SPILLS: frozenset[AttentionKey] = frozenset({("dkdv", 16, 128, 128)})
 # (kernel, bits per element, whether rows are few). The kernels process ranks in blocks, so the rank doesn't matter.
 LoRAKey = tuple[str, int, bool]
@@ -167,7 +170,7 @@ MASKED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
 GROUPED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
     (8, 0): _of_keys(MASKED[8, 0] | _AMPERE_GROUPED, without=_AMPERE_SPILLS),
     (9, 0): _of_keys(MASKED[9, 0]),
-    (10, 0): _of_keys(MASKED[10, 0]),
+    (10, 0): _of_keys(MASKED[10, 0] | _BLACKWELL_GROUPED),
 }
 LORA: dict[tuple[int, int], dict[LoRAKey, ProductConfig]] = {
     (8, 0): _LORA,

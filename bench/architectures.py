@@ -32,6 +32,7 @@ from recipes import processor
 from steps import LORA, SEED, multiplies_bf16, resident
 
 BATCH_SIZE = 8
+GPT2_TOKENS = 50257
 SETS = {"sms": ("sms_spam", 256), "imdb": ("imdb", 512)}
 # Layers of a shape that is cut to fit into memory.
 LAYERS = {"qwen3-0.6b": 4}
@@ -48,6 +49,8 @@ def folder_of(name: str, at: Path) -> Path:
     config = presets()[name].config
     if name in LAYERS:
         config = config | {"num_hidden_layers": LAYERS[name]}
+    # GPT-2 has 1,105 tokens more than SmolLM2.
+    config = config | {"vocab_size": max(config["vocab_size"], GPT2_TOKENS)}
     (at / "config.json").write_text(json.dumps(config))
     for file, content in TiktokenTokenizer.gpt2().files(1024).items():
         (at / file).write_text(content, encoding="utf-8")

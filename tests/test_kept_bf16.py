@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import pyllmclf
 from pyllmclf import ops
-from pyllmclf.models import build, weights
+from pyllmclf.models import build, weight_files, weights
 from pyllmclf.models.layers import Embedding, Linear
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 3, "learning_rate": 1e-2, "progress": False, "validation": False}
@@ -116,3 +116,16 @@ def test_embedding_of_a_table_in_bf16(generator: torch.Generator) -> None:
     norm = torch.rand(5, generator=generator), torch.rand(5, generator=generator)
     found = ops.embedding_layer_norm(ids, positions, table, places, None, *norm, 1e-5)
     assert torch.equal(found, ops.embedding_layer_norm(ids, positions, table.float(), places, None, *norm, 1e-5))
+
+
+def test_reading_a_file_does_not_keep_its_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened again after some bytes; every tensor comes once."""
+    tensors = {f"tensor {i}": torch.full((10,), float(i)) for i in range(9)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    opened = []
+    real = weight_files._open_safetensors
+    monkeypatch.setattr(weight_files, "_open_safetensors", lambda path: opened.append(path) or real(path))
+    monkeypatch.setattr(weight_files, "MAPPED_BYTES", 100)
+    found = dict(weight_files.read_safetensors(tmp_path))
+    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert len(opened) == 1 + 3

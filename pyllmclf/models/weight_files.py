@@ -17,6 +17,8 @@ from ..memory import physical_memory
 from .architectures.registry import architecture_of
 from .config import ModelConfig
 
+# The pages of a file that was read count as this process's memory until it is closed: it is opened again after so many.
+MAPPED_BYTES = 1 << 24
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 # Dtypes of weights; 8-bit scales (float8_e8m0fnu) and packed 4-bit numbers are no weights.
@@ -48,9 +50,15 @@ def read_safetensors(folder: Path, prefix: str = "") -> Iterator[tuple[str, Tens
     """
     for name in weight_files(folder):
         with _open_safetensors(folder / name) as file:
-            for key in file.keys():  # noqa: SIM118 - not a dict
-                if key.startswith(prefix):
-                    yield key, file.get_tensor(key)
+            keys = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 - not a dict
+        while keys:
+            mapped = 0
+            with _open_safetensors(folder / name) as file:
+                while keys and mapped < MAPPED_BYTES:
+                    key = keys.pop(0)
+                    tensor = file.get_tensor(key)
+                    mapped += tensor.nbytes
+                    yield key, tensor
 
 
 @contextmanager

@@ -132,9 +132,10 @@ void gelu_backward_(Address dy, Address x, Address bias, Address dx, Address dbi
   gelu_backward({input(dy), input(x), input(bias), output(dx), output(dbias), rows, width, tanh, threads});
 }
 
-void embedding_forward_(Address input_ids, Address positions, Address token, Address position, Address type,
-                        Address norm_weight, Address norm_bias, Address y, Address stats, std::int64_t rows,
-                        std::int64_t width, std::int64_t tokens, std::int64_t n_positions, float eps, int threads) {
+void embedding_forward_(Address input_ids, Address positions, Address types, Address token, Address position,
+                        Address type, Address norm_weight, Address norm_bias, Address y, Address stats,
+                        std::int64_t rows, std::int64_t width, std::int64_t tokens, std::int64_t n_positions,
+                        std::int64_t n_types, float eps, int threads) {
   check_rows(rows, width, threads);
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t token_id = indices(input_ids)[i], at = indices(positions)[i];
@@ -143,10 +144,17 @@ void embedding_forward_(Address input_ids, Address positions, Address token, Add
     if (at < 0 || at >= n_positions)
       throw py::index_error("position " + std::to_string(at) + " lies outside the model's positions");
   }
+  if (types && type) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const std::int64_t kind = indices(types)[i];
+      if (kind < 0 || kind >= n_types)
+        throw py::index_error("token type " + std::to_string(kind) + " lies outside the model's types");
+    }
+  }
   py::gil_scoped_release release;
-  embedding_forward({indices(input_ids), indices(positions), input(token), input(position), input(type),
-                     input(norm_weight), input(norm_bias), output(y), output(stats), output(stats) + rows, rows, width,
-                     eps, threads});
+  embedding_forward({indices(input_ids), indices(positions), indices(types), input(token), input(position),
+                     input(type), input(norm_weight), input(norm_bias), output(y), output(stats),
+                     output(stats) + rows, rows, width, eps, threads});
 }
 
 void embedding_backward_(Address dy, Address index, Address dtable, std::int64_t rows, std::int64_t width,

@@ -60,11 +60,13 @@ void gelu_backward(Address dy, Address x, Address bias, Address dx, Address dbia
   cuda::gelu_backward(args, make_place(place));
 }
 
-void embedding_forward(Address input_ids, Address positions, Address token, Address position, Address type, Address y,
-                       int64_t rows, int64_t width, int64_t tokens, int64_t n_positions, const py::tuple& place) {
+void embedding_forward(Address input_ids, Address positions, Address types, Address token, Address position,
+                       Address type, Address y, int64_t rows, int64_t width, int64_t tokens, int64_t n_positions,
+                       int64_t n_types, const py::tuple& place) {
   check_rows(rows, width);
   const cuda::EmbeddingForward args = {indices(input_ids),
                                        indices(positions),
+                                       indices(types),
                                        memory(token),
                                        memory(position),
                                        memory(type),
@@ -72,7 +74,8 @@ void embedding_forward(Address input_ids, Address positions, Address token, Addr
                                        rows,
                                        width,
                                        tokens,
-                                       n_positions};
+                                       n_positions,
+                                       n_types};
   cuda::embedding_forward(args, make_place(place));
 }
 

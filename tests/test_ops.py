@@ -109,9 +109,10 @@ def test_lora_linear(
         ops.lora_linear(*tensors, scaling=0.5, dropout_p=0.5)
 
 
-@pytest.mark.parametrize("types", [0, 2])
-def test_embedding(types: int, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
+@pytest.mark.parametrize(("types", "typed"), [(0, False), (2, False), (2, True)])
+def test_embedding(types: int, typed: bool, backend: str, dtype_of: torch.dtype, generator: torch.Generator) -> None:
     input_ids = torch.tensor([3, 0, 3, 6], dtype=torch.int32)
+    kinds = torch.tensor([0, 1, 1, 0], dtype=torch.int32) if typed else None
     positions = torch.tensor([0, 1, 0, 1], dtype=torch.int32)
     sizes = (7, 4, types) if types else (7, 4)
     tables = [torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in sizes]
@@ -119,13 +120,13 @@ def test_embedding(types: int, backend: str, dtype_of: torch.dtype, generator: t
     def formula(*tables: Tensor) -> Tensor:
         one_hot = torch.eye(7, dtype=torch.float64)[input_ids.long()] @ tables[0]
         out = one_hot + torch.eye(4, dtype=torch.float64)[positions.long()] @ tables[1]
-        return out + tables[2][:1] if types else out
+        return out + tables[2][[0] * 4 if kinds is None else kinds.long()] if types else out
 
-    compare(lambda *t: ops.embedding(input_ids, positions, *t), formula, tables, dtype_of)
+    compare(lambda *t: ops.embedding(input_ids, positions, *t, types=kinds), formula, tables, dtype_of)
     if types:
         norm = [torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(2)]
         compare(
-            lambda *t: ops.embedding_layer_norm(input_ids, positions, *t, 1e-5),
+            lambda *t: ops.embedding_layer_norm(input_ids, positions, *t, 1e-5, kinds),
             lambda *t: F.layer_norm(formula(*t[:3]), (5,), t[3], t[4], 1e-5),
             [*tables, *norm],
             dtype_of,
@@ -301,6 +302,8 @@ def test_shapes_that_do_not_fit_are_refused(backend: str) -> None:
         lambda: ops.lora_linear(x, x, None, x, torch.zeros(3, 4), scaling=1.0),
         lambda: ops.lora_linear(x, x, None, x[:, :5], torch.zeros(4, 4), scaling=1.0),
         lambda: ops.embedding(ids, ids[:3], x, x),
+        lambda: ops.embedding(ids, ids, x, x, x, ids[:3]),
+        lambda: ops.embedding(ids, ids, x, x, None, ids),
         lambda: ops.embedding(ids, ids, x, x[:, :5]),
         lambda: ops.embedding_layer_norm(ids, ids, x, x, x, narrow, narrow, 1e-5),
         lambda: ops.dropout(x, 0.5, key),

@@ -14,7 +14,8 @@ void embedding_forward(const EmbeddingForward& a) {
       const float* position = a.position + a.positions[row] * a.width;
       float* y = a.y + row * a.width;
       if (a.type) {
-        for (int64_t c = 0; c < a.width; ++c) y[c] = token[c] + position[c] + a.type[c];
+        const float* type = a.type + (a.types ? a.types[row] * a.width : 0);
+        for (int64_t c = 0; c < a.width; ++c) y[c] = token[c] + position[c] + type[c];
       } else {
         for (int64_t c = 0; c < a.width; ++c) y[c] = token[c] + position[c];
       }

@@ -9,10 +9,12 @@ constexpr int kThreads = 128;
 template <typename T, int kCount>
 __global__ void __launch_bounds__(kThreads)
     embedding_forward_kernel(const std::int32_t* __restrict__ input_ids, const std::int32_t* __restrict__ positions,
-                             const T* __restrict__ token, const T* __restrict__ position, const T* __restrict__ type,
-                             T* __restrict__ y, std::int64_t width, std::int64_t tokens, std::int64_t n_positions) {
-  const std::int64_t id = input_ids[blockIdx.x], at = positions[blockIdx.x];
+                             const std::int32_t* __restrict__ types, const T* __restrict__ token,
+                             const T* __restrict__ position, const T* __restrict__ type, T* __restrict__ y,
+                             std::int64_t width, std::int64_t tokens, std::int64_t n_positions, std::int64_t n_types) {
+  const std::int64_t id = input_ids[blockIdx.x], at = positions[blockIdx.x], kind = types ? types[blockIdx.x] : 0;
   if (id < 0 || id >= tokens || at < 0 || at >= n_positions) __trap();
+  if (type && (kind < 0 || kind >= n_types)) __trap();
   for (std::int64_t c = threadIdx.x * kCount; c < width; c += kThreads * kCount) {
     float sum[kCount], other[kCount];
     load(token + id * width + c, sum);
@@ -20,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int i = 0; i < kCount; ++i) sum[i] += other[i];
     if (type) {
-      load(type + c, other);
+      load(type + kind * width + c, other);
 #pragma unroll
       for (int i = 0; i < kCount; ++i) sum[i] += other[i];
     }
@@ -60,8 +62,8 @@ void embedding_forward(const EmbeddingForward& a, const Place& place) {
                             ? embedding_forward_kernel<T, kVector<T>>
                             : embedding_forward_kernel<T, 1>;
     launch("embedding_forward", a.rows, a.width, place, {a.rows, 1}, kThreads, kernel, a.input_ids, a.positions,
-           static_cast<const T*>(a.token), static_cast<const T*>(a.position), static_cast<const T*>(a.type),
-           static_cast<T*>(a.y), a.width, a.tokens, a.n_positions);
+           a.types, static_cast<const T*>(a.token), static_cast<const T*>(a.position), static_cast<const T*>(a.type),
+           static_cast<T*>(a.y), a.width, a.tokens, a.n_positions, a.n_types);
   });
 }
 

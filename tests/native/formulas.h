@@ -131,14 +131,16 @@ inline Gelu gelu(const Numbers& x, const Numbers& bias, int64_t width, bool tanh
   return out;
 }
 
-// token[ids[row]] + position[positions[row]] + type; type may be empty.
+// token[ids[row]] + position[positions[row]] + type[types[row]]; type may be empty, and types too: row 0 for all.
 inline Numbers embedding(const std::vector<std::int32_t>& ids, const std::vector<std::int32_t>& positions,
-                         const Numbers& token, const Numbers& position, const Numbers& type, int64_t width) {
+                         const std::vector<std::int32_t>& types, const Numbers& token, const Numbers& position,
+                         const Numbers& type, int64_t width) {
   Numbers y(ids.size() * static_cast<size_t>(width));
   for (size_t i = 0; i < y.size(); ++i) {
     const size_t row = i / static_cast<size_t>(width), c = i % static_cast<size_t>(width);
     y[i] = token[at(ids[row], width, static_cast<int64_t>(c))] +
-           position[at(positions[row], width, static_cast<int64_t>(c))] + (type.empty() ? 0.0 : type[c]);
+           position[at(positions[row], width, static_cast<int64_t>(c))] +
+           (type.empty() ? 0.0 : type[at(types.empty() ? 0 : types[row], width, static_cast<int64_t>(c))]);
   }
   return y;
 }

@@ -267,20 +267,24 @@ void test_gelu(const CpuOps& ops, int64_t rows, int64_t width, bool tanh, bool w
   if (with_bias) check::close(actual[2], expected.dbias, kTolerance, what + ": dbias");
 }
 
-void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::string& build) {
-  const std::string what = build + " embedding " + std::to_string(rows) + " x " + std::to_string(width);
+void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, bool typed, const std::string& build) {
+  const std::string what = build + " embedding " + std::to_string(rows) + " x " + std::to_string(width) +
+                           (typed ? " with types" : "");
   check::Random random(3);
   const std::vector<int32_t> ids = random.below(11, rows), positions = random.below(5, rows);
-  const Floats token = random.normal(11 * width), position = random.normal(5 * width), type = random.normal(width);
+  const std::vector<int32_t> types = random.below(2, typed ? rows : 0);
+  const int32_t* kinds = typed ? types.data() : nullptr;
+  const Floats token = random.normal(11 * width), position = random.normal(5 * width), type = random.normal(2 * width);
   const Floats weight = random.normal(width), bias = random.normal(width), dy = random.normal(rows * width);
-  const auto sum = formulas::embedding(ids, positions, as_double(token), as_double(position), as_double(type), width);
+  const auto sum =
+      formulas::embedding(ids, positions, types, as_double(token), as_double(position), as_double(type), width);
   const auto normed = formulas::layer_norm(sum, {}, as_double(weight), as_double(bias), 1e-5, as_double(dy), {});
   const auto actual = same_bits(
       [&](int threads) {
         Floats y = nans<float>(rows * width), norm = y, mean = nans<float>(rows), rstd = mean, dtable = token;
         pyllmclf::EmbeddingForward args = {
-            ids.data(), positions.data(), token.data(), position.data(), type.data(), nullptr, nullptr, y.data(),
-            nullptr,    nullptr,          rows,         width,           1e-5f,       threads};
+            ids.data(), positions.data(), kinds,   token.data(), position.data(), type.data(), nullptr, nullptr,
+            y.data(),   nullptr,          nullptr, rows,         width,           1e-5f,       threads};
         ops.embedding_forward(args);
         args.norm_weight = weight.data();
         args.norm_bias = bias.data();
@@ -290,7 +294,7 @@ void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::s
         ops.embedding_forward(args);
         ops.embedding_backward({dy.data(), ids.data(), dtable.data(), rows, width, threads});
         Floats dtype = type;
-        ops.embedding_backward({dy.data(), nullptr, dtype.data(), rows, width, threads});
+        ops.embedding_backward({dy.data(), kinds, dtype.data(), rows, width, threads});
         return std::vector<Floats>{y, norm, dtable, dtype};
       },
       what);
@@ -299,8 +303,8 @@ void test_embedding(const CpuOps& ops, int64_t rows, int64_t width, const std::s
   check::close(actual[2], formulas::embedding_backward(ids, as_double(dy), as_double(token), width), kTolerance,
                what + ": dtable");
   const std::vector<int32_t> zeros(ids.size());
-  check::close(actual[3], formulas::embedding_backward(zeros, as_double(dy), as_double(type), width), kTolerance,
-               what + ": dtable without an index");
+  const auto dtype = formulas::embedding_backward(typed ? types : zeros, as_double(dy), as_double(type), width);
+  check::close(actual[3], dtype, kTolerance, what + ": dtable of the types");
 }
 
 void test_dropout(const CpuOps& ops, int64_t rows, int64_t width, const std::string& build) {
@@ -691,7 +695,9 @@ int main() {
         }
       }
     }
-    for (const int64_t width : {7, 64, 768}) test_embedding(ops, 90, width, name);
+    for (const int64_t width : {7, 64, 768}) {
+      for (const bool typed : {false, true}) test_embedding(ops, 90, width, typed, name);
+    }
     for (const auto& [rows, outputs, inputs] :
          std::vector<std::array<int64_t, 3>>{{1, 1, 1}, {8, 2, 768}, {5, 203, 37}, {24, 100, 100}, {8, 768, 64}}) {
       test_linear(ops, rows, outputs, inputs, name);

@@ -112,15 +112,16 @@ void test_gelu(int64_t rows, int64_t width, bool tanh, bool with_bias) {
 }
 
 template <typename T>
-void test_embedding(int64_t rows, int64_t width, bool with_type) {
+void test_embedding(int64_t rows, int64_t width, bool with_type, bool typed) {
   const std::string what = Element<T>::name + ("embedding " + std::to_string(rows)) + " x " + std::to_string(width);
   check::Random random(3);
   const auto ids = random.below(7, rows), positions = random.below(5, rows);
   const auto token = random.normal<T>(7 * width), position = random.normal<T>(5 * width);
-  const auto type = random.normal<T>(with_type ? width : 0), dy = random.normal<T>(rows * width);
+  const auto types = random.below(2, typed ? rows : 0);
+  const auto type = random.normal<T>(with_type ? 2 * width : 0), dy = random.normal<T>(rows * width);
   auto y = nans<T>(rows * width), dtable = token;
-  cuda::embedding_forward({ids.data(), positions.data(), token.data(), position.data(),
-                           with_type ? type.data() : nullptr, y.data(), rows, width, 7, 5},
+  cuda::embedding_forward({ids.data(), positions.data(), typed ? types.data() : nullptr, token.data(), position.data(),
+                           with_type ? type.data() : nullptr, y.data(), rows, width, 7, 5, 2},
                           place<T>());
   std::vector<int64_t> order(ids.size());
   std::iota(order.begin(), order.end(), int64_t{0});
@@ -128,8 +129,9 @@ void test_embedding(int64_t rows, int64_t width, bool with_type) {
     return ids[static_cast<std::size_t>(a)] < ids[static_cast<std::size_t>(b)];
   });
   cuda::embedding_backward({dy.data(), ids.data(), order.data(), dtable.data(), rows, width}, place<T>());
-  check::close(y, formulas::embedding(ids, positions, as_double(token), as_double(position), as_double(type), width),
-               Element<T>::tolerance, what + ": y");
+  check::close(
+      y, formulas::embedding(ids, positions, types, as_double(token), as_double(position), as_double(type), width),
+      Element<T>::tolerance, what + ": y");
   check::close(dtable, formulas::embedding_backward(ids, as_double(dy), as_double(token), width), Element<T>::tolerance,
                what + ": dtable");
 }
@@ -181,9 +183,11 @@ void test_all() {
     }
   }
   for (const bool type : {false, true}) {
-    test_embedding<T>(0, 8, type);
-    test_embedding<T>(23, 40, type);
-    test_embedding<T>(5, 7, type);
+    for (const bool typed : {false, true}) {
+      test_embedding<T>(0, 8, type, typed);
+      test_embedding<T>(23, 40, type, typed);
+      test_embedding<T>(5, 7, type, typed);
+    }
   }
   for (const bool weighted : {false, true}) {
     for (const bool rows_weighted : {false, true}) {

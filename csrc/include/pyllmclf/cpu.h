@@ -136,9 +136,10 @@ struct GeluBackward {
 struct EmbeddingForward {
   const std::int32_t* input_ids;
   const std::int32_t* positions;
+  const std::int32_t* types;  // row of `type` for each row; null: row 0 for all
   const float* token;
   const float* position;
-  const float* type;         // [width], may be null
+  const float* type;         // [types, width], may be null
   const float* norm_weight;  // [width], may be null
   const float* norm_bias;    // [width]
   float* y;

@@ -86,12 +86,13 @@ struct GeluBackward {
 struct EmbeddingForward {
   const std::int32_t* input_ids;
   const std::int32_t* positions;
+  const std::int32_t* types;  // row of `type` for each row; null: row 0 for all
   const void* token;
   const void* position;
-  const void* type;  // [width], may be null
+  const void* type;  // [n_types, width], may be null
   void* y;
   std::int64_t rows, width;
-  std::int64_t tokens, n_positions;  // an index outside of them traps
+  std::int64_t tokens, n_positions, n_types;  // an index outside of them traps
 };
 
 // dtable[index[row]] += dy[row], rows of one index in order.

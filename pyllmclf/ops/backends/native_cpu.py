@@ -258,24 +258,26 @@ def _flat_shape(x: Tensor) -> tuple[int, int]:
 def embedding_forward(
     input_ids: Tensor,
     positions: Tensor,
+    types: Tensor | None,
     tables: tuple[Tensor, Tensor, Tensor | None],
     norm: tuple[Tensor, Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Returns (sum of the embeddings [total, width], or its norm; stats [2, total] of the norm, or ``None``).
 
-    Ids and positions are int32 and contiguous, the tables contiguous.
+    Ids, positions and types are int32 and contiguous, the tables contiguous.
     """
-    token, position, type_row = tables
+    token, position, type_table = tables
     rows, width = len(input_ids), token.shape[1]
     y = token.new_empty(rows, width)
     weight, bias, eps = norm or (None, None, 0.0)
     stats = None if norm is None else y.new_empty(2, rows)
     _C.embedding_forward(
-        *map(_address, (input_ids, positions, token, position, type_row, weight, bias, y, stats)),
+        *map(_address, (input_ids, positions, types, token, position, type_table, weight, bias, y, stats)),
         rows,
         width,
         len(token),
         len(position),
+        0 if type_table is None else len(type_table),
         eps,
         torch.get_num_threads(),
     )

@@ -90,22 +90,24 @@ def gelu_backward(
 def embedding_forward(
     input_ids: Tensor,
     positions: Tensor,
+    types: Tensor | None,
     tables: tuple[Tensor, Tensor, Tensor | None],
     norm: tuple[Tensor, Tensor, float] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Returns (sum of the embeddings [total, width], or its norm; stats [2, total] of the norm, or ``None``).
 
-    Ids and positions are int32 and contiguous, the tables contiguous.
+    Ids, positions and types are int32 and contiguous, the tables contiguous.
     """
-    token, position, type_row = tables
+    token, position, type_table = tables
     rows, width = len(input_ids), token.shape[1]
     y = token.new_empty(rows, width)
     _C.cuda_embedding_forward(
-        *map(_address, (input_ids, positions, token, position, type_row, y)),
+        *map(_address, (input_ids, positions, types, token, position, type_table, y)),
         rows,
         width,
         len(token),
         len(position),
+        0 if type_table is None else len(type_table),
         _place(y),
     )
     if norm is None:

@@ -196,11 +196,18 @@ def gelu(x: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
 
 
 def embedding(
-    input_ids: Tensor, positions: Tensor, token_weight: Tensor, position_weight: Tensor, type_weight: Tensor | None
+    input_ids: Tensor,
+    positions: Tensor,
+    token_weight: Tensor,
+    position_weight: Tensor,
+    type_weight: Tensor | None,
+    types: Tensor | None,
 ) -> Tensor:
-    """Sums token and position embeddings, and the embedding of type 0 if there are types."""
+    """Sums token, position and type embeddings; without types, those of type 0, if there is a table."""
     summed = F.embedding(input_ids, token_weight) + F.embedding(positions, position_weight)
-    return summed if type_weight is None else summed + type_weight[0]
+    if type_weight is None:
+        return summed
+    return summed + (type_weight[0] if types is None else F.embedding(types, type_weight))
 
 
 def mean_rows(x: Tensor, cu_seqlens: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def many_texts() -> None:
     class Counting:
         """A tokenizer that only counts letters, so that the store's time dominates."""
 
-        kind, vocab_size, pad_token_id = "counting", 50257, 50256
+        kind, vocab_size, pad_token_id, pairs = "counting", 50257, 50256, None
 
         def __init__(self) -> None:
             self.prefix: list[int] = []

@@ -18,6 +18,7 @@ from .choices import (
     Loss,
     Missing,
     Padding,
+    PairTruncation,
     Pooling,
     Scheduler,
     Strategy,
@@ -41,6 +42,7 @@ def finetune(
     validation: Any = None,
     test: Any = None,
     text_column: str | int | Sequence[str | int] | None = None,
+    text_pair_column: str | int | None = None,
     label_column: str | int | None = None,
     multi_label: bool = False,
     label_separator: str = LABEL_SEPARATOR,
@@ -61,6 +63,7 @@ def finetune(
     dropout: float | Literal["config", "auto"] = "auto",
     max_length: int | None = None,
     long_texts: LongTexts = "head",
+    pair_truncation: PairTruncation = "longest_first",
     prompt: str | None = "auto",
     epochs: int | Auto = "auto",
     batch_size: int | Auto = "auto",
@@ -111,7 +114,8 @@ def finetune(
         on the same classes is reused.
     train
         Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a file or folder, DataFrame,
-        ``pyarrow.Table``, ``datasets.Dataset``, list of dictionaries, dictionary of columns, or ``(texts, labels)``.
+        ``pyarrow.Table``, ``datasets.Dataset``, list of dictionaries, dictionary of columns, ``(texts, labels)``, or
+        ``(texts, pairs, labels)`` for pairs of texts.
     validation, test
         As ``train``; ``validation`` may also be a fraction of the training data, drawn in the classes' proportions.
         ``None`` means the split of the data set, if it has one; ``False`` means none. Where there are no validation
@@ -119,6 +123,11 @@ def finetune(
     text_column, label_column : str or int, optional
         Columns by name, or by number from 0; several text columns, as a list or ``"title,body"``, are joined with a
         space. By default they are found by their usual names, or as the one column of texts and the one of labels.
+    text_pair_column : str or int, optional
+        Column of the second texts, which makes each text a pair that is classified as one, such as a premise and a
+        hypothesis. By default texts are single, unless the names of two columns are those of a pair (``sentence1`` and
+        ``sentence2``, ``premise`` and ``hypothesis``, ``question`` and ``passage``, ...) and no other column is named
+        like a text.
     multi_label : bool
         Whether a text may have several labels, or none. Each class is then decided on its own (sigmoid, binary
         cross-entropy), and labels are lists, or strings joined by ``label_separator``.
@@ -173,6 +182,10 @@ def finetune(
         Tokens read of a text longer than ``max_length``: its first ones, its last ones, half of each, or windows of
         ``max_length`` tokens that overlap by half. In training each window is a text with the label of its text; a
         text's logits are the mean over its windows.
+    pair_truncation : {"longest_first", "only_second"}
+        Which text of a pair of more than ``max_length`` tokens loses some: the longer one, until both are equally long,
+        as transformers does it; or the second alone, unless the first fills all room. ``long_texts`` says which of a
+        text's tokens stay; with ``"windows"`` those of the second text slide over it, and the first text is in each.
     prompt : str, optional
         String before each text, and each window of one, in training and in all predictions; its tokens count among
         those of ``max_length``. ``"auto"`` is the one that the model was trained to read: a preset's, such as

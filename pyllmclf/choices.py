@@ -12,6 +12,7 @@ Weights = Literal["pretrained", "random"]
 Pooling = Literal["last", "last_position", "first", "mean"]
 Padding = Literal["none", "train_longest", "context"]  # or a number of tokens
 LongTexts = Literal["head", "tail", "both", "windows"]
+PairTruncation = Literal["longest_first", "only_second"]
 Loss = Literal["cross_entropy", "contrastive"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]

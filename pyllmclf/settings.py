@@ -42,6 +42,7 @@ from .choices import (
     Loss,
     Missing,
     Padding,
+    PairTruncation,
     Pooling,
     Scheduler,
     Strategy,
@@ -101,6 +102,10 @@ class Settings:
     text_column: str | int | Sequence[str | int] | None = argument(
         None, "Column of the texts, by name or number; several are joined: title,body. Default: found.", group=DATA,
         estimator=False, check=valid.columns, changes_result=False,
+    )  # fmt: skip
+    text_pair_column: str | int | None = argument(
+        None, "Column of the second texts, for pairs of texts, by name or number. Default: none, unless only the usual "
+        "names of a pair tell the texts.", group=DATA, estimator=False, check=valid.column, changes_result=False,
     )  # fmt: skip
     label_column: str | int | None = argument(
         None, "Column of the labels, by name or number. Default: found.", group=DATA, estimator=False,
@@ -172,6 +177,10 @@ class Settings:
     long_texts: LongTexts = argument(
         "head", "What is read of longer texts: head, tail, both or windows.", group=MODEL,
         check=one_of(words(LongTexts)),
+    )  # fmt: skip
+    pair_truncation: PairTruncation = argument(
+        "longest_first", "Which text of a pair that is too long loses tokens: longest_first or only_second.",
+        group=MODEL, check=one_of(words(PairTruncation)), absent="longest_first",
     )  # fmt: skip
     prompt: str | None = argument(
         AUTO, "String before each text, such as 'query: '; none, or auto: the one that the model was trained with.",

@@ -15,11 +15,25 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from .choices import Auto, Backend, Cache, Dtype, LongTexts, Loss, Padding, Pooling, Scheduler, Strategy, Weights
+from .choices import (
+    Auto,
+    Backend,
+    Cache,
+    Dtype,
+    LongTexts,
+    Loss,
+    Padding,
+    PairTruncation,
+    Pooling,
+    Scheduler,
+    Strategy,
+    Weights,
+)
 from .data.temporary import temporary_folder
 from .errors import DataError, UsageError
 from .random_state import keeps_random_state
 from .suggestions import checked_names
+from .text_pair import Text, TextPair
 
 # Parameters that finetune does not have, or has under another name.
 _RENAMED = ("random_state", "validation_fraction", "output_dir")
@@ -31,7 +45,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
     Parameters
     ----------
     model, weights, revision, trainable, lora, pooling, causal, padding, head_bias, dropout, max_length,
-    long_texts, prompt
+    long_texts, pair_truncation, prompt
         As for :func:`pyllmclf.finetune`: the model, its trained parameters, and how it reads a text.
     epochs, batch_size, batch_tokens, gradient_accumulation_steps, learning_rate, loss, weight_decay, warmup_ratio,
     scheduler, layerwise_lr_decay, max_grad_norm, class_weights, label_smoothing, early_stopping, calibrate
@@ -56,8 +70,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
     Notes
     -----
-    Texts are a sequence of strings, an array of them, a Series, or a DataFrame with one column. A pickle contains the
-    files of a checkpoint: weights as safetensors, everything else as text.
+    Texts are a sequence of strings, an array of them, a Series, or a DataFrame with one column; pairs of texts a
+    sequence of tuples ``(text, pair)``, or an array or a DataFrame with two columns. A pickle contains the files of a
+    checkpoint: weights as safetensors, everything else as text.
     """
 
     @checked_names
@@ -76,6 +91,7 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         dropout: float | Literal["config", "auto"] = "auto",
         max_length: int | None = None,
         long_texts: LongTexts = "head",
+        pair_truncation: PairTruncation = "longest_first",
         prompt: str | None = "auto",
         epochs: int | Auto = "auto",
         batch_size: int | Auto = "auto",
@@ -269,13 +285,13 @@ def _columns(indicator: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
     return np.arange(indicator.shape[1]), [np.flatnonzero(row).tolist() for row in has]
 
 
-def _texts(X: Any) -> list[str]:
-    """Converts the texts to a list.
+def _texts(X: Any) -> list[Text]:
+    """Converts the texts, or pairs of texts, to a list.
 
     Raises
     ------
     DataError
-        If they are not a sequence of strings, or there is none.
+        If they are not a sequence of strings or of pairs, or there is none.
     """
     if isinstance(X, (str, bytes)):
         raise DataError("X must be a sequence of texts; put the single text into a list.")
@@ -285,18 +301,25 @@ def _texts(X: Any) -> list[str]:
     if isinstance(array, np.ndarray):
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
-        if array.ndim == 2:
+        elif array.ndim == 2 and array.shape[1] == 2 and all(isinstance(text, str) for text in array[:1].ravel()):
+            array = [TextPair(*row) for row in array.tolist()]
+        if isinstance(array, np.ndarray) and array.ndim == 2:
             rows, columns = array.shape
             raise DataError(
                 f"X must be a sequence of texts or have one column, not the shape {array.shape} "
                 f"(n_samples={rows}, n_features={columns}); choose the column of the texts."
             )
-        if array.ndim != 1:
+        if isinstance(array, np.ndarray) and array.ndim != 1:
             raise DataError(f"X must be a sequence of texts, not of the shape {array.shape}.")
-    texts = list(array)
+    texts = [TextPair(*text) if isinstance(text, tuple) and len(text) == 2 else text for text in array]
     for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise DataError(f"text {i} is a {type(text).__name__}, not a string.")
+        wrong = next((part for part in _parts(text) if not isinstance(part, str)), None)
+        if wrong is not None:
+            raise DataError(f"text {i} is a {type(wrong).__name__}, not a string.")
     if not texts:
         raise DataError("X has no text: at least one is needed.")
-    return [str(text) for text in texts]
+    return [TextPair(*map(str, text)) if isinstance(text, TextPair) else str(text) for text in texts]
+
+
+def _parts(text: Any) -> tuple[Any, ...]:
+    return text if isinstance(text, TextPair) else (text,)

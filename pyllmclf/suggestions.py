@@ -19,6 +19,7 @@ _OTHER_NAMES = {
     "validation": "val valid dev eval_data eval_dataset val_data validation_data validation_file validation_split",
     "test": "test_data test_dataset test_file",
     "text_column": "text_col text_field text_key x_column input_column",
+    "text_pair_column": "pair_column text_pair pair_col second_column second_text_column text_b",
     "label_column": "label_col target_column target_col label_field label_key y_column labels_column",
     "lora": "lora_config peft peft_config lora_r",
     "causal": "is_causal causal_mask",

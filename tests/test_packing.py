@@ -20,11 +20,14 @@ from pyllmclf.data import token_store
 from pyllmclf.data.lengths import LengthReport
 from pyllmclf.data.packing import PackedBatch, Packer, RowLayout, token_budget_batches
 from pyllmclf.data.token_store import TokenStore
+from pyllmclf.data.tokenizers import PairTemplate
 from pyllmclf.errors import DataError, UsageError
 from pyllmclf.ops.backends import triton as triton_backend
 from pyllmclf.ops.schedule import attention_schedule, fixed_schedule, pooled_schedule
 
-TENSORS = [f.name for f in dataclasses.fields(PackedBatch) if f.name not in ("max_seqlen", "schedule", "shared")]
+TENSORS = [
+    f.name for f in dataclasses.fields(PackedBatch) if f.name not in ("max_seqlen", "schedule", "shared", "token_types")
+]
 
 PAD = 99
 
@@ -41,6 +44,7 @@ class FakeTokenizer:
     prompt: str = ""
     splits_special_tokens: bool = True
     without_position: int | None = None
+    pairs: PairTemplate | None = None
     whole: list[str] = field(default_factory=list)
 
     def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[list[int]]:

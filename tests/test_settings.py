@@ -98,8 +98,8 @@ def test_every_argument_has_a_default_and_a_help_text() -> None:
 
 # Since version 0.1; a new argument is added to one of the sets, or has a value for checkpoints without it.
 CHANGES_NO_RESULT = {
-    "model", "train", "validation", "test", "text_column", "label_column", "label_separator", "empty_texts",
-    "encoding_errors", "missing", "encoding", "delimiter", "header",
+    "model", "train", "validation", "test", "text_column", "text_pair_column", "label_column", "label_separator",
+    "empty_texts", "encoding_errors", "missing", "encoding", "delimiter", "header",
     "cache", "cache_budget", "cache_dir", "output_dir", "resume", "save_every_steps",
     "keep_last", "strategy", "revision",
     "sample_weight",  # the weights themselves are compared

@@ -183,6 +183,7 @@ ELSEWHERE = {
     "cache", "cache_budget", "cache_dir",  # test_frozen_prefix.py
     "cuda_graphs",  # test_fixed_shapes.py, test_gpu.py
     "early_stopping",  # test_objective.py
+    "text_pair_column", "pair_truncation",  # test_pairs.py
     "long_texts", "calibrate", "logs", "callbacks", "report",  # test_training_features.py
     "empty_texts", "encoding_errors", "missing",  # test_bad_input.py, test_missing.py
     "encoding", "delimiter", "header",  # test_files_people_have.py

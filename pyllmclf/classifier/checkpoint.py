@@ -11,8 +11,9 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from torch import Tensor
@@ -26,13 +27,22 @@ from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
 from ..models.adapters import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER, load_adapter, read_tensors
 from ..models.config import ModelConfig
-from ..models.hub import fetch_revision, follow_architecture, read_config, read_json
+from ..models.hub import fetch_revision, follow_architecture, pair_tokenizer, read_config, read_json
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, check_size
 from ..models.weights import backbone_state, load_weights
 from .huggingface import model_files, parameter_bytes, tensor_writer
 from .replaceable import HELD_OUT
-from .schema import FORMAT_VERSION, WITH_PROMPT, WITHOUT_POOLER, BaseSpec, CheckpointSpec, TokenizerSpec, read_spec
+from .schema import (
+    FORMAT_VERSION,
+    WITH_PAIRS,
+    WITH_PROMPT,
+    WITHOUT_POOLER,
+    BaseSpec,
+    CheckpointSpec,
+    TokenizerSpec,
+    read_spec,
+)
 from .state import ClassifierState, Int8Layers
 
 SPEC_FILE = "pyllmclf.json"
@@ -224,7 +234,7 @@ def _read_state(folder: Path, spec: CheckpointSpec) -> ClassifierState:
     classes, separator = checked_classes(spec.classes), spec.label_separator
     encoder = LabelEncoder(classes) if separator is None else MultiLabelEncoder(classes, separator)
     head = HeadSpec.resolve(config, spec.pooling, spec.causal, spec.head_bias, pooler=spec.pooler)
-    layout = RowLayout(spec.max_length, spec.pad_to, spec.long_texts)
+    layout = RowLayout(spec.max_length, spec.pad_to, spec.long_texts, spec.pair_truncation)
     layout.check(config.n_positions)
     check_size(config, base_folder)
     model = SequenceClassifier(config, len(encoder.classes), head)
@@ -267,6 +277,14 @@ def _read_tokenizer(folder: Path, spec: CheckpointSpec, config: ModelConfig) -> 
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(f"{folder}: the tokenizer has more tokens than the model's embedding.")
     file = folder / SPEC_FILE
+    if spec.tokenizer.between is not None:
+        tokenizer = pair_tokenizer(tokenizer, config)
+        assert tokenizer.pairs is not None
+        if list(tokenizer.pairs.between) != list(spec.tokenizer.between):
+            raise ModelError(
+                f"{file}: tokenizer.between is {shortened(spec.tokenizer.between)}, and the template of {path} has "
+                f"{list(tokenizer.pairs.between)} between the texts of a pair."
+            )
     return with_saved_prompt(
         tokenizer, spec.tokenizer.prompt, str(file), spec.max_length, f"{file}: max_length={spec.max_length}"
     )
@@ -318,12 +336,17 @@ def _spec(state: ClassifierState) -> CheckpointSpec:
         causal=model_spec.causal,
         head_bias=model_spec.bias,
         pooler=model_spec.pooler,
-        format_version=WITH_PROMPT if tokenizer.prompt else FORMAT_VERSION if model_spec.pooler else WITHOUT_POOLER,
+        format_version=_format_version(state),
         max_length=state.layout.max_length,
         pad_to=state.layout.pad_to,
         long_texts=state.layout.long_texts,
+        pair_truncation=state.layout.pair_truncation,
         tokenizer=TokenizerSpec(
-            tokenizer.kind, getattr(tokenizer, "pad_token", None), tokenizer.splits_special_tokens, tokenizer.prompt
+            tokenizer.kind,
+            getattr(tokenizer, "pad_token", None),
+            tokenizer.splits_special_tokens,
+            tokenizer.prompt,
+            None if tokenizer.pairs is None else list(tokenizer.pairs.between),
         ),
         lora=None if state.lora is None else asdict(state.lora),
         temperature=state.temperature,
@@ -332,6 +355,15 @@ def _spec(state: ClassifierState) -> CheckpointSpec:
         settings=state.settings,
         int8=None if state.int8 is None else state.int8.record(),
     )
+
+
+def _format_version(state: ClassifierState) -> int:
+    """The oldest version of the format that can express the classifier."""
+    if state.has_pairs:
+        return WITH_PAIRS
+    if state.tokenizer.prompt:
+        return WITH_PROMPT
+    return FORMAT_VERSION if state.model.spec.pooler else WITHOUT_POOLER
 
 
 def _int8_layers(record: Mapping[str, Any] | None, folder: Path) -> Int8Layers | None:
@@ -353,8 +385,24 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def label_separator_of(path: Path) -> str | None:
-    """The separator of a text's labels in a checkpoint, which is not checked.
+@dataclass(frozen=True)
+class Kind:
+    """What data a classifier takes.
+
+    Attributes
+    ----------
+    label_separator : str or None
+        Separator of a text's labels; ``None`` where each text has one label.
+    has_pairs : bool
+        Whether texts are pairs.
+    """
+
+    label_separator: str | None = None
+    has_pairs: bool = False
+
+
+def kind_of(path: Path) -> Kind:
+    """What data a checkpoint takes, which is not checked.
 
     It lets a caller read data before the weights; :func:`pyllmclf.load` checks the checkpoint.
 
@@ -365,8 +413,8 @@ def label_separator_of(path: Path) -> str | None:
 
     Returns
     -------
-    str or None
-        ``None`` where each text has one label, or the checkpoint can't be read.
+    Kind
+        Single texts with one label each, where the checkpoint can't be read.
     """
     numbered = sorted(path.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name), reverse=True)
     for folder in (path, path / "last", *numbered):
@@ -375,9 +423,10 @@ def label_separator_of(path: Path) -> str | None:
                 content = parse_json((folder / name).read_text(encoding="utf-8"))
                 if name == SPEC_FILE:
                     separator = content["label_separator"]
-                    return separator if isinstance(separator, str) and separator.strip() else None
+                    separator = separator if isinstance(separator, str) and separator.strip() else None
+                    return Kind(separator, content["tokenizer"].get("between") is not None)
                 multi_label = content.get("problem_type") == "multi_label_classification"
-                return MultiLabelEncoder(()).separator if multi_label else None
+                return Kind(MultiLabelEncoder(()).separator if multi_label else None)
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 continue
-    return None
+    return Kind()

@@ -22,12 +22,13 @@ from ..data.readers import Label, TextData
 from ..data.sources import read_data
 from ..data.token_store import TokenStore
 from ..distributed import ProcessGroup
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..evaluation.metrics import EvaluationResult, evaluate_logits
 from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label
 from ..paths import user_path
 from ..progress import warn
 from ..random_state import keeps_random_state
+from ..text_pair import Text, TextPair
 from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
 from .export import check_export, export_classifier, merged_state
@@ -65,7 +66,7 @@ class Classifier(Predictor):
         self.compute = compute or Compute.resolve(device, dtype, backend)
         self._warned_of_truncation = False
         # Texts that the layers in int8 were chosen on.
-        self.calibration: list[str] | None = None
+        self.calibration: list[Text] | None = None
         state.model.to(self.device)
 
     @property
@@ -95,12 +96,12 @@ class Classifier(Predictor):
             f"pooling={spec.pooling!r}, causal={spec.causal}, classes={self.state.encoder.names})"
         )
 
-    def packer(self, texts: list[str], labels: np.ndarray | None = None, keep_in: Path | None = None) -> Packer:
+    def packer(self, texts: list[Text], labels: np.ndarray | None = None, keep_in: Path | None = None) -> Packer:
         """Tokenizes texts and makes a packer of them.
 
         Parameters
         ----------
-        texts : list of str
+        texts : list of str or of TextPair
         labels : ndarray, optional
             Encoded labels; see :class:`pyllmclf.data.packing.Packer`.
         keep_in : Path, optional
@@ -109,9 +110,13 @@ class Classifier(Predictor):
         Raises
         ------
         DataError
-            If a text can't be tokenized, or has a token outside the model's vocabulary.
+            If a text can't be tokenized, or has a token outside the model's vocabulary; if texts are pairs and the
+            classifier reads single ones, or the other way round.
         """
         tokenizer = self.state.tokenizer
+        if texts and isinstance(texts[0], TextPair) is not self.state.has_pairs:
+            kinds = ("pairs of texts", "single") if self.state.has_pairs else ("single texts", "pairs")
+            raise DataError(f"the classifier reads {kinds[0]}, and these texts are {kinds[1]}.")
         if keep_in is None:
             store = TokenStore.from_texts(texts, tokenizer)
         else:
@@ -132,6 +137,7 @@ class Classifier(Predictor):
         *,
         split: str | None = None,
         text_column: str | int | Sequence[str | int] | None = None,
+        text_pair_column: str | int | None = None,
         label_column: str | int | None = None,
         empty_texts: str = "keep",
         encoding_errors: str = "strict",
@@ -146,10 +152,11 @@ class Classifier(Predictor):
         Parameters
         ----------
         data
-            Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``.
+            Name of a data set, path of a file, DataFrame, ``datasets.Dataset`` or ``(texts, labels)``; for a classifier
+            of pairs ``(texts, pairs, labels)``.
         split : {"train", "validation", "test", "all"}, optional
             Split of data that have splits; by default ``"test"``, else ``"validation"``, else all with a warning.
-        text_column, label_column : str or int, optional
+        text_column, text_pair_column, label_column : str or int, optional
             Columns by name or number, several text columns as a list; by default they are found.
         empty_texts : {"keep", "skip", "error"}
             Whether texts that are empty or white space are kept, left out and counted in ``lengths``, or raise.
@@ -176,7 +183,9 @@ class Classifier(Predictor):
             split=split,
             default_split="test",
             text_column=text_column,
+            text_pair_column=text_pair_column,
             label_column=label_column,
+            pairs=self.state.has_pairs,
             label_separator=self.state.label_separator,
             empty_texts=empty_texts,
             encoding_errors=encoding_errors,
@@ -286,8 +295,8 @@ class Classifier(Predictor):
             ``"huggingface"`` opens with ``AutoModelForSequenceClassification``, with LoRA merged into the weights.
             ``"peft"`` is the adapter of a classifier that was trained with LoRA. ``"onnx"`` is a ``model.onnx`` that
             maps ``input_ids`` and ``attention_mask`` [texts, length] to ``logits`` [texts, classes], for a causal or a
-            bidirectional classifier with any pooling that does not read padding. ``"torch"`` is the same graph as
-            ``model.pt2``, for ``torch.export.load``.
+            bidirectional classifier with any pooling that does not read padding; of a BERT of pairs ``token_type_ids``
+            too. ``"torch"`` is the same graph as ``model.pt2``, for ``torch.export.load``.
         overwrite : bool
             Whether the folder of an earlier export, classifier or run is replaced, at once; never one with other files.
         quantize : True, iterable of str, path, or name of a data set, optional
@@ -322,7 +331,7 @@ class Classifier(Predictor):
         exact = Classifier(copied, device="cpu", dtype="float32", backend=self.backend)
         chosen, texts = self.state.int8, self.calibration
         if quantize is not True:
-            texts = calibration_texts(quantize)
+            texts = calibration_texts(quantize, pairs=self.state.has_pairs)
         elif chosen is None or texts is None:
             raise UsageError("quantize=True is for a classifier loaded in int8 with a calibration; give texts.")
         # onnxruntime's graphs have no factors of rows.

@@ -58,7 +58,7 @@ def export_classifier(
         write_folder(path, model_files(state, path), overwrite=overwrite)
         return
     with temporary_folder() as folder:
-        write_graph(state.model, format, folder, state.layout.max_length)
+        write_graph(state.model, format, folder, state.layout.max_length, typed=state.reads_types)
         if finish is not None:
             finish(folder)
         names = sorted(path.name for path in folder.iterdir())

@@ -88,7 +88,7 @@ def _in_int8(state: ClassifierState, device: str, backend: str, calibration: Any
         raise UsageError("dtype='int8' is for CPUs; say device='cpu' (--device cpu), or another dtype.")
     state = classifier.state
     if calibration is not None:
-        classifier.calibration = calibration_texts(calibration)
+        classifier.calibration = calibration_texts(calibration, pairs=state.has_pairs)
         state.int8 = choose_layers(classifier, classifier.compute, classifier.calibration)
     elif state.int8 is None:
         raise UsageError(
@@ -107,6 +107,7 @@ def evaluate(
     *,
     split: str | None = None,
     text_column: str | int | Sequence[str | int] | None = None,
+    text_pair_column: str | int | None = None,
     label_column: str | int | None = None,
     empty_texts: str = "keep",
     encoding_errors: str = "strict",
@@ -125,7 +126,8 @@ def evaluate(
     ----------
     checkpoint : path or Classifier
         A :class:`Classifier` has its device, dtype and backend already.
-    data, split, text_column, label_column, empty_texts, encoding_errors, missing, encoding, delimiter, header, progress
+    data, split, text_column, text_pair_column, label_column, empty_texts, encoding_errors, missing, encoding,
+    delimiter, header, progress
         As for :meth:`Classifier.evaluate`.
     device, dtype, backend : str
         As for :func:`load`; ``"int8"`` for a classifier that was saved in it.
@@ -153,6 +155,7 @@ def evaluate(
         data,
         split=split,
         text_column=text_column,
+        text_pair_column=text_pair_column,
         label_column=label_column,
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,

@@ -12,6 +12,7 @@ import numpy as np
 from ..data.readers import Label, read_object
 from ..data.sources import read_data
 from ..errors import UsageError
+from ..text_pair import Text, TextPair
 
 
 @dataclass(frozen=True)
@@ -20,40 +21,47 @@ class TextInput:
 
     Attributes
     ----------
-    texts : list of str
+    texts : list of str or of TextPair
     single : bool
-        Whether they are one string, whose result is that of one text rather than a sequence.
+        Whether they are one text, whose result is that of one text rather than a sequence.
     index : pandas.Index or None
         Of a Series or a DataFrame, which its result keeps.
     """
 
-    texts: list[str]
+    texts: list[Text]
     single: bool = False
     index: Any = None
 
     @classmethod
-    def of(cls, texts: Any) -> TextInput:
+    def of(cls, texts: Any, *, pairs: bool = False) -> TextInput:
         """Reads a string, a sequence or an iterator of strings, a Series, a DataFrame or a ``datasets.Dataset``.
+
+        Parameters
+        ----------
+        texts
+        pairs : bool
+            Whether texts are pairs: a tuple ``(text, pair)``, several of them, or two columns.
 
         Raises
         ------
         UsageError
             If ``texts`` is none of these.
         DataError
-            If a text is missing or not a string.
+            If a text is missing or not a string, or is no pair where pairs are wanted, or the other way round.
         """
         if isinstance(texts, np.ndarray) and texts.ndim == 0:
             texts = texts.item()
         if isinstance(texts, bytes):
             raise UsageError("a text must be a string, not bytes; decode it first.")
-        if isinstance(texts, str):
-            return cls(_read([texts]), single=True)
+        one_pair = isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
+        if isinstance(texts, str) or (one_pair and (pairs or isinstance(texts, TextPair))):
+            return cls(_read([texts], pairs), single=True)
         index = texts.index if hasattr(texts, "iloc") else None
         has_columns = hasattr(texts, "columns") or hasattr(texts, "column_names")
         if not isinstance(texts, (dict, Sequence)) and not has_columns and hasattr(texts, "__iter__"):
             texts = list(texts)
         empty = not isinstance(texts, dict) and hasattr(texts, "__len__") and len(texts) == 0
-        return cls([] if empty else _read(texts), index=index)
+        return cls([] if empty else _read(texts, pairs), index=index)
 
     def frame(self, columns: dict[Any, Any]) -> Any:
         """A DataFrame with a row for each text, and the index of the caller's Series or DataFrame."""
@@ -110,12 +118,12 @@ def most_probable(probabilities: np.ndarray, classes: Sequence[Label], top_k: in
     return [[(classes[i], float(row[i])) for i in best] for best, row in zip(order, probabilities, strict=True)]
 
 
-def _read(texts: Any) -> list[str]:
-    return read_object(texts, text_column=None, label_column=None, labelled=False).texts
+def _read(texts: Any, pairs: bool) -> list[Text]:
+    return read_object(texts, labelled=False, pairs=pairs).texts
 
 
-def calibration_texts(calibration: Any) -> list[str]:
-    """Texts of a file, a data set, or any object that holds texts."""
+def calibration_texts(calibration: Any, *, pairs: bool) -> list[Text]:
+    """Texts, or pairs of texts, of a file, a data set, or any object that holds some."""
     if isinstance(calibration, (str, os.PathLike)):
-        return list(read_data(calibration, labelled=False, default_split="validation").texts)
-    return list(TextInput.of(calibration).texts)
+        return list(read_data(calibration, labelled=False, default_split="validation", pairs=pairs).texts)
+    return list(TextInput.of(calibration, pairs=pairs).texts)

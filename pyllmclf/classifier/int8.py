@@ -17,6 +17,7 @@ from ..evaluation.metrics import softmax
 from ..evaluation.multi_label import sigmoid
 from ..models.layers import Linear
 from ..models.sequence_classifier import SequenceClassifier
+from ..text_pair import Text
 from .inference import predict_logits
 from .predictor import Predictor
 from .state import Int8Layers
@@ -118,7 +119,7 @@ class PeakRecorder:
         return (factors / factors.log().mean().exp()).clamp(1 / LARGEST_FACTOR, LARGEST_FACTOR)
 
 
-def choose_layers(classifier: Predictor, compute: Compute, texts: list[str], *, smooth: bool = True) -> Int8Layers:
+def choose_layers(classifier: Predictor, compute: Compute, texts: list[Text], *, smooth: bool = True) -> Int8Layers:
     """Lets the layers compute in int8 that leave the labels of the calibration texts as they are in float32.
 
     All layers are tried first. If too few labels are equal, the layers that change the logits most, each by itself,

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import ModelError, UsageError
 from ..models.export import EXTERNAL_DATA_BYTES, INPUTS
 from ..models.sequence_classifier import SequenceClassifier
+from ..text_pair import Text
 from .int8 import AGREEMENT, CALIBRATION_TEXTS, labels_of, linear_layers
 from .predictor import Predictor
 
@@ -27,7 +28,7 @@ def check_installed() -> None:
         raise UsageError("quantize needs onnxruntime: pip install 'pyllmclf[onnx]'.") from error
 
 
-def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str], texts: list[str]) -> None:
+def quantize_graph(classifier: Predictor, folder: Path, layers: Collection[str], texts: list[Text]) -> None:
     """Replaces ``model.onnx`` in the folder by its int8 form, if the labels of the texts stay those of float32.
 
     onnxruntime rounds the rows of a batch by one scale, and pyllmclf each row by its own: labels may change here that
@@ -105,7 +106,7 @@ def _other_products(graph: Path, weights: set[str]) -> list[str]:
     return [*others, *(f"{name}_MatMul" for name in others)]  # a Gemm becomes a MatMul of this name first
 
 
-def _logits(classifier: Predictor, path: Path, texts: list[str]) -> np.ndarray:
+def _logits(classifier: Predictor, path: Path, texts: list[Text]) -> np.ndarray:
     """Logits of the graph, fp32 [texts, classes]."""
     import onnxruntime
 
@@ -113,9 +114,17 @@ def _logits(classifier: Predictor, path: Path, texts: list[str]) -> np.ndarray:
     packer, found = classifier.packer(texts), []
     for begin in range(0, len(texts), BATCH):  # as they come, since a user's batches are not sorted either
         ids = np.arange(begin, min(begin + BATCH, len(texts)))
-        rows = [packer.batch(ids[i : i + 1]).input_ids.numpy() for i in range(len(ids))]
+        batches = [packer.batch(ids[i : i + 1]) for i in range(len(ids))]
+        rows = [batch.input_ids.numpy() for batch in batches]
+        types = [batch.token_types.numpy() for batch in batches if batch.token_types is not None]
         longest = max(map(len, rows))
-        padded = np.array([np.pad(row, (0, longest - len(row))) for row in rows], dtype=np.int64)
         mask = np.array([np.arange(longest) < len(row) for row in rows], dtype=np.int64)
-        found.append(session.run(["logits"], dict(zip(INPUTS, (padded, mask), strict=True)))[0])
+        inputs = [_padded(rows, longest), mask, *([_padded(types, longest)] if types else [])]
+        names = INPUTS if types else INPUTS[:-1]
+        found.append(session.run(["logits"], dict(zip(names, inputs, strict=True)))[0])
     return np.concatenate(found)
+
+
+def _padded(rows: list[np.ndarray], longest: int) -> np.ndarray:
+    """Rows of different lengths as int64 [rows, longest], with zeros at their ends."""
+    return np.array([np.pad(row, (0, longest - len(row))) for row in rows], dtype=np.int64)

@@ -37,7 +37,7 @@ class Predictor(ABC):
         ----------
         texts : str, or iterable of str
             One text, or several: a list, an array, a Series, a DataFrame, a ``datasets.Dataset``. Of no text the result
-            is empty.
+            is empty. A classifier of pairs takes a tuple ``(text, pair)``, or several; or two columns.
         as_frame : bool, optional
             Whether the result is a DataFrame with a column for each class. By default it is one where ``texts`` are a
             Series or a DataFrame, whose index it keeps.
@@ -51,11 +51,11 @@ class Predictor(ABC):
         Raises
         ------
         DataError
-            If a text is not a string.
+            If a text is not a string; or is no pair, and the classifier reads pairs, or the other way round.
         UsageError
             If ``texts`` are bytes, or another object that holds no texts.
         """
-        inputs = TextInput.of(texts)
+        inputs = TextInput.of(texts, pairs=self.state.has_pairs)
         return inputs.scores(self._logits(inputs, progress), self.state.encoder.classes, as_frame)
 
     def predict_proba(self, texts: Any, *, as_frame: bool | None = None, progress: bool = False) -> Any:
@@ -66,7 +66,7 @@ class Predictor(ABC):
         ndarray of float64, shape [texts, classes], or [classes] for one text; or a DataFrame of that shape
             Rows sum to 1; where texts may have several labels, each class has a probability of its own.
         """
-        inputs = TextInput.of(texts)
+        inputs = TextInput.of(texts, pairs=self.state.has_pairs)
         return inputs.scores(self._probabilities(inputs, progress), self.state.encoder.classes, as_frame)
 
     def predict(
@@ -103,7 +103,7 @@ class Predictor(ABC):
         """
         check_top_k(top_k)
         check_as_frame(as_frame)
-        inputs = TextInput.of(texts)
+        inputs = TextInput.of(texts, pairs=self.state.has_pairs)
         probabilities = self._probabilities(inputs, progress)
         labels: list[Any] = self.decide(probabilities)
         if as_frame:

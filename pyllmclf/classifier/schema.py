@@ -15,7 +15,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ..choices import LongTexts, Pooling, words
+from ..choices import LongTexts, PairTruncation, Pooling, words
 from ..data.json_text import is_unicode
 from ..data.labels import checked_classes
 from ..data.readers import Label
@@ -29,7 +29,9 @@ FORMAT_VERSION = 1
 WITHOUT_POOLER = 2
 # Of classifiers with a prompt before each text, likewise.
 WITH_PROMPT = 3
-VERSIONS = (FORMAT_VERSION, WITHOUT_POOLER, WITH_PROMPT)
+# Of classifiers of pairs of texts, likewise.
+WITH_PAIRS = 4
+VERSIONS = (FORMAT_VERSION, WITHOUT_POOLER, WITH_PROMPT, WITH_PAIRS)
 # Takes a value; returns what it must be, where it is not.
 Check = Callable[[Any], "str | None"]
 
@@ -54,6 +56,9 @@ _TEXT = _must(_is_text, "a string of valid Unicode")
 _NAME = _must(lambda value: _is_text(value) and bool(value.strip()), "a string that is not blank")
 _FLAG = _must(lambda value: type(value) is bool, "true or false")
 _COUNT = _must(_is_count, f"an integer from 0 to {MOST:,}")
+_IDS = _must(
+    lambda value: isinstance(value, (list, tuple)) and bool(value) and all(map(_is_count, value)), "a list of token ids"
+)
 _OBJECT = _must(lambda value: isinstance(value, dict), "an object")
 _POSITIVE = _must(lambda value: is_number(value) and value > 0, "a positive number")
 
@@ -204,12 +209,15 @@ class TokenizerSpec(_Record):
         See :attr:`pyllmclf.data.tokenizers.Tokenizer.splits_special_tokens`; true in checkpoints of before.
     prompt : str
         String before each text; empty for none, and in checkpoints of before.
+    between : list of int, or None
+        Tokens between the two texts of a pair; ``None`` for a classifier of single texts.
     """
 
     kind: str = field(metadata=_is(_one_of(("tiktoken", "tokenizers"))))
     pad_token: str | None = field(metadata=_is(_or_none(_NAME)))
     split_special_tokens: bool = field(metadata=_is(_FLAG), default=True)
     prompt: str = field(metadata=_is(_TEXT), default="")
+    between: list[int] | None = field(metadata=_is(_or_none(_IDS)), default=None)
 
 
 @dataclass(frozen=True)
@@ -255,6 +263,7 @@ class CheckpointSpec(_Record):
     pyllmclf_version: str = field(metadata=_is(_TEXT), default="")
     model_type: str = field(metadata=_is(_TEXT), default="")
     pooler: bool = field(metadata=_is(_FLAG), default=True)
+    pair_truncation: str = field(metadata=_is(_one_of(words(PairTruncation))), default="longest_first")
     int8: dict[str, Any] | None = field(metadata=_is(_or_none(_int8)), default=None)
 
     def to_json(self) -> dict[str, Any]:

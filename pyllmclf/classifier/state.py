@@ -90,6 +90,16 @@ class ClassifierState:
     int8: Int8Layers | None = None
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether the classifier reads pairs of texts."""
+        return self.tokenizer.pairs is not None
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether the model reads types of tokens, which tell the second text of a pair."""
+        return self.tokenizer.pairs is not None and self.tokenizer.pairs.typed
+
+    @property
     def label_separator(self) -> str | None:
         """Separator of a text's labels; ``None`` where each text has one label."""
         return self.encoder.separator if isinstance(self.encoder, MultiLabelEncoder) else None
@@ -103,6 +113,11 @@ def why_not_transformers(state: ClassifierState) -> str | None:
         return f"{name} masks padding, and this classifier reads it"
     if state.layout.long_texts not in ("head", "tail"):
         return f"{name} reads one piece of a long text, and this classifier has long_texts={state.layout.long_texts!r}"
+    if state.has_pairs and state.layout.pair_truncation != "longest_first":
+        return (
+            f"{name}'s pipeline truncates the longer text of a pair, and this classifier has "
+            f"pair_truncation={state.layout.pair_truncation!r}"
+        )
     if spec.causal != architecture.causal:
         return f"{name} is {'causal' if architecture.causal else 'bidirectional'}, and this classifier is not"
     if not spec.pooler:

@@ -12,6 +12,7 @@ import typer
 from ..errors import UsageError
 from ..file_types import DATA_HELP
 from ..printable import printable
+from ..text_pair import Text, named_parts, parts_of
 from .csv_rows import row_writer
 from .formulas import without_formulas
 from .options import (
@@ -30,6 +31,7 @@ from .options import (
     Missing,
     Progress,
     TextColumn,
+    TextPairColumn,
     Version,
     print_json,
     user_paths,
@@ -37,6 +39,7 @@ from .options import (
 from .tables import print_evaluation
 
 if TYPE_CHECKING:
+    from ..classifier.checkpoint import Kind
     from ..evaluation.metrics import EvaluationResult
     from ..evaluation.multi_label import MultiLabelResult
 
@@ -50,6 +53,7 @@ def evaluate(
         typer.Option(help="Split of a data set: train, validation, test or all. Default: test, else validation."),
     ] = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     label_column: LabelColumn = None,
     empty_texts: EmptyTexts = "keep",
     encoding_errors: EncodingErrors = "strict",
@@ -84,7 +88,7 @@ def evaluate(
 ) -> None:
     """Measure a classifier on labelled texts."""
     from ..classifier import Classifier, load
-    from ..classifier.checkpoint import find_checkpoint, label_separator_of, training_history
+    from ..classifier.checkpoint import find_checkpoint, kind_of, training_history
     from ..classifier.swapped import check_checkpoint_and_data
     from ..classifier.third_party import is_third_party
     from ..data.atomic_folder import check_writable, new_file
@@ -96,14 +100,17 @@ def evaluate(
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas changes the file of --predictions; give --predictions, or leave it out.")
     check_checkpoint_and_data(checkpoint, data)
+    kind = kind_of(checkpoint)
     # Data are read first: errors in them are reported before weights are read.
     texts = read_data(
         data,
         split=split,
         default_split="test",
         text_column=text_column,
+        text_pair_column=text_pair_column,
         label_column=label_column,
-        label_separator=label_separator_of(checkpoint),
+        pairs=kind.has_pairs,
+        label_separator=kind.label_separator,
         empty_texts=empty_texts,
         encoding_errors=encoding_errors,
         missing=missing,
@@ -111,11 +118,7 @@ def evaluate(
         delimiter=delimiter,
         header=header,
     )
-    separators = {str(path): label_separator_of(path) is not None for path in (checkpoint, *(compare or ()))}
-    if len(set(separators.values())) > 1:
-        raise UsageError(
-            "--compare: one checkpoint has one label per text, and another several; compare checkpoints of one kind."
-        )
+    _check_alike([kind, *map(kind_of, compare or ())])
     folders = [path if is_third_party(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     outputs = {"--predictions": predictions, "--report": report}
     check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
@@ -162,6 +165,18 @@ def evaluate(
         print(
             f"only {first} is right on {counts['only_first']:,} texts, only {name} on {counts['only_second']:,}; "
             f"McNemar's test: p = {counts['p']:.4g}\n"
+        )
+
+
+def _check_alike(kinds: list[Kind]) -> None:
+    """Raises :class:`UsageError` unless checkpoints that are compared take the same data."""
+    if len({each.label_separator is None for each in kinds}) > 1:
+        raise UsageError(
+            "--compare: one checkpoint has one label per text, and another several; compare checkpoints of one kind."
+        )
+    if len({each.has_pairs for each in kinds}) > 1:
+        raise UsageError(
+            "--compare: one checkpoint reads pairs of texts, and another single texts; compare checkpoints of one kind."
         )
 
 
@@ -212,17 +227,17 @@ def _compare(
 
 
 def _write_predictions(
-    file: TextIO, texts: list[str], result: Any, separator: str | None, escape_formulas: bool
+    file: TextIO, texts: list[Text], result: Any, separator: str | None, escape_formulas: bool
 ) -> None:
     escape = without_formulas if escape_formulas else str
     writer = row_writer(file)
-    header = ["text", "label", "prediction", *(f"probability_{name}" for name in result.classes)]
+    header = [*named_parts(texts[0]), "label", "prediction", *(f"probability_{name}" for name in result.classes)]
     writer.writerow(map(escape, header))
     for text, label, prediction, row in zip(
         texts, result.labels, result.predictions, result.probabilities.tolist(), strict=True
     ):
         names = (_class_names(chosen, result.classes, separator) for chosen in (label, prediction))
-        writer.writerow([*map(escape, (text, *names)), *row])
+        writer.writerow([*map(escape, (*parts_of(text), *names)), *row])
 
 
 def _class_names(chosen: Any, classes: list[Any], separator: str | None) -> str:

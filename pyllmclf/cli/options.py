@@ -91,6 +91,7 @@ def _show_version(wanted: bool) -> None:
 
 
 TextColumn = _settings_option("text_column")
+TextPairColumn = _settings_option("text_pair_column")
 LabelColumn = _settings_option("label_column")
 EmptyTexts = _settings_option("empty_texts")
 EncodingErrors = _settings_option("encoding_errors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from .options import (
     LoadDtype,
     Progress,
     TextColumn,
+    TextPairColumn,
     user_paths,
 )
 from .prediction_input import STANDARD_INPUT, open_source
@@ -42,6 +43,10 @@ Data = Annotated[
 ]
 Text = Annotated[
     list[str] | None, typer.Option(help="A text, instead of DATA; can be repeated.", rich_help_panel=INPUT)
+]
+TextPairs = Annotated[
+    list[str] | None,
+    typer.Option("--text-pair", help="The second text of a pair, once for each --text.", rich_help_panel=INPUT),
 ]
 InputFormat = Annotated[
     str | None,
@@ -94,8 +99,10 @@ def predict(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or the output folder of finetune.")],
     data: Data = None,
     text: Text = None,
+    text_pair: TextPairs = None,
     input_format: InputFormat = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     encoding_errors: EncodingErrors = "strict",
     encoding: Encoding = "auto",
     delimiter: Delimiter = None,
@@ -120,9 +127,11 @@ def predict(
         output = None
     shape = Shape(output_format(format, output, as_json, label_only), top_k, proba, keep_columns, escape_formulas)
     _check_shape(shape)
+    from ..classifier.checkpoint import kind_of
     from ..classifier.swapped import check_checkpoint_and_data
     from ..data.readers import ReadOptions
 
+    texts = _texts(text, text_pair)
     check_checkpoint_and_data(checkpoint, data)
     if output is not None:
         if calibration is not None:
@@ -133,13 +142,15 @@ def predict(
             _check_standard_input(output)
     options = ReadOptions(
         text_column=text_column,
+        text_pair_column=text_pair_column,
+        pairs=kind_of(checkpoint).has_pairs,
         labelled=False,
         encoding_errors=encoding_errors,
         encoding=encoding,
         delimiter=delimiter,
         header=header,
     )
-    stream = open_source(data, text, input_format, options, progress)
+    stream = open_source(data, texts, input_format, options, progress)
     from ..classifier import load
 
     classifier = load(checkpoint, device=device, dtype=dtype, backend=backend, calibration=calibration)
@@ -151,6 +162,25 @@ def predict(
         for rows in stream.batches:
             writer.write(rows, classifier.predict_proba(rows.texts))
             bar.update(len(rows.texts))
+
+
+def _texts(texts: list[str] | None, pairs: list[str] | None) -> list[Any] | None:
+    """The texts of the command line, with their second texts where there are any.
+
+    Raises
+    ------
+    UsageError
+        If their numbers differ.
+    """
+    from ..text_pair import TextPair
+
+    if not pairs:
+        return texts
+    if len(pairs) != len(texts or ()):
+        raise UsageError(
+            f"--text-pair is there {len(pairs)} times, and --text {len(texts or ())} times; each text needs one."
+        )
+    return list(map(TextPair, texts or (), pairs))
 
 
 def _check_standard_input(output: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DataError, UsageError
 from ..progress import say
+from ..text_pair import Text
 
 if TYPE_CHECKING:
     from ..data.readers import ReadOptions
@@ -20,7 +21,7 @@ STANDARD_INPUT = "-"
 
 
 def open_source(
-    data: str | None, texts: list[str] | None, input_format: str | None, options: ReadOptions, progress: bool
+    data: str | None, texts: list[Text] | None, input_format: str | None, options: ReadOptions, progress: bool
 ) -> RowStream:
     """Opens the source; of a regular file, the first batch is read, so that errors come before weights are read.
 
@@ -83,7 +84,7 @@ def _hinted(stream: RowStream, kind: str, options: ReadOptions, progress: bool) 
         first = next(batches, None)
         if first is None:
             return
-        if kind == "txt" and (other := looks_like(first.texts[0], options)) is not None:
+        if kind == "txt" and (other := looks_like(str(first.texts[0]), options)) is not None:
             say(
                 f"each line is read as a text; --input-format {other} reads the columns that they seem to have",
                 progress,
@@ -96,9 +97,10 @@ def _hinted(stream: RowStream, kind: str, options: ReadOptions, progress: bool) 
 
 def _check_lines(kind: str, options: ReadOptions) -> None:
     """Raises :class:`UsageError` for options that have no effect on a format."""
-    if kind == "txt" and options.text_column is not None:
+    if kind == "txt" and options.chooses_columns:
+        name = "--text-pair-column" if options.text_column is None else "--text-column"
         raise UsageError(
-            "--text-column chooses a column, and lines of text have none; leave it out, or say --input-format csv."
+            f"{name} chooses a column, and lines of text have none; leave it out, or say --input-format csv."
         )
     if kind not in ("csv", "tsv") and (options.delimiter is not None or not options.header):
         raise UsageError(
@@ -108,15 +110,16 @@ def _check_lines(kind: str, options: ReadOptions) -> None:
         raise UsageError("--encoding is about files of text, which a Parquet file is not; leave it out.")
 
 
-def _of_texts(texts: list[str], options: ReadOptions) -> RowStream:
+def _of_texts(texts: list[Text], options: ReadOptions) -> RowStream:
     from ..data.readers import read_object
     from ..data.readers.row_batches import Rows, RowStream
 
-    if options.text_column is not None:
-        raise UsageError("--text-column chooses a column, and a text has none; leave it out.")
+    if options.chooses_columns:
+        name = "--text-pair-column" if options.text_column is None else "--text-column"
+        raise UsageError(f"{name} chooses a column, and a text has none; leave it out.")
     if options.delimiter is not None or not options.header or options.encoding != "auto":
         raise UsageError("--delimiter, --no-header and --encoding are about files, and a text is none; leave them out.")
-    return RowStream(iter([Rows(read_object(texts, labelled=False).texts)]))
+    return RowStream(iter([Rows(read_object(texts, labelled=False, pairs=options.pairs).texts)]))
 
 
 def _of_other(data: str, options: ReadOptions) -> RowStream:
@@ -128,6 +131,8 @@ def _of_other(data: str, options: ReadOptions) -> RowStream:
         texts = read_data(
             data,
             text_column=options.text_column,
+            text_pair_column=options.text_pair_column,
+            pairs=options.pairs,
             labelled=False,
             encoding_errors=options.encoding_errors,
             encoding=options.encoding,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, UsageError
+from ..text_pair import named_parts
 from .csv_rows import row_writer
 from .formulas import without_formulas
 from .prediction_writer import Shape, Writer, check_free, free_name, is_unicode, no_rows, no_unicode, plain_list
@@ -99,7 +100,7 @@ class JsonLines(Writer):
 
     def begin(self) -> None:
         super().begin()
-        taken = set(self.input_columns()) | {"text"}
+        taken = set(self.input_columns()) | {"text", "text_pair"}
         self.names = [free_name(name, taken) for name in (self.classifier.label_name, "probabilities")]
 
     def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
@@ -110,7 +111,7 @@ class JsonLines(Writer):
         for i, (label, row) in enumerate(zip(labels, probabilities.tolist(), strict=True)):
             values = {name: _jsonable(value) for name, value in self.input_values(rows, i).items()}
             check_free(values, self.names, rows, i)
-            values.setdefault("text", rows.texts[i])
+            values = named_parts(rows.texts[i]) | values
             shown = zip(classes, row, strict=True) if best is None else best[i]
             self.write_object(values | {self.names[0]: label, self.names[1]: dict(shown)})
 

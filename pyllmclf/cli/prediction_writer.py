@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..text_pair import named_parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,15 +83,15 @@ class Writer(ABC):
     # --- for subclasses
 
     def input_columns(self) -> list[str]:
-        """Names of the input's columns that are kept, or of the text alone."""
+        """Names of the input's columns that are kept, or of the text, or of both texts, alone."""
         if self.stream.columns is None or not self.shape.keep_columns:
-            return ["text"]
+            return ["text", "text_pair"] if self.classifier.state.has_pairs else ["text"]
         return self.stream.columns
 
     def input_values(self, rows: Rows, row: int) -> dict[str, Any]:
         """Values of the input's columns in a row."""
         if rows.records is None or not self.shape.keep_columns:
-            return {"text": rows.texts[row]}
+            return dict(named_parts(rows.texts[row]))
         return rows.records[row]
 
     def added(self, labels: list[Any], probabilities: np.ndarray) -> dict[str, Any]:

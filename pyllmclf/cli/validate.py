@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +23,7 @@ from .options import (
     Missing,
     Prompt,
     TextColumn,
+    TextPairColumn,
     print_json,
     user_paths,
 )
@@ -41,6 +43,7 @@ def validate(
         list[str] | None, typer.Option(help="File whose texts are searched among the training texts; can be repeated.")
     ] = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     label_column: LabelColumn = None,
     multi_label: Annotated[bool, typer.Option("--multi-label", help="Texts may have several labels, or none.")] = False,
     label_separator: Annotated[
@@ -75,6 +78,7 @@ def validate(
     picked: list[Columns] = []
     options = ReadOptions(
         text_column=text_column,
+        text_pair_column=text_pair_column,
         label_column=label_column,
         label_separator=label_separator if multi_label else None,
         encoding_errors=encoding_errors,
@@ -87,18 +91,21 @@ def validate(
     check_label_separator(label_separator, several=multi_label)
     check_applicable(options, [data, *(test or ())])
 
-    def read(source: Any) -> TextData:
-        return read_source(source, applicable(options, source), default_split="test")
+    def read(source: Any, pairs: bool | None = None) -> TextData:
+        return read_source(source, applicable(replace(options, pairs=pairs), source), default_split="test")
 
     if is_named(data):
         splits = dict(load_named(data))
     else:
-        splits = {name: read(part) for name, part in split_sources(data).items()} or {"train": read(data)}
+        splits = {}
+        for name, part in (split_sources(data) or {"train": data}).items():
+            splits[name] = read(part, next(iter(splits.values())).has_pairs if splits else None)
     columns = picked[-1] if picked else None
-    splits |= {path: read(path) for path in test or ()}
+    has_pairs = next(iter(splits.values())).has_pairs
+    splits |= {path: read(path, has_pairs) for path in test or ()}
     settled = settle_types(list(splits.values()))
     splits = {name: split for name, split in zip(splits, settled, strict=True) if split is not None}
-    tokenizer, positions = (None, None) if model is None else _reading(model, as_prompt("prompt", prompt))
+    tokenizer, positions = (None, None) if model is None else _reading(model, as_prompt("prompt", prompt), has_pairs)
     report = validate_splits(splits, tokenizer, positions)
     plan = _plan(splits, report, columns, missing)
     if as_json:
@@ -123,9 +130,9 @@ def _plan(
     Returns
     -------
     dict
-        ``text_column`` and ``label_column`` (``None`` where the data have none), ``texts``, ``left_out`` (rows),
-        ``classes`` (their number), ``labels`` (their kind), ``refuses`` (the reason, or ``None``) and ``unreadable``
-        (the reason, where a row can't be used).
+        ``text_column``, ``text_pair_column`` and ``label_column`` (``None`` where the data have none), ``texts``,
+        ``left_out`` (rows), ``classes`` (their number), ``labels`` (their kind), ``refuses`` (the reason, or ``None``)
+        and ``unreadable`` (the reason, where a row can't be used).
     """
     from ..data.label_types import quoted_if_odd
 
@@ -144,6 +151,7 @@ def _plan(
         refuses = "a split has no text"
     return {
         "text_column": None if columns is None else ", ".join(columns.text_names),
+        "text_pair_column": None if columns is None else columns.pair_name,
         "label_column": None if columns is None else columns.label_name,
         "texts": first.texts,
         "left_out": len(skipped),
@@ -160,7 +168,10 @@ def _sentence(plan: dict[str, Any]) -> str:
         return f"finetune would refuse: {plan['refuses']}"
     columns = ""
     if plan["text_column"] is not None:
-        columns = f"the texts of the column {plan['text_column']!r} and the labels of {plan['label_column']!r}: "
+        texts = f"the texts of the column {plan['text_column']!r}"
+        if plan["text_pair_column"] is not None:
+            texts = f"the pairs of texts of the columns {plan['text_column']!r} and {plan['text_pair_column']!r}"
+        columns = f"{texts} and the labels of {plan['label_column']!r}: "
     left_out = f"{plan['left_out']:,} rows are left out" if plan["left_out"] else "no row is left out"
     return (
         f"finetune would take {columns}{plan['texts']:,} texts, {plan['classes']:,} classes ({plan['labels']}); "
@@ -168,8 +179,8 @@ def _sentence(plan: dict[str, Any]) -> str:
     )
 
 
-def _reading(model: str, prompt: str | None) -> tuple[Tokenizer, int]:
-    """A model's tokenizer with the prompt, and positions, without its weights; for an adapter, those of its base.
+def _reading(model: str, prompt: str | None, has_pairs: bool) -> tuple[Tokenizer, int]:
+    """A model's tokenizer of texts, or of pairs, with the prompt, and positions; for an adapter, those of its base.
 
     Raises
     ------
@@ -179,11 +190,12 @@ def _reading(model: str, prompt: str | None) -> tuple[Tokenizer, int]:
     from ..data.row_layout import RowLayout
     from ..data.tokenizers import special_count, with_prompt
     from ..models.adapters import ADAPTER_CONFIG
-    from ..models.hub import find_model
+    from ..models.hub import find_model, pair_tokenizer
 
     source = find_model(model, "pretrained" if (Path(model) / ADAPTER_CONFIG).is_file() else "random")
-    tokenizer, positions = with_prompt(source.tokenizer, source.resolve_prompt(prompt)), source.config.n_positions
+    plain = pair_tokenizer(source.tokenizer, source.config) if has_pairs else source.tokenizer
+    tokenizer, positions = with_prompt(plain, source.resolve_prompt(prompt)), source.config.n_positions
     specials = special_count(tokenizer)
-    prompts = specials - special_count(source.tokenizer)
+    prompts = specials - special_count(plain)
     RowLayout.resolve("none", None, positions=positions, longest_train=0, specials=specials, prompt=prompts)
     return tokenizer, positions

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..tables import Line, Part, Shown
+from ..text_pair import parts_of
 from .label_types import about_names, about_number, quoted_if_odd
 from .readers import TextData
 
@@ -42,8 +43,8 @@ class Rows:
 
     @classmethod
     def matching(cls, data: TextData, check: Callable[[str], bool]) -> Rows:
-        """The rows whose texts meet a check."""
-        return cls.of([data.where(row) for row, text in enumerate(data.texts) if check(text)])
+        """The rows whose text, or one of whose two texts, meets a check."""
+        return cls.of([data.where(row) for row, text in enumerate(data.texts) if any(map(check, parts_of(text)))])
 
     def __str__(self) -> str:
         return "; ".join(self.first) + ("; ..." if self.count > len(self.first) else "")

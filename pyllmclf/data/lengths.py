@@ -22,6 +22,21 @@ def truncation(packer: Packer) -> str:
     return f"{packer.cut:,} of {total:,} {verb} more than {length:,} tokens, of which only the {of_text} are read"
 
 
+def _are_empty(packer: Packer, tokenizer: Tokenizer) -> np.ndarray:
+    """Whether each text of a packer has no tokens of its own, bool, shape [texts]."""
+    store = packer.store
+    if tokenizer.pairs is not None:
+        assert store.firsts is not None
+        return (store.firsts == 0) & (store.lengths <= len(tokenizer.pairs.between))
+    # Without special tokens a padding token; behind a prompt, the token of its last space, if that is the text's.
+    (nothing,) = tokenizer.encode_batch([""])
+    empty = store.lengths == len(nothing)
+    for place, token in enumerate(nothing):
+        rows = np.flatnonzero(empty)
+        empty[rows] = store.tokens[store.offsets[rows] + place] == token
+    return empty
+
+
 @dataclass(frozen=True)
 class LengthReport:
     """Lengths of a data set's texts in tokens, special tokens included; of their windows, where texts are cut so.
@@ -36,7 +51,7 @@ class LengthReport:
     longest : int
         Tokens of the longest text, after truncation.
     empty : int
-        Number of texts without any token but special ones and the prompt's.
+        Number of texts without any token but special ones and the prompt's; of pairs, of those with two such texts.
     truncated : int
         Number of texts that lose tokens to ``max_length``.
     skipped : int
@@ -60,13 +75,7 @@ class LengthReport:
     @classmethod
     def of(cls, packer: Packer, tokenizer: Tokenizer, skipped: int = 0) -> LengthReport:
         """Measures the texts of a packer; ``skipped`` is the number of rows that were left out before."""
-        lengths, stored = packer.real_lengths, packer.store.lengths
-        # Without special tokens a padding token; behind a prompt, the token of its last space, if that is the text's.
-        (nothing,) = tokenizer.encode_batch([""])
-        empty = stored == len(nothing)
-        for place, token in enumerate(nothing):
-            rows = np.flatnonzero(empty)
-            empty[rows] = packer.store.tokens[packer.store.offsets[rows] + place] == token
+        lengths = packer.real_lengths
         padded_rows = len(lengths) * int(lengths.max())
         computed_rows = int(packer.row_counts.sum())
         return cls(
@@ -76,7 +85,7 @@ class LengthReport:
             median=float(np.median(lengths)),
             percentile_99=float(np.percentile(lengths, 99)),
             longest=int(lengths.max()),
-            empty=int(empty.sum()),
+            empty=int(_are_empty(packer, tokenizer).sum()),
             truncated=packer.cut,
             padding_avoided=max(0.0, 1.0 - computed_rows / padded_rows),
             skipped=skipped,

@@ -76,6 +76,8 @@ class PackedBatch:
         Order of work of attention on a GPU (:mod:`pyllmclf.ops.schedule`); made by :meth:`to`.
     shared : SharedRows, or None
         Rows that a causal model computes without dropout; made by :meth:`share_prefixes`.
+    token_types : int32 tensor, shape [total], or None
+        Type of each token: 1 in the second text of a pair; ``None`` where all are 0, or the model reads none.
     """
 
     input_ids: torch.Tensor
@@ -87,6 +89,7 @@ class PackedBatch:
     lengths: torch.Tensor
     schedule: Schedule | None = None
     shared: SharedRows | None = None
+    token_types: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.example_ids)
@@ -102,17 +105,21 @@ class PackedBatch:
             max_seqlen=min(n, 1),
             schedule=None,
             shared=None,
+            token_types=None,
         )
 
     def first_tokens(self) -> PackedBatch:
         """The batch with each text cut to its first token."""
         starts = self.cu_seqlens[:-1].long()
         cut = self.one_row_each(self.positions[starts])
-        return replace(cut, input_ids=self.input_ids[starts], lengths=torch.ones_like(self.lengths))
+        types = None if self.token_types is None else self.token_types[starts]
+        return replace(cut, input_ids=self.input_ids[starts], lengths=torch.ones_like(self.lengths), token_types=types)
 
     def share_prefixes(self) -> PackedBatch:
         """The batch with :attr:`shared`, if enough texts have a prefix in common with the text before; on the host."""
-        rows, of = _C.share_prefixes(self.input_ids.numpy(), self.cu_seqlens.numpy())
+        # Tokens of different types differ.
+        ids = self.input_ids if self.token_types is None else 2 * self.input_ids + self.token_types
+        rows, of = _C.share_prefixes(ids.numpy(), self.cu_seqlens.numpy())
         if len(rows) > MAX_DISTINCT_ROWS * len(of):
             return self
         return replace(self, shared=SharedRows(torch.from_numpy(rows), torch.from_numpy(of)))
@@ -170,16 +177,23 @@ class Packer:
         labels: np.ndarray | None = None,
         weights: np.ndarray | None = None,
     ) -> None:
-        room = layout.max_length - special_count(tokenizer)
+        around = len(tokenizer.prefix) + len(tokenizer.suffix)
+        between = special_count(tokenizer) - around
+        room = layout.max_length - around
         longer = store.lengths > room
         self.window_bounds: np.ndarray | None = None
         self.cut = int(longer.sum())
         self.text_labels = labels
         if self.cut and layout.long_texts == "windows":
             self.cut = 0
-            store, self.window_bounds = store.windows(room, room // 2)
+            if tokenizer.pairs is None:
+                store, self.window_bounds = store.windows(room, room // 2)
+            else:
+                store, self.window_bounds = store.pair_windows(room, between, layout.pair_truncation)
             labels = None if labels is None else np.repeat(labels, np.diff(self.window_bounds), axis=0)
             weights = None if weights is None else np.repeat(weights, np.diff(self.window_bounds))
+        elif self.cut and tokenizer.pairs is not None:
+            store = store.cut_pairs(room, between, layout.long_texts, layout.pair_truncation)
         elif self.cut and layout.long_texts != "head":
             store = store.cut(room, layout.long_texts)
         self.store = store
@@ -198,7 +212,7 @@ class Packer:
             "suffix": list(tokenizer.suffix),
         }
         self.without_position = tokenizer.without_position
-        self.real_lengths = np.minimum(store.lengths + special_count(tokenizer), layout.max_length)
+        self.real_lengths = np.minimum(store.lengths + around, layout.max_length)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -244,6 +258,7 @@ class Packer:
         input_ids, positions, cu_seqlens, max_seqlen, lengths = packed
         if self.without_position is not None:
             positions = _counted_positions(input_ids, cu_seqlens, self.without_position)
+        types = self._token_types(index, cu_seqlens, lengths)
         example_ids = torch.from_numpy(index)
         return PackedBatch(
             input_ids=torch.from_numpy(input_ids),
@@ -253,7 +268,19 @@ class Packer:
             labels=None if self.labels is None else self.labels[example_ids],
             example_ids=example_ids,
             lengths=torch.from_numpy(lengths),
+            token_types=None if types is None else torch.from_numpy(types),
         )
+
+    def _token_types(self, ids: np.ndarray, cu_seqlens: np.ndarray, lengths: np.ndarray) -> np.ndarray | None:
+        """Type of each token of pairs, int32, shape [total], 0 of padding; ``None`` where the model reads none."""
+        pairs = self.tokenizer.pairs
+        if pairs is None or not pairs.typed:
+            return None
+        assert self.store.firsts is not None
+        sizes = np.diff(cu_seqlens)
+        place = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], sizes)
+        second = len(self.tokenizer.prefix) + self.store.firsts[ids] + pairs.zeros
+        return ((place >= np.repeat(second, sizes)) & (place < np.repeat(lengths, sizes))).astype(np.int32)
 
 
 def _counted_positions(input_ids: np.ndarray, cu_seqlens: np.ndarray, uncounted: int) -> np.ndarray:

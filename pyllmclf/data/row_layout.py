@@ -20,11 +20,14 @@ class RowLayout:
         0 for packed rows; otherwise every text takes this many rows, and padding tokens are ordinary tokens.
     long_texts : {"head", "tail", "both", "windows"}
         What is read of a longer text: its first tokens, its last ones, half of each, or windows that overlap by half.
+    pair_truncation : {"longest_first", "only_second"}
+        Which text of a pair loses tokens.
     """
 
     max_length: int
     pad_to: int = 0
     long_texts: str = "head"
+    pair_truncation: str = "longest_first"
 
     def check(self, positions: int) -> None:
         """Raises :class:`UsageError` unless the layout fits a model with this many positions."""
@@ -32,6 +35,7 @@ class RowLayout:
         if not whole or not 1 <= self.max_length <= positions:
             raise UsageError(f"max_length={self.max_length!r} does not fit a model with {positions} positions.")
         check_argument("long_texts", self.long_texts)
+        check_argument("pair_truncation", self.pair_truncation)
         if self.pad_to and not self.max_length <= self.pad_to <= positions:
             raise UsageError(f"pad_to={self.pad_to!r} does not fit a model with {positions} positions.")
 
@@ -46,6 +50,7 @@ class RowLayout:
         longest_train: int,
         specials: int,
         prompt: int = 0,
+        pair_truncation: str = "longest_first",
     ) -> RowLayout:
         """Makes a layout from the arguments of :func:`pyllmclf.finetune`.
 
@@ -62,6 +67,7 @@ class RowLayout:
             Number of special tokens per text, the prompt's included.
         prompt : int
             How many of them are the prompt's.
+        pair_truncation : {"longest_first", "only_second"}
 
         Raises
         ------
@@ -76,14 +82,14 @@ class RowLayout:
         if specials >= limit:
             raise UsageError(f"no text fits: {_taken(positions, specials, prompt)}.")
         if padding == "none":
-            return cls(limit, 0, long_texts)
+            return cls(limit, 0, long_texts, pair_truncation)
         if isinstance(padding, int):
             pad_to = padding
         elif padding == "context":
             pad_to = positions
         else:
             pad_to = min(longest_train, limit)
-        return cls(min(limit, pad_to), pad_to, long_texts)
+        return cls(min(limit, pad_to), pad_to, long_texts, pair_truncation)
 
 
 def _taken(positions: int, specials: int, prompt: int) -> str:

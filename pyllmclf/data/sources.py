@@ -78,6 +78,8 @@ def read_data(
     default_split: str = "all",
     text_column: Column | Sequence[Column] | None = None,
     label_column: Column | None = None,
+    text_pair_column: Column | None = None,
+    pairs: bool | None = None,
     labelled: bool = True,
     label_separator: str | None = None,
     empty_texts: str = "keep",
@@ -98,7 +100,7 @@ def read_data(
     default_split : str
         Split to read without ``split``, if the data set has it; otherwise all of them, or for ``"test"`` the
         validation split if there is one.
-    text_column, label_column, labelled, label_separator, empty_texts, encoding_errors
+    text_column, label_column, text_pair_column, pairs, labelled, label_separator, empty_texts, encoding_errors
         As for :class:`ReadOptions`.
     encoding, delimiter, header, missing
         As for :class:`ReadOptions`.
@@ -114,6 +116,8 @@ def read_data(
     options = ReadOptions(
         text_column=text_column,
         label_column=label_column,
+        text_pair_column=text_pair_column,
+        pairs=pairs,
         labelled=labelled,
         label_separator=label_separator,
         empty_texts=empty_texts,
@@ -211,12 +215,14 @@ def read_named(name: str, options: ReadOptions) -> Splits:
     Raises
     ------
     UsageError
-        For an unknown partition, or if ``label_separator`` asks for several labels per text.
+        For an unknown partition, or if the options ask for several labels per text, or for pairs of texts.
     DataError
         As :func:`load_named`, :func:`with_weights` and :func:`without_empty`.
     """
     if options.label_separator is not None:
         raise UsageError(f"the texts of {name} have one label each; leave multi_label out.")
+    if options.pairs is True:
+        raise UsageError(f"{name} has single texts, and the classifier reads pairs of texts; give other data.")
     splits = load_named(name)
     train = "train" if "train" in splits else "all"
     splits = splits | {train: with_weights(splits[train], options.sample_weight)}
@@ -230,7 +236,7 @@ def applicable(options: ReadOptions, data: Any) -> ReadOptions:
     delimited files; a pipe may be any of them.
     """
     if is_named(data) or not has_columns(data) or _is_folder_of_texts(data):
-        options = replace(options, text_column=None, label_column=None)
+        options = replace(options, text_column=None, text_pair_column=None, label_column=None)
     is_file = not is_named(data) and isinstance(data, (str, Path, FileGroup))
     file_format = format_of_name(str(data)) if is_file else None
     if not is_file:
@@ -247,8 +253,8 @@ def applicable(options: ReadOptions, data: Any) -> ReadOptions:
 def check_options(options: ReadOptions, data: Any) -> None:
     """Raises :class:`UsageError` for an option that does not apply to this kind of data."""
     usable = applicable(options, data)
-    if (usable.text_column, usable.label_column) != (options.text_column, options.label_column):
-        raise UsageError(f"{_kind(data)} has no columns to choose from; leave text_column and label_column out.")
+    if options.chooses_columns and not usable.chooses_columns:
+        raise UsageError(f"{_kind(data)} has no columns to choose from; leave {_choices(options)} out.")
     for name, about in _OF_FILES.items():
         if getattr(usable, name) != getattr(options, name):
             raise UsageError(f"{name} is about {about}, which {_kind(data)} is not; leave {name} out.")
@@ -257,8 +263,8 @@ def check_options(options: ReadOptions, data: Any) -> None:
 def check_applicable(options: ReadOptions, sources: Sequence[Any]) -> None:
     """Raises :class:`UsageError` if columns, or options of files, are chosen and apply to no source."""
     usable = [applicable(options, data) for data in sources]
-    if _chooses_columns(options) and not any(map(_chooses_columns, usable)):
-        raise UsageError("text_column and label_column choose columns of files or frames, and none is given.")
+    if options.chooses_columns and not any(each.chooses_columns for each in usable):
+        raise UsageError(f"{_choices(options)} choose columns of files or frames, and none is given.")
     for name, about in _OF_FILES.items():
         value = getattr(options, name)
         if value != getattr(ReadOptions, name) and all(getattr(one, name) != value for one in usable):
@@ -274,8 +280,10 @@ _OF_FILES = {
 }
 
 
-def _chooses_columns(options: ReadOptions) -> bool:
-    return options.text_column is not None or options.label_column is not None
+def _choices(options: ReadOptions) -> str:
+    """The arguments that choose columns, for a message."""
+    pair = "" if options.text_pair_column is None else ", text_pair_column"
+    return f"text_column{pair} and label_column"
 
 
 def _is_folder_of_texts(data: Any) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from ..checks import is_number
 from ..errors import DataError, UsageError
 from ..random_state import keeps_random_state
+from ..text_pair import Text
 from .label_types import each_label, quoted, settle_types
 from .named import is_named
 from .readers import Label, ReadOptions, TextData
@@ -65,9 +66,12 @@ def read_splits(
             for split, value in (("validation", validation), ("test", test))
         )
 
+    pairs = read_options.pairs
+
     def read(data: Any, split: str) -> TextData:
         weight = read_options.sample_weight if split == "train" else None
-        return read_source(data, applicable(replace(read_options, sample_weight=weight), data), default_split=split)
+        options = replace(read_options, sample_weight=weight, pairs=pairs)
+        return read_source(data, applicable(options, data), default_split=split)
 
     def read_if_any(value: Any, split: str) -> TextData | None:
         if value is False:
@@ -75,6 +79,7 @@ def read_splits(
         return named.get(split) if value is None else read(value, split)
 
     train_data = (named.get("train") or named["all"]) if named else read(train, "train")
+    pairs = train_data.has_pairs
     test_data = read_if_any(test, "test")
     validation_data = None if is_number(validation) else read_if_any(validation, "validation")
     settled = settle_types([train_data, validation_data, test_data], classes)
@@ -149,7 +154,7 @@ def hold_out(data: TextData, seed: int) -> tuple[TextData, TextData] | None:
     """
     assert data.labels is not None
     several = any(isinstance(label, tuple) for label in data.labels)
-    rows_of: dict[str, list[int]] = {}
+    rows_of: dict[Text, list[int]] = {}
     for row, text in enumerate(data.texts):
         rows_of.setdefault(text, []).append(row)
     by_class: dict[str, list[list[int]]] = {}

@@ -14,8 +14,10 @@ import torch  # noqa: F401 - before _C, so that both share the OpenMP runtime of
 
 from .. import _C
 from ..errors import DataError, ModelError, ResourceError
+from ..text_pair import Text, TextPair, parts_of
 from .atomic_folder import Writer, text_writer, verify_folder, write_folder
 from .disk_cache import find_or_make
+from .pair_tokens import PairTokens, Seconds, cut_pairs, join_pairs, pair_windows
 from .tokenizers import Tokenizer
 
 # Size of a chunk that is tokenized at once; Python objects for tokens take up to 370 bytes each.
@@ -24,25 +26,54 @@ CHARACTERS_PER_CHUNK = 1 << 22
 # Maximum number of characters that are tokenized at once where a text can't be broken between words.
 MOST_UNBROKEN = 10 << 20
 FILES = {"tokens.bin": np.int32, "offsets.bin": np.int64}
+# Of pairs alone.
+FIRSTS_FILE = "firsts.bin"
 # In a cached folder: the hash of what its tokens were made from.
 KEY_FILE = "key.txt"
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """Tokens and offsets; text ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``, without special tokens.
+    """Tokens and offsets; text ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``, without special tokens around it.
 
     Attributes
     ----------
     tokens : ndarray of int32, shape [total]
     offsets : ndarray of int64, shape [texts + 1]
+    firsts : ndarray of int64, shape [texts], or None
+        Of pairs, the number of tokens of the first text; the tokens between both texts come after them.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
+    firsts: np.ndarray | None = None
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], tokenizer: Tokenizer) -> TokenStore:
+    def from_texts(cls, texts: Iterable[Text], tokenizer: Tokenizer) -> TokenStore:
+        """Tokenizes texts, or with a tokenizer of pairs, pairs; raises as :meth:`of_strings`."""
+        if tokenizer.pairs is None:
+            return cls.of_strings(map(_single, texts), tokenizer)
+        # A text that meets many partners is tokenized once.
+        distinct: dict[str, int] = {}
+        seconds: list[str] = []
+        index: list[int] = []
+        for pair in texts:
+            assert isinstance(pair, TextPair)
+            index.append(distinct.setdefault(pair.text, len(distinct)))
+            seconds.append(pair.pair)
+        first, second = cls.of_strings(distinct, tokenizer), cls.of_strings(seconds, Seconds(tokenizer))
+        return cls(
+            *join_pairs(
+                (first.tokens, first.offsets),
+                np.array(index, dtype=np.int64),
+                (second.tokens, second.offsets),
+                tokenizer.pairs,
+                may_lose_end=not tokenizer.suffix,
+            )
+        )
+
+    @classmethod
+    def of_strings(cls, texts: Iterable[str], tokenizer: Tokenizer | Seconds) -> TokenStore:
         """Tokenizes texts in chunks, each on all cores, so that Python objects exist for one chunk at a time.
 
         Raises
@@ -65,7 +96,7 @@ class TokenStore:
         return cls(*builder.finish())
 
     @classmethod
-    def cached(cls, folder: Path, texts: Sequence[str], tokenizer: Tokenizer) -> TokenStore:
+    def cached(cls, folder: Path, texts: Sequence[Text], tokenizer: Tokenizer) -> TokenStore:
         """The tokens of these texts from a disk cache, which is filled if it lacks them or they are damaged.
 
         They are mapped into memory rather than read.
@@ -74,7 +105,7 @@ class TokenStore:
         ----------
         folder : Path
             The disk cache.
-        texts : sequence of str
+        texts : sequence of str or of TextPair
         tokenizer : Tokenizer
 
         Raises
@@ -107,7 +138,8 @@ class TokenStore:
         return opened[0]
 
     def _writers(self) -> dict[str, Writer]:
-        return {name: getattr(self, name.removesuffix(".bin")).tofile for name in FILES}
+        names = [*FILES, *([] if self.firsts is None else [FIRSTS_FILE])]
+        return {name: getattr(self, name.removesuffix(".bin")).tofile for name in names}
 
     def save(self, folder: Path) -> None:
         """Writes a folder that :meth:`open` reads, which is complete or absent.
@@ -131,13 +163,17 @@ class TokenStore:
             If the folder is missing or damaged.
         """
         try:
-            verify_folder(folder, [*FILES, KEY_FILE])
+            verify_folder(folder, [*FILES, FIRSTS_FILE, KEY_FILE])
             tokens, offsets = (_mapped(folder / name, dtype) for name, dtype in FILES.items())
+            firsts = _mapped(folder / FIRSTS_FILE, np.int64) if (folder / FIRSTS_FILE).is_file() else None
         except (OSError, ValueError) as error:  # ValueError: no whole number of entries
             raise ModelError(f"{folder} can't be read ({error}).") from error
         if not len(offsets) or offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 0).any():
             raise ModelError(f"{folder}: the offsets don't fit the tokens.")
-        return cls(tokens, offsets)
+        lengths = np.diff(offsets)
+        if firsts is not None and (len(firsts) != len(lengths) or ((firsts < 0) | (firsts > lengths)).any()):
+            raise ModelError(f"{folder}: the first texts don't fit the tokens.")
+        return cls(tokens, offsets, firsts)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -154,14 +190,23 @@ class TokenStore:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the offsets and tokens, in hexadecimal digits."""
+        """SHA-256 of the offsets and tokens, and of pairs' first texts, in hexadecimal digits."""
         digest = hashlib.sha256(self.offsets.tobytes())
         digest.update(self.tokens.data)
+        if self.firsts is not None:
+            digest.update(self.firsts.tobytes())
         return digest.hexdigest()
 
     def first_equal_texts(self, most_tokens: int) -> np.ndarray:
-        """For each text, the first text with the same first ``most_tokens`` tokens, int64, shape [texts]."""
-        return _C.first_equal_texts(self.tokens, self.offsets, most_tokens)
+        """For each text, the first text with the same first ``most_tokens`` tokens, int64, shape [texts].
+
+        Pairs with equal tokens are different if their first texts end at different ones: types of tokens differ.
+        """
+        first = _C.first_equal_texts(self.tokens, self.offsets, most_tokens)
+        if self.firsts is None or not len(first):
+            return first
+        _, earliest, same = np.unique(np.stack([first, self.firsts]), axis=1, return_index=True, return_inverse=True)
+        return earliest[same.reshape(-1)]
 
     def sorted_texts(self, ids: np.ndarray, most_tokens: int) -> np.ndarray:
         """The ids sorted by their texts' first ``most_tokens`` tokens, int64: common prefixes become neighbours."""
@@ -175,7 +220,23 @@ class TokenStore:
         ends = np.cumsum([0] + [len(store.tokens) for store in stores])
         shifted = [store.offsets[1:] + end for store, end in zip(stores, ends[:-1], strict=True)]
         offsets = np.concatenate([np.zeros(1, np.int64), *shifted])
-        return cls(np.concatenate([store.tokens for store in stores]), offsets)
+        firsts = [store.firsts for store in stores if store.firsts is not None]
+        tokens = np.concatenate([store.tokens for store in stores])
+        return cls(tokens, offsets, np.concatenate(firsts) if len(firsts) == len(stores) else None)
+
+    def cut_pairs(self, room: int, between: int, part: str, truncation: str) -> TokenStore:
+        """Cuts pairs; see :func:`.pair_tokens.cut_pairs`."""
+        return TokenStore(*cut_pairs(self._pairs, room, between, part, truncation))
+
+    def pair_windows(self, room: int, between: int, truncation: str) -> tuple[TokenStore, np.ndarray]:
+        """Cuts pairs into windows; see :func:`.pair_tokens.pair_windows`."""
+        windows, bounds = pair_windows(self._pairs, room, between, truncation)
+        return TokenStore(*windows), bounds
+
+    @property
+    def _pairs(self) -> PairTokens:
+        assert self.firsts is not None
+        return PairTokens(self.tokens, self.offsets, self.firsts)
 
     def cut(self, room: int, part: str) -> TokenStore:
         """Cuts texts of more than ``room`` tokens to ``room`` tokens.
@@ -230,15 +291,21 @@ class TokenStore:
             raise DataError(f"text {text} holds a token outside the model's vocabulary of {vocab_size}.")
 
 
-def _key(texts: Sequence[str], tokenizer: Tokenizer) -> str:
+def _key(texts: Sequence[Text], tokenizer: Tokenizer) -> str:
     """SHA-256 of the texts and of everything in the tokenizer that their tokens depend on."""
     inputs = tokenizer.fingerprint, tokenizer.pad_token_id, list(tokenizer.prefix), list(tokenizer.suffix)
     digest = hashlib.sha256(repr(inputs).encode())
     for text in texts:
-        content = text.encode("utf-8", "surrogatepass")
-        digest.update(len(content).to_bytes(8, "little"))
-        digest.update(content)
+        for part in parts_of(text):
+            content = part.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
     return digest.hexdigest()
+
+
+def _single(text: Text) -> str:
+    assert isinstance(text, str)
+    return text
 
 
 def _mapped(path: Path, dtype: type) -> np.ndarray:
@@ -251,7 +318,7 @@ _BREAK = re.compile(r"(?<=\S)(?= \w)")
 _BREAKS_PROBE = "It's 7 o'clock,\nsays the 'Ångström' clock.  Or 8 _perhaps_ é ü 5\n\nNo: 9 日本 語"
 
 
-def _pieces(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, bool]]:
+def _pieces(texts: Iterable[str], tokenizer: Tokenizer | Seconds) -> Iterator[tuple[str, bool]]:
     """Yields texts whole, or long ones in pieces of about a chunk; the flag says whether a piece continues a text."""
     breaks: bool | None = None
     for row, text in enumerate(texts):
@@ -274,7 +341,7 @@ def _pieces(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[tuple[str, b
             begin = end
 
 
-def _may_break(tokenizer: Tokenizer) -> bool:
+def _may_break(tokenizer: Tokenizer | Seconds) -> bool:
     """Whether the pieces of a text have the tokens of the whole text."""
     probes = [_BREAKS_PROBE, *(f"a {token} b{token}c {token}" for token in tokenizer.whole)]
     for probe in probes:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import combinations
 
+from ..text_pair import Text, is_blank
 from . import damaged_text
 from .data_report import RARE, DataReport, Overlap, Rows, SplitReport
 from .label_types import each_label, kind_of, near_duplicates
@@ -65,10 +66,10 @@ def validate_splits(
 
 
 def _report(
-    data: TextData, labels: dict[str, set[str]], tokenizer: Tokenizer | None, positions: int | None
+    data: TextData, labels: dict[Text, set[str]], tokenizer: Tokenizer | None, positions: int | None
 ) -> SplitReport:
     """Report on one split, whose distinct texts have these labels."""
-    places: dict[str, list[str]] = {text: [] for text, distinct in labels.items() if len(distinct) > 1}
+    places: dict[Text, list[str]] = {text: [] for text, distinct in labels.items() if len(distinct) > 1}
     for row, text in enumerate(data.texts):
         if text in places:
             places[text].append(data.where(row))
@@ -78,7 +79,7 @@ def _report(
         texts=len(data),
         classes=classes,
         labels=kind_of(each_label(data)),
-        empty=[data.where(row) for row, text in enumerate(data.texts) if not text.strip()],
+        empty=[data.where(row) for row, text in enumerate(data.texts) if is_blank(text)],
         duplicates=len(data) - len(labels),
         conflicting=list(places.values()),
         rows=_rows(data),
@@ -111,10 +112,10 @@ def _places(faults: Iterable[Fault], kind: str) -> list[str]:
     return [fault.where for fault in faults if fault.kind == kind]
 
 
-def _labels_by_text(data: TextData) -> dict[str, set[str]]:
-    """For each distinct text, the labels of its rows."""
+def _labels_by_text(data: TextData) -> dict[Text, set[str]]:
+    """For each distinct text, or pair of texts, the labels of its rows."""
     assert data.labels is not None
-    labels: dict[str, set[str]] = {}
+    labels: dict[Text, set[str]] = {}
     for text, label in zip(data.texts, data.labels, strict=True):
         labels.setdefault(text, set()).add(str(label))
     return labels

@@ -19,6 +19,7 @@ from ..data.fetch import sha256
 from ..data.readers import TextData
 from ..printable import printable
 from ..tables import Table
+from ..text_pair import parts_of
 from ..version import __version__
 from . import plots
 from .metrics import EvaluationResult
@@ -26,6 +27,7 @@ from .statistics import calibration, intervals, thresholds
 
 ERRORS = 20  # wrong predictions in the report
 MAX_CHARACTERS = 600  # of a text in the report
+BETWEEN_TEXTS = " | "  # of a pair
 LENGTH_BINS = 5
 PACKAGES = ("torch", "numpy", "scikit-learn", "tokenizers", "tiktoken")
 
@@ -114,7 +116,7 @@ def confident_errors(result: EvaluationResult, data: TextData) -> list[dict[str,
     return [
         {
             "where": data.where(int(i)).removeprefix(f"{data.origin}, "),
-            "text": _truncate(data.texts[i]),
+            "text": _truncate(BETWEEN_TEXTS.join(parts_of(data.texts[i]))),
             "label": str(result.classes[result.labels[i]]),
             "prediction": str(result.classes[result.predictions[i]]),
             "probability": float(confidence[i]),
@@ -126,6 +128,11 @@ def confident_errors(result: EvaluationResult, data: TextData) -> list[dict[str,
 def _shown(value: Any) -> Any:
     """A value in the page: control characters of names and texts as visible escapes, but for line ends and tabs."""
     return printable(value, keep="\n\r\t") if type(value) is str else value
+
+
+def _shown_texts(row: Mapping[str, Any]) -> str:
+    """The text of a row, or both texts of a pair."""
+    return BETWEEN_TEXTS.join(str(row[name]) for name in ("text", "text_pair") if name in row)
 
 
 def _truncate(text: str) -> str:
@@ -191,7 +198,7 @@ def write_report(
         rate=int(tokens.sum()) / result.seconds if result.seconds else None,
         about=about,
         leaderboard=leaderboard,
-        issues=[dict(each) | {"text": _truncate(str(each["text"]))} for each in issues[:ERRORS]],
+        issues=[dict(each) | {"text": _truncate(_shown_texts(each))} for each in issues[:ERRORS]],
         plots={
             "confusion": plots.confusion(result),
             "roc": plots.roc(result),

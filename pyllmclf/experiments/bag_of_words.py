@@ -37,11 +37,11 @@ def run_bag_of_words(splits: dict[str, TextData], seed: int) -> dict[str, Any]:
     model = bag_of_words(seed)
     started = time.perf_counter()
     try:
-        model.fit(splits["train"].texts, labels(splits["train"]))
+        model.fit(list(map(str, splits["train"].texts)), labels(splits["train"]))
     except ValueError as error:
         raise DataError(f"{splits['train'].origin}: no bag of words can be fitted ({error}).") from error
     seconds = time.perf_counter() - started
-    accuracy = {split: float(model.score(data.texts, labels(data))) for split, data in splits.items()}
+    accuracy = {split: float(model.score(list(map(str, data.texts)), labels(data))) for split, data in splits.items()}
     return {
         "accuracy": accuracy,
         "train_seconds": seconds,

@@ -17,12 +17,13 @@ from .layers import Linear
 from .padded import PaddedClassifier
 from .sequence_classifier import SequenceClassifier
 
-INPUTS = ("input_ids", "attention_mask")
+# The last one where the model reads types of tokens.
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # A protobuf file holds at most 2 GiB; weights of more than this many bytes go into a file beside it.
 EXTERNAL_DATA_BYTES = 2**30
 
 
-def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions: int) -> None:
+def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions: int, *, typed: bool = False) -> None:
     """Writes ``model.onnx`` or ``model.pt2``, for any number of texts, of up to ``n_positions`` tokens.
 
     Parameters
@@ -32,6 +33,8 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
     folder : Path
     n_positions : int
         Maximum number of tokens of a text.
+    typed : bool
+        Whether the graph takes types of tokens; otherwise all have type 0.
 
     Raises
     ------
@@ -42,12 +45,13 @@ def write_graph(model: SequenceClassifier, kind: str, folder: Path, n_positions:
     for module in padded.modules():
         if isinstance(module, Linear):
             module.int8 = None
-    # Two tensors: one tensor passed twice would be traced as one input.
-    example = tuple(torch.ones(2, min(8, n_positions), dtype=torch.int64) for _ in INPUTS)
+    names = INPUTS if typed else INPUTS[:-1]
+    # A tensor each: one tensor passed twice would be traced as one input.
+    example = tuple(torch.ones(2, min(8, n_positions), dtype=torch.int64) for _ in names)
     shape = {0: torch.export.Dim("texts"), 1: torch.export.Dim("length", max=n_positions)}
     with torch.no_grad(), ops.use_backend("reference"):
         if kind == "torch":
-            program = torch.export.export(padded, example, dynamic_shapes=(shape, shape))
+            program = torch.export.export(padded, example, dynamic_shapes=tuple(shape for _ in names))
             torch.export.save(program, folder / "model.pt2")
         else:
             _write_onnx(padded, example, shape, folder / "model.onnx")
@@ -66,9 +70,9 @@ def _write_onnx(padded: PaddedClassifier, example: tuple[torch.Tensor, ...], sha
             padded,
             example,
             path,
-            input_names=list(INPUTS),
+            input_names=list(INPUTS[: len(example)]),
             output_names=["logits"],
-            dynamic_shapes=(shape, shape),
+            dynamic_shapes=tuple(shape for _ in example),
             dynamo=True,
             external_data=size > EXTERNAL_DATA_BYTES,
             verbose=False,

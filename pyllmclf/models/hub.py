@@ -12,7 +12,7 @@ from ..argument_checks import AUTO
 from ..data.atomic_folder import MANIFEST
 from ..data.fetch import sha256
 from ..data.json_text import parse_json
-from ..data.tokenizers import LibraryTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
+from ..data.tokenizers import LibraryTokenizer, PairTokenizer, TiktokenTokenizer, Tokenizer, load_tokenizer
 from ..data.tokenizers.added_tokens import ADDED_TOKENS_FILE, SPECIAL_TOKENS_FILE, read_tokenizer_config
 from ..errors import ModelError, UsageError
 from ..paths import user_path
@@ -268,6 +268,28 @@ def follow_architecture(tokenizer: Tokenizer, config: ModelConfig) -> None:
     pad = config.raw.get("pad_token_id")
     if architecture_of(config).pooling == "last" and type(pad) is int:
         tokenizer.skipped_at_end = pad
+
+
+def pair_tokenizer(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
+    """The tokenizer of pairs of texts for a model.
+
+    Parameters
+    ----------
+    tokenizer : Tokenizer
+        Of single texts, without a prompt.
+    config : ModelConfig
+
+    Raises
+    ------
+    ModelError
+        As :class:`pyllmclf.data.tokenizers.PairTokenizer`.
+    """
+    assert isinstance(tokenizer, (LibraryTokenizer, TiktokenTokenizer))
+    # transformers' class reads the last token that is no padding token, which may be the separator.
+    last = architecture_of(config).pooling == "last"
+    return PairTokenizer(
+        tokenizer, typed=config.type_vocab_size > 1, skipped_at_end=tokenizer.pad_token_id if last else None
+    )
 
 
 def fetch_revision(hub_id: str, revision: str | None) -> Path:

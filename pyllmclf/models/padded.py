@@ -40,7 +40,7 @@ class PaddedClassifier(nn.Module):
             )
         self.model = model
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Computes the logits of a batch.
 
         Parameters
@@ -49,6 +49,8 @@ class PaddedClassifier(nn.Module):
             Padded on the right.
         attention_mask : int64 tensor, shape [texts, length]
             1 for real tokens, 0 for padding.
+        token_type_ids : int64 tensor, shape [texts, length], optional
+            Type of each token; 0 by default.
 
         Returns
         -------
@@ -66,6 +68,7 @@ class PaddedClassifier(nn.Module):
             labels=None,
             example_ids=torch.arange(texts, device=input_ids.device),
             lengths=attention_mask.sum(dim=1),
+            token_types=None if token_type_ids is None else token_type_ids.flatten(),
         )
         context = Context(batch, model.spec.causal, attention=partial(masked_attention, attention_mask))
         x = model.hidden_rows(context)

@@ -72,7 +72,7 @@ class Text:
     Attributes
     ----------
     key : tuple
-        Group and tokens.
+        Group, tokens, and how many of them are those of a pair's first text (-1 for a single text).
     tokens : ndarray of int32
     rows : int
         Number of rows in a batch, special tokens and padding included.
@@ -84,7 +84,7 @@ class Text:
         Whether it has left the queue: no classifier can be added then.
     """
 
-    key: tuple[int, bytes]
+    key: tuple[int, bytes, int]
     tokens: np.ndarray
     rows: int
     arrived: float
@@ -175,7 +175,7 @@ class Batcher:
         self._observe = observe
         self._condition = threading.Condition()
         self._queues: dict[ClassifierGroup, FairQueue] = {}
-        self._in_flight: dict[tuple[int, bytes], Text] = {}
+        self._in_flight: dict[tuple[int, bytes, int], Text] = {}
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._now_at = 0
@@ -224,7 +224,7 @@ class Batcher:
         store, row_counts, tag = packer.store, packer.row_counts, self._now_at
         for row in range(len(packer)):
             tokens = store[row]
-            key = id(group), tokens.tobytes()
+            key = id(group), tokens.tobytes(), -1 if store.firsts is None else int(store.firsts[row])
             text = self._in_flight.get(key)
             if text is not None and (not text.taken or member in text.readers):
                 self.shared_texts += 1
@@ -353,7 +353,8 @@ def compute(group: ClassifierGroup, texts: list[Text]) -> list[np.ndarray | None
     """Logits of each classifier of a group for the texts that want it, in their order."""
     state = group.classifiers[0].state
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(text.tokens) for text in texts])])
-    store = TokenStore(np.concatenate([text.tokens for text in texts]), offsets)
+    firsts = None if state.tokenizer.pairs is None else np.array([text.key[2] for text in texts], dtype=np.int64)
+    store = TokenStore(np.concatenate([text.tokens for text in texts]), offsets, firsts)
     packer = Packer(store, state.tokenizer, state.layout)
     wanted = np.zeros((len(texts), len(group.classifiers)), dtype=bool)
     for row, text in enumerate(texts):

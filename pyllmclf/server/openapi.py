@@ -6,7 +6,7 @@ from typing import Any
 
 from ..version import __version__
 
-TEXTS = {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+PAIR = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 NUMBERS = {"type": "array", "items": {"type": "number"}}
 STRINGS = {"type": "array", "items": {"type": "string"}}
 
@@ -26,6 +26,8 @@ ERROR = _object(
     },
     error_type={"type": "string"},
 )
+# Pairs are for classifiers of pairs of texts.
+TEXTS = {"oneOf": [{"type": "string"}, STRINGS, {"type": "array", "items": PAIR, "minItems": 1}]}
 CLASSIFY = _object("input", model={"type": "string"}, input=TEXTS)
 CLASSIFIED = _object(
     "id object created model data usage",
@@ -52,7 +54,7 @@ SCORES = {
 }
 PREDICT = _object(
     "inputs",
-    inputs={"oneOf": [{"type": "string"}, {"type": "array", "items": {**STRINGS, "minItems": 1, "maxItems": 1}}]},
+    inputs={"oneOf": [{"type": "string"}, PAIR, {"type": "array", "items": {**STRINGS, "minItems": 1, "maxItems": 2}}]},
     model={"type": "string"},
     truncate={"type": "boolean", "default": False},
     raw_scores={"type": "boolean", "default": False},
@@ -71,6 +73,7 @@ MODELS = _object(
             max_model_len={"type": "integer"},
             classes=STRINGS,
             several_labels={"type": "boolean"},
+            reads_pairs={"type": "boolean"},
             model_type={"type": "string"},
             dtype={"type": "string"},
             shares_layers_with=STRINGS,

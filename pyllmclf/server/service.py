@@ -23,6 +23,7 @@ from ..errors import DataError, ModelError, PyllmclfError
 from ..evaluation.metrics import softmax
 from ..evaluation.multi_label import sigmoid
 from ..printable import shown
+from ..text_pair import Text, TextPair, characters
 from .batching import Abandoned, Batcher, DeadlineExceeded, QueueFull, Stopped, logits_of
 from .catalog import Catalog, Served, mark_of
 from .errors import RequestError, queue_full
@@ -142,7 +143,7 @@ class Service:
     async def classify(
         self,
         name: str | None,
-        texts: Sequence[str],
+        texts: Sequence[Text],
         *,
         truncate: bool = True,
         most: int | None = None,
@@ -153,7 +154,7 @@ class Service:
         Parameters
         ----------
         name : str or None
-        texts : sequence of str
+        texts : sequence of str, or of TextPair for a classifier of pairs
         truncate : bool
             Whether longer texts than the classifier reads are truncated; otherwise they are refused.
         most : int, optional
@@ -184,9 +185,9 @@ class Service:
         logits = await self._logits(served, packer, abandoned)
         return self._answer(served, packer, logits)
 
-    async def _packer(self, served: Served, texts: Sequence[str]) -> Packer:
+    async def _packer(self, served: Served, texts: Sequence[Text]) -> Packer:
         try:
-            if sum(map(len, texts)) <= FEW_CHARACTERS:
+            if sum(map(characters, texts)) <= FEW_CHARACTERS:
                 return served.classifier.packer(list(texts))
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._tokenizing, served.classifier.packer, list(texts))
@@ -239,7 +240,7 @@ class Service:
         for group in self.catalog.groups:
             classifier = group.classifiers[0]
             text = " ".join(["word"] * (LEAST_BATCH // 4))
-            packer = classifier.packer([f"{text} {i}" for i in range(4)])
+            packer = classifier.packer(_warm(classifier, [f"{text} {i}" for i in range(4)]))
             wanted = np.ones((len(packer), len(group.classifiers)), dtype=bool)
             group.logits(packer, wanted)
             started = time.perf_counter()
@@ -281,7 +282,7 @@ class Service:
             classifiers = {n: served.classifier for n, served in self.catalog.served.items()} | {name: classifier}
             catalog = Catalog(classifiers, self.catalog, share_memory=self._owned)
             served = catalog.served[name]
-            packer = classifier.packer(["warm"])
+            packer = classifier.packer(_warm(classifier, ["warm"]))
             found = served.group.logits(packer, np.ones((1, len(served.group.classifiers)), dtype=bool))
             if not all(logits is None or logits.isfinite().all() for logits in found):
                 raise ModelError("its logits are not finite")
@@ -301,3 +302,8 @@ class Service:
         self._ended.set()
         self.batcher.stop()
         self._tokenizing.shutdown()
+
+
+def _warm(classifier: Classifier, texts: list[str]) -> list[Text]:
+    """Texts that a classifier reads: with a second text each, where it reads pairs."""
+    return [TextPair(text, "") if classifier.state.has_pairs else text for text in texts]

@@ -174,7 +174,10 @@ def group_key(classifier: Classifier) -> object:
     sizes = repr(sorted((name, value) for name, value in config.items() if not name.endswith("_dropout")))
     reads = model.spec.causal, model.reads_first_row_only
     tokenizer = state.tokenizer
-    tokens = tokenizer.fingerprint, tokenizer.pad_token_id, tuple(tokenizer.prefix), tuple(tokenizer.suffix)
+    tokens = (
+        *(tokenizer.fingerprint, tokenizer.pad_token_id, tuple(tokenizer.prefix), tuple(tokenizer.suffix)),
+        tokenizer.pairs,
+    )
     return sizes, state.layout, reads, tokens, compute.device, compute.dtype, compute.backend
 
 

@@ -45,6 +45,8 @@ def key_of_rows(
         digest.update(batch.input_ids.numpy().data)
         digest.update(batch.cu_seqlens.numpy().data)
         digest.update(batch.lengths.numpy().data)
+        if batch.token_types is not None:
+            digest.update(batch.token_types.numpy().data)
     fields: dict[str, object] = {
         "model": str(model.config),
         # Up to the last block only the mask matters.

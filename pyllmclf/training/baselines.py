@@ -141,10 +141,10 @@ def _bag_of_words(
     try:
         with warnings.catch_warnings():  # of a solver that is not at its optimum after 200 iterations
             warnings.simplefilter("ignore")
-            model.fit([texts["train"].texts[row] for row in rows], train[rows])
+            model.fit([str(texts["train"].texts[row]) for row in rows], train[rows])
     except ValueError:
         return None
-    return Baseline(BAG_OF_WORDS, model.predict(texts["validation"].texts) == validation, len(rows))
+    return Baseline(BAG_OF_WORDS, model.predict(list(map(str, texts["validation"].texts))) == validation, len(rows))
 
 
 @torch.no_grad()

@@ -75,6 +75,8 @@ class StaticBatch:
         Cached activations of the shape's first batch; their width and dtype are those of the buffer.
     one_row : bool
         Whether there is one cached row per text.
+    typed : bool
+        Whether batches have types of tokens.
 
     Attributes
     ----------
@@ -84,7 +86,9 @@ class StaticBatch:
         Activations from which the step starts: all rows, or one row per text.
     """
 
-    def __init__(self, shape: BatchShape, device: torch.device, cached: Tensor | None, one_row: bool) -> None:
+    def __init__(
+        self, shape: BatchShape, device: torch.device, cached: Tensor | None, one_row: bool, *, typed: bool = False
+    ) -> None:
         sizes = [
             (shape.texts, torch.int64),  # labels
             (shape.texts + 1, torch.int64),  # example_ids
@@ -92,6 +96,7 @@ class StaticBatch:
             (shape.rows, torch.int32),  # positions
             (shape.texts + 2, torch.int32),  # cu_seqlens
             (shape.texts + 1, torch.int32),  # lengths
+            (shape.rows if typed else 0, torch.int32),  # token_types
         ]
         ends = [0]
         for count, dtype in sizes:
@@ -103,7 +108,7 @@ class StaticBatch:
         ]
         self._shape = shape
         self._buffer = torch.zeros(ends[-1], dtype=torch.uint8, device=device)
-        labels, example_ids, input_ids, positions, cu_seqlens, lengths = self._views(self._buffer)
+        labels, example_ids, input_ids, positions, cu_seqlens, lengths, types = self._views(self._buffer)
         self._schedule = fixed_schedule(shape.texts + 1, shape.rows, shape.longest, device)
         self.batch = PackedBatch(
             input_ids=input_ids,
@@ -114,6 +119,7 @@ class StaticBatch:
             example_ids=example_ids,
             lengths=lengths,
             schedule=self._schedule,
+            token_types=types if typed else None,
         )
         self.cached: Tensor | None = None
         if cached is not None:
@@ -136,12 +142,14 @@ class StaticBatch:
         total, texts = len(batch.input_ids), len(batch)
         # torch reuses pinned memory only after the copy from it has finished.
         host = torch.zeros(self._buffer.shape, dtype=torch.uint8, pin_memory=self._buffer.is_cuda)
-        labels, example_ids, input_ids, positions, cu_seqlens, lengths = self._views(host)
+        labels, example_ids, input_ids, positions, cu_seqlens, lengths, types = self._views(host)
         assert batch.labels is not None
         labels.copy_(batch.labels)
         example_ids[:texts] = batch.example_ids
         input_ids[:total] = batch.input_ids
         positions[:total] = batch.positions
+        if batch.token_types is not None:
+            types[:total] = batch.token_types
         cu_seqlens[: texts + 1] = batch.cu_seqlens
         cu_seqlens[texts + 1] = self._shape.rows
         lengths[:texts] = batch.lengths
@@ -254,7 +262,8 @@ class GraphedSteps:
         shape = BatchShape.of(batch.cu_seqlens.diff().numpy())
         steps = self._steps.get(shape)
         if steps is None:
-            steps = self._steps[shape] = _ShapeSteps(StaticBatch(shape, self._device, cached, one_row))
+            typed = batch.token_types is not None
+            steps = self._steps[shape] = _ShapeSteps(StaticBatch(shape, self._device, cached, one_row, typed=typed))
         steps.static.load(batch, cached)
         # The first step of a shape compiles and loads kernels, which can't be recorded.
         if steps.runs > 0 and steps.graph is None and self._can_record and self.recorded < MAX_GRAPHS:

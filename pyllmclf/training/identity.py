@@ -22,6 +22,7 @@ from ..distributed import ProcessGroup
 from ..errors import DataError, ModelError, PyllmclfError, UsageError
 from ..models.config import canonical_fields
 from ..settings import ARGUMENTS
+from ..text_pair import parts_of
 
 # Version of the format of an identity. Version 0.1 of the package wrote no number, hashed labels with their types, and
 # wrote configurations as Python's repr. Before 3, runs with several labels for a text recorded no class weights.
@@ -77,7 +78,10 @@ def run_identity(
             "weights": None if texts.weights is None else hashlib.sha256(texts.weights.tobytes()).hexdigest(),
             "classes": state.encoder.names,
             "tokens": {name: store.sha256 for name, store in texts.tokens.items()},
-            "special tokens": [list(tokenizer.prefix), list(tokenizer.suffix), tokenizer.pad_token_id],
+            "special tokens": [
+                *(list(tokenizer.prefix), list(tokenizer.suffix), tokenizer.pad_token_id),
+                *([] if tokenizer.pairs is None else [list(tokenizer.pairs.between)]),
+            ],
         },
         "model": {
             "config": canonical_fields(state.model.config),
@@ -95,9 +99,12 @@ def data_sha256(data: TextData) -> str:
 def _data_sha256(data: TextData, label_text: Callable[[Any], str]) -> str:
     digest = hashlib.sha256()
     for text, label in zip(data.texts, data.labels or [None] * len(data), strict=True):
-        content = text.encode()
+        content, *second = (part.encode() for part in parts_of(text))
         digest.update(f"{len(content)} {label_text(label)} ".encode())
         digest.update(content)
+        for each in second:
+            digest.update(f" {len(each)} ".encode())
+            digest.update(each)
     return digest.hexdigest()
 
 

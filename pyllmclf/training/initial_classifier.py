@@ -22,6 +22,7 @@ from ..models.layers import DropoutRates
 from ..models.sequence_classifier import HeadSpec
 from ..models.weights import widen_trained
 from ..settings import CONTRASTIVE, recorded_settings
+from ..text_pair import Text
 from .recipes import ResolvedSettings
 from .trainable import set_trainable
 
@@ -56,7 +57,7 @@ def resolve_lora(settings: ResolvedSettings, source: ModelSource) -> LoRAConfig 
     return source.adapter.lora
 
 
-def make_token_store(texts: list[str], source: ModelSource, settings: ResolvedSettings) -> TokenStore:
+def make_token_store(texts: list[Text], source: ModelSource, settings: ResolvedSettings) -> TokenStore:
     """Tokenizes texts, or reads their tokens from ``cache_dir``.
 
     Raises
@@ -110,9 +111,10 @@ def make_initial_state(
         settings.max_length,
         settings.long_texts,
         positions=source.config.n_positions,
-        longest_train=int(store.lengths.max()) + specials,
+        longest_train=int(store.lengths.max()) + len(tokenizer.prefix) + len(tokenizer.suffix),
         specials=specials,
         prompt=tokenizer.prompt_count if isinstance(tokenizer, PromptedTokenizer) else 0,
+        pair_truncation=settings.pair_truncation,
     )
     pretrained = settings.weights == "pretrained"
     merged = source.adapter is not None and lora is None

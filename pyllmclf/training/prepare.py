@@ -26,7 +26,7 @@ from ..distributed import ProcessGroup
 from ..errors import ModelError, UsageError
 from ..evaluation.tables import evaluation_parts
 from ..models.build import reuses_head
-from ..models.hub import ModelSource, find_model, with_own_tokenizer
+from ..models.hub import ModelSource, find_model, pair_tokenizer, with_own_tokenizer
 from ..paths import user_path
 from ..progress import say, warn
 from ..settings import CONTRASTIVE, Settings, with_recorded
@@ -206,7 +206,7 @@ def prepare_run(
     known = TrainingTexts((all_texts or texts["train"]).texts, len(encoder.names), compute.device, group.world_size)
     settings = resolve_settings(asked, source, known, chosen)
     settings = replace(settings, phase=phase, may_take_head=may_take_head)
-    source = replace(source, tokenizer=with_prompt(source.tokenizer, settings.prompt))
+    source = _reading(source, data, settings.prompt)
     labels = encoder.encode(texts["train"])
     weights = resolve_sample_weights(texts["train"].weights)
     objective = _make_objective(settings, encoder, labels, weights)
@@ -276,6 +276,12 @@ def prepare_run(
         progress = f"step {trainer.step}, {len(trainer.history)} epochs done"
         say(f"resumed from {saved.folder}: {progress}", settings.progress)
     return run
+
+
+def _reading(source: ModelSource, data: Data, prompt: str) -> ModelSource:
+    """The source with the tokenizer of the texts, or of pairs, with the prompt."""
+    tokenizer = pair_tokenizer(source.tokenizer, source.config) if data.has_pairs else source.tokenizer
+    return replace(source, tokenizer=with_prompt(tokenizer, prompt))
 
 
 def _recorded_measured(saved: Saved | None, group: ProcessGroup) -> Measured | None:

@@ -19,6 +19,7 @@ from ..models.architectures.registry import architecture_of
 from ..models.config import ModelConfig
 from ..models.hub import ModelSource
 from ..settings import ARGUMENTS, CONTRASTIVE, CROSS_ENTROPY, Settings
+from ..text_pair import Text, characters
 
 if TYPE_CHECKING:
     from ..choices import Loss, Pooling, Scheduler
@@ -64,7 +65,7 @@ class TrainingTexts:
 
     Attributes
     ----------
-    texts : sequence of str
+    texts : sequence of str or of TextPair
     classes : int
     device : torch.device
         Where they are computed.
@@ -72,7 +73,7 @@ class TrainingTexts:
         Number of processes that train together.
     """
 
-    texts: Sequence[str]
+    texts: Sequence[Text]
     classes: int
     device: torch.device
     processes: int = 1
@@ -82,7 +83,7 @@ class TrainingTexts:
 
         At most ``longest`` of each text; in windows, which overlap by half, nearly all of a longer text twice.
         """
-        counts = ((len(prompt) + len(text)) // 4 + 2 for text in self.texts)
+        counts = ((len(prompt) + characters(text)) // 4 + 2 for text in self.texts)
         return sum(count if count <= longest else 2 * count if windows else longest for count in counts)
 
 

@@ -30,6 +30,11 @@ class Data:
     texts: Mapping[str, TextData]
     encoder: LabelEncoder | MultiLabelEncoder
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the texts are pairs."""
+        return self.texts["train"].has_pairs
+
     def without(self, split: str) -> Data:
         """The other splits."""
         return replace(self, texts={name: data for name, data in self.texts.items() if name != split})
@@ -75,6 +80,7 @@ def read_texts(settings: Settings, classes: list[Label] | None = None) -> Data:
         seed=settings.seed,
         classes=classes,
         text_column=settings.text_column,
+        text_pair_column=settings.text_pair_column,
         label_column=settings.label_column,
         label_separator=separator,
         empty_texts=settings.empty_texts,
@@ -85,6 +91,11 @@ def read_texts(settings: Settings, classes: list[Label] | None = None) -> Data:
         delimiter=settings.delimiter,
         header=settings.header,
     )
+    if settings.pair_truncation != "longest_first" and not train.has_pairs:
+        raise UsageError(
+            "pair_truncation is about pairs of texts, and the training texts are single; leave it out, or name the "
+            "column of the second texts (text_pair_column)."
+        )
     encoder: LabelEncoder | MultiLabelEncoder
     if separator is None:
         encoder = LabelEncoder.fit(train, classes)

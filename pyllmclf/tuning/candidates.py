@@ -20,9 +20,9 @@ from ..training.recipes import learning_rate_of
 # Arguments that a candidate may set.
 VARIED = (
     "model", "weights", "revision", "trainable", "lora", "pooling", "causal", "padding", "head_bias", "dropout",
-    "max_length", "long_texts", "prompt", "epochs", "batch_size", "batch_tokens", "gradient_accumulation_steps",
-    "learning_rate", "weight_decay", "layerwise_lr_decay", "warmup_ratio", "scheduler", "max_grad_norm",
-    "class_weights", "label_smoothing", "loss", "seed",
+    "max_length", "long_texts", "pair_truncation", "prompt", "epochs", "batch_size", "batch_tokens",
+    "gradient_accumulation_steps", "learning_rate", "weight_decay", "layerwise_lr_decay", "warmup_ratio", "scheduler",
+    "max_grad_norm", "class_weights", "label_smoothing", "loss", "seed",
 )  # fmt: skip
 ARGUMENT_DEFAULTS = {each.name: each.default for each in fields(Settings)}
 MOST_CANDIDATES = 10_000

@@ -31,9 +31,9 @@ def label_issues(result: FinetuneResult) -> pd.DataFrame:
     -------
     DataFrame
         From the most to the least suspicious, indexed by the number of the training text: ``where`` (its line or row
-        in the data), ``text``, ``label``, ``suggested``, and ``score``, the quality of the label from 0 to 1: low where
-        the label is improbable, lower still where the probabilities are unsure (confidence-weighted entropy, Kuan and
-        Mueller 2022).
+        in the data), ``text`` (of pairs ``text_pair`` too), ``label``, ``suggested``, and ``score``, the quality of
+        the label from 0 to 1: low where the label is improbable, lower still where the probabilities are unsure
+        (confidence-weighted entropy, Kuan and Mueller 2022).
 
     Raises
     ------
@@ -64,7 +64,8 @@ def label_issues(result: FinetuneResult) -> pd.DataFrame:
         scores = get_label_quality_scores(labels, probabilities, method=RANKED_BY)
     others = probabilities.copy()
     others[np.arange(len(labels)), labels] = -1.0
-    issues = frame.iloc[found][["where", "text", "label"]].copy()
+    named = [name for name in ("where", "text", "text_pair", "label") if name in frame]
+    issues = frame.iloc[found][named].copy()
     by_name: dict[str, Any] = {str(label): label for label in frame["label"]}
     issues["suggested"] = [by_name.get(name, name) for name in names[others.argmax(axis=1)[found]]]
     issues["score"] = scores[found]

@@ -24,6 +24,7 @@ from ..models.hub import find_model
 from ..progress import say
 from ..settings import CROSS_ENTROPY, NOT_OF_TUNE, OF_CROSS_ENTROPY, Settings
 from ..suggestions import unknown_argument
+from ..text_pair import Text, named_parts
 from ..training.identity import data_sha256
 from ..training.preemption import PREEMPTED
 from ..training.prepare import prepare_run
@@ -295,7 +296,7 @@ def _folds(data: Data, folds: int, seed: int) -> tuple[list[Fold], bool]:
     if "validation" in data.texts:
         held_out = data.texts["validation"]
         return [Fold(train, held_out, np.arange(len(held_out)))], False
-    first: dict[str, int] = {}
+    first: dict[Text, int] = {}
     groups = np.array([first.setdefault(text, row) for row, text in enumerate(train.texts)])
     labels = data.encoder.encode(train)
     strata = labels if labels.ndim == 1 else np.full(len(train), -1)
@@ -372,9 +373,10 @@ def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.Data
     probabilities = sigmoid(logits) if several else softmax(logits)
     train, rows = data.texts["train"], rows[order]
     assert train.labels is not None
+    texts = [named_parts(train.texts[row]) for row in rows]
     columns: dict[str, Any] = {
         "where": [train.where(row) for row in rows],
-        "text": [train.texts[row] for row in rows],
+        **{name: [parts[name] for parts in texts] for name in texts[0]},
         "label": [train.labels[row] for row in rows],
     }
     columns |= {f"{PROBABILITY}{name}": probabilities[:, number] for number, name in enumerate(classes)}

@@ -153,7 +153,7 @@ def tokens(data: bytes) -> None:
 class _Specials:
     """The attributes of a tokenizer that a packer needs."""
 
-    kind, vocab_size, pad_token_id, fingerprint, without_position = "fuzzed", 50, 0, "", None
+    kind, vocab_size, pad_token_id, fingerprint, without_position, pairs = "fuzzed", 50, 0, "", None, None
 
     def __init__(self) -> None:
         self.prefix, self.suffix = [1], [2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ...text_pair import Text
 from ..readers import Label, TextData
 
 # By name: "train", "validation", "test", or "all" where the data set has no splits of its own.
@@ -14,7 +15,7 @@ PUBLISHED_SEED = 123
 
 
 def cut(
-    texts: Sequence[str], labels: Sequence[Label], order: Sequence[int], sizes: Mapping[str, int], name: str
+    texts: Sequence[Text], labels: Sequence[Label], order: Sequence[int], sizes: Mapping[str, int], name: str
 ) -> Splits:
     """Cuts the rows, taken in ``order``, into consecutive splits of these sizes; ``name`` is for messages."""
     splits, start = {}, 0

@@ -28,7 +28,7 @@ def full() -> Splits:
             labels.append(label)
             texts.append(text)
             lines.append(number)
-    return {"all": TextData(texts, list(labels), str(path), lines)}
+    return {"all": TextData(list(texts), list(labels), str(path), lines)}
 
 
 def balanced() -> Splits:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import DataError
 from .class_labels import class_names, named_labels
-from .columns import Columns, joined
+from .columns import Columns
 from .encoding import decode_values
 from .notes import Notes
 from .options import ReadOptions
@@ -63,8 +63,7 @@ def table_data(table: pa.Table, columns: Columns, origin: str, options: ReadOpti
     def values(name: str) -> list[Any]:
         return column_values(table.column(name), name, origin, options.encoding_errors)
 
-    parts = [values(name) for name in columns.text_names]
-    texts = parts[0] if len(parts) == 1 else [joined(row) for row in zip(*parts, strict=True)]
+    texts = columns.texts_of({place: values(columns.names[place]) for place in columns.text_places})
     labels = None
     if (name := columns.label_name) is not None:
         labels = named_labels(values(name), _class_names(table.schema, name), origin)

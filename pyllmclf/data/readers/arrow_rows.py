@@ -86,7 +86,9 @@ def _rows(
             for start in range(0, batch.num_rows, BATCH_ROWS):
                 part = batch.slice(start, BATCH_ROWS)
                 values = [
-                    column_values(column, name, origin, options.encoding_errors, or_text=place not in columns.texts)
+                    column_values(
+                        column, name, origin, options.encoding_errors, or_text=place not in columns.text_places
+                    )
                     for place, (column, name) in enumerate(zip(part.columns, names, strict=True))
                 ]
                 rows = list(zip(*values, strict=True))

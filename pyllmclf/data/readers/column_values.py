@@ -75,7 +75,7 @@ def find_columns(
     label: int | None,
     labelled: bool,
     header: bool,
-    weight: int | None = None,
+    excluded: Sequence[int | None] = (),
 ) -> tuple[int, int | None] | str | None:
     """Finds the columns that usual names do not tell.
 
@@ -92,8 +92,8 @@ def find_columns(
         Whether labels are needed.
     header : bool
         Whether the names are those of a header.
-    weight : int, optional
-        Column of the weights, which is none of the others.
+    excluded : sequence of int or None
+        Columns that are neither, such as that of the weights.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def find_columns(
     for row in rows:
         for profile, value in zip(profiles, row, strict=False):  # a row may lack its empty fields at the end
             profile.add(value)
-    free = [(i, profile) for i, profile in enumerate(profiles) if i != weight]
+    free = [(i, profile) for i, profile in enumerate(profiles) if i not in excluded]
     text_candidates = [i for i, p in free if p.holds_texts] if texts is None else list(texts[:1])
     found: tuple[int, int | None] | None
     if not labelled:

@@ -82,7 +82,7 @@ class _Table:
         weights: list[str] = []
         lines: list[int] = []
         shared: dict[str, str] = {}
-        text_of, single = self.columns.text, len(self.columns.texts) == 1
+        text_of, single = self.columns.text, len(self.columns.text_places) == 1
         text_index, label_index, weight_index = self.columns.texts[0], self.columns.label, self.columns.weight
         for line, row in self.rows(self.broken):
             texts.append(row[text_index] if single else text_of(row))

@@ -104,7 +104,7 @@ def _json_rows(file: DataFile, options: ReadOptions) -> RowStream:
         for number, (line, row) in enumerate(json_rows(text, options, file.origin)):
             where = f"{file}, row {number}" if line is None else f"{file}, line {line}"
             record: dict[str, Any] | None = record_of(row)
-            is_text = isinstance(row, str) and options.text_column is None
+            is_text = isinstance(row, str) and options.text_column is None and options.text_pair_column is None
             if (record is None and not is_text) or kind not in (None, type(row)):
                 raise DataError(f"{where}: {row_problem(row, kind)}.")
             kind = type(row)

@@ -210,6 +210,8 @@ def _read_tables(origin: str, tables: list[Path], options: ReadOptions) -> TextD
 def _found(columns: Columns, options: ReadOptions) -> list[str]:
     """Names of the columns that a reader has found, rather than the user chosen."""
     names = list(columns.text_names) if options.text_column is None else []
+    if options.text_pair_column is None and columns.pair_name is not None:
+        names.append(columns.pair_name)
     if options.label_column is None and columns.label_name is not None:
         names.append(columns.label_name)
     return names

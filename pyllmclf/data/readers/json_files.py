@@ -36,7 +36,7 @@ def read_json(data: Path | DataFile, options: ReadOptions) -> TextData:
     for line, row in json_rows(text, options, path.origin, broken):
         where = f"{path}, row {len(texts)}" if line is None else f"{path}, line {line}"
         record = record_of(row)
-        if isinstance(row, str) and not options.labelled and options.text_column is None and kind in (None, str):
+        if isinstance(row, str) and not options.labelled and not options.chosen_names and kind in (None, str):
             texts.append(row)
         elif record is None or kind not in (None, type(row)):
             broken.append(broken_row(where, row_problem(row, kind), options))

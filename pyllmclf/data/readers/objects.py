@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import DataError, UsageError
+from ...text_pair import TextPair
 from .arrow_columns import UNREPRESENTABLE, needed, pick_columns, table_data
 from .class_labels import class_names, named_labels
-from .columns import Columns, joined
+from .columns import Columns
 from .notes import Notes
 from .options import ReadOptions
 from .text_data import TextData
@@ -27,8 +28,9 @@ def read_data_object(data: Any, options: ReadOptions) -> TextData:
     ----------
     data
         A DataFrame of pandas or polars; a Table, RecordBatch or data set of pyarrow, or any object with Arrow's stream
-        interface; a ``datasets.Dataset``; a dictionary of columns; a list of dictionaries or of ``(text, label)``;
-        ``(texts, labels)``. Unlabelled data may also be a list, an array or a Series of texts.
+        interface; a ``datasets.Dataset``; a dictionary of columns; a list of dictionaries, of ``(text, label)`` or of
+        ``(text, pair, label)``; ``(texts, labels)``, whose texts may be pairs; ``(texts, pairs, labels)``. Unlabelled
+        data may also be a list, an array or a Series of texts or of ``(text, pair)``.
     options : ReadOptions
 
     Raises
@@ -70,7 +72,9 @@ def _reader(data: Any) -> Callable[[Any, ReadOptions], TextData] | None:
     if type(data).__module__.startswith("pyarrow") and hasattr(data, "schema"):
         return _read_arrow
     if isinstance(data, tuple) and len(data) == 2 and not isinstance(data[0], (str, Mapping)):
-        return _read_pair
+        return _read_two
+    if isinstance(data, tuple) and len(data) == 3 and not isinstance(data[0], (str, Mapping)) and not _are_rows(data):
+        return _read_three
     return _read_columns if isinstance(data, Mapping) else None
 
 
@@ -79,6 +83,11 @@ def _unknown(data: Any) -> UsageError:
         f"can't read data of type {type(data).__name__}: give the name of a data set, the path of a file or folder, "
         "a DataFrame, a pyarrow.Table, a datasets.Dataset, a list of dictionaries, or (texts, labels)."
     )
+
+
+def _are_rows(data: tuple[Any, ...]) -> bool:
+    """Whether three tuples are rows of text and label, rather than texts, pairs and labels."""
+    return all(isinstance(row, tuple) and len(row) == 2 for row in data)
 
 
 def _is_series(data: Any) -> bool:
@@ -105,7 +114,8 @@ def _read_frame(frame: Any, options: ReadOptions) -> TextData:
     columns = _pick(names, values, "DataFrame", options)
     labels = None if columns.label is None else values(columns.label)
     weights = None if columns.weight is None else values(columns.weight)
-    return checked_data(_joined([values(i) for i in columns.texts]), labels, "DataFrame", None, options, weights)
+    texts = columns.texts_of({i: values(i) for i in columns.text_places})
+    return checked_data(texts, labels, "DataFrame", None, options, weights)
 
 
 def _pick(names: list[str], values: Callable[[int], list[Any]], origin: str, options: ReadOptions) -> Columns:
@@ -118,11 +128,6 @@ def _pick(names: list[str], values: Callable[[int], list[Any]], origin: str, opt
     columns = options.pick(names, origin, rows, notes, header=True)
     notes.say()
     return columns
-
-
-def _joined(parts: list[list[Any]]) -> list[Any]:
-    """Texts of which each has a part in each of these columns."""
-    return parts[0] if len(parts) == 1 else [joined(row) for row in zip(*parts, strict=True)]
 
 
 def _read_polars(frame: Any, options: ReadOptions) -> TextData:
@@ -177,7 +182,8 @@ def _read_dataset(dataset: Any, options: ReadOptions) -> TextData:
         return _read_rows(dataset, options, dataset.features)
     names = list(dataset.column_names)
     columns = _pick(names, lambda place: _values(dataset[names[place]], names[place], "Dataset"), "Dataset", options)
-    texts, labels = _joined([_values(dataset[name], name, "Dataset") for name in columns.text_names]), None
+    parts = {place: _values(dataset[names[place]], names[place], "Dataset") for place in columns.text_places}
+    texts, labels = columns.texts_of(parts), None
     if (label_name := columns.label_name) is not None:
         labels = _values(dataset[label_name], label_name, "Dataset")
         labels = named_labels(labels, class_names(dataset.features[label_name]), "Dataset")
@@ -197,25 +203,26 @@ def _read_columns(columns: Mapping[Any, Any], options: ReadOptions) -> TextData:
         return _values(held[place], names[place], origin)
 
     chosen = _pick(names, values, origin, options)
-    parts = [values(place) for place in chosen.texts]
-    if len(set(map(len, parts))) > 1:
+    parts = {place: values(place) for place in chosen.text_places}
+    if len(set(map(len, parts.values()))) > 1:
         raise DataError(f"{origin}: the columns of texts have different numbers of values.")
     weights = None if chosen.weight is None else values(chosen.weight)
+    texts = chosen.texts_of(parts)
     if chosen.label is None:
-        return checked_data(_joined(parts), None, origin, None, options, weights)
+        return checked_data(texts, None, origin, None, options, weights)
     if options.label_separator is not None:
         held[chosen.label] = from_indicator(held[chosen.label])
     labels = values(chosen.label)
-    if len(parts[0]) != len(labels):
+    if len(texts) != len(labels):
         raise DataError(
-            f"{origin}: {chosen.text_names[0]!r} holds {len(parts[0])} texts but {chosen.label_name!r} "
+            f"{origin}: {chosen.text_names[0]!r} holds {len(texts)} texts but {chosen.label_name!r} "
             f"{len(labels)} labels."
         )
-    return checked_data(_joined(parts), labels, origin, None, options, weights)
+    return checked_data(texts, labels, origin, None, options, weights)
 
 
 def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str, Any] | None = None) -> TextData:
-    """Reads dictionaries or pairs of text and label; ``features`` are those of ``datasets``."""
+    """Reads dictionaries, (text, label) or (text, pair, label); ``features`` are those of ``datasets``."""
     origin, kept = type(rows).__name__, list(rows)
     texts: list[Any] = []
     labels: list[Any] = []
@@ -232,12 +239,13 @@ def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str,
             texts.append(columns.text_of(row, where))
             labels.append(None if columns.label is None else columns.label_of(row, where))
             weights.append(None if columns.weight is None else columns.weight_of(row, where))
-        elif isinstance(kept[0], tuple) and isinstance(row, tuple) and len(row) == 2 and isinstance(row[0], str):
-            texts.append(row[0])
-            labels.append(row[1])
+        elif isinstance(kept[0], tuple) and isinstance(row, tuple) and len(row) in (2, 3) and isinstance(row[0], str):
+            texts.append(row[0] if len(row) == 2 else TextPair(row[0], row[1]))
+            labels.append(row[-1])
         elif number:
             raise UsageError(
-                f"{where} is of type {type(row).__name__}; all rows must be dictionaries, or (text, label)."
+                f"{where} is of type {type(row).__name__}; all rows must be dictionaries, (text, label), or "
+                "(text, pair, label)."
             )
         else:
             raise _unknown(rows)
@@ -250,18 +258,37 @@ def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str,
 
 
 def _read_texts(texts: Iterable[Any], options: ReadOptions) -> TextData:
-    """Reads an iterable of texts, or of dictionaries that hold them."""
+    """Reads an iterable of texts or of pairs, or of dictionaries that hold them."""
     values = _values(texts, "text", "texts")
     if values and isinstance(values[0], Mapping):
         return _read_rows(values, options)
-    return checked_data(values, None, "texts", None, options)
+    return checked_data(list(map(_as_pair, values)), None, "texts", None, options)
 
 
-def _read_pair(pair: tuple[Any, Any], options: ReadOptions) -> TextData:
-    origin, (texts, labels) = "(texts, labels)", pair
+def _as_pair(value: Any) -> Any:
+    """A :class:`TextPair` of a tuple, a list or an array of two; anything else as it is."""
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
+        value = value.tolist()
+    return TextPair(*value) if isinstance(value, (tuple, list)) and len(value) == 2 else value
+
+
+def _read_three(data: tuple[Any, Any, Any], options: ReadOptions) -> TextData:
+    origin, (texts, pairs, labels) = "(texts, pairs, labels)", data
+    if not all(hasattr(values, "__iter__") for values in data):
+        raise UsageError("(texts, pairs, labels) must hold three sequences.")
+    texts, pairs = _values(texts, "texts", origin), _values(pairs, "pairs", origin)
+    labels = _values(labels if options.label_separator is None else from_indicator(labels), "labels", origin)
+    if not len(texts) == len(pairs) == len(labels):
+        raise DataError(f"{origin} holds {len(texts)} texts, {len(pairs)} pairs and {len(labels)} labels.")
+    labelled = labels if options.labelled else None
+    return checked_data(list(map(TextPair, texts, pairs)), labelled, origin, None, options)
+
+
+def _read_two(data: tuple[Any, Any], options: ReadOptions) -> TextData:
+    origin, (texts, labels) = "(texts, labels)", data
     if not all(hasattr(values, "__iter__") for values in (texts, labels)):
         raise UsageError("(texts, labels) must hold two sequences.")
-    texts = _values(texts, "texts", origin)
+    texts = list(map(_as_pair, _values(texts, "texts", origin)))
     labels = _values(labels if options.label_separator is None else from_indicator(labels), "labels", origin)
     if len(texts) != len(labels):
         raise DataError(f"(texts, labels) holds {len(texts)} texts but {len(labels)} labels.")

@@ -9,7 +9,8 @@ from typing import Any
 from ...choices import DELIMITERS
 from ...errors import DataError
 from ...settings import check_argument
-from .columns import Column, Columns, pick_columns
+from .column_choice import Wanted, pick_columns
+from .columns import Column, Columns
 from .notes import Notes
 from .usual_names import usual_label
 
@@ -24,6 +25,10 @@ class ReadOptions:
         Columns by name or number; several are joined. ``None`` looks for the usual ones (:mod:`.usual_names`).
     label_column : str or int, optional
         As ``text_column``, but one.
+    text_pair_column : str or int, optional
+        Column of the second texts, where texts are pairs.
+    pairs : bool, optional
+        Whether texts are pairs; ``None`` leaves that to the data: see :class:`.column_choice.Wanted`.
     labelled : bool
         Whether labels are needed. If not, they are not read.
     label_separator : str, optional
@@ -57,6 +62,8 @@ class ReadOptions:
 
     text_column: Column | Sequence[Column] | None = None
     label_column: Column | None = None
+    text_pair_column: Column | None = None
+    pairs: bool | None = None
     labelled: bool = True
     label_separator: str | None = None
     empty_texts: str = "keep"
@@ -72,6 +79,7 @@ class ReadOptions:
         for name in (
             "text_column",
             "label_column",
+            "text_pair_column",
             "empty_texts",
             "encoding_errors",
             "encoding",
@@ -101,14 +109,19 @@ class ReadOptions:
         *,
         header: bool | None = None,
     ) -> Columns:
-        """Places of the texts, of the labels and of the weights; see :func:`.columns.pick_columns`."""
+        """Places of the texts, of the labels and of the weights; see :func:`.column_choice.pick_columns`."""
+        wanted = Wanted(
+            text=self.text_column,
+            label=self.label_column,
+            labelled=self.labelled,
+            pair=self.text_pair_column,
+            pairs=self.pairs,
+            weight=self.weight_column,
+        )
         columns = pick_columns(
             names,
-            self.text_column,
-            self.label_column,
-            self.labelled,
+            wanted,
             origin,
-            weight_column=self.weight_column,
             header=self.header if header is None else header,
             rows=rows,
             notes=notes,
@@ -153,9 +166,13 @@ class ReadOptions:
             if texts is None or isinstance(texts, int)
             else texts
         )
-        return tuple(
-            str(name).strip() for name in (*several, self.label_column, self.weight_column) if name is not None
-        )
+        others = self.text_pair_column, self.label_column, self.weight_column
+        return tuple(str(name).strip() for name in (*several, *others) if name is not None)
+
+    @property
+    def chooses_columns(self) -> bool:
+        """Whether the user has chosen a column of texts or of labels."""
+        return any(each is not None for each in (self.text_column, self.text_pair_column, self.label_column))
 
     @property
     def delimiter_character(self) -> str | None:

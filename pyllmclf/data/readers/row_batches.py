@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import DataError
+from ...text_pair import Text, characters
 from .line_stream import LineStream
 from .options import ReadOptions
 from .values import checked_data
@@ -22,7 +23,7 @@ class Rows:
 
     Attributes
     ----------
-    texts : list of str
+    texts : list of str or of TextPair
     records : list of dict, or None
         All columns of each row; ``None`` for lines of text.
     table : pyarrow.Table or None
@@ -31,7 +32,7 @@ class Rows:
         Line on which each row begins, from 1.
     """
 
-    texts: list[str]
+    texts: list[Text]
     records: list[dict[str, Any]] | None = None
     table: Any = None
     lines: list[int] | None = None
@@ -79,16 +80,16 @@ def batches_of(
         Whether rows that are read can't be read again, as those of a pipe: the ones before an invalid row form a batch.
     """
     batch: list[Row] = []
-    characters = 0
+    size = 0
     try:
         for line, text, record in rows:
             text = checked_data([text], None, origin, [line], options).texts[0]
             batch.append((line, text, record))
-            characters += len(text)
-            full = len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS
+            size += characters(text)
+            full = len(batch) >= BATCH_ROWS or size >= BATCH_CHARACTERS
             if full or (live and lines is not None and not lines.ready):
                 yield _rows(batch)
-                batch, characters = [], 0
+                batch, size = [], 0
     except DataError:
         if live and batch:  # the rows of a pipe can't be read again
             yield _rows(batch)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import DataError
+from ...text_pair import Text, TextPair, is_blank
 
 # Booleans are integers of Python's, too; floats are numbers with fractions, whose classes are text.
 Label = str | int | float
@@ -46,7 +47,7 @@ class TextData:
 
     Attributes
     ----------
-    texts : list of str
+    texts : list of str, or of TextPair
     labels : list of str or int, or None
         ``None`` for unlabelled data; a list of tuples where texts may have several labels.
     origin : str
@@ -65,7 +66,7 @@ class TextData:
         Rows that can't be used, where they are counted instead of raised.
     """
 
-    texts: list[str]
+    texts: list[Text]
     labels: list[Any] | None
     origin: str
     lines: list[int] | None = None
@@ -77,6 +78,11 @@ class TextData:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the texts are pairs."""
+        return bool(self.texts) and isinstance(self.texts[0], TextPair)
 
     def where(self, row: int) -> str:
         """Name of row ``row`` (0-based) for a message."""
@@ -112,7 +118,7 @@ def joined_data(parts: Sequence[TextData], origin: str) -> TextData:
 
 
 def without_empty(data: TextData, empty_texts: str) -> TextData:
-    """Applies ``empty_texts`` to texts that are empty or white space.
+    """Applies ``empty_texts`` to texts that are empty or white space, and to pairs of which one text is.
 
     Parameters
     ----------
@@ -127,11 +133,11 @@ def without_empty(data: TextData, empty_texts: str) -> TextData:
     """
     if empty_texts == "keep":
         return data
-    rows = [row for row, text in enumerate(data.texts) if text.strip()]
+    rows = [row for row, text in enumerate(data.texts) if not is_blank(text)]
     if len(rows) == len(data):
         return data
     if empty_texts == "error":
-        first = next(row for row, text in enumerate(data.texts) if not text.strip())
+        first = next(row for row, text in enumerate(data.texts) if is_blank(text))
         raise DataError(f"{data.where(first)}: the text is empty or white space ({len(data) - len(rows):,} are).")
     if not rows:
         raise DataError(f"{data.origin}: every text is empty or white space; none is left.")

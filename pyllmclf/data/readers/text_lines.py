@@ -80,7 +80,7 @@ def read_text_lines(data: Path | DataFile, options: ReadOptions) -> TextData:
 
 def _is_table(first: str, options: ReadOptions) -> bool:
     """Whether the options are about tables, or the first line names a column of texts and one of labels."""
-    if options.text_column is not None or options.label_column is not None:
+    if options.chooses_columns:
         return True
     if options.delimiter is not None or not options.header or first.lower().startswith("sep="):
         return True

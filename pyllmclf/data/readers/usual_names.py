@@ -1,4 +1,4 @@
-"""Names that columns of texts and of labels usually have."""
+"""Names that columns of texts, of pairs of texts and of labels usually have."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ TEXT_NAMES = (
         *("request", "statement", "claim", "phrase", "passage", "paragraph", "article", "string"),
     ),
 )
+# Names of the two columns of a pair of texts, the first text's first.
+PAIR_NAMES = (
+    ("text", "textpair"), ("text", "pair"), ("text", "text2"), ("text1", "text2"), ("texta", "textb"),
+    ("firsttext", "secondtext"), ("sentence1", "sentence2"), ("sentencea", "sentenceb"), ("sentence", "sentence2"),
+    ("sentence", "sentencepair"), ("sent1", "sent2"), ("premise", "hypothesis"), ("question1", "question2"),
+    ("question", "sentence"), ("question", "answer"), ("question", "passage"), ("question", "context"),
+    ("question", "paragraph"), ("query", "passage"), ("query", "document"), ("query", "doc"), ("query", "text"),
+    ("query", "answer"), ("claim", "evidence"), ("string1", "string2"), ("phrase1", "phrase2"), ("title1", "title2"),
+    ("description1", "description2"), ("tweet1", "tweet2"), ("prompt", "response"), ("ticket", "reply"),
+)  # fmt: skip
 LABEL_NAMES = (
     ("label", "labels", "class", "category", "target"),
     (
@@ -40,6 +50,27 @@ def usual_label(names: Sequence[str], weight_column: str | None = None) -> int |
         if candidates:
             return candidates[0] if len(candidates) == 1 else None
     return None
+
+
+def usual_pair(
+    names: Sequence[str], excluded: Sequence[int | None] = (), *, text: int | None = None, pair: int | None = None
+) -> tuple[int, int] | None:
+    """Places of the two columns with the usual names of a pair; ``None`` unless exactly two columns are such.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of all columns.
+    excluded : sequence of int or None
+        Columns that are neither of them.
+    text, pair : int, optional
+        The column of the first text, or of the second one, where it is known.
+    """
+    plain = [(i, plain_name(name)) for i, name in enumerate(names) if i not in excluded]
+    firsts = [(i, name) for i, name in plain if text in (None, i)]
+    seconds = [(i, name) for i, name in plain if pair in (None, i)]
+    found = [(i, j) for i, first in firsts for j, second in seconds if (first, second) in PAIR_NAMES]
+    return found[0] if len(found) == 1 else None
 
 
 def is_usual_name(name: str) -> bool:

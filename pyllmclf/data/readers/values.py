@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DataError
+from ...text_pair import TextPair
 from .missing import is_missing
 from .options import ReadOptions
 from .text_data import INTEGERS, Fault, Label, TextData, without_empty
@@ -61,6 +62,7 @@ def checked_data(
     data = TextData(texts, labels, origin, lines, untyped=untyped)
     if not texts and not broken:
         raise DataError(f"{origin}: there is no row.")
+    _check_pairs(texts, data, options)
     data = with_weights(data, options.sample_weight, weights)  # before a row is left out
     faults: dict[int, Fault] = {}
 
@@ -158,19 +160,39 @@ def _looks_like_indicator(labels: list[Any]) -> bool:
     return all(isinstance(flag, (bool, int)) and flag in (0, 1) for row in rows for flag in row)
 
 
-def _text(text: Any, options: ReadOptions, blank_is_missing: bool) -> str:
-    """A text as it is; an empty string for a missing one where empty texts are left out or refused."""
+def _check_pairs(texts: list[Any], data: TextData, options: ReadOptions) -> None:
+    """Raises :class:`DataError` unless all texts are pairs, or none, as the options want it."""
+    wanted = isinstance(texts[0], TextPair) if texts and options.pairs is None else options.pairs
+    wrong = next((row for row, text in enumerate(texts) if isinstance(text, TextPair) is not wanted), None)
+    if wrong is None or not (wanted or isinstance(texts[wrong], TextPair)):
+        return
+    if options.pairs is None:
+        raise DataError(f"{data.where(wrong)}: some texts are pairs, and others are single; all must be alike.")
+    kinds = ("pairs of texts", "a single text") if wanted else ("single texts", "a pair of texts")
+    advice = "give (text, pair), or both columns" if wanted else "leave the second text out"
+    raise DataError(f"{data.where(wrong)}: the classifier reads {kinds[0]}, and this is {kinds[1]}; {advice}.")
+
+
+def _text(text: Any, options: ReadOptions, blank_is_missing: bool) -> str | TextPair:
+    """A text as it is, or both texts of a pair; an empty string for a missing one where empty texts are no rows."""
+    if isinstance(text, TextPair):
+        first = _string(text.text, "first text", options, blank_is_missing)
+        return TextPair(first, _string(text.pair, "second text", options, blank_is_missing))
+    return _string(text, "text", options, blank_is_missing)
+
+
+def _string(text: Any, what: str, options: ReadOptions, blank_is_missing: bool) -> str:
     if isinstance(text, str):
         if blank_is_missing and not text:
-            raise _Invalid("missing text", "the text is missing")
-        _check_unicode(text, "text")
+            raise _Invalid("missing text", f"the {what} is missing")
+        _check_unicode(text, what)
         return text
     if not is_missing(text):
-        raise _Invalid("text", f"the text is {shorten(text)}, not a string")
+        raise _Invalid("text", f"the {what} is {shorten(text)}, not a string")
     if options.empty_texts != "keep" and options.missing == "error":
         return ""
     advice = f"; {_ADVICE}, and empty_texts='skip' (--empty-texts skip) those with an empty text"
-    raise _Invalid("missing text", f"the text is {shorten(text)}{advice if options.labelled else ''}")
+    raise _Invalid("missing text", f"the {what} is {shorten(text)}{advice if options.labelled else ''}")
 
 
 _ADVICE = "missing='skip' (--missing skip) leaves out rows whose text or label is missing"
@@ -182,7 +204,8 @@ def _check_unicode(value: str, what: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _Invalid(what, f"the {what} holds a lone surrogate, which is not valid Unicode") from None
+        kind = what if what == "label" else "text"
+        raise _Invalid(kind, f"the {what} holds a lone surrogate, which is not valid Unicode") from None
 
 
 def _several(labels: Any, separator: str) -> tuple[Label, ...]:

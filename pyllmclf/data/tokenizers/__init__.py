@@ -2,7 +2,8 @@
 
 ``protocol`` holds what the engine needs of a tokenizer, ``gpt2`` and ``library`` the two implementations, ``loading``
 makes a tokenizer from the files of a model folder or a checkpoint, ``files`` writes those that transformers reads,
-``prompt`` puts a prompt before each text, ``sentence_pieces`` reads SentencePiece's model files.
+``prompt`` puts a prompt before each text, ``pairs`` has the special tokens of pairs of texts, ``sentence_pieces`` reads
+SentencePiece's model files.
 """
 
 from .files import GPT2_END_OF_TEXT, byte_alphabet, byte_level_json
@@ -17,6 +18,8 @@ from .loading import (
     restore_tokenizer,
     sample_tokenizer,
 )
+from .pair_template import PairTemplate
+from .pairs import PairTokenizer
 from .prompt import PromptedTokenizer, with_prompt
 from .protocol import Tokenizer, Vocabulary, special_count
 from .sentence_pieces import (
@@ -37,6 +40,8 @@ __all__ = [
     "SENTENCE_PIECE_FILE",
     "WORDPIECE",
     "LibraryTokenizer",
+    "PairTemplate",
+    "PairTokenizer",
     "PromptedTokenizer",
     "TiktokenTokenizer",
     "Tokenizer",

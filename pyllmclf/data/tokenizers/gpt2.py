@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ...errors import ModelError
 from ..json_text import parse_json
 from .files import GPT2_END_OF_TEXT, byte_alphabet, byte_level_json, tokenizer_files
+from .pair_template import PairTemplate
 
 if TYPE_CHECKING:
     import tiktoken
@@ -34,11 +35,12 @@ class TiktokenTokenizer:
     splits_special_tokens = True
     prompt = ""
     without_position: int | None = None
+    pairs: PairTemplate | None = None
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
         self._encoding = encoding
         self.vocab_size = VOCAB_SIZE
-        self.pad_token_id = VOCAB_SIZE - 1
+        self.pad_token_id = self.end_of_text = VOCAB_SIZE - 1
         self.prefix: list[int] = []
         self.suffix: list[int] = []
         self.whole: list[str] = []
@@ -95,8 +97,16 @@ class TiktokenTokenizer:
     def encode_batch(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[list[int]]:
         """Token ids of each text, on all cores; a text without tokens becomes one end-of-text token."""
         empty = [self.pad_token_id]
-        token_ids = self._encoding.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)
-        return [ids or empty for ids in token_ids]
+        return [ids or empty for ids in self.encode_texts(texts)]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, on all cores; an empty text has none."""
+        return self._encoding.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)
+
+    def pair_probe(self) -> list[tuple[int, int, int | None]]:
+        """As :meth:`LibraryTokenizer.pair_probe`: GPT-2's template of pairs is the two texts alone."""
+        (ids,) = self.encode_texts(["a"])
+        return [(token, 0, text) for text in (0, 1) for token in ids]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DataError, ModelError, PyllmclfError
 from .added_tokens import add_tokens, with_flags
 from .files import GPT2_END_OF_TEXT, tokenizer_files
+from .pair_template import PairTemplate
 from .prompt_template import split_prompt
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class LibraryTokenizer:
         wherever the padding comes from.
     without_position : int or None
         See :class:`Tokenizer`.
+    end_of_text : int
+        Token for the end of a text, where the tokenizer has one; otherwise the padding token.
     file_prompt : str
         Prompt that the ``tokenizer.json`` puts before each text, and this tokenizer does not; empty for none.
 
@@ -71,6 +74,7 @@ class LibraryTokenizer:
 
     kind = "tokenizers"
     prompt = ""
+    pairs: PairTemplate | None = None
 
     def __init__(
         self,
@@ -109,6 +113,8 @@ class LibraryTokenizer:
         known = {key: token for key, token in named.items() if key in BEGIN_AND_END and token in vocab}
         of_decoder = dict.fromkeys(BEGIN_AND_END, pad) | known if known else {}
         self._special = self._special_tokens(vocab) or of_decoder
+        ends = (named["eos_token"], self._special.get("sep_token"), GPT2_END_OF_TEXT, pad)
+        self.end_of_text = next(vocab[token] for token in ends if token in vocab)
 
     def _special_tokens(self, vocab: dict[str, int]) -> dict[str, str]:
         """Configuration keys and texts of the special tokens: those around a text, where there are several kinds."""
@@ -209,16 +215,26 @@ class LibraryTokenizer:
         ModelError
             If the library fails.
         """
+        token_ids = self.encode_texts(texts)
+        if self.skipped_at_end is not None:
+            token_ids = [_without_end(ids, self.skipped_at_end) for ids in token_ids]
+        empty = [] if self.prefix or self.suffix else [self.pad_token_id]
+        return [ids or empty for ids in token_ids]
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens; raises as :meth:`encode_batch`."""
         with _library_errors("the tokenizer can't encode a text"):
             try:
                 encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
             except (UnicodeEncodeError, TypeError) as error:
                 raise DataError(f"a text is not valid Unicode: it holds a lone surrogate ({error}).") from error
-        token_ids = [encoding.ids for encoding in encodings]
-        if self.skipped_at_end is not None:
-            token_ids = [_without_end(ids, self.skipped_at_end) for ids in token_ids]
-        empty = [] if self.prefix or self.suffix else [self.pad_token_id]
-        return [ids or empty for ids in token_ids]
+        return [encoding.ids for encoding in encodings]
+
+    def pair_probe(self) -> list[tuple[int, int, int | None]]:
+        """Id, type and text (0, 1 or ``None`` for special tokens) of the tokens of a pair of short texts."""
+        with _library_errors("the tokenizer can't encode a pair of texts"):
+            encoding = self._tokenizer.encode("a", "a")
+        return list(zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True))
 
     @property
     def whole(self) -> list[str]:

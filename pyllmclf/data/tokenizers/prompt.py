@@ -46,6 +46,7 @@ class PromptedTokenizer:
         self.suffix = list(tokenizer.suffix)
         self.splits_special_tokens = tokenizer.splits_special_tokens
         self.without_position = tokenizer.without_position
+        self.pairs = tokenizer.pairs
 
     @property
     def prompt_count(self) -> int:
@@ -122,6 +123,12 @@ class PromptedTokenizer:
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = self.splits_special_tokens
         texts = [*texts, *(f"a {token}" for token in self.whole)]
+        if self.pairs is not None:
+            seconds = texts[::-1]
+            encoded = self.encode_batch(texts), self.encode_batch(seconds, [True] * len(texts))
+            between = self.pairs.between
+            pairs = [[*self.prefix, *a, *between, *b, *self.suffix] for a, b in zip(*encoded, strict=True)]
+            return [each.ids for each in tokenizer.encode_batch(list(zip(texts, seconds, strict=True)))] == pairs
         expected = [[*self.prefix, *ids, *self.suffix] for ids in self.encode_batch(texts)]
         return [encoding.ids for encoding in tokenizer.encode_batch(texts)] == expected
 

@@ -1,10 +1,12 @@
-"""The prompt in a ``tokenizer.json``: tokens of the post-processor's template."""
+"""Tokens in the post-processor's template of a ``tokenizer.json``: a prompt, or the separator of pairs of texts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from typing import Any
+
+from ...errors import ModelError
 
 # Names of the prompt's tokens in the template of a ``tokenizer.json``. With the second one, the file's normalizer puts
 # the white space at the prompt's end before the text, whose tokens need it (byte-level encodings).
@@ -45,6 +47,32 @@ def with_template(content: str, prompt: str, ids: list[int], space: str = "") ->
         own = parsed.get("normalizer")
         normalizers = [{"type": "Prepend", "prepend": space}, *([] if own is None else [own])]
         parsed["normalizer"] = {"type": "Sequence", "normalizers": normalizers}
+    return json.dumps(parsed, ensure_ascii=False)
+
+
+def with_separator(content: str, token: int) -> str:
+    """Puts a token between the two texts of a pair, all of whose tokens then have type 0.
+
+    Parameters
+    ----------
+    content : str
+        A ``tokenizer.json`` whose template of pairs has nothing between the texts.
+    token : int
+
+    Raises
+    ------
+    ModelError
+        If the post-processor is of a kind that has no place for it.
+    """
+    parsed = json.loads(content)
+    parsed["post_processor"] = post = _as_template(parsed.get("post_processor"))
+    if post is None:
+        raise ModelError("the tokenizer's post-processor has no template, which pairs of texts need.")
+    template, (name,) = _template_of(post), _names(parsed, [token])
+    template["special_tokens"][name] = {"id": name, "ids": [token], "tokens": [name]}
+    pieces = [{kind: value | {"type_id": 0} for kind, value in piece.items()} for piece in template["pair"]]
+    second = next(i for i, piece in enumerate(pieces) if piece.get("Sequence", {}).get("id") == "B")
+    template["pair"] = [*pieces[:second], {"SpecialToken": {"id": name, "type_id": 0}}, *pieces[second:]]
     return json.dumps(parsed, ensure_ascii=False)
 
 

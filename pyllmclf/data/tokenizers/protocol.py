@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .pair_template import PairTemplate
+
 if TYPE_CHECKING:
     from .library import LibraryTokenizer
 
@@ -32,6 +34,8 @@ class Tokenizer(Protocol):
         Texts that are one token wherever they stand in a text.
     without_position : int or None
         Token inside a text that has no position of its own, as transformers counts RoBERTa's positions.
+    pairs : PairTemplate or None
+        What stands between the two texts of a pair; ``None`` for a tokenizer of single texts.
     fingerprint : str
         Differs between tokenizers that may encode a text differently: a hash of vocabulary and rules, and the version
         of the library.
@@ -45,6 +49,7 @@ class Tokenizer(Protocol):
     prompt: str
     splits_special_tokens: bool
     without_position: int | None
+    pairs: PairTemplate | None
 
     @property
     def whole(self) -> list[str]:
@@ -61,7 +66,8 @@ class Tokenizer(Protocol):
         ----------
         texts : sequence of str
         continues : sequence of bool, optional
-            Whether each is a further piece of the text before it, which no prompt stands before; none by default.
+            Whether each is a further piece of the text before it, or the second text of a pair, which no prompt stands
+            before; none by default.
 
         Raises
         ------
@@ -107,5 +113,6 @@ class Vocabulary:
 
 
 def special_count(tokenizer: Tokenizer) -> int:
-    """Number of special tokens that the packer adds to a text."""
-    return len(tokenizer.prefix) + len(tokenizer.suffix)
+    """Number of special tokens that are added to a text, or to a pair of texts."""
+    between = () if tokenizer.pairs is None else tokenizer.pairs.between
+    return len(tokenizer.prefix) + len(between) + len(tokenizer.suffix)

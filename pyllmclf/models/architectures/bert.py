@@ -25,7 +25,7 @@ from ..layers import Embedding, LayerNorm, Linear
 
 
 class BertEmbeddings(nn.Module):
-    """norm(word + position + type embedding); every token has type 0."""
+    """norm(word + position + type embedding); every token of a single text has type 0."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -48,6 +48,7 @@ class BertEmbeddings(nn.Module):
             self.LayerNorm.weight,
             self.LayerNorm.bias,
             self.LayerNorm.eps,
+            context.batch.token_types,
         )
         return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
 

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from ...errors import PyllmclfError
+from ...errors import DataError, PyllmclfError
 from ...printable import printable
 from ..catalog import Served
 from ..errors import RequestError
@@ -37,6 +37,7 @@ UNPACKED = 8
 CHUNK_TEXTS, CHUNK_CHARACTERS = 256, 1 << 16
 # Classes whose probabilities a row has, the most probable ones; with as many or fewer, all.
 BEST = 20
+NO_PAIRS = "the classifier reads pairs of texts, which the page doesn't take; /classify and /predict do."
 # What an error says for the command line.
 _OPTION = re.compile(r" \(--[^)]*\)")
 
@@ -129,6 +130,8 @@ def _read(
     served: Served, content: bytes, name: str, text_column: str | None, label_column: str | None, most: int
 ) -> _Work:
     state = served.classifier.state
+    if state.has_pairs:
+        raise DataError(NO_PAIRS)
     upload = read_upload(content, name, text_column, label_column, most)
     given = given_labels(upload, state.encoder.names, state.label_separator, served.name)
     return _Work(served, name, upload, given)

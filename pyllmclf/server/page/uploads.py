@@ -83,16 +83,20 @@ def read_upload(content: bytes, name: str, text_column: str | None, label_column
         raise DataError(f"{name}: the file is empty.")
     picked: list[Columns] = []
     options = ReadOptions(
-        text_column=text_column, label_column=label_column, labelled=label_column is not None, on_pick=picked.append
+        text_column=text_column,
+        label_column=label_column,
+        labelled=label_column is not None,
+        pairs=False,
+        on_pick=picked.append,
     )
     stream = file_rows(data_file_in_memory(content, name, most), None, options)
-    texts, records = list[str](), list[dict[str, Any]]()
+    texts, records = list[str](), list[dict[str, Any]]()  # single texts alone
     characters = 0
     for rows in stream.batches:
-        texts += rows.texts
+        texts += map(str, rows.texts)
         records += rows.records or []
         # Few bytes of a Parquet file may be many rows.
-        characters += sum(map(len, rows.texts))
+        characters += sum(map(len, texts[-len(rows.texts) :]))
         if len(texts) > MOST_ROWS or characters > most:
             raise ResourceError(f"{name}: has more than {MOST_ROWS:,} rows or {most:,} characters; send a part of it.")
     if not texts:

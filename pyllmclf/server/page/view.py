@@ -18,6 +18,7 @@ from ...version import __version__
 from ..errors import RequestError
 from ..http import body_of, until_gone
 from ..service import Answer, Service
+from .files import NO_PAIRS
 
 # The page loads nothing from elsewhere, and nothing of it is inline.
 POLICY = (
@@ -54,6 +55,8 @@ async def send(request: Request, service: Service) -> Response:
     try:
         if not text.strip():
             raise RequestError(422, "there is no text; type one.")
+        if service.find(model).classifier.state.has_pairs:
+            raise RequestError(422, NO_PAIRS)
         answer = await service.classify(model, [text], abandoned=until_gone(request))
     except RequestError as error:
         return _page(service, status=error.status, error=error.message, model=model, text=text)

@@ -5,28 +5,47 @@ from __future__ import annotations
 from typing import Any
 
 from ...printable import shown
+from ...text_pair import Text, TextPair
 from ..errors import RequestError
 
 
-def texts_of(content: dict[str, Any], name: str) -> tuple[list[str], bool]:
+def texts_of(content: dict[str, Any], name: str, *, pairs: bool = False) -> tuple[list[Text], bool]:
     """The texts of a field, and whether it is one text rather than a list.
+
+    Parameters
+    ----------
+    content : dict
+    name : str
+    pairs : bool
+        Whether texts are pairs: lists of two texts.
 
     Raises
     ------
     RequestError
         400 if the field is missing, or holds something else.
     """
+    what = "a list of pairs of texts, [[text, pair], ...]" if pairs else "a text or a list of texts"
     if name not in content:
-        raise RequestError(400, f"the field {name!r} is missing; it is a text or a list of texts.")
+        raise RequestError(400, f"the field {name!r} is missing; it is {what}.")
     value = content[name]
+    if pairs and isinstance(value, (str, list)):
+        return _pairs_of(value, name), False
     if isinstance(value, str):
         return [value], True
     if not isinstance(value, list):
-        raise RequestError(400, f"{name} must be a text or a list of texts, not {_kind(value)}.")
+        raise RequestError(400, f"{name} must be {what}, not {_kind(value)}.")
     for i, text in enumerate(value):
         if not isinstance(text, str):
             raise RequestError(400, f"{name}[{i}] must be a text, not {_kind(text)}.")
     return value, False
+
+
+def _pairs_of(value: str | list[Any], name: str) -> list[Text]:
+    for i, pair in enumerate([value] if isinstance(value, str) else value):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            where = name if isinstance(value, str) else f"{name}[{i}]"
+            raise RequestError(400, f"{where} must be a pair of texts, [text, pair]: the classifier reads pairs.")
+    return [TextPair(*pair) for pair in value]
 
 
 def flag_of(content: dict[str, Any], name: str) -> bool:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ...printable import shown
+from ...text_pair import Text, TextPair
 from ...version import __version__
 from ..errors import RequestError
 from ..http import Json, body_of, parsed, until_gone
@@ -45,7 +46,9 @@ async def model(request: Request, service: Service) -> Json:
             "name": served.name,
             "versions": ["1"],
             "platform": "pyllmclf",
-            "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
+            "inputs": [
+                {"name": INPUT, "datatype": "BYTES", "shape": [-1, 2] if served.classifier.state.has_pairs else [-1]}
+            ],
             "outputs": [
                 {"name": "label", "datatype": "BYTES", "shape": [-1]},
                 {"name": "probabilities", "datatype": "FP64", "shape": [-1, classes]},
@@ -68,7 +71,7 @@ async def infer(request: Request, service: Service) -> Response:
     size = _header_size(request.headers.get(HEADER), body)
     content = parsed(body if size is None else body[:size])
     served = service.find(request.path_params["name"])
-    texts = _texts(content, b"" if size is None else body[size:])
+    texts = _texts(content, b"" if size is None else body[size:], pairs=served.classifier.state.has_pairs)
     wanted = _wanted_outputs(content)
     answer = await service.classify(served.name, texts, abandoned=until_gone(request))
     facts = {"model": served.name, "texts": len(texts), "tokens": int(answer.tokens.sum())}
@@ -96,7 +99,7 @@ def _header_size(value: str | None, body: bytes) -> int | None:
     return int(value)
 
 
-def _texts(content: dict[str, Any], binary: bytes) -> list[str]:
+def _texts(content: dict[str, Any], binary: bytes, *, pairs: bool) -> list[Text]:
     inputs = content.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise RequestError(400, "inputs must be a list of one tensor of type BYTES, the texts.")
@@ -104,15 +107,16 @@ def _texts(content: dict[str, Any], binary: bytes) -> list[str]:
     if tensor.get("datatype") != "BYTES":
         raise RequestError(400, f"the input's datatype must be BYTES, not {shown(tensor.get('datatype'))}.")
     shape = tensor.get("shape")
+    shapes = "[pairs, 2], since the model reads pairs of texts" if pairs else "[texts] or [texts, 1]"
     if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape) or len(shape) not in (1, 2):
-        raise RequestError(400, "the input's shape must be [texts] or [texts, 1].")
-    if len(shape) == 2 and shape[1] != 1:
-        raise RequestError(400, f"the input's shape must be [texts] or [texts, 1], not {shown(shape)}.")
+        raise RequestError(400, f"the input's shape must be {shapes}.")
+    if shape[1:] != [2] if pairs else len(shape) == 2 and shape[1] != 1:
+        raise RequestError(400, f"the input's shape must be {shapes}, not {shown(shape)}.")
     size = _parameters(tensor).get("binary_data_size")
     texts = _flat(tensor.get("data")) if size is None else list(_strings(binary, size))
     if len(texts) != prod(shape):
         raise RequestError(400, f"the input has {len(texts)} texts, and its shape is {shown(shape)}.")
-    return texts
+    return [TextPair(*pair) for pair in zip(texts[::2], texts[1::2], strict=True)] if pairs else list(texts)
 
 
 def _parameters(owner: dict[str, Any]) -> dict[str, Any]:

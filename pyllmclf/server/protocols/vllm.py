@@ -13,10 +13,11 @@ from .fields import model_of, texts_of
 
 
 async def classify(request: Request, service: Service) -> Json:
-    """Labels and probabilities of one text or a list of texts."""
+    """Labels and probabilities of one text or a list of texts; a classifier of pairs takes ``[[text, pair], ...]``."""
     content = await json_of(request, service)
-    texts, _ = texts_of(content, "input")
-    answer = await service.classify(model_of(content), texts, abandoned=until_gone(request))
+    name = model_of(content)
+    texts, _ = texts_of(content, "input", pairs=service.find(name).classifier.state.has_pairs)
+    answer = await service.classify(name, texts, abandoned=until_gone(request))
     facts = request.scope["pyllmclf"]
     tokens = int(answer.tokens.sum())
     facts.update(model=answer.served.name, texts=len(texts), tokens=tokens)
@@ -64,6 +65,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "max_model_len": state.layout.max_length,
         "classes": state.encoder.names,
         "several_labels": state.label_separator is not None,
+        "reads_pairs": state.has_pairs,
         "model_type": state.model.config.model_type,
         "dtype": served.classifier.compute.dtype_name if state.int8 is None else "int8",
         "shares_layers_with": [

@@ -40,7 +40,7 @@ def pairs_of(rows: list[tuple[str, str]], count: int, seed: int) -> tuple[list[T
     classes = np.array([name for name, _ in rows])
     pairs, labels = [], []
     for number in range(count):
-        first = int(random.integers(len(rows) // 4)) * 4 % len(rows)
+        first = int(random.integers(max(1, min(count // 4, len(rows)))))
         same = number % 2 == 0
         candidates = np.flatnonzero((classes == classes[first]) == same)
         second = int(random.choice(candidates[candidates != first]))

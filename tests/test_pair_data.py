@@ -166,6 +166,16 @@ def test_columns_that_cannot_be_told(names: str, wanted: dict[str, Any], said: s
         picked(names, **wanted)
 
 
+def test_a_pair_by_its_names_comes_last(tmp_path: Path) -> None:
+    """Where one column alone holds texts, it is read as before."""
+    table = pd.DataFrame({"ticket": range(6), "reply": [pair.pair for pair in PAIRS], "label": LABELS})
+    with pytest.warns(UserWarning, match="with texts from the column 'reply'"):
+        assert read_data(table).texts == [pair.pair for pair in PAIRS]
+    table["ticket"] = [pair.text for pair in PAIRS]
+    with pytest.warns(UserWarning, match="pairs of texts from the columns 'ticket' and 'reply'"):
+        assert read_data(table).texts == PAIRS
+
+
 def test_a_second_column_is_named_where_one_text_is_read(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", ("text", "text_pair", "label"))
     with pytest.warns(UserWarning, match="the texts of 'text' alone, of which 'text_pair' may be the second of a pair"):

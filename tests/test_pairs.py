@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from interoperability import close
 from models import DECODERS, FAMILIES, LABELS, Folders, our_model, padded
+from pairs import news, pairs_of, scores_of_others
 from test_models import TOLERANCE, their_gradient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -546,3 +547,26 @@ def test_truncation_changes_what_is_read(model_folder: Folders, truncation: str)
     sizes = {"longest_first": (6, 5), "only_second": (9, 2)}[truncation]
     middle = row.index(3)
     assert (middle - 1, len(row) - middle - 2) == sizes
+
+
+# --- pairs of news ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("model", ["minilm", "gpt2-nano"])
+def test_pairs_of_news(data_dir: Path, tmp_path: Path, model: str, request: pytest.FixtureRequest) -> None:
+    """Titles of AG News, of the same class or not: other tools give the same probabilities."""
+    if not (data_dir / "ag_news").is_dir():
+        pytest.skip("needs AG News: PYLLMCLF_DATA_DIR has no folder ag_news")
+    source, options = model, {"weights": "random"}
+    if model == "minilm":
+        source, options = request.getfixturevalue("minilm"), {"pooling": None}
+    rows = news(data_dir / "ag_news" / "test.csv")
+    train, labels = pairs_of(rows[1000:], 24, 0)
+    test, _ = pairs_of(rows[:1000], 12, 1)
+    assert len({pair.text for pair in train}) < len(train)  # a text meets several partners
+    classifier = trained(source, train=(train, labels), max_length=40, **options)
+    classifier.save(tmp_path / "saved")
+    expected = classifier.predict_proba(test)
+    for name, found in scores_of_others(tmp_path / "saved", test, classifier.classes_).items():
+        assert np.abs(found - expected).max() <= 1e-5, name

@@ -99,6 +99,8 @@ def pick_columns(
         if notes is not None:
             _note(notes, names, found, text_is_new=texts is None, label_is_new=wanted.labelled and label is None)
         return Columns(tuple(names), (found[0],) if texts is None else texts, found[1], weight, pair)
+    if texts is None and pair is None and (columns := table.pairs(label, wanted, notes)) is not None:
+        return columns
     raise DataError(f"{origin}: {problem}{'' if found is None else f'; {found}'}.")
 
 
@@ -157,14 +159,27 @@ class _Table:
             return texts, pair, None
         if pair is not None and (two := usual_pair(self.names, excluded, pair=pair)) is not None:
             return two[:1], pair, None
-        place, problem = self.usual(TEXT_NAMES, "text", excluded=(*excluded, *(() if pair is None else (pair,))))
-        if pair is None and wanted.pairs is None:
+        others = tuple(place for place in (label, pair) if place is not None)
+        place, problem = self.usual(TEXT_NAMES, "text", excluded=others)
+        if place is not None and pair is None and wanted.pairs is None and notes is not None:
             two = usual_pair(self.names, excluded, text=place)
-            if two is not None and notes is not None:
-                _note_pair(notes, self.names, two, read=place is None)
-            if two is not None and place is None:
-                return two[:1], two[1], None
+            if two is not None:
+                first, second = (self.names[i] for i in two)
+                found = f"the texts of {first!r} alone, of which {second!r} may be the second of a pair"
+                notes.add(found, "text_pair_column")
         return None if place is None else (place,), pair, problem
+
+    def pairs(self, label: int | None, wanted: Wanted, notes: Notes | None) -> Columns | None:
+        """The columns where only the usual names of a pair tell those of texts; ``None`` where they don't, either."""
+        two = usual_pair(self.names, (label, self.weight)) if wanted.pairs is None else None
+        if two is not None and wanted.labelled and label is None:
+            label, _ = self.usual(LABEL_NAMES, "label", excluded=two)
+        if two is None or (wanted.labelled and label is None):
+            return None
+        if notes is not None:
+            first, second = (self.names[place] for place in two)
+            notes.add(f"pairs of texts from the columns {first!r} and {second!r}", "text_column")
+        return Columns(tuple(self.names), two[:1], label if wanted.labelled else None, self.weight, two[1])
 
     def one(self, chosen: Column) -> int:
         """Place of a column that a user has chosen, by name or by number."""
@@ -232,15 +247,6 @@ def _note(
         what.append(f"with labels from the column {names[label]!r}")
         arguments.append("label_column")
     notes.add(" and ".join(what), *arguments)
-
-
-def _note_pair(notes: Notes, names: Sequence[str], pair: tuple[int, int], *, read: bool) -> None:
-    """Notes that two columns are read as pairs, or that the second of them could be."""
-    first, second = (names[place] for place in pair)
-    if read:
-        notes.add(f"pairs of texts from the columns {first!r} and {second!r}", "text_column")
-    else:
-        notes.add(f"the texts of {first!r} alone, of which {second!r} may be the second of a pair", "text_pair_column")
 
 
 def _listed(names: Sequence[str], limit: int = 8) -> str:

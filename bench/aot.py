@@ -258,13 +258,16 @@ def selected() -> list[Variant]:
         thin_variant(90, "bf16", False, rank=64),
         attention_variant("dkdv", 90, "bf16", 64, 128, group=3),
         attention_variant("dkdv", 80, "bf16", 128, 64, group=3, dropout=True),
+        attention_variant("forward", 90, "bf16", 256, 64),
+        attention_variant("dq", 90, "bf16", 256, 32),
+        attention_variant("dkdv", 90, "bf16", 256, 32, group=4),
     ]
     return chosen
 
 
 def branches(architecture: int) -> Iterator[Variant]:
     """Every attention entry in half precision, with dropout, a window or a subset of queries."""
-    for kernel, head_dim, causal in itertools.product(("forward", "dq", "dkdv"), (64, 128), (True, False)):
+    for kernel, head_dim, causal in itertools.product(("forward", "dq", "dkdv"), (64, 128, 256), (True, False)):
         for rows in attention_entries(kernel, architecture, "bf16", head_dim, masked=True):
             options: list[dict[str, bool]] = [{"dropout": True}, {"window": True}, {"window": True, "dropout": True}]
             options += [{"subset": True}, {"subset": True, "dropout": True}]
@@ -276,7 +279,7 @@ def branches(architecture: int) -> Iterator[Variant]:
 
 def grouped(architecture: int) -> Iterator[Variant]:
     """Every entry of dK and dV in half precision for groups of three query heads."""
-    for head_dim, causal in itertools.product((64, 128), (True, False)):
+    for head_dim, causal in itertools.product((64, 128, 256), (True, False)):
         for rows in attention_entries("dkdv", architecture, "bf16", head_dim, grouped=True):
             for option in ({}, {"dropout": True}, {"window": True}, {"subset": True, "dropout": True}):
                 yield attention_variant("dkdv", architecture, "bf16", head_dim, rows, causal=causal, group=3, **option)
@@ -288,7 +291,7 @@ def everything() -> Iterator[Variant]:
         yield from branches(architecture)
         yield from grouped(architecture)
     for architecture, dtype in itertools.product(ARCHITECTURES, DTYPES):
-        for kernel, head_dim in itertools.product(("forward", "dq", "dkdv"), (32, 64, 80, 96, 128)):
+        for kernel, head_dim in itertools.product(("forward", "dq", "dkdv"), (32, 64, 80, 96, 128, 256)):
             for rows, causal in itertools.product(
                 attention_entries(kernel, architecture, dtype, head_dim), (True, False)
             ):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # The interpreter computes bfloat16 wrongly.
 DTYPES = {"cuda": (torch.float32, torch.bfloat16, torch.float16), "cpu": (torch.float32, torch.float16)}
-MAX_HEAD_DIM = 128
+MAX_HEAD_DIM = 256
 # Triton emits no matrix instructions for older GPUs.
 LEAST_CAPABILITY = (8, 0)
 

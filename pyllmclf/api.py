@@ -108,10 +108,10 @@ def finetune(
     ----------
     model : str or path
         ``"gpt2"``, ``"gpt2-medium"``, ``"gpt2-large"``, ``"gpt2-xl"``, ``"bert-base-uncased"``, ...; the folder or hub
-        id of a Hugging Face GPT-2, Llama, Qwen2, Qwen3, Gemma 3 (text), BERT, RoBERTa, DistilBERT or ModernBERT; the
-        folder of a LoRA adapter, which ``trainable="lora"`` trains further and every other value merges into its base
-        model first; or ``"gpt2-nano"``, a tiny model without pretrained weights. A classification head that was trained
-        on the same classes is reused.
+        id of a Hugging Face GPT-2, Llama, Qwen2, Qwen3, Gemma 3 (text), BERT, RoBERTa, DistilBERT, ModernBERT,
+        XLM-RoBERTa, CamemBERT, ELECTRA, MPNet, ALBERT, DeBERTa-v2 or v3; the folder of a LoRA adapter, which
+        ``trainable="lora"`` trains further and every other value merges into its base model first; or ``"gpt2-nano"``,
+        a tiny model without pretrained weights. A classification head that was trained on the same classes is reused.
     train
         Name of a data set (``"sms_spam"``, ``"imdb"``, ``"sample"``), path of a file or folder, DataFrame,
         ``pyarrow.Table``, ``datasets.Dataset``, list of dictionaries, dictionary of columns, ``(texts, labels)``, or

@@ -352,6 +352,59 @@ void attention_backward_(const py::tuple& shape, const py::tuple& q, const py::t
   attention_backward(args);
 }
 
+// t: buckets, distances, count, bias, keys, queries
+PositionTerms position_terms(const py::tuple& t, const AttentionShape& shape) {
+  const std::int64_t distances = t[1].cast<std::int64_t>();
+  const PositionTerms terms = {indices(t[0].cast<Address>()), (distances + 1) / 2, t[2].cast<std::int64_t>(),
+                               input(t[3].cast<Address>()),   heads(t[4]),         heads(t[5])};
+  require(distances >= 1 && distances % 2 == 1 && terms.count >= 1, "distances must be odd, and buckets positive");
+  require(shape.kv_heads == shape.heads && !shape.bf16 && shape.window_left < 0 && shape.window_right < 0,
+          "relative attention has neither shared heads, windows nor bf16");
+  for (std::int64_t i = 0; i < distances; ++i) {
+    require(terms.buckets[i] >= 0 && terms.buckets[i] < terms.count, "a bucket lies outside of the terms");
+  }
+  for (std::int64_t t = 0; t < shape.texts; ++t) {
+    const std::int64_t keys = shape.cu_seqlens_k[t + 1] - shape.cu_seqlens_k[t];
+    require(keys <= terms.most, "a text is longer than the distances allow");
+    for (std::int64_t i = shape.cu_seqlens_q[t]; shape.query_positions && i < shape.cu_seqlens_q[t + 1]; ++i) {
+      require(shape.query_positions[i] < keys, "a query's row lies outside of its text");
+    }
+  }
+  return terms;
+}
+
+void relative_attention_forward_(const py::tuple& shape, const py::tuple& terms, const py::tuple& q, const py::tuple& k,
+                                 const py::tuple& v, const py::tuple& out, Address log_sum_exp) {
+  const AttentionShape made = attention_shape(shape);
+  const RelativeAttentionForward args = {made,     position_terms(terms, made), heads(q),           heads(k),
+                                         heads(v), mutable_heads(out),          output(log_sum_exp)};
+  py::gil_scoped_release release;
+  relative_attention_forward(args);
+}
+
+// gradients: dq, dk, dv, dbias, dposition_keys, dposition_queries
+void relative_attention_backward_(const py::tuple& shape, const py::tuple& terms, const py::tuple& q,
+                                  const py::tuple& k, const py::tuple& v, const py::tuple& out, const py::tuple& dout,
+                                  Address log_sum_exp, const py::tuple& gradients) {
+  const AttentionShape made = attention_shape(shape);
+  const RelativeAttentionBackward args = {made,
+                                          position_terms(terms, made),
+                                          heads(q),
+                                          heads(k),
+                                          heads(v),
+                                          heads(out),
+                                          heads(dout),
+                                          input(log_sum_exp),
+                                          mutable_heads(gradients[0]),
+                                          mutable_heads(gradients[1]),
+                                          mutable_heads(gradients[2]),
+                                          output(gradients[3].cast<Address>()),
+                                          mutable_heads(gradients[4]),
+                                          mutable_heads(gradients[5])};
+  py::gil_scoped_release release;
+  relative_attention_backward(args);
+}
+
 }  // namespace
 
 void bind_cpu_ops(py::module_& module) {

@@ -36,6 +36,8 @@ def native_results(count: int, generator: torch.Generator) -> list[Tensor]:
     ]
     qkv, x, weight, bias = inputs
     tables = [torch.randn(size, generator=generator).requires_grad_() for size in [(50, 32), (700, 32), (2, 32)]]
+    terms = [torch.randn(size, generator=generator).requires_grad_() for size in [(2, 5), (5, 2, 16), (5, 2, 16)]]
+    buckets = torch.randint(0, 5, (1199,), generator=generator, dtype=torch.int32)
     ids = torch.randint(0, 50, (rows,), generator=generator)
     positions = torch.cat([torch.arange(n) for n in lengths])
     key = ops.DropoutKey(1, 2, 3, 1, torch.arange(4), torch.arange(4).repeat_interleave(cu.diff()), positions)
@@ -48,16 +50,29 @@ def native_results(count: int, generator: torch.Generator) -> list[Tensor]:
             ops.embedding(ids, positions, *tables),
             ops.embedding_layer_norm(ids, positions, *tables, weight, bias, 1e-5),
             ops.dropout(x, 0.1, key),
+            ops.relative_attention(
+                *(part.unflatten(1, (2, 16)) for part in qkv.chunk(3, dim=1)),
+                cu,
+                cu,
+                600,
+                600,
+                buckets=buckets,
+                bias=terms[0],
+                position_keys=terms[1],
+                position_queries=terms[2],
+                dropout_p=0.1,
+                dropout_key=key,
+            ),
         ]
         factors = [torch.randn(t.shape, generator=generator) for t in outputs]
         # Not summed into one loss: torch's sum over threads is another order.
         torch.autograd.backward(outputs, factors)
-    return [t.detach() for t in outputs] + [t.grad for t in (*inputs, *tables) if t.grad is not None]
+    return [t.detach() for t in outputs] + [t.grad for t in (*inputs, *tables, *terms) if t.grad is not None]
 
 
 def test_native_ops_give_the_same_bits_for_any_number_of_threads() -> None:
     one, two, three = (native_results(n, torch.Generator().manual_seed(7)) for n in (1, 2, 3))
-    assert len(one) == 15
+    assert len(one) == 19
     for a, b, c in zip(one, two, three, strict=True):
         assert torch.equal(a, b) and torch.equal(a, c)
 

@@ -233,3 +233,19 @@ def test_buckets_that_a_batch_needs() -> None:
         range(3, 4), range(2, 5), range(2, 6), range(2, 9), range(10), range(10),
     ]  # fmt: skip
     assert distances.buckets.tolist() == [9, 9, 7, 5, 4, 3, 2, 2, 8, 0, 0]
+
+
+def test_native_core_refuses_what_lies_outside() -> None:
+    q, cu, bias = torch.zeros(5, 2, 4), offsets((5,)), torch.zeros(2, 3)
+    inside = torch.zeros(9, dtype=torch.int32)
+
+    def refused(match: str, buckets: torch.Tensor, **options: Any) -> None:
+        with ops.use_backend("native"), pytest.raises(ValueError, match=match):
+            ops.relative_attention(q, q, q, cu, cu, 5, 5, buckets=buckets, bias=bias, **options)
+
+    refused("a bucket lies outside", inside + 3)
+    refused("a bucket lies outside", inside - 1)
+    refused("a query's row lies outside", inside, query_positions=torch.tensor([0, 1, 2, 3, 5], dtype=torch.int32))
+    wide = torch.zeros(5, 1, 257)
+    with ops.use_backend("native"), pytest.raises(UsageError, match="a head_dim of 257, above 256"):
+        ops.relative_attention(wide, wide, wide, cu, cu, 5, 5, buckets=inside)

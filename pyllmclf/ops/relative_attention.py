@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .backends import reference, torch_relative_attention
+from .backends import native_cpu, reference, torch_relative_attention
+from .backends.native_relative_attention import RelativeAttentionFunction
 from .dispatch import Choice, choices, implementation
+from .functions import apply
 from .philox import DropoutKey, check_rate
 
 choices(
     "relative_attention",
-    cpu=Choice("torch", "padded texts, whose scores are computed again for the backward pass", native="needless"),
+    cpu=Choice(
+        "native", "no padding, and no table in memory that the backward pass could compute again", other="torch"
+    ),
     cuda=Choice("torch", "padded texts, whose scores are computed again for the backward pass", native="needless"),
 )
 
@@ -80,13 +84,15 @@ def relative_attention(
     UsageError
         If shapes don't fit each other, a text is longer than ``buckets`` allows, dropout has no key, or the chosen
         backend can't compute this.
+    ValueError
+        If ``cu_seqlens``, rows or buckets don't describe texts; on a CPU.
     """
     _check_rows(q, k, v, cu_seqlens_q, cu_seqlens_k, query_positions)
     _check_terms(q, max_seqlen_k, buckets, bias, position_keys, position_queries)
     check_rate("relative_attention", dropout_p)
     if dropout_p > 0.0 and dropout_key is None:
         raise UsageError("relative_attention: dropout needs a dropout_key.")
-    chosen = implementation("relative_attention", q, k, v)
+    chosen = implementation("relative_attention", q, k, v, bias, position_keys, position_queries, unless=_obstacle(q))
     terms = buckets, bias, position_keys, position_queries
     options: dict[str, Any] = {
         "causal": causal,
@@ -95,6 +101,17 @@ def relative_attention(
         "dropout_p": dropout_p,
         "dropout_key": dropout_key,
     }
+    if chosen == "native":
+        sizes: dict[str, Any] = {
+            "rows_q": len(q),
+            "rows_k": len(k),
+            "heads": q.shape[1],
+            "kv_heads": q.shape[1],
+            "head_dim": q.shape[2],
+        }
+        shape = native_cpu.AttentionShape(cu_seqlens_q, cu_seqlens_k, **sizes, **options)
+        distances = buckets.to(torch.int32).contiguous()
+        return apply(RelativeAttentionFunction, q, k, v, bias, position_keys, position_queries, shape, distances)
     with torch.autocast(q.device.type, enabled=False):
         if chosen == "torch":
             lengths = max_seqlen_q, max_seqlen_k
@@ -102,6 +119,13 @@ def relative_attention(
                 q, k, v, cu_seqlens_q, cu_seqlens_k, lengths, terms, **options
             )
         return reference.relative_attention(q, k, v, cu_seqlens_q, cu_seqlens_k, terms, **options)
+
+
+def _obstacle(q: Tensor) -> dict[str, str | None] | None:
+    """Why the native core can't compute this, by backend; ``None`` if it can."""
+    too_wide = q.shape[2] > native_cpu.MAX_HEAD_DIM
+    obstacle = f"a head_dim of {q.shape[2]}, above {native_cpu.MAX_HEAD_DIM}"
+    return {"native": obstacle, "triton": None} if too_wide else None
 
 
 def _check_rows(

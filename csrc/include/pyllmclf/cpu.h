@@ -220,6 +220,35 @@ struct AttentionBackward {
   MutableHeads dq, dk, dv;  // fully written, never read
 };
 
+// Terms of attention's scores by the bucket of the distance, row of the key less that of the query.
+struct PositionTerms {
+  const std::int32_t* buckets;  // [2 most - 1]: of the distances from 1 - most on
+  std::int64_t most, count;     // the longest text; the number of buckets
+  const float* bias;            // [heads, count], or null
+  Heads keys, queries;          // [count, heads, head_dim]; data may be null
+};
+
+// out = softmax(S + mask) v with S = scale (q kᵀ + q keys[b]ᵀ + k queries[b]ᵀ) + bias[b], and log_sum_exp [heads,
+// rows_q] of the scores of each query. The shape has as many heads of keys as of queries, neither window nor bf16;
+// query_positions are rows of the text.
+struct RelativeAttentionForward {
+  AttentionShape shape;
+  PositionTerms terms;
+  Heads q, k, v;
+  MutableHeads out;
+  float* log_sum_exp;
+};
+
+struct RelativeAttentionBackward {
+  AttentionShape shape;
+  PositionTerms terms;
+  Heads q, k, v, out, dout;
+  const float* log_sum_exp;
+  MutableHeads dq, dk, dv;                         // fully written, never read, as are all that follow
+  float* dbias;                                    // [heads, count], or null
+  MutableHeads dposition_keys, dposition_queries;  // [count, heads, head_dim]; data may be null
+};
+
 // y = x Wᵀ + bias for few rows; for many, torch's BLAS is faster.
 struct LinearForward {
   const float* x;  // [rows, inputs]
@@ -326,26 +355,28 @@ constexpr std::int64_t kMaxHeadDim = 256;
 //
 // A new CPU op changes three files of the core: its arguments and its line here, csrc/cpu/<op>.cpp (CMakeLists.txt
 // finds it), and a wrapper `<name>_` with its checks in csrc/bindings_cpu.cpp. pyllmclf/_C.pyi covers all names.
-#define PYLLMCLF_CPU_OPS(OP)                         \
-  OP(void, layer_norm_forward, LayerNormForward)     \
-  OP(bool, layer_norm_backward, LayerNormBackward)   \
-  OP(void, rms_norm_forward, RmsNormForward)         \
-  OP(bool, rms_norm_backward, RmsNormBackward)       \
-  OP(void, gated_forward, GatedForward)              \
-  OP(void, gated_backward, GatedBackward)            \
-  OP(void, rotary_rows, RotaryRows)                  \
-  OP(void, gelu_forward, GeluForward)                \
-  OP(bool, gelu_backward, GeluBackward)              \
-  OP(void, embedding_forward, EmbeddingForward)      \
-  OP(void, embedding_backward, EmbeddingBackward)    \
-  OP(void, dropout_rows, DropoutRows)                \
-  OP(bool, attention_forward, AttentionForward)      \
-  OP(bool, attention_backward, AttentionBackward)    \
-  OP(void, linear_forward, LinearForward)            \
-  OP(bool, linear_adamw, LinearAdamW)                \
-  OP(bool, bf16_linear, Bf16Linear)                  \
-  OP(bool, bf16_weight_gradient, Bf16WeightGradient) \
-  OP(void, quantize_rows, QuantizeRows)              \
+#define PYLLMCLF_CPU_OPS(OP)                                       \
+  OP(void, layer_norm_forward, LayerNormForward)                   \
+  OP(bool, layer_norm_backward, LayerNormBackward)                 \
+  OP(void, rms_norm_forward, RmsNormForward)                       \
+  OP(bool, rms_norm_backward, RmsNormBackward)                     \
+  OP(void, gated_forward, GatedForward)                            \
+  OP(void, gated_backward, GatedBackward)                          \
+  OP(void, rotary_rows, RotaryRows)                                \
+  OP(void, gelu_forward, GeluForward)                              \
+  OP(bool, gelu_backward, GeluBackward)                            \
+  OP(void, embedding_forward, EmbeddingForward)                    \
+  OP(void, embedding_backward, EmbeddingBackward)                  \
+  OP(void, dropout_rows, DropoutRows)                              \
+  OP(bool, attention_forward, AttentionForward)                    \
+  OP(bool, attention_backward, AttentionBackward)                  \
+  OP(bool, relative_attention_forward, RelativeAttentionForward)   \
+  OP(bool, relative_attention_backward, RelativeAttentionBackward) \
+  OP(void, linear_forward, LinearForward)                          \
+  OP(bool, linear_adamw, LinearAdamW)                              \
+  OP(bool, bf16_linear, Bf16Linear)                                \
+  OP(bool, bf16_weight_gradient, Bf16WeightGradient)               \
+  OP(void, quantize_rows, QuantizeRows)                            \
   OP(void, dequantize_rows, DequantizeRows)
 
 #define PYLLMCLF_DECLARE(result, name, Arguments) void name(const Arguments& args);

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from interoperability import close
 from models import DECODERS, FAMILIES, LABELS, Folders, our_model, padded
 from pairs import news, pairs_of, scores_of_others
-from test_models import TOLERANCE, their_gradient
+from test_models import TOLERANCE, measure_of_shift, their_gradient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import pyllmclf
@@ -41,6 +41,8 @@ QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 3, "progress": False, "valid
 SHORT = 14
 # Families of causal models, whose tokenizers have no template: their token for the end of a text separates the texts.
 CAUSAL = {"gpt2", *DECODERS}
+# Families whose plain models read types of tokens.
+TYPED = {"bert", "electra", "albert"}
 
 
 def trained(folder: Path | str, **options: Any) -> Classifier:
@@ -79,7 +81,8 @@ def test_tokens_are_those_of_the_saved_tokenizer(
         # A decoder's separator at the end is the padding token, which transformers' class doesn't read.
         assert row == (ids if second or family not in CAUSAL else ids[:-1])
     types = [packer.batch([i]).token_types for i in range(len(packer))]
-    if family == "bert":
+    assert classifier.state.reads_types == (family in TYPED)
+    if family in TYPED:
         assert [each.tolist() for each in types if each is not None] == expected["token_type_ids"]
         assert max(map(max, expected["token_type_ids"])) == 1
     else:
@@ -294,7 +297,10 @@ def test_a_prompt_is_before_the_first_text(
 # --- the same numbers as transformers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("family", "name"), [(f, "plain") for f in FAMILIES] + [("bert", "one_head"), ("gpt2", "odd")])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(f, "plain") for f in FAMILIES] + [("bert", "one_head"), ("gpt2", "odd"), ("deberta_v2", "odd")],
+)
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_parity(model_folder: Folders, family: str, name: str, backend: str) -> None:
     """Logits, loss and every gradient, that of the embedding of types among them."""
@@ -308,7 +314,7 @@ def test_parity(model_folder: Folders, family: str, name: str, backend: str) -> 
     if batch.token_types is not None:
         rows = batch.token_types.long().split(batch.lengths.tolist())
         types = {"token_type_ids": torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)}
-    assert bool(types) == (family == "bert")
+    assert bool(types) == (family in TYPED or (family, name) == ("deberta_v2", "odd"))
     expected = theirs(input_ids=ids, attention_mask=mask, **types).logits
     expected_loss = F.cross_entropy(expected, labels)
     expected_loss.backward()
@@ -319,8 +325,11 @@ def test_parity(model_folder: Folders, family: str, name: str, backend: str) -> 
     gradients = {n: their_gradient(theirs, ours, n) for n, _ in ours.named_parameters()}
     for parameter_name, parameter in ours.named_parameters():
         assert parameter.grad is not None
-        if parameter_name.endswith(("attention.self.key.bias", "k_lin.bias")):
-            continue  # no true gradient; test_models.py has it
+        if measure := measure_of_shift(parameter_name):  # see test_models.py
+            other = gradients[parameter_name]
+            scale = torch.maximum(gradients[measure].abs().max(), other.abs().max())
+            assert float((parameter.grad - other).abs().max() / scale) < TOLERANCE, parameter_name
+            continue
         found = parameter.grad.clone()
         if family in DECODERS and parameter_name == "backbone.embed_tokens.weight":
             # transformers gives padding tokens no gradient here, and the separator is one; ours learns it.

@@ -119,11 +119,12 @@ class DebertaV2Embeddings(nn.Module):
         else:
             table = self.position_embeddings.weight
         types = None if self.token_type_embeddings is None else self.token_type_embeddings.weight
+        kinds = context.batch.token_types
         if self.embed_proj is None:
             norm = self.LayerNorm.weight, self.LayerNorm.bias, self.LayerNorm.eps
-            x = ops.embedding_layer_norm(ids, positions, self.word_embeddings.weight, table, types, *norm)
+            x = ops.embedding_layer_norm(ids, positions, self.word_embeddings.weight, table, types, *norm, kinds)
         else:
-            x = ops.embedding(ids, positions, self.word_embeddings.weight, table, types).to(context.dtype)
+            x = ops.embedding(ids, positions, self.word_embeddings.weight, table, types, kinds).to(context.dtype)
             x = self.LayerNorm(self.embed_proj(x, context))
         return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
 

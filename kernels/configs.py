@@ -142,10 +142,16 @@ _BLACKWELL_MASKED: dict[AttentionKey, AttentionConfig] = {
 # With grouped heads, the loop over query heads takes registers, too.
 _AMPERE_GROUPED: dict[AttentionKey, AttentionConfig] = {
     ("dkdv", 16, 128, 32): AttentionConfig(16, 32, 8, 1),
+    ("dkdv", 16, 256, 16): AttentionConfig(16, 16, 8, 1),
+}
+_HOPPER_GROUPED: dict[AttentionKey, AttentionConfig] = {
+    ("dkdv", 16, 256, 16): AttentionConfig(32, 16, 8, 1),
 }
 _BLACKWELL_GROUPED: dict[AttentionKey, AttentionConfig] = {
     ("dkdv", 16, 64, 64): AttentionConfig(16, 64, 4, 1),
+    ("dkdv", 16, 128, 32): AttentionConfig(16, 32, 8, 1),
     ("dkdv", 16, 128, 64): AttentionConfig(16, 64, 8, 1),
+    ("dkdv", 16, 256, 16): AttentionConfig(16, 16, 4, 1),
 }
 _AMPERE_SPILLS: frozenset[AttentionKey] = frozenset({("dkdv", 16, 128, 128)})
 # (kernel, bits per element, whether rows are few). The kernels process ranks in blocks, so the rank doesn't matter.
@@ -187,7 +193,7 @@ MASKED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
 # Of "dkdv" alone, where query heads share keys and values.
 GROUPED: dict[tuple[int, int], dict[AttentionKey, AttentionConfig]] = {
     (8, 0): _of_keys(MASKED[8, 0] | _AMPERE_GROUPED, without=_AMPERE_SPILLS),
-    (9, 0): _of_keys(MASKED[9, 0]),
+    (9, 0): _of_keys(MASKED[9, 0] | _HOPPER_GROUPED),
     (10, 0): _of_keys(MASKED[10, 0] | _BLACKWELL_GROUPED),
 }
 LORA: dict[tuple[int, int], dict[LoRAKey, ProductConfig]] = {

@@ -267,8 +267,9 @@ def selected() -> list[Variant]:
 
 def branches(architecture: int) -> Iterator[Variant]:
     """Every attention entry in half precision, with dropout, a window or a subset of queries."""
-    for kernel, head_dim, causal in itertools.product(("forward", "dq", "dkdv"), (64, 128, 256), (True, False)):
-        for rows in attention_entries(kernel, architecture, "bf16", head_dim, masked=True):
+    for kernel, head_dim in itertools.product(("forward", "dq", "dkdv"), (64, 128, 256)):
+        entries = attention_entries(kernel, architecture, "bf16", head_dim, masked=True)
+        for rows, causal in itertools.product(entries, (True, False)):
             options: list[dict[str, bool]] = [{"dropout": True}, {"window": True}, {"window": True, "dropout": True}]
             options += [{"subset": True}, {"subset": True, "dropout": True}]
             if kernel == "dkdv" or rows == 16:  # otherwise a text has at most one query
@@ -279,8 +280,9 @@ def branches(architecture: int) -> Iterator[Variant]:
 
 def grouped(architecture: int) -> Iterator[Variant]:
     """Every entry of dK and dV in half precision for groups of three query heads."""
-    for head_dim, causal in itertools.product((64, 128, 256), (True, False)):
-        for rows in attention_entries("dkdv", architecture, "bf16", head_dim, grouped=True):
+    for head_dim in (64, 128, 256):
+        entries = attention_entries("dkdv", architecture, "bf16", head_dim, grouped=True)
+        for rows, causal in itertools.product(entries, (True, False)):
             for option in ({}, {"dropout": True}, {"window": True}, {"subset": True, "dropout": True}):
                 yield attention_variant("dkdv", architecture, "bf16", head_dim, rows, causal=causal, group=3, **option)
 

@@ -20,12 +20,16 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    LlamaConfig,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 import pyllmclf
 from pyllmclf import ModelError, UsageError
 from pyllmclf.models.hub import find_model
+from pyllmclf.models.rotary import read_rotary
 
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
 ENCODERS = ["roberta", "distilbert", "modernbert", *MORE]
 NEW = [*ENCODERS, *DECODERS]
 CLASSES = [f"class {label}" for label in LABELS]
@@ -263,6 +267,13 @@ def test_weights_that_do_not_fit(
         ("llama", {"mlp_bias": "yes"}, "mlp_bias"),
         ("llama", {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
         ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor of the rotary"),
+        ("llama", {"rope_parameters": YARN | {"rope_theta": 1.0}}, "out of range"),
+        ("llama", {"rope_parameters": YARN | {"beta_fast": 1e308}}, "out of range"),
+        ("llama", {"rope_parameters": YARN | {"attention_factor": "2"}}, "attention_factor of the rotary"),
+        ("llama", {"head_dim": 2_000_000_000}, "head_dim of 2,000,000,000"),
+        ("gemma3", {"rope_parameters": {"rope_type": "linear", "factor": 8.0}}, "rope_parameters of Gemma 3"),
+        ("deberta_v2", {"num_attention_heads": 0}, "num_attention_heads"),
+        ("deberta_v2", {"max_position_embeddings": 2_147_483_647}, "max_position_embeddings"),
         ("llama", {"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "part of each head"),
         ("llama", {"num_hidden_layers": 10**9}, "n_layers"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 3, "sliding_window": None}, "sliding_window"),
@@ -294,6 +305,30 @@ def test_older_modernbert_configuration(model_folder: Folders, tmp_path: Path) -
     config |= {"global_attn_every_n_layers": 3, "global_rope_theta": 160000.0, "local_rope_theta": 10000.0}
     (folder / "config.json").write_text(json.dumps(config))
     assert find_model(folder, "pretrained").config == new
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"factor": 0.5},
+        {"beta_fast": 8.0, "beta_slow": 2.0},
+        {"truncate": False},
+        {"attention_factor": 0.7},
+        {"mscale": 0.5, "mscale_all_dim": 2.0},
+        {"mscale": 0.5},
+        {"rope_type": "linear"},
+        {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 2.0},
+    ],
+    ids=str,
+)
+def test_scaled_positions_are_those_of_transformers(changes: dict[str, Any]) -> None:
+    parameters = YARN | changes
+    config = LlamaConfig(hidden_size=96, num_attention_heads=2, rope_parameters=parameters)
+    expected, factor = ROPE_INIT_FUNCTIONS[config.rope_parameters["rope_type"]](config, torch.device("cpu"))
+    found = read_rotary(parameters, "test", 48, theta=1e4)
+    torch.testing.assert_close(torch.tensor(found.frequencies), expected, rtol=1e-6, atol=0)
+    assert found.factor == pytest.approx(factor, rel=1e-12)
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -18,7 +18,7 @@ from pyllmclf.models import build, weight_files, weights
 from pyllmclf.models.layers import Embedding, Linear
 
 SHORT: dict[str, Any] = {"epochs": 2, "batch_size": 3, "learning_rate": 1e-2, "progress": False, "validation": False}
-FAMILIES = ("gpt2", "bert", "modernbert", "llama", "gemma3")
+FAMILIES = ("gpt2", "bert", "modernbert", "llama", "gemma3", "mpnet", "deberta_v2", "electra")
 
 
 def in_bf16(folder: Path) -> Path:
@@ -50,19 +50,27 @@ def test_the_same_bits_as_from_fp32(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_kept(model_folder: Folders, tmp_path: Path, family: str) -> None:
-    """Matrices and embeddings below what is trained, in half the memory; a checkpoint has them in fp32."""
+    """Matrices and the tokens' table below what is trained, in half the memory; a checkpoint has them in fp32."""
     classifier = finetune(in_bf16(model_folder.copy(tmp_path / "model", family)), trainable="last_block").classifier
     model = classifier.state.model
     last = model.backbone.blocks[-1]
     for module in model.backbone.modules():
         if isinstance(module, (Linear, Embedding)):
             trained = any(module is other for part in (last, *model.backbone.behind_blocks) for other in part.modules())
-            assert (module.weight.dtype is torch.bfloat16) == (not trained)
+            small = isinstance(module, Embedding) and len(module.weight) != model.config.vocab_size
+            assert (module.weight.dtype is torch.bfloat16) == (not trained and not small)
     classifier.save(tmp_path / "saved")
     assert all(t.dtype is torch.float32 for t in load_file(tmp_path / "saved/model.safetensors").values())
     np.testing.assert_array_equal(
         pyllmclf.load(tmp_path / "saved", dtype="bfloat16").logits(TEXTS), classifier.logits(TEXTS)
     )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "llama", "mpnet"])
+def test_native_ops_take_what_is_kept(model_folder: Folders, tmp_path: Path, family: str) -> None:
+    folder = in_bf16(model_folder.copy(tmp_path, family))
+    native, auto = (finetune(folder, trainable="last_block", backend=backend) for backend in ("native", "auto"))
+    assert [r.train_loss for r in native.history] == [r.train_loss for r in auto.history]
 
 
 def test_computation_in_fp32_widens_the_file(model_folder: Folders, tmp_path: Path) -> None:

@@ -134,9 +134,11 @@ def with_gradients(op: Callable[..., Tensor], tensors: list[Tensor]) -> list[Ten
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_and_gradients(case: Case, backend: str, dtype: torch.dtype, generator: torch.Generator) -> None:
-    if dtype is torch.float64 and backend == "native":
-        pytest.skip("the native core computes in fp32")
     tensors, options = inputs(case, generator, torch.float64)
+    if dtype is torch.float64 and backend == "native":
+        with ops.use_backend(backend), pytest.raises(UsageError, match="float32"):
+            call(case, options)(*tensors)
+        return
     expected = with_gradients(formula(case, options), tensors)
     with ops.use_backend(backend), poisoned_memory():
         found = with_gradients(call(case, options), [t.to(dtype) for t in tensors])
@@ -249,3 +251,35 @@ def test_native_core_refuses_what_lies_outside() -> None:
     wide = torch.zeros(5, 1, 257)
     with ops.use_backend("native"), pytest.raises(UsageError, match="a head_dim of 257, above 256"):
         ops.relative_attention(wide, wide, wide, cu, cu, 5, 5, buckets=inside)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_gradients_that_arrive_expanded_or_turned(backend: str, generator: torch.Generator) -> None:
+    case = CASES[4]
+    tensors, options = inputs(case, generator, torch.float32)
+    shape = tensors[0].shape
+    turned = torch.randn(tuple(reversed(shape)), generator=generator).permute(2, 1, 0)
+    with ops.use_backend(backend), poisoned_memory():
+        for factor in (torch.tensor(0.5).expand(shape), turned):
+            results = []
+            for given in (factor, factor.contiguous()):
+                leaves = [t.clone().requires_grad_() for t in tensors]
+                results.append(torch.autograd.grad(call(case, options)(*leaves), leaves, given))
+            for found, expected in zip(*results, strict=True):
+                assert relative_error(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_dropout_key_of_other_texts_is_refused(backend: str, generator: torch.Generator) -> None:
+    case = CASES[6]
+    tensors, options = inputs(case, generator, torch.float32)
+    empty = torch.zeros(0, dtype=torch.int64)
+    options["dropout_key"] = DropoutKey(1, 2, 3, 1, torch.arange(1), empty, empty)
+    with ops.use_backend(backend), pytest.raises(UsageError, match="relative_attention: the dropout_key has 1 texts"):
+        call(case, options)(*tensors)
+
+
+def test_more_rows_than_a_text_has_use_all_buckets() -> None:
+    """As a batch of fixed shape has, whose longest text is rounded up."""
+    distances = Distances(20, lambda distance: (distance + 19) // 4)
+    assert distances.used(64) == distances.used(20) == range(10)

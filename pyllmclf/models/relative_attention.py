@@ -44,7 +44,8 @@ class Distances(nn.Module):
         self._highest = np.maximum.accumulate(np.maximum(before, behind))
 
     def used(self, rows: int) -> range:
-        """The buckets of texts of up to this number of rows, and those between them."""
+        """The buckets of texts of up to this number of rows, and those between them; no text has more than ``most``."""
+        rows = min(rows, len(self._lowest))
         return range(int(self._lowest[rows - 1]), int(self._highest[rows - 1]) + 1)
 
 
@@ -138,6 +139,7 @@ def relative_self_attention(
         return context.attention(q, k, v, causal=context.causal, scale=scale, window=None, relative=relative)
     p = context.rates.attention
     queries = batch if pooled is None else pooled.context.batch
+    most = len(buckets) // 2 + 1  # a batch of fixed shape rounds its longest text up
     # Rows in the text, which are not the positions where a token has none.
     rows = None if pooled is None else pooled.index.to(torch.int32) - batch.cu_seqlens[:-1]
     out = ops.relative_attention(
@@ -146,8 +148,8 @@ def relative_self_attention(
         v,
         queries.cu_seqlens,
         batch.cu_seqlens,
-        queries.max_seqlen,
-        batch.max_seqlen,
+        min(queries.max_seqlen, most),
+        min(batch.max_seqlen, most),
         buckets=buckets,
         bias=bias,
         position_keys=position_keys,

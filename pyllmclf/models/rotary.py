@@ -101,13 +101,28 @@ def read_rotary(raw: dict[str, Any], origin: str, head_dim: int, *, theta: float
         )
     if merged.get("partial_rotary_factor", 1.0) != 1.0:
         raise ModelError(f"{origin}: rotary positions of a part of each head are not supported.")
-    numbers = {name: value for name, value in merged.items() if is_number(value) and value > 0}
+    if head_dim > MOST_HEAD_DIM:
+        raise ModelError(f"{origin}: a head_dim of {head_dim:,} is not supported; up to {MOST_HEAD_DIM:,} are.")
+    numbers = {"truncate": merged.get("truncate", True)}
+    for name in ("rope_theta", *NUMBERS.get(kind, ()), *(name for name in OPTIONAL if merged.get(name) is not None)):
+        value = merged.get(name)
+        if not is_number(value) or not value > 0:
+            raise ModelError(f"{origin}: {name} of the rotary positions is {shortened(value)}, not a positive number.")
+        numbers[name] = value
     try:
         return SCALINGS[kind](numbers, head_dim)
-    except KeyError as error:
-        name = error.args[0]
-        value = shortened(merged.get(name))
-        raise ModelError(f"{origin}: {name} of the rotary positions is {value}, not a positive number.") from None
+    except (ArithmeticError, ValueError) as error:
+        raise ModelError(f"{origin}: numbers of the rotary positions are out of range ({error}).") from error
+
+
+# Numbers that a kind of scaling needs beside the base, and those that any may have.
+NUMBERS = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", "original_max_position_embeddings"),
+}
+OPTIONAL = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+MOST_HEAD_DIM = 4096
 
 
 def _default(numbers: dict[str, float], head_dim: int) -> Rotary:
@@ -140,14 +155,22 @@ def _yarn(numbers: dict[str, float], head_dim: int) -> Rotary:
     def dimension(rotations: float) -> float:
         return head_dim * math.log(context / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
-    low = max(math.floor(dimension(numbers.get("beta_fast", 32.0))), 0)
-    high = min(math.ceil(dimension(numbers.get("beta_slow", 1.0))), head_dim - 1)
+    low, high = dimension(numbers.get("beta_fast", 32.0)), dimension(numbers.get("beta_slow", 1.0))
+    if numbers["truncate"]:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
     steps = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
     ramp = ((steps - low) / (high - low if high > low else 0.001)).clamp(0, 1)
     inverse = _inverse(theta, head_dim)
     frequencies = inverse / factor * ramp + inverse * (1 - ramp)
-    hotter = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
-    return Rotary(tuple(frequencies.tolist()), numbers.get("attention_factor", hotter))
+
+    def hotter(scale: float) -> float:
+        return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    attention = hotter(1.0)
+    if "mscale" in numbers and "mscale_all_dim" in numbers:
+        attention = hotter(numbers["mscale"]) / hotter(numbers["mscale_all_dim"])
+    return Rotary(tuple(frequencies.tolist()), numbers.get("attention_factor", attention))
 
 
 # "dynamic" scales positions of texts that are longer than n_positions, which are truncated here.

@@ -26,7 +26,7 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool, keep_bf
     head : bool
         Whether the head is loaded; otherwise it is unchanged, and one in the file is ignored.
     keep_bf16 : bool
-        Whether matrices and embeddings of the pretrained model that the file has in bf16 stay so;
+        Whether matrices and the tokens' table of the pretrained model that the file has in bf16 stay so;
         :func:`widen_trained` makes those fp32 that are trained.
 
     Returns
@@ -81,10 +81,13 @@ def load_weights(model: SequenceClassifier, folder: Path, *, head: bool, keep_bf
 
 
 def _matrices(model: SequenceClassifier) -> set[str]:
-    """Names of the weights of the backbone's linear layers and embeddings, without the classifier's."""
+    """Names of the weights of the backbone's linear layers and its table of tokens, without the classifier's."""
     architecture = architecture_of(model.config)
-    modules = model.backbone.named_modules()
-    names = {f"{name}.weight" for name, module in modules if isinstance(module, (Linear, Embedding))}
+    names = set()
+    for name, module in model.backbone.named_modules():
+        is_table = isinstance(module, Embedding) and len(module.weight) == model.config.vocab_size
+        if isinstance(module, Linear) or is_table:
+            names.add(f"{name}.weight")
     return {f"backbone.{name}" for name in names if architecture.of_backbone(name)}
 
 

@@ -111,7 +111,7 @@ def attention(
     if query_positions is not None and query_positions.shape != q.shape[:1]:
         raise UsageError(f"attention: {len(query_positions)} query_positions for {len(q)} queries.")
     _check_window(window)
-    _check_key(cu_seqlens_q, q, dropout_p, dropout_key)
+    check_key(cu_seqlens_q, q, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens_q, len(q), len(k))
     check_operands(operands)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -185,7 +185,7 @@ def attention_packed(
         held = f"{heads} heads of queries and 2 times {kv_heads} of keys and values"
         raise UsageError(f"attention: a projection of shape {tuple(qkv.shape)} doesn't hold {held}.")
     _check_window(window)
-    _check_key(cu_seqlens, qkv, dropout_p, dropout_key)
+    check_key(cu_seqlens, qkv, dropout_p, dropout_key)
     _check_schedule(schedule, cu_seqlens, len(qkv), len(qkv))
     check_operands(operands)
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
@@ -229,15 +229,18 @@ def _check_window(window: tuple[int, int] | None) -> None:
         raise UsageError(f"attention: window={window} is negative; a query sees its own position at least.")
 
 
-def _check_key(cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: DropoutKey | None) -> None:
+def check_key(
+    cu_seqlens: Tensor, q: Tensor, dropout_p: float, dropout_key: DropoutKey | None, op: str = "attention"
+) -> None:
+    """Raises :class:`UsageError` unless offsets and rows are on one device and the dropout key is that of the texts."""
     if cu_seqlens.device != q.device:
-        raise UsageError("attention: cu_seqlens and the rows must be on one device.")
-    check_rate("attention", dropout_p)
+        raise UsageError(f"{op}: cu_seqlens and the rows must be on one device.")
+    check_rate(op, dropout_p)
     if dropout_p > 0.0 and dropout_key is None:
-        raise UsageError("attention: dropout needs a dropout_key.")
+        raise UsageError(f"{op}: dropout needs a dropout_key.")
     if dropout_p > 0.0 and dropout_key is not None and len(dropout_key.example_ids) != len(cu_seqlens) - 1:
         texts = f"{len(dropout_key.example_ids)} texts, and cu_seqlens {len(cu_seqlens) - 1}"
-        raise UsageError(f"attention: the dropout_key has {texts}.")
+        raise UsageError(f"{op}: the dropout_key has {texts}.")
 
 
 def _check_schedule(schedule: Schedule | PooledSchedule | None, cu_seqlens: Tensor, rows_q: int, rows_k: int) -> None:

@@ -35,7 +35,7 @@ def embedding(
     ----------
     input_ids, positions : int tensor, shape [total]
     token_weight : tensor, shape [vocab_size, width]
-        On a CPU, one in bf16 that is not trained counts as fp32.
+        One in bf16 that is not trained, beside others in fp32, counts as fp32.
     position_weight : tensor, shape [n_positions, width]
     type_weight : tensor, shape [n_types, width], optional
     types : int tensor, shape [total], optional
@@ -53,7 +53,7 @@ def embedding(
     IndexError
         If an id, a position or a type lies outside its table. On a GPU a device-side assertion fails instead.
     """
-    input_ids, token_weight = _widened(input_ids, token_weight)
+    input_ids, token_weight = _widened(input_ids, token_weight, position_weight)
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, types, tables)
     if dispatch.implementation("embedding", *tables) == "native":
@@ -93,7 +93,7 @@ def embedding_layer_norm(
     UsageError, IndexError
         As :func:`embedding`.
     """
-    input_ids, token_weight = _widened(input_ids, token_weight)
+    input_ids, token_weight = _widened(input_ids, token_weight, position_weight)
     tables = (token_weight, position_weight, type_weight)
     _check(input_ids, positions, types, tables)
     if not norm_weight.shape == norm_bias.shape == token_weight.shape[1:]:
@@ -103,12 +103,13 @@ def embedding_layer_norm(
     return layer_norm(reference.embedding(input_ids, positions, *tables, types), norm_weight, norm_bias, eps)
 
 
-def _widened(input_ids: Tensor, token_weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids and table; of a frozen bf16 table on a CPU, the rows that are read, in fp32."""
-    if token_weight.dtype is not torch.bfloat16 or token_weight.requires_grad or not token_weight.is_cpu:
+def _widened(input_ids: Tensor, token_weight: Tensor, position_weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids and table of the tokens; of a frozen bf16 table beside one in fp32, the rows that are read, in fp32."""
+    beside = position_weight.dtype is torch.float32 and token_weight.dtype is torch.bfloat16
+    if not beside or token_weight.requires_grad:
         return input_ids, token_weight
     rows = torch.nn.functional.embedding(input_ids, token_weight).float()
-    return torch.arange(len(rows), dtype=torch.int32), rows
+    return torch.arange(len(rows), dtype=torch.int32, device=rows.device), rows
 
 
 def _check(input_ids: Tensor, positions: Tensor, types: Tensor | None, weights: tuple[Tensor | None, ...]) -> None:

@@ -41,7 +41,7 @@ class Int8Weight:
     def of(cls, weight: Tensor, factors: Tensor | None = None) -> Int8Weight:
         """Quantises a weight, fp32 [out, in], divided by the factors: each output by its largest magnitude."""
         with torch.inference_mode(False), torch.no_grad():
-            weight = weight.detach() if factors is None else weight.detach() / factors
+            weight = weight.detach().float() if factors is None else weight.detach().float() / factors
             return cls(*_quantized(weight), factors)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

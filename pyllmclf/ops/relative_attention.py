@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from .attention import check_key
 from .backends import native_cpu, reference, torch_relative_attention
 from .backends.native_relative_attention import RelativeAttentionFunction
 from .dispatch import Choice, choices, implementation
 from .functions import apply
-from .philox import DropoutKey, check_rate
+from .philox import DropoutKey
 
 choices(
     "relative_attention",
@@ -89,9 +90,10 @@ def relative_attention(
     """
     _check_rows(q, k, v, cu_seqlens_q, cu_seqlens_k, query_positions)
     _check_terms(q, max_seqlen_k, buckets, bias, position_keys, position_queries)
-    check_rate("relative_attention", dropout_p)
-    if dropout_p > 0.0 and dropout_key is None:
-        raise UsageError("relative_attention: dropout needs a dropout_key.")
+    check_key(cu_seqlens_q, q, dropout_p, dropout_key, "relative_attention")
+    others = (k, v, cu_seqlens_k, buckets, bias, position_keys, position_queries, query_positions)
+    if any(t is not None and t.device != q.device for t in others):
+        raise UsageError("relative_attention: all tensors must be on one device.")
     chosen = implementation("relative_attention", q, k, v, bias, position_keys, position_queries, unless=_obstacle(q))
     terms = buckets, bias, position_keys, position_queries
     options: dict[str, Any] = {

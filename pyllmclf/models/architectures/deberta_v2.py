@@ -33,6 +33,9 @@ from .roberta import Roberta
 # Terms of the scores beside that of both contents: of the query's content and a position, and of the key's.
 CONTENT_TO_POSITION, POSITION_TO_CONTENT = "c2p", "p2c"
 
+# Bounds the table of distances, which is made for any text.
+MOST_POSITIONS = 1 << 20
+
 
 @dataclass(frozen=True)
 class DebertaV2Options:
@@ -300,6 +303,10 @@ def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
     head = bert.hidden_dropout if head is None else head
     if raw.get("conv_kernel_size", 0):
         raise ModelError(f"{origin}: DeBERTa with a convolution (conv_kernel_size) is not supported.")
+    for name, value in (("hidden_size", width), ("num_attention_heads", bert.n_heads)):
+        check_count(name, value, origin)
+    if type(bert.n_positions) is int and bert.n_positions > MOST_POSITIONS:
+        raise ModelError(f"{origin}: max_position_embeddings is {bert.n_positions:,}, more than {MOST_POSITIONS:,}.")
     if raw.get("attention_head_size", width // bert.n_heads) != width // bert.n_heads:
         raise ModelError(f"{origin}: attention_head_size other than hidden_size / num_attention_heads is unsupported.")
     if raw.get("pooler_hidden_size", width) != width:

@@ -9,7 +9,7 @@ from ...errors import ModelError
 from ..architecture import Architecture, Preset
 from ..config import ModelConfig, check_count, check_flag
 from ..decoder import DecoderOptions
-from ..decoder_config import DECODER, decoder_config, gate_of, kinds_of, positive, sizes, windows_of
+from ..decoder_config import DECODER, KINDS, decoder_config, gate_of, kinds_of, positive, sizes, windows_of
 from ..rotary import Rotary, read_rotary
 
 
@@ -51,6 +51,8 @@ def read_config(raw: dict[str, Any], origin: str) -> ModelConfig:
 def _rotary(raw: dict[str, Any], origin: str, config: ModelConfig) -> dict[str, Rotary]:
     """Rotary positions of each kind of layer; transformers 4 scales those without a window alone."""
     parameters = raw.get("rope_parameters") or {}
+    if not set(parameters) <= set(KINDS):
+        raise ModelError(f"{origin}: rope_parameters of Gemma 3 must be of {' and '.join(KINDS)}.")
     old = {
         "full_attention": (raw.get("rope_theta", 1e6), raw.get("rope_scaling")),
         "sliding_attention": (raw.get("rope_local_base_freq", 1e4), None),

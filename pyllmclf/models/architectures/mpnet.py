@@ -24,7 +24,7 @@ from ...ops.philox import ATTENTION_OUTPUT, EMBEDDING, LORA, MLP_OUTPUT
 from ..architecture import Architecture, Preset
 from ..config import ModelConfig, check_count
 from ..context import Context, PooledRows
-from ..layers import Embedding, LayerNorm, Linear
+from ..layers import Embedding, LayerNorm, Linear, in_dtype
 from ..relative_attention import Distances, PositionTerms, relative_self_attention
 from .bert import BertIntermediate, BertOutput, sizes
 from .bert import read_config as read_bert_config
@@ -132,7 +132,8 @@ class MPNetLayer(nn.Module):
     def forward(self, x: Tensor, context: Context, pooled: PooledRows | None = None) -> Tensor:
         """The block's output, shape [total, width], or [texts, width] with ``pooled``, of x [total, width]."""
         distances, bias = self._shared
-        x = self.attention(x, PositionTerms(distances.buckets, bias.weight.t()), context, pooled)
+        terms = PositionTerms(distances.buckets, in_dtype(bias.weight, torch.float32).t())
+        x = self.attention(x, terms, context, pooled)
         context = context if pooled is None else pooled.context
         inner = self.intermediate(x, context)
         return self.output(

@@ -192,7 +192,7 @@ def gated_backward(dy: Tensor, gate: Tensor, up: Tensor, activation: str) -> tup
     """Returns (dgate, dup), the halves of one tensor."""
     dy, gate, up = _gradient(dy), _rows_contiguous(gate), _rows_contiguous(up)
     width = gate.shape[1]
-    dgate, dup = torch.empty(len(gate), 2 * width).split(width, dim=1)
+    dgate, dup = gate.new_empty(len(gate), 2 * width).split(width, dim=1)
     _C.gated_backward(
         dy.data_ptr(),
         *map(_rows, (gate, up, dgate, dup)),

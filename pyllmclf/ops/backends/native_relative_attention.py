@@ -50,11 +50,11 @@ class RelativeAttentionFunction(torch.autograd.Function):
                 (q, k, v, bias, *tables), (True, True, True, *ctx.needs_input_grad[3:6]), strict=True
             )
         ]
-        dbias = wanted[3]
+        dbias, dout = wanted[3], readable(dout)  # named: its memory is read until the call returns
         _C.relative_attention_backward(
             ctx.shape.arguments,
             _terms(buckets, bias, tables),
-            *map(_heads, (q, k, v, out, readable(dout))),
+            *map(_heads, (q, k, v, out, dout)),
             log_sum_exp.data_ptr(),
             (*map(_heads, wanted[:3]), 0 if dbias is None else dbias.data_ptr(), *map(_heads, wanted[4:])),
         )

@@ -103,9 +103,9 @@ def read_rotary(raw: dict[str, Any], origin: str, head_dim: int, *, theta: float
         raise ModelError(f"{origin}: rotary positions of a part of each head are not supported.")
     if head_dim > MOST_HEAD_DIM:
         raise ModelError(f"{origin}: a head_dim of {head_dim:,} is not supported; up to {MOST_HEAD_DIM:,} are.")
-    numbers = {"truncate": merged.get("truncate", True)}
+    numbers: dict[str, float] = {"truncate": bool(merged.get("truncate", True))}
     for name in ("rope_theta", *NUMBERS.get(kind, ()), *(name for name in OPTIONAL if merged.get(name) is not None)):
-        value = merged.get(name)
+        value: Any = merged.get(name)
         if not is_number(value) or not value > 0:
             raise ModelError(f"{origin}: {name} of the rotary positions is {shortened(value)}, not a positive number.")
         numbers[name] = value

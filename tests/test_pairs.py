@@ -25,6 +25,7 @@ import pyllmclf
 from pyllmclf import ModelError, UsageError, ops
 from pyllmclf.classifier.classifier import Classifier
 from pyllmclf.classifier.inference import inference_batch, inference_batches
+from pyllmclf.data.lengths import LengthReport
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.pair_tokens import shares
 from pyllmclf.data.token_store import TokenStore
@@ -228,6 +229,25 @@ def test_a_packed_store_is_packed_again_unchanged(
         ids, types = batch.input_ids.tolist(), batch.token_types
         assert types is not None and len(ids) <= max_length
         assert types.tolist() == [0] * ids.index(3) + [1] * (len(ids) - ids.index(3))
+
+
+def test_a_pair_is_cut_alike_alone_and_beside_longer_ones(model_folder: Folders) -> None:
+    """A separator that the pair loses at its end counts while the pair is cut, as in transformers."""
+    classifier = trained(model_folder("gpt2"), max_length=SHORT)
+    alone, beside = TextPair("fun, isn't it?", ""), TextPair("hello world", "the quick brown fox")
+    expected = classifier.state.tokenizer.encode_batch([alone.text[: SHORT - 1]])
+    packer = classifier.packer([alone])
+    assert len(expected[0]) == SHORT - 1 and (rows_of(packer), packer.cut) == (expected, 1)
+    packer = classifier.packer([alone, beside])
+    assert (rows_of(packer)[0], packer.cut) == (expected[0], 2)
+
+
+def test_first_texts_that_no_window_has_whole_are_counted() -> None:
+    letters = Letters()
+    second = "abcdefghijklmnopqrstuvwxyz"
+    pairs = [TextPair("abcdefgh", second), TextPair("ab", second), TextPair("abcdefgh", ""), TextPair("a", "b")]
+    packer = Packer(TokenStore.from_texts(pairs, letters.pairs), letters.pairs, RowLayout(11, 0, "windows"))
+    assert packer.cut == 2 and LengthReport.of(packer, letters.pairs).truncated == 2
 
 
 def test_windows_cover_the_second_text() -> None:

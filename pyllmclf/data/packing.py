@@ -166,7 +166,8 @@ class Packer:
         Text ``i`` is the windows from ``window_bounds[i]`` up to ``window_bounds[i + 1]``, exclusive; ``None`` if no
         text was cut into windows.
     cut : int
-        Number of texts that lose tokens to ``max_length``.
+        Number of texts that lose tokens to ``max_length``; where pairs are cut into windows, of those whose first text
+        does.
     """
 
     def __init__(
@@ -180,16 +181,20 @@ class Packer:
         around = len(tokenizer.prefix) + len(tokenizer.suffix)
         between = special_count(tokenizer) - around
         room = layout.max_length - around
-        longer = store.lengths > room
+        longer = (store.lengths if tokenizer.pairs is None else store.pair_lengths(between)) > room
         self.window_bounds: np.ndarray | None = None
         self.cut = int(longer.sum())
         self.text_labels = labels
         if self.cut and layout.long_texts == "windows":
-            self.cut = 0
+            whole = store.firsts
             if tokenizer.pairs is None:
                 store, self.window_bounds = store.windows(room, room // 2)
             else:
                 store, self.window_bounds = store.pair_windows(room, between, layout.pair_truncation)
+            # The windows have all tokens but those of a first text that is too long to be in each of them.
+            self.cut = 0
+            if store.firsts is not None and whole is not None:
+                self.cut = int((store.firsts[self.window_bounds[:-1]] < whole).sum())
             labels = None if labels is None else np.repeat(labels, np.diff(self.window_bounds), axis=0)
             weights = None if weights is None else np.repeat(weights, np.diff(self.window_bounds))
         elif self.cut and tokenizer.pairs is not None:

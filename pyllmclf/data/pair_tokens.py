@@ -136,6 +136,21 @@ def shares(first: np.ndarray, second: np.ndarray, room: int, truncation: str) ->
     return np.where(swapped, more, less), np.where(swapped, less, more)
 
 
+def whole_lengths(store: PairTokens, between: int) -> np.ndarray:
+    """Number of tokens of each pair with all those between its texts, int64, shape [pairs].
+
+    A pair that lost its end counts as if it had it, because truncation comes before.
+
+    Parameters
+    ----------
+    store : PairTokens
+    between : int
+        Number of tokens between the texts.
+    """
+    first, _, second = _sizes(store, between)
+    return first + between + second
+
+
 def cut_pairs(store: PairTokens, room: int, between: int, part: str, truncation: str) -> PairTokens:
     """Cuts pairs of more than ``room`` tokens, those between the texts included.
 

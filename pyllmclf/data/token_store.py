@@ -17,7 +17,7 @@ from ..errors import DataError, ModelError, ResourceError
 from ..text_pair import Text, TextPair, parts_of
 from .atomic_folder import Writer, text_writer, verify_folder, write_folder
 from .disk_cache import find_or_make
-from .pair_tokens import PairTokens, Seconds, cut_pairs, join_pairs, pair_windows
+from .pair_tokens import PairTokens, Seconds, cut_pairs, join_pairs, pair_windows, whole_lengths
 from .tokenizers import Tokenizer
 
 # Size of a chunk that is tokenized at once; Python objects for tokens take up to 370 bytes each.
@@ -232,6 +232,10 @@ class TokenStore:
         """Cuts pairs into windows; see :func:`.pair_tokens.pair_windows`."""
         windows, bounds = pair_windows(self._pairs, room, between, truncation)
         return TokenStore(*windows), bounds
+
+    def pair_lengths(self, between: int) -> np.ndarray:
+        """Number of tokens of each pair with all those between its texts; see :func:`.pair_tokens.whole_lengths`."""
+        return whole_lengths(self._pairs, between)
 
     @property
     def _pairs(self) -> PairTokens:

@@ -166,6 +166,25 @@ def test_columns_that_cannot_be_told(names: str, wanted: dict[str, Any], said: s
         picked(names, **wanted)
 
 
+@pytest.mark.parametrize(
+    "names", ["text label", "id premise", "left label_id", "idx right", "pairID right", "left row_id", "Category right"]
+)
+def test_a_column_of_labels_or_numbers_is_no_second_text(names: str) -> None:
+    with pytest.raises(DataError, match="don't tell both columns"):
+        picked(names, pairs=True, labelled=False)
+
+
+def test_columns_that_are_taken_in_their_order_are_said(tmp_path: Path) -> None:
+    table = frame("left", "right", "label")[["left", "right"]]
+    table.to_csv(tmp_path / "a.csv", index=False)
+    for data in (table, tmp_path / "a.csv"):
+        with pytest.warns(UserWarning, match="pairs of texts from the columns 'left' and 'right'; if that is wrong, say"):
+            assert read_data(data, pairs=True, labelled=False).texts == PAIRS
+    (tmp_path / "b.csv").write_text("text,label\na,b\n")
+    with pytest.raises(DataError, match="don't tell both columns"):
+        read_data(tmp_path / "b.csv", pairs=True, labelled=False)
+
+
 def test_a_pair_by_its_names_comes_last(tmp_path: Path) -> None:
     """Where one column alone holds texts, it is read as before."""
     table = pd.DataFrame({"ticket": range(6), "reply": [pair.pair for pair in PAIRS], "label": LABELS})

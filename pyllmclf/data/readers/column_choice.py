@@ -13,7 +13,7 @@ from ...suggestions import closest
 from .column_values import find_columns
 from .columns import Column, Columns
 from .notes import Notes
-from .usual_names import LABEL_NAMES, TEXT_NAMES, plain_name, usual_pair
+from .usual_names import LABEL_NAMES, TEXT_NAMES, is_usual_other, plain_name, usual_pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +147,8 @@ class _Table:
         excluded = tuple(place for place in (label, self.weight) if place is not None)
         if wanted.pairs is True and pair is None:
             two = usual_pair(self.names, excluded, text=None if texts is None else texts[0])
-            if two is None and not wanted.labelled and texts is None and len(self.names) == 2 and not excluded:
-                two = 0, 1
+            if two is None and not wanted.labelled and texts is None and not excluded:
+                two = self._only_two(notes)
             if two is None:
                 raise DataError(
                     f"{self.origin}: the texts are pairs, and the names {_listed(self.names)} don't tell both columns; "
@@ -168,6 +168,15 @@ class _Table:
                 found = f"the texts of {first!r} alone, of which {second!r} may be the second of a pair"
                 notes.add(found, "text_pair_column")
         return None if place is None else (place,), pair, problem
+
+    def _only_two(self, notes: Notes | None) -> tuple[int, int] | None:
+        """The columns in their order, where there are just two, and neither name is that of labels or of rows."""
+        if len(self.names) != 2 or any(map(is_usual_other, self.names)):
+            return None
+        if notes is not None:
+            first, second = self.names
+            notes.add(f"pairs of texts from the columns {first!r} and {second!r}", "text_column", "text_pair_column")
+        return 0, 1
 
     def pairs(self, label: int | None, wanted: Wanted, notes: Notes | None) -> Columns | None:
         """The columns where only the usual names of a pair tell those of texts; ``None`` where they don't, either."""

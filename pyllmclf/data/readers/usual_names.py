@@ -43,6 +43,10 @@ LABEL_NAMES = (
 )
 
 
+# Names of columns that number or name rows; that of an index that pandas has written is empty.
+ID_NAMES = {"", "id", "ids", "idx", "index", "key", "guid", "uid", "uuid", "rowid", "pairid", "number", "unnamed0"}
+
+
 def usual_label(names: Sequence[str], weight_column: str | None = None) -> int | None:
     """Place of the one column, other than that of the weights, that has a usual name of labels."""
     for row in LABEL_NAMES:
@@ -76,6 +80,13 @@ def usual_pair(
 def is_usual_name(name: str) -> bool:
     """Whether texts or labels usually have this name."""
     return any(plain_name(name) in row for row in (*TEXT_NAMES, *LABEL_NAMES))
+
+
+def is_usual_other(name: str) -> bool:
+    """Whether a column of this name usually holds labels, or numbers or names of rows."""
+    plain = plain_name(name)
+    is_id = plain in ID_NAMES or re.search(r"[\W_]id$", name.casefold()) is not None
+    return is_id or any(plain in row for row in LABEL_NAMES)
 
 
 def plain_name(name: str) -> str:

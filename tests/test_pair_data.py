@@ -155,6 +155,7 @@ def test_columns_are_found(names: str, wanted: dict[str, Any], expected: Any) ->
     [
         ("left right label", {"pairs": True}, "the texts are pairs, and the names 'left', 'right', 'label' don't tell"),
         ("question passage context label", {"pairs": True}, "don't tell both columns"),
+        ("premise hypothesis label", {"pairs": True, "text": "premise,hypothesis"}, "don't tell both columns"),
         ("premise hypothesis label", {"pairs": False}, "no column is named like a text"),
         ("text label", {"text": "text", "pair": "text"}, "'text' can't be both texts of a pair"),
         ("text label", {"pair": "label", "label": "label"}, "'label' can't be both the text and the label column"),

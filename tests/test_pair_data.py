@@ -122,6 +122,18 @@ def test_three_rows_of_text_and_label_are_rows() -> None:
         read_object((["a", "b"], ["c"], ["x", "y"]))
 
 
+def test_three_tuples_are_three_rows_of_text_pair_and_label() -> None:
+    for labels in (["yes", "no", "yes"], [1, 0, 1]):
+        rows = [("p", "h", labels[0]), ("q", "i", labels[1]), ("r", "j", labels[2])]
+        columns = tuple(map(list, zip(*rows, strict=True)))
+        for data in (tuple(rows), columns):
+            found = read_object(data)
+            assert found.texts == [TextPair("p", "h"), TextPair("q", "i"), TextPair("r", "j")]
+            assert found.labels == labels
+    numbered = read_object((("p", "q", "r"), ("h", "i", "j"), (1, 0, 1)))
+    assert (numbered.texts[0], numbered.labels) == (TextPair("p", "h"), [1, 0, 1])
+
+
 def picked(names: str, **wanted: Any) -> tuple[tuple[str, ...], str | None]:
     columns = pick_columns(names.split(), Wanted(**wanted), "here")
     return columns.text_names, columns.pair_name

@@ -513,15 +513,16 @@ def test_forms_of_pairs(model_folder: Folders) -> None:
     expected = classifier.logits(PAIRS)
     frame = pd.DataFrame({"premise": FIRST, "hypothesis": SECOND}, index=list("uvwxyz"))
     plain = [tuple(pair) for pair in PAIRS]
-    for form in (
-        plain,
-        [list(pair) for pair in PAIRS],
-        np.array(plain, dtype=object),
-        iter(plain),
-        (FIRST_TWO := plain),
-    ):
+    lists = [list(pair) for pair in PAIRS]
+    for form in (plain, lists, np.array(plain, dtype=object), iter(plain), tuple(plain), tuple(lists)):
         np.testing.assert_array_equal(classifier.logits(form), expected)
-    assert FIRST_TWO is plain
+    # As many as (texts, labels) and (texts, pairs, labels) have, which are columns where data with labels are read.
+    for count in (1, 2, 3):
+        for rows in (plain, lists, PAIRS):
+            found = classifier.logits(tuple(rows[:count]))
+            np.testing.assert_allclose(found, expected[:count], rtol=1e-5, atol=1e-6)
+    with pytest.raises(DataError, match="the second text is None"):
+        classifier.predict((("a", "b"), ("c", None)))
     np.testing.assert_array_equal(classifier.logits(frame).to_numpy(), expected)
     assert list(classifier.logits(frame).index) == list("uvwxyz")
     np.testing.assert_allclose(classifier.logits(plain[0]), expected[0], rtol=1e-5)

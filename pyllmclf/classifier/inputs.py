@@ -56,6 +56,8 @@ class TextInput:
         one_pair = isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
         if isinstance(texts, str) or (one_pair and (pairs or isinstance(texts, TextPair))):
             return cls(_read([texts], pairs), single=True)
+        if pairs and isinstance(texts, tuple) and all(map(_is_two, texts)):
+            texts = list(texts)  # the readers take a tuple for columns, such as (texts, labels)
         index = texts.index if hasattr(texts, "iloc") else None
         has_columns = hasattr(texts, "columns") or hasattr(texts, "column_names")
         if not isinstance(texts, (dict, Sequence)) and not has_columns and hasattr(texts, "__iter__"):
@@ -116,6 +118,11 @@ def most_probable(probabilities: np.ndarray, classes: Sequence[Label], top_k: in
     """
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     return [[(classes[i], float(row[i])) for i in best] for best, row in zip(order, probabilities, strict=True)]
+
+
+def _is_two(value: Any) -> bool:
+    """Whether a value is a pair of texts, of which the second may be missing."""
+    return isinstance(value, (tuple, list)) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _read(texts: Any, pairs: bool) -> list[Text]:

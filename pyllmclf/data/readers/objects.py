@@ -86,8 +86,11 @@ def _unknown(data: Any) -> UsageError:
 
 
 def _are_rows(data: tuple[Any, ...]) -> bool:
-    """Whether three tuples are rows of text and label, rather than texts, pairs and labels."""
-    return all(isinstance(row, tuple) and len(row) == 2 for row in data)
+    """Whether three tuples are rows of text and label, or of text, pair and label, rather than the columns of those."""
+    if not all(isinstance(row, tuple) for row in data):
+        return False
+    sizes = {len(row) for row in data}
+    return sizes == {2} or (sizes == {3} and all(isinstance(text, str) for row in data for text in row[:2]))
 
 
 def _is_series(data: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from models import Folders
 
 import pyllmclf
+from pyllmclf.classifier.checkpoint import kind_of
 from pyllmclf.classifier.classifier import Classifier
 from pyllmclf.cli.main import app, eval_app, run
 from pyllmclf.data.readers import ReadOptions, TextData, read_object, read_path
@@ -327,6 +329,17 @@ def test_validate_says_what_finetune_would_read(tmp_path: Path, capfd: pytest.Ca
     assert "6 texts of train are also in" in out
     assert run(app, "pyllmclf", [*arguments, "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["finetune"]["text_pair_column"] == "two"
+
+
+def test_kind_of_a_run_that_still_measures(saved: Path, tmp_path: Path) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(saved, run_folder / "held_out" / "checkpoint-3")
+    assert kind_of(run_folder).has_pairs
+    later = run_folder / "checkpoint-1"
+    later.mkdir()
+    spec = json.loads((saved / "pyllmclf.json").read_text())
+    (later / "pyllmclf.json").write_text(json.dumps(spec | {"label_separator": "|"}))
+    assert kind_of(run_folder).label_separator == "|"
 
 
 # --- estimator ------------------------------------------------------------------------------------------------------

@@ -416,7 +416,11 @@ def kind_of(path: Path) -> Kind:
     Kind
         Single texts with one label each, where the checkpoint can't be read.
     """
-    numbered = sorted(path.glob("checkpoint-*"), key=lambda folder: (len(folder.name), folder.name), reverse=True)
+    numbered = [
+        folder
+        for parent in (path, path / HELD_OUT)
+        for folder in sorted(parent.glob("checkpoint-*"), key=lambda each: (len(each.name), each.name), reverse=True)
+    ]
     for folder in (path, path / "last", *numbered):
         for name in (SPEC_FILE, "config.json"):
             try:

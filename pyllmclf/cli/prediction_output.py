@@ -100,7 +100,8 @@ class JsonLines(Writer):
 
     def begin(self) -> None:
         super().begin()
-        taken = set(self.input_columns()) | {"text", "text_pair"}
+        texts = {"text", "text_pair"} if self.classifier.state.has_pairs else {"text"}
+        taken = set(self.input_columns()) | texts
         self.names = [free_name(name, taken) for name in (self.classifier.label_name, "probabilities")]
 
     def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
@@ -111,7 +112,8 @@ class JsonLines(Writer):
         for i, (label, row) in enumerate(zip(labels, probabilities.tolist(), strict=True)):
             values = {name: _jsonable(value) for name, value in self.input_values(rows, i).items()}
             check_free(values, self.names, rows, i)
-            values = named_parts(rows.texts[i]) | values
+            for name, part in named_parts(rows.texts[i]).items():
+                values.setdefault(name, part)
             shown = zip(classes, row, strict=True) if best is None else best[i]
             self.write_object(values | {self.names[0]: label, self.names[1]: dict(shown)})
 

@@ -185,7 +185,8 @@ def finetune(
     pair_truncation : {"longest_first", "only_second"}
         Which text of a pair of more than ``max_length`` tokens loses some: the longer one, until both are equally long,
         as transformers does it; or the second alone, unless the first fills all room. ``long_texts`` says which of a
-        text's tokens stay; with ``"windows"`` those of the second text slide over it, and the first text is in each.
+        text's tokens stay; with ``"windows"`` those of the second text slide over it, and the first text is in each,
+        of which half is for the first text where both are long, whichever is truncated.
     prompt : str, optional
         String before each text, and each window of one, in training and in all predictions; its tokens count among
         those of ``max_length``. ``"auto"`` is the one that the model was trained to read: a preset's, such as

@@ -203,7 +203,7 @@ def test_what_is_read_of_long_pairs() -> None:
         "head": ["CLSabcdefSEPMIDuvEND"],
         "tail": ["CLSabcdefSEPMIDyzEND"],
         "both": ["CLSabcdefSEPMIDuzEND"],
-        "windows": [f"CLSabcdefSEPMID{a}{b}END" for a, b in pairwise("uvwxyz")],
+        "windows": of["windows"],  # with few tokens of the second text in each there would be many
     }
     assert letters.rows(pair, RowLayout(9, 0, "head", "only_second")) == ["CLSabcdSEPMIDuEND"]
     assert letters.rows(TextPair("abcdef", ""), RowLayout(9, 0, "windows")) == ["CLSabcdeSEPMIDEND"]
@@ -257,6 +257,16 @@ def test_windows_cover_the_second_text() -> None:
     parts = [row.removeprefix("CLSkkSEPMID").removesuffix("END") for row in rows]
     assert all(len(part) == 5 for part in parts) and set("".join(parts)) == set(second)
     assert all(second.index(b) - second.index(a) in (1, 3) for a, b in pairwise(parts))
+
+
+@pytest.mark.parametrize("truncation", ["longest_first", "only_second"])
+def test_windows_are_wide_however_long_the_first_text_is(truncation: str) -> None:
+    letters, letter = Letters(), "abcdefghijklmnopqrstuvwxyz"
+    layout = RowLayout(44, 0, "windows", truncation)
+    rows = letters.rows(TextPair(letter * 9, letter * 4), layout)
+    assert {row.count("SEPMID") for row in rows} == {1} and len(rows) == 10
+    assert all(row.startswith(f"CLS{letter[:20]}SEPMID") and len(row) == 44 + 3 * 4 - 4 for row in rows)
+    assert letters.rows(TextPair(letter * 9, "z"), layout) == [f"CLS{(letter * 9)[:39]}SEPMIDzEND"]
 
 
 def test_padding_has_type_0() -> None:

@@ -190,7 +190,7 @@ class Packer:
             if tokenizer.pairs is None:
                 store, self.window_bounds = store.windows(room, room // 2)
             else:
-                store, self.window_bounds = store.pair_windows(room, between, layout.pair_truncation)
+                store, self.window_bounds = store.pair_windows(room, between)
             # The windows have all tokens but those of a first text that is too long to be in each of them.
             self.cut = 0
             if store.firsts is not None and whole is not None:

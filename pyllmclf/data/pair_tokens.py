@@ -181,14 +181,16 @@ def cut_pairs(store: PairTokens, room: int, between: int, part: str, truncation:
     return _taken(store.tokens, begins, sizes, kept[0])
 
 
-def pair_windows(store: PairTokens, room: int, between: int, truncation: str) -> tuple[PairTokens, np.ndarray]:
+def pair_windows(store: PairTokens, room: int, between: int) -> tuple[PairTokens, np.ndarray]:
     """Cuts the second texts of long pairs into windows that overlap by half; the first text is in each of them.
 
-    Of the first text as many tokens stay as without windows. The last window ends with the second text.
+    Where both texts are longer than half of the room, the first one keeps half, whichever is truncated without windows:
+    a window of few tokens tells little of the second text, and there would be very many. The last window ends with the
+    second text.
 
     Parameters
     ----------
-    store, room, between, truncation
+    store, room, between
         As for :func:`cut_pairs`.
 
     Returns
@@ -199,7 +201,7 @@ def pair_windows(store: PairTokens, room: int, between: int, truncation: str) ->
         First window of each pair, and the number of windows.
     """
     first, between_sizes, second = _sizes(store, between)
-    kept, _ = shares(first, second, room - between, truncation)
+    kept, _ = shares(first, second, room - between, "longest_first")
     width = room - between - kept
     stride = np.maximum(1, width - width // 2)
     counts = 1 + np.maximum(0, -(-(second - width) // stride))

@@ -228,9 +228,9 @@ class TokenStore:
         """Cuts pairs; see :func:`.pair_tokens.cut_pairs`."""
         return TokenStore(*cut_pairs(self._pairs, room, between, part, truncation))
 
-    def pair_windows(self, room: int, between: int, truncation: str) -> tuple[TokenStore, np.ndarray]:
+    def pair_windows(self, room: int, between: int) -> tuple[TokenStore, np.ndarray]:
         """Cuts pairs into windows; see :func:`.pair_tokens.pair_windows`."""
-        windows, bounds = pair_windows(self._pairs, room, between, truncation)
+        windows, bounds = pair_windows(self._pairs, room, between)
         return TokenStore(*windows), bounds
 
     def pair_lengths(self, between: int) -> np.ndarray:

@@ -136,6 +136,21 @@ def test_three_tuples_are_three_rows_of_text_pair_and_label() -> None:
     assert (numbered.texts[0], numbered.labels) == (TextPair("p", "h"), [1, 0, 1])
 
 
+def test_rows_of_three_are_said_and_with_several_labels_must_be_plain() -> None:
+    rows = [("p", "h", "yes"), ("q", "i", "no")]
+    with pytest.warns(UserWarning, match=r"read rows of three as \(text, pair, label\)\."):
+        assert read_object(rows).texts == [TextPair("p", "h"), TextPair("q", "i")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_object(rows, pairs=True)
+        read_object([("p", "yes")])
+    with pytest.raises(UsageError, match=r"row 0 holds three strings, .* give \(text, \[label, \.\.\.\]\)"):
+        read_object(rows, label_separator="|")
+    assert read_object(rows, label_separator="|", pairs=True).labels == [("yes",), ("no",)]
+    found = read_object([("p", "h", ["yes", "no"])], label_separator="|")
+    assert (found.texts, found.labels) == ([TextPair("p", "h")], [("yes", "no")])
+
+
 def picked(names: str, **wanted: Any) -> tuple[tuple[str, ...], str | None]:
     columns = pick_columns(names.split(), Wanted(**wanted), "here")
     return columns.text_names, columns.pair_name

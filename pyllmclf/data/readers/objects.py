@@ -230,7 +230,7 @@ def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str,
     texts: list[Any] = []
     labels: list[Any] = []
     weights: list[Any] = []
-    columns = None
+    columns, notes = None, Notes(origin)
     if kept and isinstance(kept[0], Mapping):
         names = [str(name) for name in kept[0]]
         columns = _pick(
@@ -243,7 +243,7 @@ def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str,
             labels.append(None if columns.label is None else columns.label_of(row, where))
             weights.append(None if columns.weight is None else columns.weight_of(row, where))
         elif isinstance(kept[0], tuple) and isinstance(row, tuple) and len(row) in (2, 3) and isinstance(row[0], str):
-            texts.append(row[0] if len(row) == 2 else TextPair(row[0], row[1]))
+            texts.append(row[0] if len(row) == 2 else _pair_of(row, where, options, notes))
             labels.append(row[-1])
         elif number:
             raise UsageError(
@@ -252,12 +252,31 @@ def _read_rows(rows: Iterable[Any], options: ReadOptions, features: Mapping[str,
             )
         else:
             raise _unknown(rows)
+    notes.say()
     if columns is not None and columns.label_name is not None and features:
         labels = named_labels(labels, class_names(features.get(columns.label_name)), origin)
     has_weights = columns is not None and columns.weight is not None
     return checked_data(
         texts, labels if options.labelled else None, origin, None, options, weights if has_weights else None
     )
+
+
+def _pair_of(row: tuple[Any, Any, Any], where: str, options: ReadOptions, notes: Notes) -> TextPair:
+    """The pair of a row (text, pair, label).
+
+    Raises
+    ------
+    UsageError
+        If the row may as well be a text with two labels.
+    """
+    if options.pairs is not True:
+        if options.label_separator is not None and all(isinstance(value, str) for value in row):
+            raise UsageError(
+                f"{where} holds three strings, which don't tell labels from a second text; give (text, [label, ...]), "
+                "or (text, pair, [label, ...])."
+            )
+        notes.add("rows of three as (text, pair, label)")
+    return TextPair(row[0], row[1])
 
 
 def _read_texts(texts: Iterable[Any], options: ReadOptions) -> TextData:

@@ -25,7 +25,7 @@ import pyllmclf
 from pyllmclf import ModelError, UsageError, ops
 from pyllmclf.classifier.classifier import Classifier
 from pyllmclf.classifier.inference import inference_batch, inference_batches
-from pyllmclf.data.lengths import LengthReport
+from pyllmclf.data.lengths import LengthReport, truncation
 from pyllmclf.data.packing import Packer, RowLayout
 from pyllmclf.data.pair_tokens import shares
 from pyllmclf.data.token_store import TokenStore
@@ -248,6 +248,31 @@ def test_first_texts_that_no_window_has_whole_are_counted() -> None:
     pairs = [TextPair("abcdefgh", second), TextPair("ab", second), TextPair("abcdefgh", ""), TextPair("a", "b")]
     packer = Packer(TokenStore.from_texts(pairs, letters.pairs), letters.pairs, RowLayout(11, 0, "windows"))
     assert packer.cut == 2 and LengthReport.of(packer, letters.pairs).truncated == 2
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        ((10,), "more than 10 tokens, of which 10 are read; the longer text loses tokens at its end"),
+        ((10, 0, "tail"), "more than 10 tokens, of which 10 are read; the longer text loses tokens at its beginning"),
+        (
+            (10, 0, "both", "only_second"),
+            "more than 10 tokens, of which 10 are read; the second text loses tokens in its middle",
+        ),
+        ((10, 0, "windows"), "a first text that is too long to be in each window whole, and loses tokens"),
+    ],
+)
+def test_what_pairs_lose_is_said(layout: tuple[Any, ...], said: str) -> None:
+    letters = Letters()
+    store = TokenStore.from_texts([TextPair("abcdef", "uvwxyz"), TextPair("a", "b")], letters.pairs)
+    assert truncation(Packer(store, letters.pairs, RowLayout(*layout))) == f"1 of 2 pairs have {said}"
+
+
+def test_training_with_windows_does_not_advise_them(model_folder: Folders) -> None:
+    with pytest.warns(RuntimeWarning, match=r"^train: 1 of 2 pairs have a first text .* loses tokens\.$"):
+        trained(
+            model_folder("gpt2"), max_length=SHORT, long_texts="windows", train=(["a" * 20, "b"], ["c" * 20] * 2, "xy")
+        )
 
 
 def test_windows_cover_the_second_text() -> None:

@@ -15,11 +15,25 @@ def truncation(packer: Packer) -> str:
     if not packer.cut:
         return ""
     length, part = packer.layout.max_length, packer.layout.long_texts
+    if packer.tokenizer.pairs is not None:
+        return _truncation_of_pairs(packer)
     of_text = f"first {length - length // 2} and last {length // 2}" if part == "both" else f"first {length}"
     of_text = f"last {length}" if part == "tail" else of_text
     total = len(packer.tokens_by_text)
     verb = "text has" if total == 1 else "texts have"
     return f"{packer.cut:,} of {total:,} {verb} more than {length:,} tokens, of which only the {of_text} are read"
+
+
+def _truncation_of_pairs(packer: Packer) -> str:
+    layout, total = packer.layout, len(packer.tokens_by_text)
+    verb = "pair has" if total == 1 else "pairs have"
+    some = f"{packer.cut:,} of {total:,} {verb}"
+    if layout.long_texts == "windows":
+        return f"{some} a first text that is too long to be in each window whole, and loses tokens"
+    place = {"head": "at its end", "tail": "at its beginning", "both": "in its middle"}[layout.long_texts]
+    loser = "second" if layout.pair_truncation == "only_second" else "longer"
+    length = f"{layout.max_length:,}"
+    return f"{some} more than {length} tokens, of which {length} are read; the {loser} text loses tokens {place}"
 
 
 def _are_empty(packer: Packer, tokenizer: Tokenizer) -> np.ndarray:

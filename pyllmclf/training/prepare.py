@@ -380,7 +380,10 @@ def _announce(run: Run, obstacle: str | None, *, again: bool) -> None:
         truncated.pop("train", None)  # the line above has it
     if truncated and trainer.group.is_first:
         lines = "; ".join(f"{split}: {line}" for split, line in truncated.items())
-        warn(f"{lines}; long_texts='windows' (--long-texts windows) reads all tokens.", progress)
+        # Windows of pairs may leave tokens of first texts out.
+        has_windows = run.settings.long_texts == "windows"
+        advice = "" if has_windows else "; long_texts='windows' (--long-texts windows) reads all tokens"
+        warn(f"{lines}{advice}.", progress)
     for split, skipped in run.skipped.items():
         if skipped and split != "train":
             say(f"{split}: {skipped:,} rows with an empty text, or without text or label, left out", progress)

@@ -151,6 +151,15 @@ def test_rows_of_three_are_said_and_with_several_labels_must_be_plain() -> None:
     assert (found.texts, found.labels) == ([TextPair("p", "h")], [("yes", "no")])
 
 
+def test_parts_of_data_are_alike() -> None:
+    parts = {"train": frame(*NAMES), "test": pd.DataFrame({"text": ["a", "b"], "label": ["yes", "no"]})}
+    with pytest.warns(UserWarning, match="pairs of texts"), pytest.raises(DataError, match="row 0: some texts are pairs"):
+        read_data(parts)
+    parts["test"] = frame(*NAMES)
+    with pytest.warns(UserWarning, match="pairs of texts"):
+        assert read_data(parts).texts == PAIRS * 2
+
+
 def picked(names: str, **wanted: Any) -> tuple[tuple[str, ...], str | None]:
     columns = pick_columns(names.split(), Wanted(**wanted), "here")
     return columns.text_names, columns.pair_name

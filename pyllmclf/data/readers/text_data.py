@@ -102,8 +102,23 @@ class TextData:
         )
 
 
+def mixed_texts(where: str) -> DataError:
+    """The error of a text that is a pair where others are single, or the other way round."""
+    return DataError(f"{where}: some texts are pairs, and others are single; all must be alike.")
+
+
 def joined_data(parts: Sequence[TextData], origin: str) -> TextData:
-    """The rows of all parts, one below the other; weights only if all parts have them."""
+    """The rows of all parts, one below the other; weights only if all parts have them.
+
+    Raises
+    ------
+    DataError
+        If some have pairs of texts, and others single ones.
+    """
+    filled = [part for part in parts if len(part)]
+    for part in filled:
+        if part.has_pairs != filled[0].has_pairs:
+            raise mixed_texts(part.where(0))
     labels = [part.labels for part in parts if part.labels is not None]
     weights = [part.weights for part in parts if part.weights is not None]
     return TextData(

@@ -15,7 +15,7 @@ from ...errors import DataError
 from ...text_pair import TextPair
 from .missing import is_missing
 from .options import ReadOptions
-from .text_data import INTEGERS, Fault, Label, TextData, without_empty
+from .text_data import INTEGERS, Fault, Label, TextData, mixed_texts, without_empty
 from .weights import with_weights
 
 
@@ -167,7 +167,7 @@ def _check_pairs(texts: list[Any], data: TextData, options: ReadOptions) -> None
     if wrong is None or not (wanted or isinstance(texts[wrong], TextPair)):
         return
     if options.pairs is None:
-        raise DataError(f"{data.where(wrong)}: some texts are pairs, and others are single; all must be alike.")
+        raise mixed_texts(data.where(wrong))
     kinds = ("pairs of texts", "a single text") if wanted else ("single texts", "a pair of texts")
     advice = "give (text, pair), or both columns" if wanted else "leave the second text out"
     raise DataError(f"{data.where(wrong)}: the classifier reads {kinds[0]}, and this is {kinds[1]}; {advice}.")

@@ -140,6 +140,20 @@ def test_a_tokenizer_with_a_template_of_its_own_keeps_it() -> None:
     assert (typed.pairs.typed, typed.pairs.zeros) == (True, 0)
 
 
+@pytest.mark.parametrize("place", ["[CLS]", "[MID]", "[END]"])
+def test_a_template_with_tokens_that_are_none_is_refused(place: str) -> None:
+    from pyllmclf.data.tokenizers import LibraryTokenizer
+
+    own = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "a": 1, "[X]": 2}, "[PAD]"))
+    own.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A",
+        pair="[CLS] $A [MID] $B:1 [END]:1",
+        special_tokens=[(name, 3 if name == place else 2) for name in ("[CLS]", "[MID]", "[END]")],
+    )
+    with pytest.raises(ModelError, match="template of pairs has the token 3, which its vocabulary lacks"):
+        PairTokenizer(LibraryTokenizer(own, {"pad_token": "[PAD]"}, "here"), typed=True)
+
+
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 33))
 def test_shares_are_those_of_the_library(first: int, second: int, room: int) -> None:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "<unk>": 2}, "<unk>"))

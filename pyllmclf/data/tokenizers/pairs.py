@@ -31,7 +31,8 @@ class PairTokenizer:
     Raises
     ------
     ModelError
-        If the template gives types that no model here reads, or can't have a separator.
+        If the template gives types that no model here reads, or has tokens that the vocabulary lacks, or can't have a
+        separator.
     """
 
     prompt = ""
@@ -48,6 +49,8 @@ class PairTokenizer:
         self.without_position = tokenizer.without_position
         tokens = tokenizer.pair_probe()
         ids, types = [token for token, _, _ in tokens], [kind for _, kind, _ in tokens]
+        if (unknown := next((token for token in ids if not 0 <= token < self.vocab_size), None)) is not None:
+            raise ModelError(f"the tokenizer's template of pairs has the token {unknown}, which its vocabulary lacks.")
         first = [place for place, (_, _, text) in enumerate(tokens) if text == 0]
         second = [place for place, (_, _, text) in enumerate(tokens) if text == 1]
         if not first or not second or first[-1] > second[0]:

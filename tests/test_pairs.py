@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -110,9 +112,13 @@ def test_tokens_between_the_texts_are_recorded(
     again = pyllmclf.load(tmp_path / "saved")
     np.testing.assert_array_equal(again.logits(PAIRS), classifier.logits(PAIRS))
     spec["tokenizer"]["between"] = [7]
-    (tmp_path / "saved" / "pyllmclf.json").write_text(json.dumps(spec))
-    (tmp_path / "saved" / "manifest.json").unlink()
-    with pytest.raises(ModelError):
+    content = json.dumps(spec).encode()
+    (tmp_path / "saved" / "pyllmclf.json").write_bytes(content)
+    manifest = json.loads((tmp_path / "saved" / "manifest.json").read_text())
+    manifest["files"]["pyllmclf.json"] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (tmp_path / "saved" / "manifest.json").write_text(json.dumps(manifest))
+    said = rf"tokenizer\.between is \[7\], and the template of .* has {re.escape(str(between))} between the texts"
+    with pytest.raises(ModelError, match=said):
         pyllmclf.load(tmp_path / "saved")
 
 

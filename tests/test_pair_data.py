@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +20,11 @@ import pyllmclf
 from pyllmclf.classifier.checkpoint import kind_of
 from pyllmclf.classifier.classifier import Classifier
 from pyllmclf.cli.main import app, eval_app, run
+from pyllmclf.data.packing import Packer
 from pyllmclf.data.readers import ReadOptions, TextData, read_object, read_path
 from pyllmclf.data.readers.column_choice import Wanted, pick_columns
 from pyllmclf.data.sources import read_data
+from pyllmclf.data.token_store import TokenStore
 from pyllmclf.data.validation import validate_splits
 from pyllmclf.errors import DataError, UsageError
 from pyllmclf.sklearn import LLMClassifier
@@ -452,21 +455,36 @@ def test_the_page_refuses_pairs(client: Any, tmp_path: Path) -> None:
 
 def test_texts_in_flight_differ_by_their_first_text(model_folder: Folders) -> None:
     """Two pairs with the same tokens and other types are two texts for the batcher."""
-    from pyllmclf.server.batching import Text, compute
+    from pyllmclf.server.batching import Batcher
     from pyllmclf.server.catalog import Catalog
 
-    folder = model_folder("bert")
     data = (["a b", "c", "a b", "c"], ["x", "y", "y", "x"], ["1", "2", "1", "2"])
     options: dict[str, Any] = {"trainable": "all", "epochs": 1, "progress": False, "validation": False}
-    ours = pyllmclf.finetune(folder, data, **options).classifier
-    packer = ours.packer([TextPair("a b", "x"), TextPair("c", "y z")])
-    served = Catalog({"pairs": ours}, share_memory=False).served["pairs"]
-    assert packer.store.firsts is not None
-    texts = [
-        Text((0, packer.store[row].tobytes(), int(packer.store.firsts[row])), packer.store[row], 9, 0.0, {0: []})
-        for row in range(2)
-    ]
-    (found,) = compute(served.group, texts)
-    assert found is not None
-    expected = ours.logits([TextPair("a b", "x"), TextPair("c", "y z")])
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    ours = pyllmclf.finetune(model_folder("bert"), data, **options).classifier
+    tokenizer, layout = ours.state.tokenizer, ours.state.layout
+    assert tokenizer.pairs is not None
+    (a,), (b,), (c,) = tokenizer.encode_batch(["a", "b", "c"])
+    (separator,) = tokenizer.pairs.between
+    tokens = np.array([a, separator, b, separator, c], dtype=np.int32)
+
+    def packed(*firsts: int) -> Packer:
+        """Pairs of these tokens, whose first texts have so many of them."""
+        count = len(firsts)
+        store = TokenStore(np.tile(tokens, count), np.arange(count + 1) * len(tokens), np.array(firsts))
+        return Packer(store, tokenizer, layout)
+
+    group = Catalog({"pairs": ours}, share_memory=False).served["pairs"].group
+    batcher, ended = Batcher(max_wait=0.0, budget=256, max_queue=9), threading.Event()
+    errors: list[BaseException | None] = []
+
+    def done(error: BaseException | None) -> None:
+        errors.append(error)
+        ended.set()
+
+    request = batcher.submit(group, 0, packed(3, 1), done)
+    assert ended.wait(30) and errors == [None]
+    batcher.stop()
+    assert batcher.shared_texts == 0
+    expected = np.concatenate([ours.packed_logits(packed(first)) for first in (3, 1)])
+    assert np.abs(expected[0] - expected[1]).max() > 1e-4 * np.abs(expected).max()
+    np.testing.assert_allclose(request.logits, expected, rtol=1e-5, atol=1e-6)

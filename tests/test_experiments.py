@@ -27,6 +27,7 @@ from pyllmclf.experiments.runner import RowResult, Runner, read_all_splits, repl
 from pyllmclf.experiments.table import choose_rows, published_rows, tables
 from pyllmclf.models.weights import backbone_state, head_state
 from pyllmclf.settings import Settings
+from pyllmclf.text_pair import TextPair
 from pyllmclf.training.prepare import prepare
 
 TEXTS = [f"{'win' if i % 2 else 'meet'} {w} {'now' if i % 3 else 'later'}" for i, w in enumerate("abcdefghij" * 4)]
@@ -164,6 +165,23 @@ def test_parts_of_a_file_are_split_off(csv_file: Path) -> None:
     assert sorted(text for part in parts.values() for text in part.texts) == sorted(TEXTS)
     sample = read_all_splits("sample")
     assert {name: len(part) for name, part in sample.items()} == {"train": 504, "validation": 72, "test": 144}
+
+
+def test_pairs_of_texts(tmp_path: Path, cli: Callable[..., Any]) -> None:
+    """Other parts are read as the training texts are, whatever the names of their columns tell."""
+    seconds = [f"{text} again" for text in TEXTS]
+    for name, names in (("train", ("premise", "hypothesis", "label")), ("test", ("text", "text_pair", "label"))):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([names, *zip(TEXTS, seconds, LABELS, strict=True)])
+    with pytest.warns(UserWarning, match="pairs of texts from the columns 'premise' and 'hypothesis'"):
+        parts = read_all_splits(str(tmp_path))
+    assert all(part.has_pairs for part in parts.values()) and parts["test"].texts[0] == (TEXTS[0], seconds[0])
+    columns = ["--text-column", "hypothesis", "--text-pair-column", "premise"]
+    file = str(tmp_path / "train.csv")
+    ran = cli("experiments", "--data", file, "--rows", "bow", "--output-dir", str(tmp_path / "out"), *columns)
+    assert ran.code == 0 and "bag of words" in ran.out
+    parts = read_all_splits(file, "hypothesis", None, "premise")
+    assert {text.pair for part in parts.values() for text in part.texts if isinstance(text, TextPair)} == set(TEXTS)
 
 
 def test_bag_of_words() -> None:

@@ -10,7 +10,7 @@ import typer
 from ..errors import UsageError
 from ..printable import printable
 from ..progress import say
-from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, print_json, user_paths
+from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, TextPairColumn, print_json, user_paths
 
 if TYPE_CHECKING:
     from ..choices import Weights
@@ -25,6 +25,7 @@ def experiments(
     model: Annotated[str | None, typer.Option(help="Replaces GPT-2 124M: a name, a model folder or a hub id.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set or file. Default: the data set of the table.")] = None,
     text_column: TextColumn = None,
+    text_pair_column: TextPairColumn = None,
     label_column: LabelColumn = None,
     seeds: Annotated[int, typer.Option(help="Number of seeds per row, from 123 on.")] = 1,
     weights: Annotated[str | None, typer.Option(help="pretrained or random. Default: as in the row.")] = None,
@@ -59,7 +60,7 @@ def experiments(
         raise UsageError(f"--weights: {weights!r} is unknown; it is pretrained or random.")
     data = default_data(table) if data is None else data
     chosen = choose_rows(table, rows)
-    splits = read_all_splits(data, text_column, label_column)
+    splits = read_all_splits(data, text_column, label_column, text_pair_column)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "progress": progress}
     overrides = {} if epochs is None else {"epochs": epochs}
     runner = Runner(output_dir, splits, options, overrides, shares_frozen_layers=share_frozen_layers)

@@ -55,7 +55,9 @@ class RowResult:
     skipped: str | None = None
 
 
-def read_all_splits(data: str, text_column: str | None = None, label_column: str | None = None) -> dict[str, TextData]:
+def read_all_splits(
+    data: str, text_column: str | None = None, label_column: str | None = None, text_pair_column: str | None = None
+) -> dict[str, TextData]:
     """Reads training, validation and test texts.
 
     A named data set keeps its splits; missing ones are split off the training texts, 10 % of all for validation and
@@ -65,7 +67,9 @@ def read_all_splits(data: str, text_column: str | None = None, label_column: str
     ----------
     data : str
         Name of a data set, or path of a file or folder.
-    text_column, label_column : str, optional
+    text_column, label_column, text_pair_column : str, optional
+        The training texts are pairs where ``text_pair_column`` is given, or their columns have the names of a pair; all
+        others are then read as pairs, too.
 
     Raises
     ------
@@ -76,10 +80,16 @@ def read_all_splits(data: str, text_column: str | None = None, label_column: str
         splits = dict(named_splits)
     else:
         parts = split_sources(data) or {"train": data}
-        splits = {
-            name: read_data(part, default_split="all", text_column=text_column, label_column=label_column)
-            for name, part in parts.items()
-        }
+        splits = {}
+        for name, part in parts.items():  # in the order of SPLITS
+            splits[name] = read_data(
+                part,
+                default_split="all",
+                text_column=text_column,
+                label_column=label_column,
+                text_pair_column=text_pair_column,
+                pairs=splits["train"].has_pairs if "train" in splits else None,
+            )
     total = len(splits["train"])
     if "test" not in splits:
         splits["train"], splits["test"] = stratified_split(splits["train"], TEST, SPLIT_SEED)

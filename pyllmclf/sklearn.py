@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 import os
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -134,7 +135,9 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : sequence of str
+        X : sequence of str, or of pairs of texts
+            Pairs are tuples or lists of two texts, or two columns, the first texts' first. The columns of a frame are
+            recorded as ``feature_names_in_``, and a later frame must have them in the same order.
         y : sequence of labels, or array of 0 and 1, shape [texts, classes]
             Strings, integers or booleans; or a 1 for each class that a text has, with each class decided on its own.
         sample_weight : sequence of float, shape [texts], or float, optional
@@ -154,7 +157,10 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
 
         if y is None:
             raise DataError(f"{type(self).__name__} requires y to be passed, but the target y is None.")
-        texts = _texts(X)
+        texts, names = _texts(X), _names_of_pairs(X)
+        if names is not None:
+            columns = " and ".join(map(repr, names))
+            warnings.warn(f"X: read pairs of texts from the columns {columns}, in this order.", stacklevel=2)
         if issparse(y):
             y = y.toarray()
         labels = np.asarray(y)
@@ -192,25 +198,39 @@ class LLMClassifier(ClassifierMixin, BaseEstimator):
         self.classes_ = classes
         self.classifier_ = result.classifier
         self.history_ = result.history
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Computes logits, float64, shape [texts, classes]; for two classes their difference, shape [texts]."""
         check_is_fitted(self, "classifier_")
-        logits = self.classifier_.logits(_texts(X)).astype(np.float64)
+        logits = self.classifier_.logits(self._texts_like_fitted(X)).astype(np.float64)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 and not self._multi_label else logits
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Computes probabilities, float64, shape [texts, classes]."""
         check_is_fitted(self, "classifier_")
-        return self.classifier_.predict_proba(_texts(X))
+        return self.classifier_.predict_proba(self._texts_like_fitted(X))
 
     def predict(self, X: Any) -> np.ndarray:
         """Predicts each text's most probable label, shape [texts], or 0 and 1, shape [texts, classes], as in ``y``."""
         check_is_fitted(self, "classifier_")
         if self._multi_label:
-            return (self.classifier_.logits(_texts(X)) >= 0).astype(np.int64)
-        return self.classes_[self.classifier_.logits(_texts(X)).argmax(axis=1)]
+            return (self.classifier_.logits(self._texts_like_fitted(X)) >= 0).astype(np.int64)
+        return self.classes_[self.classifier_.logits(self._texts_like_fitted(X)).argmax(axis=1)]
+
+    def _texts_like_fitted(self, X: Any) -> list[Text]:
+        """The texts; a frame of pairs must have the columns that :meth:`fit` was given, in that order."""
+        names, fitted = _names_of_pairs(X), getattr(self, "feature_names_in_", None)
+        if names is not None and fitted is not None and names != list(fitted):
+            raise DataError(
+                "The feature names should match those that were passed during fit, in the same order: "
+                f"{', '.join(map(repr, fitted))}, not {', '.join(map(repr, names))}."
+            )
+        return _texts(X)
 
     @property
     def _multi_label(self) -> bool:
@@ -285,6 +305,12 @@ def _columns(indicator: np.ndarray) -> tuple[np.ndarray, list[list[int]]]:
     return np.arange(indicator.shape[1]), [np.flatnonzero(row).tolist() for row in has]
 
 
+def _names_of_pairs(X: Any) -> list[str] | None:
+    """Names of the columns of a frame that has two; ``None`` for anything else."""
+    names = list(map(str, X.columns)) if hasattr(X, "columns") and hasattr(X, "shape") else []
+    return names if len(names) == 2 else None
+
+
 def _texts(X: Any) -> list[Text]:
     """Converts the texts, or pairs of texts, to a list.
 
@@ -311,7 +337,7 @@ def _texts(X: Any) -> list[Text]:
             )
         if isinstance(array, np.ndarray) and array.ndim != 1:
             raise DataError(f"X must be a sequence of texts, not of the shape {array.shape}.")
-    texts = [TextPair(*text) if isinstance(text, tuple) and len(text) == 2 else text for text in array]
+    texts = [TextPair(*text) if isinstance(text, (tuple, list)) and len(text) == 2 else text for text in array]
     for i, text in enumerate(texts):
         wrong = next((part for part in _parts(text) if not isinstance(part, str)), None)
         if wrong is not None:

@@ -376,7 +376,7 @@ def test_estimator(classifier: Classifier) -> None:
     estimator = LLMClassifier("gpt2-nano", weights="random", trainable="all", epochs=1)
     expected = None
     plain = [tuple(pair) for pair in PAIRS]
-    for X in (plain, np.array(plain, dtype=object), frame(*NAMES)[["premise", "hypothesis"]]):
+    for X in (plain, [list(pair) for pair in plain], np.array(plain, dtype=object)):
         probabilities = estimator.fit(X, LABELS).predict_proba(X)
         expected = probabilities if expected is None else expected
         np.testing.assert_array_equal(probabilities, expected)
@@ -385,6 +385,23 @@ def test_estimator(classifier: Classifier) -> None:
         estimator.fit([("a", "b"), ("c", 3)], ["x", "y"])
     with pytest.raises(DataError, match="this is a single text"):
         estimator.predict(["a"])
+
+
+def test_columns_of_the_estimator() -> None:
+    estimator = LLMClassifier("gpt2-nano", weights="random", trainable="head", epochs=1)
+    X = frame(*NAMES)[["premise", "hypothesis"]]
+    with pytest.warns(UserWarning, match="pairs of texts from the columns 'premise' and 'hypothesis', in this order"):
+        estimator.fit(X, LABELS)
+    assert estimator.feature_names_in_.tolist() == ["premise", "hypothesis"]
+    expected = estimator.predict_proba(PAIRS)
+    np.testing.assert_array_equal(estimator.predict_proba(X), expected)
+    for other in (X[["hypothesis", "premise"]], X.rename(columns={"premise": "text"})):
+        for method in (estimator.predict, estimator.predict_proba, estimator.decision_function):
+            with pytest.raises(DataError, match="feature names should match those that were passed during fit"):
+                method(other)
+    estimator.fit(PAIRS, LABELS)
+    assert not hasattr(estimator, "feature_names_in_")
+    np.testing.assert_array_equal(estimator.predict_proba(X), expected)
 
 
 # --- server ---------------------------------------------------------------------------------------------------------

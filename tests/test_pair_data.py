@@ -156,7 +156,10 @@ def test_rows_of_three_are_said_and_with_several_labels_must_be_plain() -> None:
 
 def test_parts_of_data_are_alike() -> None:
     parts = {"train": frame(*NAMES), "test": pd.DataFrame({"text": ["a", "b"], "label": ["yes", "no"]})}
-    with pytest.warns(UserWarning, match="pairs of texts"), pytest.raises(DataError, match="row 0: some texts are pairs"):
+    with (
+        pytest.warns(UserWarning, match="pairs of texts"),
+        pytest.raises(DataError, match="row 0: some texts are pairs"),
+    ):
         read_data(parts)
     parts["test"] = frame(*NAMES)
     with pytest.warns(UserWarning, match="pairs of texts"):
@@ -220,7 +223,9 @@ def test_columns_that_are_taken_in_their_order_are_said(tmp_path: Path) -> None:
     table = frame("left", "right", "label")[["left", "right"]]
     table.to_csv(tmp_path / "a.csv", index=False)
     for data in (table, tmp_path / "a.csv"):
-        with pytest.warns(UserWarning, match="pairs of texts from the columns 'left' and 'right'; if that is wrong, say"):
+        with pytest.warns(
+            UserWarning, match="pairs of texts from the columns 'left' and 'right'; if that is wrong, say"
+        ):
             assert read_data(data, pairs=True, labelled=False).texts == PAIRS
     (tmp_path / "b.csv").write_text("text,label\na,b\n")
     with pytest.raises(DataError, match="don't tell both columns"):

@@ -10,7 +10,19 @@ import typer
 from ..errors import UsageError
 from ..printable import printable
 from ..progress import say
-from .options import Backend, Debug, Device, Dtype, Json, LabelColumn, Progress, TextColumn, TextPairColumn, print_json, user_paths
+from .options import (
+    Backend,
+    Debug,
+    Device,
+    Dtype,
+    Json,
+    LabelColumn,
+    Progress,
+    TextColumn,
+    TextPairColumn,
+    print_json,
+    user_paths,
+)
 
 if TYPE_CHECKING:
     from ..choices import Weights

@@ -146,8 +146,8 @@ class _Table:
         """
         excluded = tuple(place for place in (label, self.weight) if place is not None)
         if wanted.pairs is True and pair is None:
-            first, *others = texts or (None,)
-            two = usual_pair(self.names, (*excluded, *others), text=first)
+            joined = () if texts is None else texts[1:]
+            two = usual_pair(self.names, (*excluded, *joined), text=None if texts is None else texts[0])
             if two is None and not wanted.labelled and texts is None and not excluded:
                 two = self._only_two(notes)
             if two is None:

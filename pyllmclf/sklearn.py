@@ -339,9 +339,8 @@ def _texts(X: Any) -> list[Text]:
             raise DataError(f"X must be a sequence of texts, not of the shape {array.shape}.")
     texts = [TextPair(*text) if isinstance(text, (tuple, list)) and len(text) == 2 else text for text in array]
     for i, text in enumerate(texts):
-        wrong = next((part for part in _parts(text) if not isinstance(part, str)), None)
-        if wrong is not None:
-            raise DataError(f"text {i} is a {type(wrong).__name__}, not a string.")
+        if wrong := [part for part in _parts(text) if not isinstance(part, str)]:
+            raise DataError(f"text {i} is a {type(wrong[0]).__name__}, not a string.")
     if not texts:
         raise DataError("X has no text: at least one is needed.")
     return [TextPair(*map(str, text)) if isinstance(text, TextPair) else str(text) for text in texts]

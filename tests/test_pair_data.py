@@ -388,6 +388,8 @@ def test_estimator(classifier: Classifier) -> None:
     np.testing.assert_allclose(classifier.predict_proba(PAIRS), expected, rtol=1e-5)
     with pytest.raises(DataError, match="text 1 is a int, not a string"):
         estimator.fit([("a", "b"), ("c", 3)], ["x", "y"])
+    with pytest.raises(DataError, match="text 0 is a NoneType, not a string"):
+        estimator.fit([("a", None), ("c", "d")], ["x", "y"])
     with pytest.raises(DataError, match="this is a single text"):
         estimator.predict(["a"])
 

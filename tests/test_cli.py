@@ -668,9 +668,9 @@ def test_model_folder_serves_as_a_model(cli: Cli, model_folder: Path, table: Pat
 
 
 def test_unsupported_model_type(cli: Cli, model_folder: Path, table: Path) -> None:
-    config = json.loads((model_folder / "config.json").read_text()) | {"model_type": "llama"}
+    config = json.loads((model_folder / "config.json").read_text()) | {"model_type": "mamba"}
     (model_folder / "config.json").write_text(json.dumps(config))
-    assert_fails(cli("finetune", "--model", model_folder, "--train", table), 4, "'llama'", "GPT-2", "BERT")
+    assert_fails(cli("finetune", "--model", model_folder, "--train", table), 4, "'mamba'", "GPT-2", "BERT")
 
 
 def test_missing_weights(cli: Cli, model_folder: Path, table: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyllmclf import LoRAConfig, ModelError, UsageError
 from pyllmclf.cli.config import from_file
 from pyllmclf.cli.finetune import finetune
+from pyllmclf.models.architectures.modernbert import ModernBertOptions
 from pyllmclf.models.architectures.registry import architecture_of, model_config, presets
 from pyllmclf.models.config import MOST
 from pyllmclf.models.decoder import DecoderOptions
@@ -61,7 +62,7 @@ def test_changed_configuration(name: str, changes: dict[str, Any]) -> None:
         assert len(options.windows) == len(options.rotary) == config.n_layers
         assert all(len(rotary.frequencies) == config.head_dim // 2 for rotary in options.rotary)
         assert all(isinstance(getattr(options, flag), bool) for flag in FLAGS_OF_DECODERS)
-    elif options is not None:
+    elif isinstance(options, ModernBertOptions):
         assert all(isinstance(getattr(options, flag), bool) for flag in FLAGS_OF_MODERNBERT)
         assert len(options.windows) == len(options.rope_theta) == config.n_layers
     least = architecture_of(config).least_parameters(config)

@@ -24,10 +24,16 @@ def graph_inputs(folder: Path, texts: list[str]) -> dict[str, Any]:
     return AutoTokenizer.from_pretrained(folder)(texts, padding=True, truncation=True, return_tensors="np")
 
 
+# Their graphs are those of RoBERTa, and of Llama with biases.
+OTHERS_MODULES = ("camembert", "xlm_roberta", "qwen2")
 # An export takes seconds: there is one of each architecture, and one of each other pooling, mask and kind of weights,
 # of smaller models. Name: family, configuration, arguments of the training.
 GRAPHS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    **{family: (family, "two_layers" if family == "modernbert" else "odd", {}) for family in FAMILIES},
+    **{
+        family: (family, "two_layers" if family == "modernbert" else "odd", {})
+        for family in FAMILIES
+        if family not in OTHERS_MODULES
+    },
     "first, head bias": ("gpt2", "unscaled", {"pooling": "first", "head_bias": True}),
     "mean, not causal": ("gpt2", "unscaled", {"causal": False, "pooling": "mean"}),
     "causal ModernBERT, mean": ("modernbert", "two_layers", {"causal": True, "pooling": "mean"}),

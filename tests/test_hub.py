@@ -404,7 +404,7 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("model_type", ["llama", "t5", "", None])
+@pytest.mark.parametrize("model_type", ["mamba", "t5", "", None])
 @pytest.mark.parametrize("weights", ["pretrained", "random"])
 def test_unsupported_architecture_names_what_is_supported(
     gpt2_folder: Path, model_type: str | None, weights: str

@@ -52,7 +52,8 @@ def test_parameters_are_those_of_finetune() -> None:
     renamed = {"seed": "random_state"}
     # The shape of y says whether texts have several labels.
     elsewhere = {"resume", "save_every_steps", "keep_last"}  # a fit is one call
-    elsewhere |= {"train", "validation", "test", "text_column", "label_column", "multi_label", "label_separator"}
+    elsewhere |= {"train", "validation", "test", "text_column", "text_pair_column", "label_column", "multi_label"}
+    elsewhere |= {"label_separator"}
     elsewhere |= {"empty_texts", "encoding_errors", "missing", "encoding", "delimiter", "header"}  # of files
     elsewhere |= {"sample_weight"}  # of fit
     elsewhere |= {"baselines", "refit"}  # of a training with a report of its own

@@ -109,6 +109,7 @@ _HOPPER = _AMPERE | {
 _BLACKWELL = _HOPPER | {
     ("forward", 16, 64, 128): AttentionConfig(128, 64, 8, 2),
     ("forward", 16, 256, 64): AttentionConfig(64, 32, 8, 1),
+    ("dq", 16, 256, 32): AttentionConfig(32, 32, 4, 1),
     ("dq", 16, 256, 64): AttentionConfig(64, 32, 8, 1),
     ("dkdv", 16, 64, 64): AttentionConfig(32, 64, 8, 1),
     ("dkdv", 16, 64, 128): AttentionConfig(32, 128, 8, 1),

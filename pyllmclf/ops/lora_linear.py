@@ -219,7 +219,7 @@ class RoundedLoRALinearFunction(torch.autograd.Function):
             dx.add_(drop(native_cpu.bf16_linear(dthin, lora_a, transposed=True)))
         da = transposed_product(dthin, dropped) if needs_a else None
         # With the thin matrix first: the fast order.
-        db = transposed_product(thin, rows).mul_(scaling).t() if needs_b else None
+        db = _scaled(transposed_product(thin, rows), scaling).t() if needs_b else None
         dweight = transposed_product(rows, x) if needs_weight else None
         return dx, dweight, dy.sum(0) if needs_bias else None, da, db, None, None
 
@@ -251,9 +251,14 @@ def _thin_gradients(
 
         dthin, db = thin_gradients(readable(dy), thin, readable(lora_b), scaling)
         return dthin.to(dy.dtype), db.to(lora_b.dtype)
-    dthin = (dy @ lora_b).mul_(scaling) if thin_needed else thin
+    dthin = _scaled(dy @ lora_b, scaling) if thin_needed else thin
     # With the thin matrix on the left: faster than dYᵀ S.
-    return dthin, (thin.t() @ dy).mul_(scaling).t() if b_needed else None
+    return dthin, _scaled(thin.t() @ dy, scaling).t() if b_needed else None
+
+
+def _scaled(x: Tensor, scaling: float) -> Tensor:
+    """Multiplies in place; a scaling of 1, the default's, costs nothing."""
+    return x if scaling == 1.0 else x.mul_(scaling)
 
 
 def _input_gradient(way: Way, dy: Tensor, weight: Tensor, dthin: Tensor, lora_a: Tensor) -> Tensor:

@@ -14,6 +14,10 @@ from ..models.sequence_classifier import SequenceClassifier
 from ..ops.backends import native_cpu as native
 from .recipes import ResolvedSettings
 
+SMALL = 1 << 16
+"""Elements of a parameter up to which its step waits for the others: a call each costs more than the arithmetic."""
+OUTSIDE = "a backward pass outside of the training step would change these parameters"
+
 
 def make_optimizer(
     model: SequenceClassifier, settings: ResolvedSettings, *, capturable: bool = False
@@ -70,12 +74,11 @@ class StepInBackward:
 
     Used as ``with steps: loss.backward()``; a backward pass outside of the block raises RuntimeError.
 
-    The result is that of ``optimizer.step()`` afterwards, on the same state, but no memory holds the gradients: each is
-    used while it is in the processor's caches, and freed. The bits are the same except for weights whose gradient is a
-    product of few rows or in bf16: one kernel computes it and takes the step (``csrc/cpu/linear.cpp``,
-    ``csrc/cpu/bf16_linear.cpp``). Clipping
-    by the norm of all gradients, accumulation over several backward passes and loss scaling need all gradients
-    together, and can't be used with it.
+    The result is that of ``optimizer.step()`` afterwards, on the same state, but no memory holds the large gradients:
+    each is used while it is in the processor's caches, and freed. Small ones are stepped together at the end. The bits
+    are the same except for weights whose gradient is a product of few rows or in bf16: one kernel computes it and takes
+    the step (``csrc/cpu/linear.cpp``, ``csrc/cpu/bf16_linear.cpp``). Clipping by the norm of all gradients,
+    accumulation over several backward passes and loss scaling need all gradients together, and can't be used with it.
 
     Parameters
     ----------
@@ -89,6 +92,7 @@ class StepInBackward:
         self._optimizer = optimizer
         self._groups = {p: group for group in optimizer.param_groups for p in group["params"]}
         self._done: set[nn.Parameter] | None = None  # None: outside of the block
+        self._small: list[tuple[nn.Parameter, torch.Tensor]] = []
         # State is allocated now, in one place: allocated in the first backward pass, it would lie between activations
         # and fragment their memory (3 % of the peak).
         for parameter in self._groups:
@@ -101,7 +105,10 @@ class StepInBackward:
     def __enter__(self) -> None:
         self._done = set()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        small, self._small = self._small, []
+        if error is None:
+            self._update_small(small)
         self._done = None
 
     def close(self) -> None:
@@ -112,8 +119,14 @@ class StepInBackward:
 
     def _from_autograd(self, parameter: nn.Parameter) -> None:
         gradient, parameter.grad = parameter.grad, None
-        if gradient is not None:  # None: an op has handed it to _update
+        if gradient is None:  # an op has handed it to _update
+            return
+        if parameter.numel() > SMALL:
             self._update(parameter, [(slice(None), gradient)])
+        elif self._done is None:
+            raise RuntimeError(OUTSIDE)
+        else:
+            self._small.append((parameter, gradient))
 
     def _state(self, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
         return moments(self._optimizer, parameter)
@@ -121,7 +134,7 @@ class StepInBackward:
     def _begin(self, parameter: nn.Parameter) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Counts the step of a parameter; returns its (group, state)."""
         if self._done is None:
-            raise RuntimeError("a backward pass outside of the training step would change these parameters")
+            raise RuntimeError(OUTSIDE)
         if parameter in self._done:
             raise RuntimeError("a parameter has two gradients in one backward pass; the model must use it only once")
         self._done.add(parameter)
@@ -156,21 +169,48 @@ class StepInBackward:
         """Steps a parameter, from the gradients of disjoint slices of its rows."""
         group, state = self._begin(parameter)
         for rows, gradient in gradients:
-            torch._fused_adamw_(
-                [parameter[rows]],
-                [gradient],
-                [state["exp_avg"][rows]],
-                [state["exp_avg_sq"][rows]],
-                [],
-                [state["step"]],
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            moments_of_rows = [state["exp_avg"][rows]], [state["exp_avg_sq"][rows]]
+            _fused_adamw(group, [parameter[rows]], [gradient], *moments_of_rows, [state["step"]])
+
+    @torch.no_grad()
+    def _update_small(self, gradients: Iterable[tuple[nn.Parameter, torch.Tensor]]) -> None:
+        """Steps parameters with their gradients, those of a group in one call."""
+        by_group: dict[int, list[tuple[nn.Parameter, torch.Tensor, dict[str, torch.Tensor]]]] = {}
+        for parameter, gradient in gradients:
+            group, state = self._begin(parameter)
+            by_group.setdefault(id(group), []).append((parameter, gradient, state))
+        for group in self._optimizer.param_groups:
+            parts = by_group.get(id(group), [])
+            if parts:
+                parameters, of_parameters, states = map(list, zip(*parts, strict=True))
+                moments_of_all = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+                _fused_adamw(group, parameters, of_parameters, *moments_of_all)
+
+
+def _fused_adamw(
+    group: dict[str, Any],
+    parameters: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    exp_avg: list[torch.Tensor],
+    exp_avg_sq: list[torch.Tensor],
+    steps: list[torch.Tensor],
+) -> None:
+    """torch's AdamW step of parameters with the settings of a group; the steps are counted already."""
+    torch._fused_adamw_(
+        parameters,
+        gradients,
+        exp_avg,
+        exp_avg_sq,
+        [],
+        steps,
+        lr=group["lr"],
+        beta1=group["betas"][0],
+        beta2=group["betas"][1],
+        weight_decay=group["weight_decay"],
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+    )
 
 
 def make_scheduler(

@@ -152,9 +152,9 @@ void embedding_forward_(Address input_ids, Address positions, Address types, Add
     }
   }
   py::gil_scoped_release release;
-  embedding_forward({indices(input_ids), indices(positions), indices(types), input(token), input(position),
-                     input(type), input(norm_weight), input(norm_bias), output(y), output(stats),
-                     output(stats) + rows, rows, width, eps, threads});
+  embedding_forward({indices(input_ids), indices(positions), indices(types), input(token), input(position), input(type),
+                     input(norm_weight), input(norm_bias), output(y), output(stats), output(stats) + rows, rows, width,
+                     eps, threads});
 }
 
 void embedding_backward_(Address dy, Address index, Address dtable, std::int64_t rows, std::int64_t width,
@@ -260,6 +260,15 @@ void dequantize_rows_(Address y, Address row_scales, Address column_scales, Addr
   check_rows(rows, width, threads);
   py::gil_scoped_release release;
   dequantize_rows({output(y), input(row_scales), input(column_scales), input(bias), rows, width, threads});
+}
+
+void int8_linear_(Address x, Address factors, Address packed, Address column_scales, Address bias, Address y,
+                  std::int64_t rows, std::int64_t inputs, std::int64_t outputs, int threads) {
+  check_rows(rows, inputs, threads);
+  require(outputs >= 0, "outputs must not be negative");
+  py::gil_scoped_release release;
+  int8_linear({input(x), input(factors), reinterpret_cast<const std::int16_t*>(packed), input(column_scales),
+               input(bias), output(y), rows, inputs, outputs, threads});
 }
 
 // numbers: (seed, step, stream, p); p = 0 means no dropout.

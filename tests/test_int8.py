@@ -23,6 +23,7 @@ from pyllmclf.classifier import int8
 from pyllmclf.classifier.int8 import linear_layers
 from pyllmclf.cli.main import app, run
 from pyllmclf.models.layers import Linear
+from pyllmclf.ops.backends import native_cpu
 
 # Half of the largest magnitude's 127th part, for a number of the rows and one of the weight.
 HALF_STEP = 0.5 / 127
@@ -46,6 +47,33 @@ def test_products(rows: int, outputs: int, inputs: int, generator: torch.Generat
     # Each term is off by at most half a step of each factor.
     largest = x.abs().amax(1, keepdim=True) * weight.abs().amax(1)
     assert ((native - exact).abs() <= inputs * largest * (2 * HALF_STEP + HALF_STEP**2) + 1e-5).all()
+
+
+@pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 3, 5), (13, 65, 33), (0, 8, 8), (29, 64, 700)])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_both_products_have_the_same_bits(
+    rows: int, outputs: int, inputs: int, scaled: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch's product, and the core's own for processors without int8 instructions, by one and two threads."""
+    x, weight = torch.randn(rows, inputs, generator=generator), torch.randn(outputs, inputs, generator=generator)
+    bias = torch.randn(outputs, generator=generator)
+    quantized = ops.Int8Weight.of(weight, torch.rand(inputs, generator=generator) + 0.1 if scaled else None)
+    for given in (bias, None):
+        monkeypatch.setattr(native_cpu, "torch_multiplies_int8", lambda: True)
+        with ops.use_backend("native"):
+            expected = quantized(x, given)
+        monkeypatch.setattr(native_cpu, "torch_multiplies_int8", lambda: False)
+        for threads in (1, 2):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            with ops.use_backend("native"):
+                assert torch.equal(quantized(x, given), expected)
+
+
+def test_largest_sums_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """127 * 127 in each of many terms, which int16 sums of pairs would overflow."""
+    monkeypatch.setattr(native_cpu, "torch_multiplies_int8", lambda: False)
+    x, weight = torch.full((7, 4096), -1.0), torch.ones(33, 4096)
+    torch.testing.assert_close(products(x, weight, None, "native"), torch.full((7, 33), -4096.0))
 
 
 @pytest.mark.parametrize(("rows", "outputs", "inputs"), [(1, 3, 5), (37, 65, 33), (0, 8, 8), (300, 64, 700)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from .dispatch import Choice, choices, implementation
 
 choices(
     "int8_linear",
-    cpu=Choice("native", "torch's int8 matmul; rows are quantised and products scaled in one pass each"),
+    cpu=Choice("native", "torch's int8 matmul where the processor has instructions for it, else one of int16 pairs"),
     cuda=Choice("reference", "for CPUs", native="no"),
 )
 
@@ -43,6 +44,12 @@ class Int8Weight:
         with torch.inference_mode(False), torch.no_grad():
             weight = weight.detach().float() if factors is None else weight.detach().float() / factors
             return cls(*_quantized(weight), factors)
+
+    @cached_property
+    def packed(self) -> Tensor:
+        """The values for the core's own product, int16; made when they are first used, beside the values."""
+        with torch.inference_mode(False), torch.no_grad():
+            return native_cpu.packed_int8(self.values)
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """:func:`int8_linear` with this weight."""
@@ -74,12 +81,15 @@ def int8_linear(x: Tensor, weight: Int8Weight, bias: Tensor | None = None) -> Te
     native = implementation("int8_linear", x, weight.scales, bias) == "native"
     if not len(x):
         return x.new_empty(0, len(weight.scales))
-    q, scales = native_cpu.quantize_rows(x, weight.factors) if native else _quantized(_times(x, weight.factors))
-    if native:
-        product = torch._int_mm(q, weight.values.t())
-        return native_cpu.dequantize_rows(product, scales, weight.scales, bias)
-    y = (q.double() @ weight.values.double().t()).float() * (scales[:, None] * weight.scales)
-    return y if bias is None else y + bias
+    if not native:
+        q, scales = _quantized(_times(x, weight.factors))
+        y = (q.double() @ weight.values.double().t()).float() * (scales[:, None] * weight.scales)
+        return y if bias is None else y + bias
+    if not native_cpu.torch_multiplies_int8():
+        return native_cpu.int8_linear(x, weight.factors, weight.packed, weight.scales, bias)
+    q, scales = native_cpu.quantize_rows(x, weight.factors)
+    product = torch._int_mm(q, weight.values.t())
+    return native_cpu.dequantize_rows(product, scales, weight.scales, bias)
 
 
 def _times(x: Tensor, factors: Tensor | None) -> Tensor:

@@ -345,6 +345,22 @@ struct DequantizeRows {
   int threads;
 };
 
+// Outputs of a packed panel of an int8 weight.
+constexpr std::int64_t kInt8Panel = 16;
+
+// y = (q W^T) row_scale column_scales + bias, where q are the rows of x times the factors, rounded as QuantizeRows
+// does.
+struct Int8Linear {
+  const float* x;              // [rows, inputs]
+  const float* factors;        // [inputs], may be null: 1
+  const std::int16_t* packed;  // W in [panels][pairs of inputs][kInt8Panel][2]; 0 beyond its size
+  const float* column_scales;  // [outputs]
+  const float* bias;           // [outputs], may be null
+  float* y;                    // [rows, outputs]
+  std::int64_t rows, inputs, outputs;
+  int threads;
+};
+
 // The largest head_dim that attention takes.
 constexpr std::int64_t kMaxHeadDim = 256;
 
@@ -377,7 +393,8 @@ constexpr std::int64_t kMaxHeadDim = 256;
   OP(bool, bf16_linear, Bf16Linear)                                \
   OP(bool, bf16_weight_gradient, Bf16WeightGradient)               \
   OP(void, quantize_rows, QuantizeRows)                            \
-  OP(void, dequantize_rows, DequantizeRows)
+  OP(void, dequantize_rows, DequantizeRows)                        \
+  OP(bool, int8_linear, Int8Linear)
 
 #define PYLLMCLF_DECLARE(result, name, Arguments) void name(const Arguments& args);
 PYLLMCLF_CPU_OPS(PYLLMCLF_DECLARE)

@@ -67,6 +67,16 @@ def multiplies_bf16_faster() -> bool:
     return has and not any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_fp16"))
 
 
+@cache
+def torch_multiplies_int8() -> bool:
+    """Whether torch's int8 matmul has instructions on this processor.
+
+    Without them it multiplies a number at a time: 2 GOP/s on an AMD Zen 3 core, where :func:`int8_linear` reaches 130.
+    """
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name, False) for name in ("avx512_vnni", "amx_int8"))
+
+
 def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
@@ -467,6 +477,34 @@ def dequantize_rows(product: Tensor, row_scales: Tensor, column_scales: Tensor, 
     bias = None if bias is None else bias.contiguous()
     y = product.view(torch.float32)
     _C.dequantize_rows(*map(_address, (y, row_scales, column_scales, bias)), *y.shape, torch.get_num_threads())
+    return y
+
+
+INT8_PANEL = 16
+"""Outputs of a panel of :func:`packed_int8`."""
+
+
+def packed_int8(values: Tensor) -> Tensor:
+    """Packs an int8 weight [out, in] for :func:`int8_linear`.
+
+    Returns
+    -------
+    int16 tensor, shape [panels, pairs of inputs, 16, 2]
+        Panels of 16 outputs, and 0 beyond the weight's outputs and inputs.
+    """
+    outputs, inputs = values.shape
+    padded = torch.nn.functional.pad(values.to(torch.int16), (0, inputs % 2, 0, -outputs % INT8_PANEL))
+    return padded.view(-1, INT8_PANEL, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
+
+
+def int8_linear(
+    x: Tensor, factors: Tensor | None, packed: Tensor, column_scales: Tensor, bias: Tensor | None
+) -> Tensor:
+    """Computes x Wᵀ + b of fp32 rows, which are quantised as by :func:`quantize_rows`, and a packed weight in int8."""
+    x, y = x.contiguous(), x.new_empty(len(x), len(column_scales))
+    bias = None if bias is None else bias.contiguous()
+    addresses = map(_address, (x, factors, packed, column_scales, bias, y))
+    _C.int8_linear(*addresses, *x.shape, len(column_scales), torch.get_num_threads())
     return y
 
 

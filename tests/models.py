@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from families import found_families
 from random_models import save, wordpiece_vocabulary
@@ -354,6 +355,16 @@ FAMILIES = {
 }
 MORE = found_families()
 FAMILIES |= {name: (family.folder, family.configs) for name, family in MORE.items()}
+
+
+# Architectures whose modules are those of another one, or nearly: tests that train, save and open are slow tests for
+# them; logits, gradients and losses are compared for all.
+RELATIVES = ("camembert", "xlm_roberta", "qwen2", "electra", "distilbert")
+
+
+def each_kind(families: Iterable[str]) -> list[Any]:
+    """The families as parameters of a test, those like another one with the marker ``slow``."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in RELATIVES else ()) for name in families]
 
 
 def some_blocks(family: str) -> str:

@@ -26,8 +26,10 @@ def graph_inputs(folder: Path, texts: list[str]) -> dict[str, Any]:
 
 # Their graphs are those of RoBERTa, and of Llama with biases.
 OTHERS_MODULES = ("camembert", "xlm_roberta", "qwen2")
-# An export takes seconds: there is one of each architecture, and one of each other pooling, mask and kind of weights,
-# of smaller models. Name: family, configuration, arguments of the training.
+# An export takes 10 to 30 seconds: there is one of each kind of embedding and attention, and one of each other pooling,
+# mask and kind of weights, of smaller models. Those of the other architectures, whose padded batches other tests
+# compare with transformers, are slow tests. Name: family, configuration, arguments of the training.
+ALWAYS = ("gpt2", "bert", "llama", "deberta_v2", "first, head bias", "mean, not causal", "causal BERT, last, LoRA")
 GRAPHS: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{
         family: (family, "two_layers" if family == "modernbert" else "odd", {})
@@ -78,7 +80,7 @@ def graph(model_folder: Folders, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "causal ModernBERT, mean" else ()) for name in GRAPHS],
+    [pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow) for name in GRAPHS],
 )
 def test_onnx(graph: Callable[[str], Graph], name: str) -> None:
     """Batches of other sizes and lengths than the graph was made with."""

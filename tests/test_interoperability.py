@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from interoperability import CLASSES, SHORT, STILL, close
-from models import DECODERS, FAMILIES, MORE, TEXTS, Folders
+from models import DECODERS, FAMILIES, MORE, TEXTS, Folders, each_kind
 from peft import IA3Config, LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
@@ -200,7 +200,7 @@ def peft_adapter(folder: Path, base: Path, family: str, **changes: Any) -> PeftM
 
 
 @pytest.mark.parametrize("rslora", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_kind(FAMILIES))
 def test_adapter_of_peft(model_folder: Folders, tmp_path: Path, family: str, rslora: bool) -> None:
     base = model_folder(family)
     expected = their_logits(peft_adapter(tmp_path / "theirs", base, family, use_rslora=rslora), base)

@@ -18,7 +18,7 @@ from cases import CPU_BACKENDS, relative_error
 from hypothesis import given
 from hypothesis import strategies as st
 from interoperability import close
-from models import DECODERS, FAMILIES, LABELS, Folders, our_model, padded
+from models import DECODERS, FAMILIES, LABELS, Folders, each_kind, our_model, padded
 from pairs import news, pairs_of, scores_of_others
 from test_models import TOLERANCE, measure_of_shift, their_gradient
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -67,7 +67,7 @@ def of_pairs(folder: Path) -> tuple[Any, Tokenizer]:
 # --- tokens and types -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_kind(FAMILIES))
 @pytest.mark.parametrize("max_length", [SHORT, 40])
 def test_tokens_are_those_of_the_saved_tokenizer(
     model_folder: Folders, tmp_path: Path, family: str, max_length: int
@@ -416,7 +416,7 @@ def test_parity(model_folder: Folders, family: str, name: str, backend: str) -> 
         assert gradient is not None and (gradient.abs().sum(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_kind(FAMILIES))
 @pytest.mark.parametrize("max_length", [SHORT, 40])
 def test_other_tools_give_the_same_scores(model_folder: Folders, tmp_path: Path, family: str, max_length: int) -> None:
     """transformers' classifier and pipeline open what is saved."""
@@ -435,7 +435,7 @@ def test_other_tools_give_the_same_scores(model_folder: Folders, tmp_path: Path,
         assert close(np.array([scores[name] for name in classifier.classes_]), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_kind(FAMILIES))
 def test_cross_encoder_gives_the_same_scores(model_folder: Folders, tmp_path: Path, family: str) -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers")  # of the extra [test]
     classifier = trained(model_folder(family), max_length=SHORT)

@@ -46,7 +46,7 @@ def test_gpt2_on_sms_spam(data_dir: Path, gpt2_vocabulary: Path, tmp_path: Path)
     assert result.metrics["test"]["accuracy"] > 0.85
 
 
-@pytest.mark.parametrize("name", ["ag_news", "subj"])
+@pytest.mark.parametrize("name", [pytest.param("ag_news", marks=pytest.mark.slow), "subj"])
 def test_flipped_labels_are_found(name: str, data_dir: Path, minilm: Path) -> None:
     """Most of the first 5 % of the texts to look at are among the 5 % whose label was flipped."""
     precisions = []

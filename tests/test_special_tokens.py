@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from interoperability import CLASSES, SHORT, STILL, close
-from models import FAMILIES, TEXTS, Folders
+from models import FAMILIES, TEXTS, Folders, each_kind
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -74,7 +74,7 @@ def with_own_tokens(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("own_tokens", [False, True], ids=["plain", "own_tokens"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_kind(FAMILIES))
 def test_classifier_of_transformers_reads_its_special_tokens(
     model_folder: Folders, tmp_path: Path, family: str, own_tokens: bool
 ) -> None:
@@ -162,7 +162,7 @@ def test_malformed_tokens(model_folder: Folders, tmp_path: Path, name: str, cont
 # --- classifiers of this library --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_kind(FAMILIES))
 def test_transformers_splits_special_tokens_of_our_classifiers(
     model_folder: Folders, tmp_path: Path, family: str
 ) -> None:

@@ -87,13 +87,14 @@ def compiled(request: pytest.FixtureRequest) -> Iterator[Callable[[aot.Variant],
 
 
 def variants() -> list:
-    """All of sm_90, and one of each kernel for the other architectures; the remaining ones are slow."""
-    seen: set[tuple[str, str]] = set()
+    """One of each kernel and dtype for sm_90, and of each kernel for the other architectures; others are slow."""
+    seen: set[tuple[str, ...]] = set()
     params = []
     for variant in aot.selected():
-        kernel, architecture, *_ = str(variant).split("-")
-        again = architecture != "sm_90" and (kernel, architecture) in seen
-        seen.add((kernel, architecture))
+        kernel, architecture, dtype, *_ = str(variant).split("-")
+        kind = (kernel, architecture, dtype) if architecture == "sm_90" else (kernel, architecture)
+        again = kind in seen
+        seen.add(kind)
         params.append(pytest.param(variant, marks=pytest.mark.slow if again else ()))
     return params
 

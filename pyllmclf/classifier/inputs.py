@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.labels import class_finder
 from ..data.readers import Label, read_object
 from ..data.sources import read_data
 from ..errors import UsageError
@@ -106,6 +107,35 @@ def check_top_k(top_k: Any) -> None:
     """Raises :class:`UsageError` unless ``top_k`` is a positive integer or ``None``."""
     if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1):
         raise UsageError(f"top_k={top_k!r} must be a positive integer.")
+
+
+def class_indices(target: Any, inputs: TextInput, names: Sequence[str]) -> np.ndarray:
+    """Class index of each text, int64, shape [texts], by one label for all or a label for each.
+
+    Parameters
+    ----------
+    target : label, or sequence of labels
+    inputs : TextInput
+    names : sequence of str
+        Class names, in order.
+
+    Raises
+    ------
+    UsageError
+        If a label is no class, or there is not one for each text.
+    """
+    several = not isinstance(target, (str, bytes)) and hasattr(target, "__iter__")
+    labels = list(target) if several else [target] * len(inputs.texts)
+    if several and (inputs.single or len(labels) != len(inputs.texts)):
+        wanted = "one label" if inputs.single else f"a label for each of {len(inputs.texts)} texts, or one for all"
+        raise UsageError(f"target has {len(labels)} labels; give {wanted}.")
+    find = class_finder(names)
+    found = {label: find(label) for label in dict.fromkeys([*labels] if several else [target])}
+    for label, index in found.items():
+        if index is None:
+            known = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
+            raise UsageError(f"target={label!r} is no class; the classes are {known}.")
+    return np.array([found[label] for label in labels], dtype=np.int64)
 
 
 def most_probable(probabilities: np.ndarray, classes: Sequence[Label], top_k: int) -> list[list[tuple[Label, float]]]:

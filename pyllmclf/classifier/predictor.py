@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ..compute import Compute
 from ..evaluation.metrics import softmax
 from ..evaluation.multi_label import sigmoid
-from .inputs import TextInput, check_as_frame, check_top_k, most_probable
+from ..explain import STEPS, Explainer, Explanations
+from ..random_state import keeps_random_state
+from ..torch_state import own_torch_state
+from .inputs import TextInput, check_as_frame, check_top_k, class_indices, most_probable
 from .state import ClassifierState
 
 
@@ -17,6 +21,7 @@ class Predictor(ABC):
     """The methods of a :class:`.classifier.Classifier` that predict, which it completes with those that compute."""
 
     state: ClassifierState
+    compute: Compute
 
     @abstractmethod
     def packer(self, *args: Any, **options: Any) -> Any:
@@ -112,6 +117,79 @@ class Predictor(ABC):
         if inputs.index is not None and as_frame is None:
             return inputs.series(results, self.label_name if top_k is None else "top_k")
         return results[0] if inputs.single else results
+
+    @keeps_random_state()
+    @own_torch_state()
+    def explain(
+        self,
+        texts: Any,
+        target: Any = None,
+        *,
+        method: str = "integrated_gradients",
+        steps: int = STEPS,
+        baseline: str | None = None,
+        batch_tokens: int | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """Weighs the words of texts: what each of them adds to the logit of a class.
+
+        The computation is in fp32, whatever dtype the classifier predicts in: one in int8 or bf16 is explained by the
+        same weights in fp32. Special tokens, the prompt and padding stay as they are, and weigh nothing. A text in
+        windows has the means of its windows' weights, as its logits are their means.
+
+        Parameters
+        ----------
+        texts : str, or iterable of str
+            As for :meth:`logits`.
+        target : label, or sequence of labels, optional
+            Class whose logit is explained, or that of each text; by default the most probable class of each text.
+        method : {"integrated_gradients", "gradient_x_input", "occlusion"}
+            Integrated gradients (Sundararajan et al. 2017) of the tokens' embeddings from the baseline to the text:
+            the weights add up to the logit less that of the baseline, but for the error of the integration, which
+            :attr:`Explanation.completeness_error` has. The gradient at the text times the embedding. Or the logit less
+            that with the word replaced by the baseline, for one word at a time. The last two don't add up.
+        steps : int
+            Points of integration (Gauss–Legendre), from 1 to 1024.
+        baseline : {"pad", "mask", "unk", "zero"}, optional
+            Embedding that stands for no word: that of a special token, or zeros. By default the padding token's for
+            integrated gradients, zeros for gradient times input, the mask token's for occlusion where there is one.
+        batch_tokens : int, optional
+            Most tokens of a batch, which has at least one text; memory grows with it. By default 2,048 on a CPU and
+            16,384 on a GPU.
+        progress : bool
+            Whether a bar is shown.
+
+        Returns
+        -------
+        Explanation for one text, otherwise Explanations
+            Explanations keep the index of a Series or a DataFrame.
+
+        Raises
+        ------
+        DataError
+            If a text is not a string; or is no pair, and the classifier reads pairs, or the other way round.
+        NonFiniteError
+            If a logit is not a finite number.
+        UsageError
+            If ``target`` is no class, ``texts`` hold no texts, an argument is wrong, or the tokenizer lacks the
+            baseline's token.
+        """
+        inputs = TextInput.of(texts, pairs=self.state.has_pairs)
+        state = self.state
+        explainer = Explainer(
+            state.model,
+            state.tokenizer,
+            state.encoder,
+            state.layout,
+            self.compute,
+            method=method,
+            steps=steps,
+            baseline=baseline,
+            batch_tokens=batch_tokens,
+        )
+        targets = None if target is None else class_indices(target, inputs, state.encoder.names)
+        explanations = explainer.explain(inputs.texts, targets, progress=progress)
+        return explanations[0] if inputs.single else Explanations(explanations, inputs.index)
 
     @property
     def label_name(self) -> str:

@@ -78,6 +78,9 @@ class PackedBatch:
         Rows that a causal model computes without dropout; made by :meth:`share_prefixes`.
     token_types : int32 tensor, shape [total], or None
         Type of each token: 1 in the second text of a pair; ``None`` where all are 0, or the model reads none.
+    token_rows : fp32 tensor, shape [total, embedding_width], or None
+        Rows that take the place of the tokens' embeddings; positions and types are added to them. Explanations are
+        gradients of these rows.
     """
 
     input_ids: torch.Tensor
@@ -90,6 +93,7 @@ class PackedBatch:
     schedule: Schedule | None = None
     shared: SharedRows | None = None
     token_types: torch.Tensor | None = None
+    token_rows: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.example_ids)
@@ -106,6 +110,7 @@ class PackedBatch:
             schedule=None,
             shared=None,
             token_types=None,
+            token_rows=None,
         )
 
     def first_tokens(self) -> PackedBatch:
@@ -113,7 +118,9 @@ class PackedBatch:
         starts = self.cu_seqlens[:-1].long()
         cut = self.one_row_each(self.positions[starts])
         types = None if self.token_types is None else self.token_types[starts]
-        return replace(cut, input_ids=self.input_ids[starts], lengths=torch.ones_like(self.lengths), token_types=types)
+        rows = None if self.token_rows is None else self.token_rows[starts]
+        ones = torch.ones_like(self.lengths)
+        return replace(cut, input_ids=self.input_ids[starts], lengths=ones, token_types=types, token_rows=rows)
 
     def share_prefixes(self) -> PackedBatch:
         """The batch with :attr:`shared`, if enough texts have a prefix in common with the text before; on the host."""

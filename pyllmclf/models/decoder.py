@@ -182,8 +182,8 @@ class Decoder(nn.Module):
 
     def embed(self, context: Context) -> Tensor:
         """Hidden states before the first block, shape [total, width]."""
-        ids = context.batch.input_ids
-        x = ops.embedding(ids, torch.zeros_like(ids), self.embed_tokens.weight, self.no_positions)
+        ids, table = self.embed_tokens.read(context.batch)
+        x = ops.embedding(ids, torch.zeros_like(ids), table, self.no_positions)
         x = x.to(context.dtype) if self.scale == 1.0 else x.to(context.dtype) * self.scale
         return context.drop(x, context.rates.embedding, 0, EMBEDDING)
 

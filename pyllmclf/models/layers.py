@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import ops
+from ..data.packing import PackedBatch
 from .context import Context, DropoutRates, DropoutState, PooledRows
 
 __all__ = [
@@ -324,3 +325,10 @@ class Embedding(nn.Module):
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def read(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """Ids [total] and table of a batch's tokens, as the op takes them: rows of the batch take the table's place."""
+        if batch.token_rows is None:
+            return batch.input_ids, self.weight
+        rows = batch.token_rows
+        return torch.arange(len(rows), dtype=torch.int32, device=rows.device), rows

@@ -18,6 +18,7 @@ from .loading import (
     restore_tokenizer,
     sample_tokenizer,
 )
+from .offsets import Offsets
 from .pair_template import PairTemplate
 from .pairs import PairTokenizer
 from .prompt import PromptedTokenizer, with_prompt
@@ -40,6 +41,7 @@ __all__ = [
     "SENTENCE_PIECE_FILE",
     "WORDPIECE",
     "LibraryTokenizer",
+    "Offsets",
     "PairTemplate",
     "PairTokenizer",
     "PromptedTokenizer",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ...errors import ModelError
 from ..json_text import parse_json
 from .files import GPT2_END_OF_TEXT, byte_alphabet, byte_level_json, tokenizer_files
+from .offsets import Offsets, spans_of_bytes
 from .pair_template import PairTemplate
 
 if TYPE_CHECKING:
@@ -102,6 +103,22 @@ class TiktokenTokenizer:
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, on all cores; an empty text has none."""
         return self._encoding.encode_ordinary_batch(list(texts), num_threads=os.cpu_count() or 1)
+
+    def encode_with_offsets(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[Offsets]:
+        """The tokens of :meth:`encode_batch`, with the characters that each of them stands for."""
+        return [each.or_token(self.pad_token_id) for each in self.offsets_of(texts)]
+
+    def offsets_of(self, texts: Sequence[str]) -> list[Offsets]:
+        """The tokens of :meth:`encode_texts`, with the characters that each of them stands for."""
+        size = self._encoding.decode_single_token_bytes
+        return [
+            Offsets(ids, spans_of_bytes(text, [len(size(token)) for token in ids]))
+            for text, ids in zip(texts, self.encode_texts(texts), strict=True)
+        ]
+
+    def special_id(self, name: str) -> int | None:
+        """``None``: GPT-2 has no token for masked or unknown words."""
+        return None
 
     def pair_probe(self) -> list[tuple[int, int, int | None]]:
         """As :meth:`LibraryTokenizer.pair_probe`: GPT-2's template of pairs is the two texts alone."""

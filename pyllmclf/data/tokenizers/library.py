@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import DataError, ModelError, PyllmclfError
 from .added_tokens import add_tokens, with_flags
 from .files import GPT2_END_OF_TEXT, tokenizer_files
+from .offsets import Offsets
 from .pair_template import PairTemplate
 from .prompt_template import split_prompt
 
@@ -223,12 +224,33 @@ class LibraryTokenizer:
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without special tokens; raises as :meth:`encode_batch`."""
+        return [encoding.ids for encoding in self._encoded(texts, self._tokenizer.encode_batch_fast)]
+
+    def _encoded(self, texts: Sequence[str], encode: Callable[..., list[tokenizers.Encoding]]) -> Any:
         with _library_errors("the tokenizer can't encode a text"):
             try:
-                encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+                return encode(list(texts), add_special_tokens=False)
             except (UnicodeEncodeError, TypeError) as error:
                 raise DataError(f"a text is not valid Unicode: it holds a lone surrogate ({error}).") from error
-        return [encoding.ids for encoding in encodings]
+
+    def encode_with_offsets(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[Offsets]:
+        """The tokens of :meth:`encode_batch`, with the characters that each of them stands for."""
+        ids = self.encode_batch(texts)
+        pad = self.pad_token_id
+        return [
+            each.shortened(own) if len(own) <= len(each.ids) else each.or_token(pad)
+            for each, own in zip(self.offsets_of(texts), ids, strict=True)
+        ]
+
+    def offsets_of(self, texts: Sequence[str]) -> list[Offsets]:
+        """The tokens of :meth:`encode_texts`, with the characters that each of them stands for."""
+        encoded = self._encoded(texts, self._tokenizer.encode_batch)
+        return [Offsets(each.ids, [tuple(span) for span in each.offsets]) for each in encoded]
+
+    def special_id(self, name: str) -> int | None:
+        """Id of the special token ``"mask"`` or ``"unk"``; ``None`` where the tokenizer has none."""
+        token = self._special.get(f"{name}_token")
+        return None if token is None else self._tokenizer.token_to_id(token)
 
     def pair_probe(self) -> list[tuple[int, int, int | None]]:
         """Id, type and text (0, 1 or ``None`` for special tokens) of the tokens of a pair of short texts."""

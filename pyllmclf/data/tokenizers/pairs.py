@@ -10,6 +10,7 @@ from typing import Any
 from ...errors import ModelError
 from .gpt2 import TiktokenTokenizer
 from .library import LibraryTokenizer
+from .offsets import Offsets
 from .pair_template import PairTemplate
 from .prompt_template import with_separator
 
@@ -92,6 +93,14 @@ class PairTokenizer:
             If a text is not valid Unicode.
         """
         return self._tokenizer.encode_texts(texts)
+
+    def encode_with_offsets(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[Offsets]:
+        """The tokens of :meth:`encode_batch`, with the characters that each of them stands for."""
+        return self._tokenizer.offsets_of(texts)
+
+    def special_id(self, name: str) -> int | None:
+        """As the tokenizer's."""
+        return self._tokenizer.special_id(name)
 
     def to_json(self) -> str:
         """Content of a ``tokenizer.json`` whose template of pairs has the separator."""

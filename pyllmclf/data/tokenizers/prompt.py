@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from ...errors import DataError, UsageError
+from .offsets import Offsets
 from .prompt_template import with_template
 from .protocol import Tokenizer
 
@@ -85,6 +86,18 @@ class PromptedTokenizer:
                 )
             encoded[i] = encoded[i][count:]
         return encoded
+
+    def encode_with_offsets(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[Offsets]:
+        """The tokens of :meth:`encode_batch`, with the characters of the text that each of them stands for."""
+        begins = [not each for each in continues] if continues else [True] * len(texts)
+        joined = [self.prompt + text if begin else text for text, begin in zip(texts, begins, strict=True)]
+        encoded = self._tokenizer.encode_with_offsets(joined)
+        prompt = len(self._ids), len(self.prompt)
+        return [each.behind(*prompt) if begin else each for each, begin in zip(encoded, begins, strict=True)]
+
+    def special_id(self, name: str) -> int | None:
+        """As the tokenizer's."""
+        return self._tokenizer.special_id(name)
 
     def to_json(self) -> str:
         """Content of a ``tokenizer.json``: with the prompt, unless :attr:`obstacle` says why not."""

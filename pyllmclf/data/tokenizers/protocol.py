@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .offsets import Offsets
 from .pair_template import PairTemplate
 
 if TYPE_CHECKING:
@@ -74,6 +75,12 @@ class Tokenizer(Protocol):
         DataError
             If a text is not valid Unicode.
         """
+
+    def encode_with_offsets(self, texts: Sequence[str], continues: Sequence[bool] = ()) -> list[Offsets]:
+        """The tokens of :meth:`encode_batch`, with the characters that each of them stands for."""
+
+    def special_id(self, name: str) -> int | None:
+        """Id of the special token ``"mask"`` or ``"unk"``; ``None`` where the tokenizer has none."""
 
     def to_json(self) -> str:
         """Content of a ``tokenizer.json``."""

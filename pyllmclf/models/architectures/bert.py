@@ -39,10 +39,11 @@ class BertEmbeddings(nn.Module):
     def forward(self, context: Context) -> Tensor:
         """Embeddings of the batch's tokens, shape [total, embedding_width], after dropout."""
         positions = context.batch.positions
+        ids, table = self.word_embeddings.read(context.batch)
         x = ops.embedding_layer_norm(
-            context.batch.input_ids,
+            ids,
             positions + self.offset if self.offset else positions,
-            self.word_embeddings.weight,
+            table,
             self.position_embeddings.weight,
             self.token_type_embeddings.weight,
             self.LayerNorm.weight,

@@ -115,7 +115,7 @@ class DebertaV2Embeddings(nn.Module):
 
     def forward(self, context: Context) -> Tensor:
         """Embeddings of the batch's tokens, shape [total, width], after dropout."""
-        ids, positions = context.batch.input_ids, context.batch.positions
+        (ids, words), positions = self.word_embeddings.read(context.batch), context.batch.positions
         table: Tensor = self.no_positions
         if self.position_embeddings is None:
             positions = torch.zeros_like(ids)
@@ -125,9 +125,9 @@ class DebertaV2Embeddings(nn.Module):
         kinds = context.batch.token_types
         if self.embed_proj is None:
             norm = self.LayerNorm.weight, self.LayerNorm.bias, self.LayerNorm.eps
-            x = ops.embedding_layer_norm(ids, positions, self.word_embeddings.weight, table, types, *norm, kinds)
+            x = ops.embedding_layer_norm(ids, positions, words, table, types, *norm, kinds)
         else:
-            x = ops.embedding(ids, positions, self.word_embeddings.weight, table, types, kinds).to(context.dtype)
+            x = ops.embedding(ids, positions, words, table, types, kinds).to(context.dtype)
             x = self.LayerNorm(self.embed_proj(x, context))
         return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
 

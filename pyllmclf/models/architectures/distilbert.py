@@ -34,10 +34,11 @@ class DistilBertEmbeddings(nn.Module):
 
     def forward(self, context: Context) -> Tensor:
         """Embeddings of the batch's tokens, shape [total, width], after dropout."""
+        ids, table = self.word_embeddings.read(context.batch)
         x = ops.embedding_layer_norm(
-            context.batch.input_ids,
+            ids,
             context.batch.positions,
-            self.word_embeddings.weight,
+            table,
             self.position_embeddings.weight,
             None,
             self.LayerNorm.weight,

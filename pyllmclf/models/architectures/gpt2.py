@@ -111,7 +111,8 @@ class GPT2(nn.Module):
     def embed(self, context: Context) -> Tensor:
         """Hidden states before the first block, shape [total, width]."""
         batch = context.batch
-        x = ops.embedding(batch.input_ids, batch.positions, self.wte.weight, self.wpe.weight)
+        ids, table = self.wte.read(batch)
+        x = ops.embedding(ids, batch.positions, table, self.wpe.weight)
         return context.drop(x.to(context.dtype), context.rates.embedding, 0, EMBEDDING)
 
     def finish(self, x: Tensor) -> Tensor:

@@ -78,11 +78,11 @@ class ModernBertEmbeddings(nn.Module):
 
     def forward(self, context: Context) -> Tensor:
         """Embeddings of the batch's tokens, shape [total, width], after dropout."""
-        ids = context.batch.input_ids
+        ids, table = self.tok_embeddings.read(context.batch)
         x = ops.embedding_layer_norm(
             ids,
             torch.zeros_like(ids),
-            self.tok_embeddings.weight,
+            table,
             self.no_positions,
             None,
             self.norm.weight,

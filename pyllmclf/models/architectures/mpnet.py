@@ -68,10 +68,11 @@ class MPNetEmbeddings(nn.Module):
 
     def forward(self, context: Context) -> Tensor:
         """Embeddings of the batch's tokens, shape [total, width], after dropout."""
+        ids, table = self.word_embeddings.read(context.batch)
         x = ops.embedding_layer_norm(
-            context.batch.input_ids,
+            ids,
             context.batch.positions + OFFSET,
-            self.word_embeddings.weight,
+            table,
             self.position_embeddings.weight,
             None,
             self.LayerNorm.weight,

@@ -146,13 +146,14 @@ class Predictor(ABC):
         method : {"integrated_gradients", "gradient_x_input", "occlusion"}
             Integrated gradients (Sundararajan et al. 2017) of the tokens' embeddings from the baseline to the text:
             the weights add up to the logit less that of the baseline, but for the error of the integration, which
-            :attr:`Explanation.completeness_error` has. The gradient at the text times the embedding. Or the logit less
-            that with the word replaced by the baseline, for one word at a time. The last two don't add up.
+            :attr:`Explanation.completeness_error` has. The gradient at the text times the embedding less the baseline.
+            Or the logit less that with the word replaced by the baseline, for one word at a time. The last two don't
+            add up.
         steps : int
             Points of integration (Gauss–Legendre), from 1 to 1024.
         baseline : {"pad", "mask", "unk", "zero"}, optional
-            Embedding that stands for no word: that of a special token, or zeros. By default the padding token's for
-            integrated gradients, zeros for gradient times input, the mask token's for occlusion where there is one.
+            Embedding that stands for no word: that of a special token, or zeros. By default the padding token's; for
+            occlusion the mask token's where there is one.
         batch_tokens : int, optional
             Most tokens of a batch, which has at least one text; memory grows with it. By default 2,048 on a CPU and
             16,384 on a GPU.

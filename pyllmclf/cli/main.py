@@ -18,6 +18,7 @@ from ..printable import printable
 from .demo import demo
 from .evaluate import evaluate
 from .experiments import experiments
+from .explain import explain
 from .export import export
 from .finetune import finetune
 from .info import info
@@ -53,6 +54,7 @@ _add(validate, TRAIN, "pyllmclf validate reviews.csv --test held_out.csv --model
 _add(experiments, TRAIN, "pyllmclf experiments --rows 1-5 --output-dir experiments")
 _add(evaluate, USE, "pyllmclf eval out held_out.csv --report report.html", "eval")
 _add(predict, USE, "pyllmclf predict out reviews.csv --output predictions.csv")
+_add(explain, USE, "pyllmclf explain out reviews.csv --output explanations.html")
 _add(serve, USE, "pyllmclf serve out --port 8000")
 _add(export, USE, "pyllmclf export out graph --format onnx")
 _add(demo, ABOUT, "pyllmclf demo --output-dir demo")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..errors import UsageError
 from ..file_types import listed
 from ..progress import progress_bar, say
-from .evaluate import check_outputs
 from .options import (
     Backend,
     Calibration,
@@ -28,7 +26,7 @@ from .options import (
     TextPairColumn,
     user_paths,
 )
-from .prediction_input import STANDARD_INPUT, open_source
+from .prediction_input import check_output, open_source, texts_of_options
 from .prediction_output import FORMATS, open_writer, output_format
 from .prediction_writer import Shape
 
@@ -131,15 +129,9 @@ def predict(
     from ..classifier.swapped import check_checkpoint_and_data
     from ..data.readers import ReadOptions
 
-    texts = _texts(text, text_pair)
+    texts = texts_of_options(text, text_pair)
     check_checkpoint_and_data(checkpoint, data)
-    if output is not None:
-        if calibration is not None:
-            check_outputs({"--output": output}, Path(calibration), [])
-        folders = [checkpoint, *(checkpoint / name for name in ("last", "best") if (checkpoint / name).exists())]
-        check_outputs({"--output": output}, Path(data or STANDARD_INPUT), folders)
-        if data in (None, STANDARD_INPUT) and not text:
-            _check_standard_input(output)
+    check_output(output, checkpoint, data, calibration, reads_standard_input=not text)
     options = ReadOptions(
         text_column=text_column,
         text_pair_column=text_pair_column,
@@ -162,35 +154,6 @@ def predict(
         for rows in stream.batches:
             writer.write(rows, classifier.predict_proba(rows.texts))
             bar.update(len(rows.texts))
-
-
-def _texts(texts: list[str] | None, pairs: list[str] | None) -> list[Any] | None:
-    """The texts of the command line, with their second texts where there are any.
-
-    Raises
-    ------
-    UsageError
-        If their numbers differ.
-    """
-    from ..text_pair import TextPair
-
-    if not pairs:
-        return texts
-    if len(pairs) != len(texts or ()):
-        raise UsageError(
-            f"--text-pair is there {len(pairs)} times, and --text {len(texts or ())} times; each text needs one."
-        )
-    return list(map(TextPair, texts or (), pairs))
-
-
-def _check_standard_input(output: Path) -> None:
-    """Raises :class:`UsageError` if standard input is read from the file of the output."""
-    try:
-        same = output.is_file() and os.path.samestat(os.fstat(0), output.stat())
-    except OSError:  # standard input is closed, or the file can't be asked: both are said later
-        return
-    if same:
-        raise UsageError(f"--output {output} would be written over the data; choose another name.")
 
 
 def _check_shape(shape: Shape) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -11,13 +12,71 @@ from typing import TYPE_CHECKING
 
 from ..errors import DataError, UsageError
 from ..progress import say
-from ..text_pair import Text
+from ..text_pair import Text, TextPair
+from .evaluate import check_outputs
 
 if TYPE_CHECKING:
     from ..data.readers import ReadOptions
     from ..data.readers.row_batches import Rows, RowStream
 
 STANDARD_INPUT = "-"
+
+
+def texts_of_options(texts: list[str] | None, pairs: list[str] | None) -> list[Text] | None:
+    """The texts of the command line, with their second texts where there are any.
+
+    Raises
+    ------
+    UsageError
+        If their numbers differ.
+    """
+    if not pairs:
+        return None if texts is None else [*texts]
+    if len(pairs) != len(texts or ()):
+        raise UsageError(
+            f"--text-pair is there {len(pairs)} times, and --text {len(texts or ())} times; each text needs one."
+        )
+    return list(map(TextPair, texts or (), pairs))
+
+
+def check_output(
+    output: Path | None,
+    checkpoint: Path,
+    data: str | None,
+    calibration: str | None = None,
+    *,
+    reads_standard_input: bool,
+) -> None:
+    """Raises :class:`UsageError` if an output would replace the data or the calibration texts, or be in a checkpoint.
+
+    Parameters
+    ----------
+    output : Path or None
+    checkpoint : Path
+    data : str or None
+        File of the texts.
+    calibration : str or None
+    reads_standard_input : bool
+        Whether standard input is read where ``data`` is none.
+    """
+    if output is None:
+        return
+    if calibration is not None:
+        check_outputs({"--output": output}, Path(calibration), [])
+    folders = [checkpoint, *(checkpoint / name for name in ("last", "best") if (checkpoint / name).exists())]
+    check_outputs({"--output": output}, Path(data or STANDARD_INPUT), folders)
+    if data in (None, STANDARD_INPUT) and reads_standard_input:
+        _check_standard_input(output)
+
+
+def _check_standard_input(output: Path) -> None:
+    """Raises :class:`UsageError` if standard input is read from the file of the output."""
+    try:
+        same = output.is_file() and os.path.samestat(os.fstat(0), output.stat())
+    except OSError:  # standard input is closed, or the file can't be asked: both are said later
+        return
+    if same:
+        raise UsageError(f"--output {output} would be written over the data; choose another name.")
 
 
 def open_source(

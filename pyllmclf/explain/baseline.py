@@ -32,17 +32,20 @@ class Baseline:
     row: Tensor
 
     @classmethod
-    def of(cls, name: str | None, method: str, tokenizer: Tokenizer, table: Tensor) -> Baseline:
+    def of(cls, name: str | None, method: str, tokenizer: Tokenizer, table: Tensor, *, alone: bool = False) -> Baseline:
         """The baseline with a name, or that of a method.
 
         Parameters
         ----------
         name : {"pad", "mask", "unk", "zero"} or None
-            ``None``: the padding token for integrated gradients, zeros for gradient times input, and for occlusion the
-            mask token, or the padding token where the tokenizer has none.
+            ``None``: the padding token; for occlusion the mask token where the tokenizer has one. That token, too, where
+            the padding token's embedding is zero and nothing is added to it before a norm: on the line from zero to an
+            embedding, a norm returns the same all along.
         method : str
         tokenizer : Tokenizer
         table : tensor, shape [vocab_size, embedding_width]
+        alone : bool
+            Whether the model adds nothing to the tokens' embeddings.
 
         Raises
         ------
@@ -51,11 +54,15 @@ class Baseline:
         """
         if name is not None and name not in BASELINES:
             raise UsageError(f"baseline={name!r} is unknown; it is one of {', '.join(BASELINES)}.")
-        tokens = {"pad": tokenizer.pad_token_id, "mask": tokenizer.special_id("mask"), "unk": tokenizer.special_id("unk")}
+        tokens = {
+            "pad": tokenizer.pad_token_id,
+            "mask": tokenizer.special_id("mask"),
+            "unk": tokenizer.special_id("unk"),
+        }
         known = {kind: token for kind, token in tokens.items() if token is not None and token < len(table)}
         if name is None:
-            name = {INTEGRATED_GRADIENTS: "pad", GRADIENT_X_INPUT: "zero"}.get(method, "mask")
-            name = name if name in known or name == "zero" else "pad"
+            vanishes = alone and "pad" in known and not bool(table[known["pad"]].any())
+            name = "mask" if "mask" in known and (method == OCCLUSION or vanishes) else "pad"
             name = name if name in known else "zero"
         if name == "zero":
             return cls(name, None, torch.zeros(table.shape[1], device=table.device))

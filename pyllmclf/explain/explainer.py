@@ -78,9 +78,12 @@ class Explainer:
         self._baseline()
 
     def _baseline(self) -> Baseline:
-        return Baseline.of(self.baseline, self.method, self.tokenizer, token_table(self.model))
+        tables = embedding_tables(self.model)
+        return Baseline.of(self.baseline, self.method, self.tokenizer, tables[0], alone=len(tables) == 1)
 
-    def explain(self, texts: Sequence[Text], targets: np.ndarray | None, *, progress: bool = False) -> list[Explanation]:
+    def explain(
+        self, texts: Sequence[Text], targets: np.ndarray | None, *, progress: bool = False
+    ) -> list[Explanation]:
         """Explains texts.
 
         Parameters
@@ -106,7 +109,7 @@ class Explainer:
             rows = MovedRows(
                 without_parameter_gradients(self.model),
                 tokenized,
-                token_table(self.model).detach(),
+                embedding_tables(self.model)[0],
                 baseline.row,
                 self.compute.device,
                 self.batch_tokens or BATCH_TOKENS[self.compute.device.type],
@@ -198,10 +201,14 @@ class Results:
         several = isinstance(explainer.encoder, MultiLabelEncoder)
         probabilities = (sigmoid if several else softmax)(self.logits[text : text + 1])[0]
         spans = zip(own.parts, own.spans, strict=True)
-        weights_of_tokens = [] if tokens is None else [
-            Weight(strings[part][begin:end], begin, end, weight, part)
-            for (part, (begin, end)), weight in zip(spans, tokens, strict=True)
-        ]
+        weights_of_tokens = (
+            []
+            if tokens is None
+            else [
+                Weight(strings[part][begin:end], begin, end, weight, part)
+                for (part, (begin, end)), weight in zip(spans, tokens, strict=True)
+            ]
+        )
         return Explanation(
             text=self.texts[text],
             target=classes[target],
@@ -220,9 +227,10 @@ class Results:
         )
 
 
-def token_table(model: SequenceClassifier) -> Tensor:
-    """Embeddings of the tokens, shape [vocab_size, embedding_width]: the model's first table."""
-    return next(module.weight for module in model.backbone.modules() if isinstance(module, Embedding))
+def embedding_tables(model: SequenceClassifier) -> list[Tensor]:
+    """Tables whose rows a model adds, each of shape [entries, embedding_width]; the first one is that of the tokens."""
+    modules = (module for stage in model.backbone.stages[0] for module in stage.modules())
+    return [module.weight.detach() for module in modules if isinstance(module, Embedding)]
 
 
 def check_count(name: str, value: Any, most: int | None = None) -> None:

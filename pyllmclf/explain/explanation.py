@@ -234,7 +234,9 @@ class Explanations(Sequence[Explanation]):
         with new_file(Path(user_path(path))) as file:
             file.writelines(json.dumps(each, ensure_ascii=False, default=str) + "\n" for each in self.to_dict())
 
-    def top_words(self, label: Label | None = None, n: int = 10, *, by: str = "sum", min_count: int = 1) -> pd.DataFrame:
+    def top_words(
+        self, label: Label | None = None, n: int = 10, *, by: str = "sum", min_count: int = 1
+    ) -> pd.DataFrame:
         """The words that weigh most for a class.
 
         Parameters

@@ -38,5 +38,8 @@ def integrated_gradients(rows: MovedRows, targets: np.ndarray, steps: int) -> li
 
 
 def gradient_x_input(rows: MovedRows, targets: np.ndarray) -> list[np.ndarray]:
-    """Gradient times input (Shrikumar et al. 2016): (embedding − baseline) · d logit / d embedding at the text."""
+    """Gradient times input (Shrikumar et al. 2016): (embedding − baseline) · d logit / d embedding at the text.
+
+    To first order, what the logit loses where a token becomes the baseline. Published with a baseline of zeros.
+    """
     return rows.products(Points.of(len(targets), np.ones(1), np.ones(1)), targets)

@@ -38,9 +38,9 @@ class Baseline:
         Parameters
         ----------
         name : {"pad", "mask", "unk", "zero"} or None
-            ``None``: the padding token; for occlusion the mask token where the tokenizer has one. That token, too, where
-            the padding token's embedding is zero and nothing is added to it before a norm: on the line from zero to an
-            embedding, a norm returns the same all along.
+            ``None``: the padding token; for occlusion the mask token where the tokenizer has one. The mask token, too,
+            where the padding token's embedding is zero and nothing is added to it before a norm: on the line from zero
+            to an embedding, a norm returns the same all along.
         method : str
         tokenizer : Tokenizer
         table : tensor, shape [vocab_size, embedding_width]

@@ -29,7 +29,7 @@ from .rows import MovedRows
 from .tokens import TextTokens, TokenizedTexts
 from .twin import without_parameter_gradients
 
-# Rows of a batch. On a CPU as for classifying; on a GPU less, since the tensors of all layers wait for the backward pass.
+# Rows of a batch. On a CPU as for classifying; on a GPU fewer, since all layers keep tensors for the backward pass.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 STEPS = 32
 MOST_STEPS = 1024

@@ -57,8 +57,8 @@ def split_words(text: str, tokens: Sequence[Span]) -> tuple[list[Span], list[int
     """Splits a text into words that no token crosses.
 
     A word is a run of letters and digits, with an apostrophe or a decimal point inside it; a symbol, or several of the
-    same; a character of a script without spaces. Words that share a token are one. Tokens of white space alone, or of no
-    character, belong to the word that follows, or at the end to the last one.
+    same; a character of a script without spaces. Words that share a token are one. Tokens of white space alone, or of
+    no character, belong to the word that follows, or at the end to the last one.
 
     Parameters
     ----------

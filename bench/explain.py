@@ -97,7 +97,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    reviews = load_dataset("imdb").test.texts
+    reviews = load_dataset("imdb")["test"].texts
     texts = reviews[:: len(reviews) // options.texts][: options.texts]
     with tempfile.TemporaryDirectory() as folder:
         classifier, exported = prepared(Path(folder), options.max_length)

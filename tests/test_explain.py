@@ -104,8 +104,6 @@ def test_integrated_gradients_are_those_of_captum(model_folder: Folders, family:
         assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
 
 
-
-
 # --- additive, in all that a classifier reads -------------------------------------------------------------------------
 
 PAIRS = [(text, f"{text} too") for text in SHORT_TEXTS]
@@ -244,7 +242,9 @@ def test_occlusion_is_a_pass_with_each_word_replaced(model_folder: Folders, fami
     for word in explanation.words:
         inside = [i for i, (a, b) in enumerate(offsets.spans) if a < word.end and b > word.start]
         # A space before a word is a token of the word.
-        inside += [i for i, (a, b) in enumerate(offsets.spans) if not text[a:b].strip() and b in (word.start - 1, word.start)]
+        inside += [
+            i for i, (a, b) in enumerate(offsets.spans) if not text[a:b].strip() and b in (word.start - 1, word.start)
+        ]
         assert word.weight == pytest.approx(whole - logit(inside), abs=2e-6)
     assert explanation.tokens == ()
     with pytest.raises(UsageError, match="words alone"):
@@ -320,7 +320,10 @@ def test_top_words(bert: Any) -> None:
     [
         ({"target": "nope"}, "target='nope' is no class; the classes are 'LABEL_0', 'LABEL_1', 'LABEL_2'"),
         ({"target": ["LABEL_0"]}, "target has 1 labels; give a label for each of 2 texts, or one for all"),
-        ({"method": "shap"}, "method='shap' is unknown; it is one of integrated_gradients, gradient_x_input, occlusion"),
+        (
+            {"method": "shap"},
+            "method='shap' is unknown; it is one of integrated_gradients, gradient_x_input, occlusion",
+        ),
         ({"steps": 0}, "steps=0 must be an integer from 1 to 1024"),
         ({"steps": 2.5}, "steps=2.5 must be an integer"),
         ({"batch_tokens": -1}, "batch_tokens=-1 must be a positive integer"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,7 +63,7 @@ def test_every_character_but_white_space_is_in_one_word(text: str, data: st.Data
     tokens = list(zip([0, *cuts], [*cuts, len(text)], strict=True))
     words, word_of = split_words(text, tokens)
     assert all(a < b for a, b in words)
-    assert all(one[1] <= other[0] for one, other in zip(words, words[1:], strict=False))
+    assert all(one[1] <= other[0] for one, other in pairwise(words))
     covered = {place for word in words for place in range(*word)}
     assert covered >= {i for i, char in enumerate(text) if not char.isspace()}
     for (begin, end), word in zip(tokens, word_of, strict=True):
@@ -78,7 +80,9 @@ def tokenizers_of(model_folder: Folders) -> dict[str, LibraryTokenizer]:
 @pytest.mark.parametrize("name", ["bert", "xlm_roberta", "byte_level"])
 def test_offsets_are_characters_of_the_text(model_folder: Folders, name: str) -> None:
     tokenizer = tokenizers_of(model_folder)[name]
-    for text, ids, found in zip(TEXTS, tokenizer.encode_batch(TEXTS), tokenizer.encode_with_offsets(TEXTS), strict=True):
+    for text, ids, found in zip(
+        TEXTS, tokenizer.encode_batch(TEXTS), tokenizer.encode_with_offsets(TEXTS), strict=True
+    ):
         assert found.ids == ids
         assert len(found.spans) == len(ids)
         assert all(0 <= a <= b <= len(text) for a, b in found.spans)

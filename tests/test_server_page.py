@@ -10,7 +10,9 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -147,6 +149,44 @@ def test_texts_of_the_form_are_escaped(client: TestClient) -> None:
     assert "&lt;script&gt;alert(1)" in answer.text and "\x1b" not in answer.text and r"\u202e" in answer.text
     wrong = client.post("/", data={"model": XSS, "text": "a"})
     assert wrong.status_code == 404 and "<img" not in wrong.text and "there is no model" in wrong.text
+
+
+def test_the_form_explains_a_text(client: TestClient, classifier: pyllmclf.Classifier) -> None:
+    answer = client.post("/", data={"model": "one", "text": TEXTS[0], "explain": "yes"})
+    assert answer.status_code == 200 and "<mark" in answer.text and not re.search(r"\sstyle=", answer.text)
+    strongest = classifier.explain(TEXTS[0], steps=8).strongest(1)[0]
+    assert f"<bdi>{strongest.text}</bdi> {strongest.weight:+.2f}" in answer.text
+    nasty = client.post("/", data={"model": "several", "text": XSS + "\x1b\u202e", "explain": "yes"})
+    assert nasty.status_code == 200 and "<script>alert" not in nasty.text and "<img" not in nasty.text
+    assert "\x1b" not in nasty.text and r"\u202e" in nasty.text
+    long = client.post("/", data={"model": "one", "text": "a " * 2001, "explain": "yes"})
+    assert long.status_code == 413 and "is not explained here" in long.text
+    styles = client.get("/static/page.css").text
+    assert all(f".{sign}-{shade} " in styles for sign in ("for", "against") for shade in range(1, 6))
+
+
+def test_one_text_is_explained_at_a_time(classifier: pyllmclf.Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Meanwhile, texts are classified."""
+    started, finish = threading.Event(), threading.Event()
+
+    def slow(text: str, **options: Any) -> Any:
+        started.set()
+        assert finish.wait(30)
+        return explain(text, **options)
+
+    explain = classifier.explain
+    monkeypatch.setattr(classifier, "explain", slow)
+    with client_of(classifier) as client, ThreadPoolExecutor(1) as threads:
+        form = {"model": "one", "text": "a", "explain": "yes"}
+        first = threads.submit(client.post, "/", data=form)
+        assert started.wait(30)
+        refused = client.post("/", data=form)
+        assert refused.status_code == 429 and "another text is being explained" in refused.text
+        assert client.post("/", data={"model": "one", "text": "a"}).status_code == 200
+        finish.set()
+        assert first.result(30).status_code == 200
+        monkeypatch.undo()
+        assert client.post("/", data=form).status_code == 200
 
 
 @pytest.mark.parametrize(

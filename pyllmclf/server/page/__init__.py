@@ -9,14 +9,14 @@ from starlette.responses import Response
 
 from ..service import Service
 from .files import Files
-from .view import script, send, show, styles
+from .view import Form, script, show, styles
 
 
 def page_routes() -> dict[tuple[str, str], Callable[[Request, Service], Awaitable[Response]]]:
     """Handlers of the page, by method and path."""
     return {
         ("GET", "/"): show,
-        ("POST", "/"): send,
+        ("POST", "/"): Form().send,
         ("GET", "/static/page.css"): styles,
         ("GET", "/static/page.js"): script,
         ("POST", "/files"): Files().classify,

@@ -465,6 +465,7 @@
 
   function submitted(form, handle) {
     form.addEventListener("submit", (event) => {
+      if (event.submitter?.name === "explain") return; // the server makes that page
       event.preventDefault();
       handle();
     });

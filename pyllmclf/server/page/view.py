@@ -13,12 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from ...explain import Explanation
 from ...printable import printable
 from ...version import __version__
 from ..errors import RequestError
 from ..http import body_of, until_gone
 from ..service import Answer, Service
 from .files import NO_PAIRS
+from .why import Why, shown_words
 
 # The page loads nothing from elsewhere, and nothing of it is inline.
 POLICY = (
@@ -42,27 +44,36 @@ async def show(request: Request, service: Service) -> Response:
     return _page(service)
 
 
-async def send(request: Request, service: Service) -> Response:
-    """The page with the result of the form's text, for browsers without the script."""
-    try:
-        # The page is open; what it computes is not.
-        if service.options.api_key is not None:
-            raise RequestError(403, "this server needs a key, which the page sends only with its script; switch it on.")
-        fields = await _fields(request, service)
-        model, text = fields.get("model"), fields.get("text", "")
-    except RequestError as error:
-        return _page(service, status=error.status, error=error.message)
-    try:
-        if not text.strip():
-            raise RequestError(422, "there is no text; type one.")
-        if service.find(model).classifier.state.has_pairs:
-            raise RequestError(422, NO_PAIRS)
-        answer = await service.classify(model, [text], abandoned=until_gone(request))
-    except RequestError as error:
-        return _page(service, status=error.status, error=error.message, model=model, text=text)
-    facts = {"model": answer.served.name, "texts": 1, "tokens": int(answer.tokens.sum())}
-    request.scope["pyllmclf"].update(facts)
-    return _page(service, model=answer.served.name, text=text, result=_result(answer))
+class Form:
+    """The form of one text, for browsers without the script, and for explanations."""
+
+    def __init__(self) -> None:
+        self._why = Why()
+
+    async def send(self, request: Request, service: Service) -> Response:
+        """The page with the result of the form's text."""
+        try:
+            # The page is open; what it computes is not.
+            if service.options.api_key is not None:
+                raise RequestError(
+                    403, "this server needs a key, which the page sends only with its script; switch it on."
+                )
+            fields = await _fields(request, service)
+            model, text = fields.get("model"), fields.get("text", "")
+        except RequestError as error:
+            return _page(service, status=error.status, error=error.message)
+        try:
+            if not text.strip():
+                raise RequestError(422, "there is no text; type one.")
+            if service.find(model).classifier.state.has_pairs:
+                raise RequestError(422, NO_PAIRS)
+            answer = await service.classify(model, [text], abandoned=until_gone(request))
+            explanation = await self._why.explain(answer.served, text) if fields.get("explain") else None
+        except RequestError as error:
+            return _page(service, status=error.status, error=error.message, model=model, text=text)
+        facts = {"model": answer.served.name, "texts": 1, "tokens": int(answer.tokens.sum())}
+        request.scope["pyllmclf"].update(facts)
+        return _page(service, model=answer.served.name, text=text, result=_result(answer, explanation))
 
 
 async def styles(request: Request, service: Service) -> Response:
@@ -87,7 +98,7 @@ async def _fields(request: Request, service: Service) -> dict[str, str]:
     return {name: values[0].replace("\r\n", "\n") for name, values in fields.items()}
 
 
-def _result(answer: Answer) -> Mapping[str, Any]:
+def _result(answer: Answer, explanation: Explanation | None) -> Mapping[str, Any]:
     """What the page shows of the answer to one text."""
     (label,), (row,) = answer.labels, answer.probabilities
     order = (-row).argsort(kind="stable")
@@ -97,6 +108,8 @@ def _result(answer: Answer) -> Mapping[str, Any]:
         "bars": bars[:SHOWN_CLASSES],
         "more": bars[SHOWN_CLASSES:],
         "truncated": answer.truncated > 0,
+        "why": explanation,
+        "words": None if explanation is None else shown_words(explanation),
     }
 
 

@@ -37,8 +37,8 @@ ONE = made(
     (0, 4, 1.0, 0),
     (5, 10, -0.5, 0),
     (10, 11, 0.01, 0),
-    (15, 17, None, 0),
-    (18, 23, None, 0),
+    (16, 18, None, 0),
+    (19, 24, None, 0),
 )
 
 
@@ -65,15 +65,15 @@ def test_highlighting() -> None:
         '<span class="why"><mark class="for-5" title="+1.000">Free</mark> '
         '<mark class="against-2" title="-0.500">entry</mark>, now <span class="unread" title="not read">or never</span>'
         "</span>"
-    ).replace("never</span></span>", "neve</span>r</span>")
+    )
     assert all(f".{sign}-{shade}{{" in HIGHLIGHT_CSS for sign in ("for", "against") for shade in range(1, 6))
 
 
 def test_all_characters_stay_in_the_highlighted_text() -> None:
     for each in (ONE, made(NASTY, (1, 7, 0.5, 0), (8, 13, None, 0)), made("no words")):
-        assert Outline(highlight(each)).text == each.text
+        assert Outline(str(highlight(each))).text == each.text
     pair = made(TextPair("a b", "c"), (0, 1, 1.0, 0), (0, 1, -1.0, 1))
-    assert Outline(highlight(pair)).text == "a b c"
+    assert Outline(str(highlight(pair))).text == "a b c"
     assert highlight(pair).count('<span class="why">') == 2
 
 
@@ -96,7 +96,7 @@ def test_json_lines(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [row["text"] for row in rows] == [ONE.text, "日本"]
     assert rows[0] == ONE.to_dict()
-    assert rows[0]["words"][3] == {"word": "or", "start": 15, "end": 17, "weight": None}
+    assert rows[0]["words"][3] == {"word": "or", "start": 16, "end": 18, "weight": None}
     assert rows[0]["completeness_error"] == pytest.approx(abs(0.51 - 1.5))
     assert made(TextPair("a", "b"), (0, 1, 1.0, 1)).to_dict()["words"][0]["part"] == 1
 

@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification
 import pyllmclf
 from pyllmclf.data.sources import load_dataset
 
-INTERNAL_BATCH_SIZES = (4, 8, 16, 32)
+INTERNAL_BATCH_SIZES = (4, 8, 16)
 TARGET = 1
 
 
@@ -104,7 +104,7 @@ def main() -> None:
         packer = classifier.packer(texts)
         ids = [packer.batch([text]).input_ids.long() for text in range(len(texts))]
         captum = Captum(exported, ids, classifier.state.tokenizer.pad_token_id)
-        label, few = classifier.classes_[TARGET], max(2, options.steps // 8)
+        label, few = classifier.classes_[TARGET], 2
 
         def best(texts_at_a_time: int) -> int:
             return min(

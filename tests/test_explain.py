@@ -21,7 +21,9 @@ from transformers import AutoModelForSequenceClassification
 
 import pyllmclf
 from pyllmclf.errors import DataError, UsageError
-from pyllmclf.explain import Explanation, Explanations
+from pyllmclf.explain import METHODS, Explanation, Explanations
+from pyllmclf.explain.baseline import Baseline
+from pyllmclf.explain.explainer import embedding_tables
 from pyllmclf.explain.gradients import integration_points
 
 # The last text of the list is read alone, without padding, by both sides.
@@ -278,6 +280,16 @@ def test_forms(bert: Any) -> None:
     assert list(bert.explain([]).to_frame().columns) == list(frame.columns)
     tokens = single.to_frame("token")
     assert "".join(tokens["token"]) == SOME[0].replace(" ", "")
+
+
+def test_the_default_baseline(bert: Any) -> None:
+    """A padding token of zeros is no baseline where a norm follows at once: the mask token is."""
+    tokenizer, table = bert.state.tokenizer, embedding_tables(bert.state.model)[0].clone()
+    named = {method: Baseline.of(None, method, tokenizer, table).name for method in METHODS}
+    assert named == {"integrated_gradients": "pad", "gradient_x_input": "pad", "occlusion": "mask"}
+    table[tokenizer.pad_token_id] = 0.0
+    assert Baseline.of(None, METHODS[0], tokenizer, table, alone=True).token == tokenizer.special_id("mask")
+    assert Baseline.of(None, METHODS[0], tokenizer, table, alone=False).name == "pad"
 
 
 def test_texts_without_words(bert: Any) -> None:

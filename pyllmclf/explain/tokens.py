@@ -131,8 +131,8 @@ class TokenizedTexts:
     def _read(self, window: int) -> np.ndarray:
         """Places in the text of the window's tokens that the model reads.
 
-        -1 of special tokens between texts, and of the token that stands for a text without words.
+        -1 of special tokens between texts, and of tokens of a text without words.
         """
         places = self._places[window][: self.packer.real_lengths[window] - self._around]
-        has_words = len(self.tokens[self.text_of[window]].words) > 0
-        return places if has_words else np.full_like(places, -1)
+        word_of = np.array([*self.tokens[self.text_of[window]].word_of, -1])
+        return np.where(word_of[places] >= 0, places, -1)

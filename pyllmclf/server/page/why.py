@@ -17,7 +17,7 @@ STEPS, MOST_CHARACTERS = 8, 4000
 
 
 class Why:
-    """Explanations in a thread of their own, one after the other, so that they don't take the processor from answers."""
+    """Explanations in a thread beside the one that classifies, one after the other."""
 
     def __init__(self) -> None:
         self._busy = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ..text_pair import parts_of
@@ -92,6 +91,8 @@ def fragment(explanations: Explanations) -> str:
 
 
 def _rendered(template: str, explanations: Explanations) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined  # pages alone need it
+
     environment = Environment(
         loader=PackageLoader("pyllmclf.explain", "templates"),
         autoescape=True,

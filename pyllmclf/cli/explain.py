@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -127,7 +127,7 @@ def explain(
 
     # Weights are computed in float32, whatever the classifier predicts in.
     classifier = load(checkpoint, device=device, dtype="float32", backend=backend)
-    arguments = {"target": target, "method": method, "steps": steps, "baseline": baseline}
+    arguments: dict[str, Any] = {"target": target, "method": method, "steps": steps, "baseline": baseline}
     classifier.explain([], **arguments)  # errors in arguments come before the first text
     shown = progress and (output is not None or sys.stdout is None or not sys.stdout.isatty())
     with progress_bar(None, "text", shown) as bar, open_explanations(output, kind, escape_formulas) as writer:

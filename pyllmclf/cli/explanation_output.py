@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -131,7 +130,7 @@ class Table(Writer):
     """CSV with a row for each word."""
 
     def begin(self) -> None:
-        self.rows: csv.Writer = row_writer(self.file)
+        self.rows = row_writer(self.file)
         self.rows.writerow(COLUMNS)
 
     def write_one(self, explanation: Explanation) -> None:

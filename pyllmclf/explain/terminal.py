@@ -44,8 +44,7 @@ def rendered(explanation: Explanation) -> RichText:
     """The explanation for rich: the text with coloured words between the lines of :func:`plain`."""
     from rich.text import Text
 
-    result = Text(heading(explanation) + "\n", style="bold")
-    result = Text.assemble(result)
+    result = Text().append(heading(explanation) + "\n", style="bold")
     largest = max((abs(word.weight) for word in explanation.words if word.weight is not None), default=0.0)
     for part, text in enumerate(parts_of(explanation.text)):
         result.append(" | " if part else "")

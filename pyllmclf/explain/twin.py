@@ -21,7 +21,9 @@ def without_parameter_gradients(model: SequenceClassifier) -> SequenceClassifier
         weight = parameter.detach()
         # Autograd refuses tensors that were made in inference mode.
         shared[id(parameter)] = nn.Parameter(weight.clone() if weight.is_inference() else weight, requires_grad=False)
-    shared |= {id(each.int8): each.int8 for each in model.modules() if isinstance(each, Linear) and each.int8}
+    shared |= {
+        id(each.int8): each.int8 for each in model.modules() if isinstance(each, Linear) and each.int8 is not None
+    }
     twin = deepcopy(model, shared)
     for module in twin.modules():
         if isinstance(module, Linear):

@@ -273,7 +273,7 @@ def test_forms(bert: Any) -> None:
     for _, row in frame.iterrows():
         text = SOME["xyz".index(row["text_index"])]
         assert text[row["start"] : row["end"]] == row["word"]
-    assert len(several[1:]) == 2 and list(several[1:].index) == ["y", "z"]
+    assert len(several[1:]) == 2 and list(several[1:].text_index) == ["y", "z"]
     mixed = bert.explain(SOME, target=["LABEL_0", "LABEL_2", "LABEL_1"], steps=2)
     assert [each.target for each in mixed] == ["LABEL_0", "LABEL_2", "LABEL_1"]
     assert len(bert.explain([])) == 0

@@ -166,9 +166,9 @@ class WindowWeights:
         for window in windows:
             for place, weight in zip(tokenized.places[window], self.tokens[window].tolist(), strict=True):
                 tokens[place] = (tokens[place] or 0.0) + weight / len(windows)
-        for word, weight in zip(own.word_of, tokens, strict=True):
-            if word >= 0 and weight is not None:
-                words[word] = (words[word] or 0.0) + weight
+        for word, of_token in zip(own.word_of, tokens, strict=True):
+            if word >= 0 and of_token is not None:
+                words[word] = (words[word] or 0.0) + of_token
         return own, tokens, words
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -15,42 +14,16 @@ from ..data.atomic_folder import new_file
 from ..data.readers import Label
 from ..errors import UsageError
 from ..paths import user_path
-from ..text_pair import Text, named_parts, parts_of
+from ..text_pair import parts_of
+from .record import Record
+from .record import Weight as Weight
 from .top_words import top_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class Weight:
-    """A word or a token of a text, and what it adds to the logit.
-
-    Attributes
-    ----------
-    text : str
-        Its characters.
-    start, end : int
-        Its first character, and the one after its last.
-    weight : float or None
-        ``None`` where the model didn't read it: it is truncated, or the tokenizer drops it.
-    part : int
-        1 in the second text of a pair, else 0.
-    """
-
-    text: str
-    start: int
-    end: int
-    weight: float | None
-    part: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields under ``word``, ``start``, ``end`` and ``weight``."""
-        return {"word": self.text, "start": self.start, "end": self.end, "weight": self.weight}
-
-
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(Record):
     """Why a text has a logit: the weight of each of its words.
 
     Attributes
@@ -70,59 +43,6 @@ class Explanation:
     steps : int or None
         Points of integration, of integrated gradients.
     """
-
-    text: Text
-    target: Label
-    predicted: Label
-    probability: float
-    logit: float
-    baseline_logit: float
-    words: tuple[Weight, ...]
-    method: str
-    baseline: str
-    steps: int | None = None
-    tokens: tuple[Weight, ...] = field(default=(), repr=False)
-
-    @property
-    def total(self) -> float:
-        """Sum of the words' weights."""
-        return float(sum(word.weight for word in self.words if word.weight is not None))
-
-    @property
-    def completeness_error(self) -> float:
-        """|sum of the weights − (logit − baseline_logit)|.
-
-        The error of the integration rule, of integrated gradients. The other methods promise no sum; it says how far
-        from additive they are.
-        """
-        return abs(self.total - (self.logit - self.baseline_logit))
-
-    @property
-    def truncated(self) -> bool:
-        """Whether a word was not read."""
-        return any(word.weight is None for word in self.words)
-
-    def strongest(self, n: int = 5) -> list[Weight]:
-        """The words with the largest weights by magnitude, the largest first."""
-        read = [word for word in self.words if word.weight is not None]
-        return sorted(read, key=lambda word: -abs(word.weight or 0.0))[:n]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Texts, figures and words as JSON has them."""
-        pair = len(parts_of(self.text)) > 1
-        figures = {
-            "target": self.target,
-            "predicted": self.predicted,
-            "probability": self.probability,
-            "logit": self.logit,
-            "baseline_logit": self.baseline_logit,
-            "completeness_error": self.completeness_error,
-            "method": self.method,
-            "baseline": self.baseline,
-        }
-        steps = {} if self.steps is None else {"steps": self.steps}
-        words = [word.to_dict() | ({"part": word.part} if pair else {}) for word in self.words]
-        return named_parts(self.text) | figures | steps | {"words": words}
 
     def to_frame(self, level: str = "word") -> pd.DataFrame:
         """As :meth:`Explanations.to_frame`, without ``text_index``."""
@@ -158,7 +78,7 @@ class Explanations(Sequence[Explanation]):
 
     def __init__(self, items: Sequence[Explanation], index: Any = None) -> None:
         self._items = list(items)
-        self.index = range(len(self._items)) if index is None else index
+        self.text_index = range(len(self._items)) if index is None else index
 
     def __len__(self) -> int:
         return len(self._items)
@@ -170,7 +90,7 @@ class Explanations(Sequence[Explanation]):
 
     def __getitem__(self, item: int | slice) -> Explanation | Explanations:
         if isinstance(item, slice):
-            return Explanations(self._items[item], self.index[item])
+            return Explanations(self._items[item], self.text_index[item])
         return self._items[item]
 
     def __iter__(self) -> Iterator[Explanation]:
@@ -211,7 +131,7 @@ class Explanations(Sequence[Explanation]):
             raise UsageError("occlusion has weights of words alone; choose level='word' or another method.")
         rows = [
             (name, each.target, weight.text, weight.start, weight.end, weight.weight, weight.part)
-            for name, each in zip(self.index, self, strict=True)
+            for name, each in zip(self.text_index, self, strict=True)
             for weight in (each.words if level == "word" else each.tokens)
         ]
         names = ["text_index", "target", level, "start", "end", "weight", "part"]
@@ -270,12 +190,12 @@ class Explanations(Sequence[Explanation]):
         """
         from .html import page
 
-        return page(self)
+        return page(self.text_index, self)
 
     def _repr_html_(self) -> str:
         from .html import fragment
 
-        return fragment(self)
+        return fragment(self.text_index, self)
 
     def __rich__(self) -> Any:
         from rich.console import Group

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from markupsafe import Markup, escape
 
 from ..text_pair import parts_of
-from .explanation import Explanation, Explanations, Weight
+from .record import Record, Weight
 
 # Shades of each sign; a word with less than half a shade has none.
 SHADES = 5
@@ -30,7 +31,7 @@ def shade(weight: float, largest: float) -> int:
     return round(SHADES * weight / largest) if largest > 0 else 0
 
 
-def highlight(explanation: Explanation) -> Markup:
+def highlight(explanation: Record) -> Markup:
     """A text with its words marked by their weights, as inline HTML.
 
     Words that add to the logit are ``<mark class="for-1">`` to ``for-5``, words that take from it ``against-1`` to
@@ -80,17 +81,17 @@ def _pieces(text: str, words: Iterable[Weight], largest: float) -> Iterable[Mark
     yield escape(text[end:])
 
 
-def page(explanations: Explanations) -> str:
+def page(index: Iterable[Any], explanations: Iterable[Record]) -> str:
     """A whole page; see :meth:`.explanation.Explanations.to_html`."""
-    return _rendered("page.html", explanations)
+    return _rendered("page.html", index, explanations)
 
 
-def fragment(explanations: Explanations) -> str:
+def fragment(index: Iterable[Any], explanations: Iterable[Record]) -> str:
     """The same for a notebook's cell."""
-    return _rendered("fragment.html", explanations)
+    return _rendered("fragment.html", index, explanations)
 
 
-def _rendered(template: str, explanations: Explanations) -> str:
+def _rendered(template: str, index: Iterable[Any], explanations: Iterable[Record]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined  # pages alone need it
 
     environment = Environment(
@@ -100,5 +101,5 @@ def _rendered(template: str, explanations: Explanations) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    items = [(name, each, highlight(each)) for name, each in zip(explanations.index, explanations, strict=True)]
+    items = [(name, each, highlight(each)) for name, each in zip(index, explanations, strict=True)]
     return environment.get_template(template).render(items=items, css=HIGHLIGHT_CSS)

@@ -11,14 +11,14 @@ from .html import SHADES, shade
 if TYPE_CHECKING:
     from rich.text import Text as RichText
 
-    from .explanation import Explanation, Weight
+    from .record import Record, Weight
 
 # Backgrounds of the shades, from the faintest; black letters are legible on all of them.
 FOR = ("#e2f3e7", "#c3e6ce", "#9fd8b1", "#7ac993", "#55ba76")
 AGAINST = ("#fbe4e2", "#f6c8c4", "#f0aaa4", "#ea8b83", "#e46c62")
 
 
-def heading(explanation: Explanation) -> str:
+def heading(explanation: Record) -> str:
     """Class, probability and logits in a line."""
     predicted = "" if explanation.predicted == explanation.target else f", predicted: {explanation.predicted}"
     return printable(
@@ -27,20 +27,20 @@ def heading(explanation: Explanation) -> str:
     )
 
 
-def weights(explanation: Explanation, n: int = 8) -> str:
+def weights(explanation: Record, n: int = 8) -> str:
     """The strongest words in a line, each with its weight."""
     words = ", ".join(f"{printable(word.text)} {word.weight:+.2f}" for word in explanation.strongest(n))
     cut = "; not all of the text was read" if explanation.truncated else ""
     return f"{words or 'no words'}; error {explanation.completeness_error:.1g}{cut}"
 
 
-def plain(explanation: Explanation) -> str:
+def plain(explanation: Record) -> str:
     """The explanation without colours: class, text, and the strongest words."""
     text = printable(" | ".join(parts_of(explanation.text)))
     return "\n".join([heading(explanation), text, weights(explanation)])
 
 
-def rendered(explanation: Explanation) -> RichText:
+def rendered(explanation: Record) -> RichText:
     """The explanation for rich: the text with coloured words between the lines of :func:`plain`."""
     from rich.text import Text
 

@@ -11,10 +11,10 @@ from ..errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .explanation import Explanation
+    from .record import Record
 
 
-def top_words(explanations: Iterable[Explanation], label: Any, n: int, *, by: str, min_count: int) -> pd.DataFrame:
+def top_words(explanations: Iterable[Record], label: Any, n: int, *, by: str, min_count: int) -> pd.DataFrame:
     """See :meth:`.explanation.Explanations.top_words`."""
     import pandas as pd
 

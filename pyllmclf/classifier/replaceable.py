@@ -18,6 +18,8 @@ _EVALUATION = re.compile(r"search\.json|candidate-\d+-fold-\d+\.(npz|txt)")
 _LINKS = ("last", "best")
 HELD_OUT, TUNE = "held_out", "tune"
 """Folders in that of a run: checkpoints of the training without the held-out texts; evaluations of a search."""
+OUT_OF_FOLD_FILE = "out_of_fold.parquet"
+"""File in the folder of a search: the winner's probabilities of texts that it was trained without."""
 _SHOWN = 3
 
 
@@ -45,7 +47,7 @@ def _beside_run(folder: Path) -> Iterator[str]:
             if name not in _LINKS:
                 yield name
         elif not path.is_dir():
-            if name not in (LOCK, "report.html") and not _UNFINISHED.fullmatch(name):
+            if name not in (LOCK, "report.html", OUT_OF_FOLD_FILE) and not _UNFINISHED.fullmatch(name):
                 yield name
         elif name == "logs":
             yield from (f"logs/{log.name}" for log in path.iterdir() if not _LOG.fullmatch(log.name))

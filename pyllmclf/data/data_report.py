@@ -143,6 +143,30 @@ class Overlap:
     conflicting: int
 
 
+@dataclass(frozen=True)
+class NearOverlap:
+    """Texts of a split that nearly are texts of another; equal ones are left out.
+
+    Attributes
+    ----------
+    first, second : str
+        Names of the splits.
+    texts : int
+        Number of distinct texts of the second split.
+    conflicting : int
+        Number of these texts whose labels differ from those of the most similar text.
+    examples : list of dict
+        The ten most similar ones: ``first`` and ``second``, their places, and ``similarity``, of which
+        :class:`pyllmclf.data.near_duplicates.NearDuplicate` has more.
+    """
+
+    first: str
+    second: str
+    texts: int
+    conflicting: int
+    examples: list[dict[str, Any]]
+
+
 @dataclass(frozen=True, repr=False)
 class DataReport(Shown):
     """Report on all splits, and on what they share.
@@ -155,12 +179,15 @@ class DataReport(Shown):
         By split, the classes that the first split lacks.
     near_duplicates : list of list of str
         Classes of any split that differ only in white space, case or Unicode normalisation.
+    near_overlaps : list of NearOverlap, optional
+        ``None`` where near-duplicates were not looked for.
     """
 
     splits: dict[str, SplitReport]
     overlaps: list[Overlap] = field(default_factory=list)
     unknown_classes: dict[str, list[str]] = field(default_factory=dict)
     near_duplicates: list[list[str]] = field(default_factory=list)
+    near_overlaps: list[NearOverlap] | None = None
 
     @property
     def problems(self) -> list[str]:
@@ -186,8 +213,12 @@ class DataReport(Shown):
 
     @property
     def notes(self) -> list[str]:
-        """One line for each thing that may be as intended: rare classes, unusual texts and labels."""
+        """One line for each thing that may be as intended: near-duplicates, rare classes, unusual texts and labels."""
         lines = []
+        for near in self.near_overlaps or ():
+            line = f"{near.texts:,} texts of {near.second} are nearly the same as texts of {near.first}"
+            others = f", {near.conflicting:,} with other labels" if near.conflicting else ""
+            lines.append(f"{line}{others} ({_some([_pair(each) for each in near.examples[:3]])})")
         for name, split in self.splits.items():
             lines += _lines(name, split, _NOTES)
             if split.rare and name == next(iter(self.splits)):
@@ -225,6 +256,10 @@ class DataReport(Shown):
 
 def _lines(name: str, split: SplitReport, kinds: dict[str, str]) -> list[str]:
     return [f"{name}: {rows.count:,} {kinds[kind]} ({rows})" for kind, rows in split.rows.items() if kind in kinds]
+
+
+def _pair(example: dict[str, Any]) -> str:
+    return f"{example['second']} and {example['first']}: {example['similarity']:.0%} alike"
 
 
 def _some(entries: list[str]) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from ..text_pair import Text, is_blank
 from . import damaged_text
-from .data_report import RARE, DataReport, Overlap, Rows, SplitReport
+from .data_report import RARE, SHOWN, DataReport, NearOverlap, Overlap, Rows, SplitReport
 from .label_types import each_label, kind_of, near_duplicates
 from .labels import classes_of
 from .lengths import LengthReport
+from .near_duplicates import NearDuplicate
 from .packing import Packer
 from .readers import Fault, TextData
 from .row_layout import RowLayout
@@ -29,7 +30,10 @@ _FAULTS = {
 
 
 def validate_splits(
-    splits: dict[str, TextData], tokenizer: Tokenizer | None = None, positions: int | None = None
+    splits: dict[str, TextData],
+    tokenizer: Tokenizer | None = None,
+    positions: int | None = None,
+    near: Mapping[tuple[int, int], Sequence[NearDuplicate]] | None = None,
 ) -> DataReport:
     """Looks for what makes a training or its figures wrong.
 
@@ -41,6 +45,8 @@ def validate_splits(
         Measures lengths.
     positions : int, optional
         Number of the model's positions, needed with a tokenizer.
+    near : mapping, optional
+        Near-duplicates as :func:`pyllmclf.data.near_duplicates.near_duplicates` returns them for the splits.
     """
     labels = {name: _labels_by_text(data) for name, data in splits.items()}
     reports = {name: _report(data, labels[name], tokenizer, positions) for name, data in splits.items()}
@@ -61,8 +67,35 @@ def validate_splits(
     unknown = {name: sorted(set(report.classes) - known) for name, report in reports.items()}
     every = dict.fromkeys(label for report in reports.values() for label in report.classes)
     return DataReport(
-        reports, overlaps, {name: classes for name, classes in unknown.items() if classes}, near_duplicates(every)
+        reports,
+        overlaps,
+        {name: classes for name, classes in unknown.items() if classes},
+        near_duplicates(every),
+        None if near is None else _near_overlaps(splits, labels, near),
     )
+
+
+def _near_overlaps(
+    splits: dict[str, TextData],
+    labels: dict[str, dict[Text, set[str]]],
+    near: Mapping[tuple[int, int], Sequence[NearDuplicate]],
+) -> list[NearOverlap]:
+    names, overlaps = list(splits), []
+    for numbers, found in near.items():
+        first, second = (names[number] for number in numbers)
+        texts = splits[first].texts, splits[second].texts
+        conflicting = [labels[first][texts[0][a.first]] != labels[second][texts[1][a.second]] for a in found]
+        examples = [
+            {
+                "first": splits[first].where(each.first),
+                "second": splits[second].where(each.second),
+                "similarity": each.similarity,
+            }
+            for each in sorted(found, key=lambda each: -each.similarity)[:SHOWN]
+        ]
+        if found:
+            overlaps.append(NearOverlap(first, second, len(found), sum(conflicting), examples))
+    return overlaps
 
 
 def _report(

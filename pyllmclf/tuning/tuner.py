@@ -38,9 +38,10 @@ from ..training.texts import Data, read_texts
 from ..training.trainable import last_blocks
 from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
 from .evaluations import Evaluations
+from .out_of_fold import PROBABILITY, save_out_of_fold
 from .result import TuneResult, leaderboard_table
 from .search import Fold, Search, Tell, TimeLimit
-from .suspicious_labels import PROBABILITY, label_issues
+from .suspicious_labels import label_issues
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -324,6 +325,8 @@ def _train_winner(session: Session, search: Search, winner: Candidate, data: Dat
         settings = replace(asked, baselines="off", report=False, **winner.arguments)
         run = prepare_run(session, settings, data, recorded, phase=TUNED, measured=measured)
     result = run.execute()
+    if out_of_fold is not None and run.folder is not None:
+        save_out_of_fold(run.folder.path, out_of_fold)
     values = {each.name: getattr(result, each.name) for each in fields(FinetuneResult)}
     tuned = TuneResult(**values | {"out_of_fold": out_of_fold}, leaderboard=leaderboard)
     if asked.report:

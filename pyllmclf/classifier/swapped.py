@@ -23,7 +23,7 @@ def check_model_and_data(model: Any, train: Any) -> None:
     UsageError
         If one of them is, which names the right order if both are.
     """
-    if _is_data(model) and _is_model(train):
+    if _is_data(model) and is_model(train):
         raise UsageError(
             f"model={_shown(model)} is data and train={_shown(train)} is a model: they are swapped; "
             f"the model comes first: finetune({_shown(train)}, {_shown(model)}), --model {train}."
@@ -32,7 +32,7 @@ def check_model_and_data(model: Any, train: Any) -> None:
         raise UsageError(
             f"model={_shown(model)} is data, not a model; name it as train (--train), and the model as model (--model)."
         )
-    if _is_model(train):
+    if is_model(train):
         raise UsageError(
             f"train={_shown(train)} is a model, not data; name it as model (--model), and the data as train (--train)."
         )
@@ -46,7 +46,7 @@ def check_checkpoint_and_data(checkpoint: Any, data: Any) -> None:
     UsageError
         If they are.
     """
-    if _is_data(checkpoint) and _is_model(data):
+    if _is_data(checkpoint) and is_model(data):
         raise UsageError(
             f"{_shown(checkpoint)} is data and {_shown(data)} is a classifier: they are swapped; the classifier comes "
             "first."
@@ -62,7 +62,8 @@ def _is_data(value: Any) -> bool:
     return is_named(os.fspath(value)) or path.name.lower().removesuffix(".gz").endswith(FILE_TYPES)
 
 
-def _is_model(value: Any) -> bool:
+def is_model(value: Any) -> bool:
+    """Whether a value names a model: a folder of a model, a classifier or a training, or a preset."""
     if not isinstance(value, (str, os.PathLike)):
         return False
     path = Path(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,17 +29,26 @@ from .options import (
     user_paths,
 )
 from .tables import print_parts
+from .training_plan import plan_sentence, training_plan
 
 if TYPE_CHECKING:
-    from ..data.data_report import DataReport
+    from ..classifier.checkpoint import Kind
+    from ..data.near_duplicates import NearDuplicate
     from ..data.readers import TextData
     from ..data.readers.columns import Columns
     from ..data.tokenizers import Tokenizer
+    from ..tuning.label_check import LabelCheck
 
 
 @user_paths
 def validate(
-    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CHECKPOINT] DATA",
+            help="Data, or a classifier's folder and data whose labels it checks. " + DATA_HELP,
+        ),
+    ],
     test: Annotated[
         list[str] | None, typer.Option(help="File whose texts are searched among the training texts; can be repeated.")
     ] = None,
@@ -58,125 +68,164 @@ def validate(
         str | None, typer.Option(help="Count tokens with this model's tokenizer, and compare with its positions.")
     ] = None,
     prompt: Prompt = "auto",
+    near_duplicates: Annotated[
+        bool, typer.Option(help="Look for texts of a part that nearly are texts of another.")
+    ] = True,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the rows to look at to this file, with their lines: .csv or .jsonl.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if there is a problem.")] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Count everything in data that makes a training or its figures wrong, and say what finetune would do with them."""
+    """Count everything in data that makes a training or its figures wrong, and say what finetune would do with them.
+
+    With a classifier, also list labels that are probably wrong and classes that it confuses.
+    """
     from ..argument_checks import AUTO
-    from ..data.label_types import settle_types
-    from ..data.named import is_named, load_named
-    from ..data.readers import ReadOptions
-    from ..data.sources import applicable, check_applicable, read_source, split_sources
     from ..data.validation import validate_splits
     from ..settings import check_argument, check_label_separator
+    from .findings import check_output, write_findings
+    from .label_section import label_parts, label_values
 
     check_argument("missing", missing)
     check_argument("prompt", prompt)
     if prompt != AUTO and model is None:
         raise UsageError("prompt is about the tokens of a model: give model (--model), or leave prompt out.")
-    picked: list[Columns] = []
-    options = ReadOptions(
-        text_column=text_column,
-        text_pair_column=text_pair_column,
-        label_column=label_column,
-        label_separator=label_separator if multi_label else None,
-        encoding_errors=encoding_errors,
-        missing="collect" if missing == "error" else "collect_blank",
-        encoding=encoding,
-        delimiter=delimiter,
-        header=header,
-        on_pick=picked.append,
-    )
     check_label_separator(label_separator, several=multi_label)
-    check_applicable(options, [data, *(test or ())])
-
-    def read(source: Any, pairs: bool | None = None) -> TextData:
-        return read_source(source, applicable(replace(options, pairs=pairs), source), default_split="test")
-
-    if is_named(data):
-        splits = dict(load_named(data))
-    else:
-        splits = {}
-        for name, part in (split_sources(data) or {"train": data}).items():
-            splits[name] = read(part, next(iter(splits.values())).has_pairs if splits else None)
+    checkpoint, source = _checkpoint_and_data(data, multi_label)
+    if output is not None:
+        check_output(output, source, checkpoint)
+    kind = None if checkpoint is None else _kind(checkpoint)
+    separator = label_separator if multi_label else None
+    picked: list[Columns] = []
+    options = {
+        "text_column": text_column,
+        "text_pair_column": text_pair_column,
+        "label_column": label_column,
+        "label_separator": separator if kind is None else kind.label_separator,
+        "encoding_errors": encoding_errors,
+        "missing": "collect" if missing == "error" else "collect_blank",
+        "encoding": encoding,
+        "delimiter": delimiter,
+        "header": header,
+        "on_pick": picked.append,
+    }
+    splits = _read(source, test or (), options, None if kind is None else kind.has_pairs)
     columns = picked[-1] if picked else None
     has_pairs = next(iter(splits.values())).has_pairs
-    splits |= {path: read(path, has_pairs) for path in test or ()}
-    settled = settle_types(list(splits.values()))
-    splits = {name: split for name, split in zip(splits, settled, strict=True) if split is not None}
     tokenizer, positions = (None, None) if model is None else _reading(model, as_prompt("prompt", prompt), has_pairs)
-    report = validate_splits(splits, tokenizer, positions)
-    plan = _plan(splits, report, columns, missing)
+    check = None if checkpoint is None else _check_labels(checkpoint, splits)
+    near = _near_duplicates(splits) if near_duplicates else None
+    report = validate_splits(splits, tokenizer, positions, near)
+    plan = training_plan(splits, report, columns, missing)
+    if output is not None:
+        write_findings(output, splits, near or {}, check)
     if as_json:
-        print_json({"data": data} | report.to_dict() | {"finetune": plan})
+        labels = {} if check is None else {"checkpoint": str(checkpoint)} | label_values(check)
+        print_json({"data": source} | report.to_dict() | labels | {"finetune": plan})
     else:
-        print_parts(report.parts())
-        print(printable(_sentence(plan)))
+        print_parts([*report.parts(), *([] if check is None else label_parts(check))])
+        print(printable(plan_sentence(plan)))
     if strict and report.problems and plan["unreadable"] is None:
-        raise DataError(f"{data}: {len(report.problems)} problems; the first: {report.problems[0]}.")
+        raise DataError(f"{source}: {len(report.problems)} problems; the first: {report.problems[0]}.")
     if plan["refuses"] is not None:
         raise DataError(f"{plan['refuses']}.")
 
 
-def _plan(
-    splits: dict[str, TextData],
-    report: DataReport,
-    columns: Columns | None,
-    missing: str,
-) -> dict[str, Any]:
-    """What ``finetune`` would do with the first split, and with the others as validation or test texts.
+def _checkpoint_and_data(names: list[str], multi_label: bool) -> tuple[Path | None, str]:
+    """The classifier, if two names are given, and the data.
 
-    Returns
-    -------
-    dict
-        ``text_column``, ``text_pair_column`` and ``label_column`` (``None`` where the data have none), ``texts``,
-        ``left_out`` (rows), ``classes`` (their number), ``labels`` (their kind), ``refuses`` (the reason, or ``None``)
-        and ``unreadable`` (the reason, where a row can't be used).
+    Raises
+    ------
+    UsageError
+        If the names are not those of a classifier and data, or of data alone.
     """
-    from ..data.label_types import quoted_if_odd
+    from ..classifier.checkpoint import SPEC_FILE
+    from ..classifier.replaceable import is_run
+    from ..classifier.swapped import check_checkpoint_and_data, is_model
 
-    first, *others = report.splits.values()
-    faults = [fault for split in splits.values() for fault in split.faults]
-    skipped = [fault for fault in faults if missing == "skip" and fault.is_missing]
-    raising = [fault for fault in faults if missing == "error" or not fault.is_missing]
-    unreadable = f"{raising[0].where}: {raising[0].problem}" if raising else None
-    refuses = unreadable
-    if refuses is None and len(first.classes) < 2:
-        refuses = "there are fewer than two classes" if first.texts else "no text is left"
-    for name, classes in report.unknown_classes.items():
-        if refuses is None:
-            refuses = f"{name}: no training text has the label {quoted_if_odd(classes[0])}"
-    if refuses is None and not all(split.texts for split in others):
-        refuses = "a split has no text"
-    return {
-        "text_column": None if columns is None else ", ".join(columns.text_names),
-        "text_pair_column": None if columns is None else columns.pair_name,
-        "label_column": None if columns is None else columns.label_name,
-        "texts": first.texts,
-        "left_out": len(skipped),
-        "classes": len(first.classes),
-        "labels": first.labels,
-        "refuses": refuses,
-        "unreadable": unreadable,
-    }
+    if len(names) > 2:
+        raise UsageError(f"validate takes data, or a classifier and data, not {len(names)} names; see --test.")
+    if len(names) == 1:
+        folder = Path(names[0])
+        if folder.is_dir() and ((folder / SPEC_FILE).is_file() or is_run(folder)):
+            raise UsageError(f"{folder} is a classifier; name the data behind it: pyllmclf validate {folder} DATA.")
+        return None, names[0]
+    check_checkpoint_and_data(*names)
+    if not is_model(names[0]) or not Path(names[0]).is_dir():
+        raise UsageError(
+            f"{names[0]} is not the folder of a classifier; of two names the first is a classifier's, and more data "
+            f"are named with --test: pyllmclf validate {names[0]} --test {names[1]}."
+        )
+    if multi_label:
+        raise UsageError("the classifier says whether texts have several labels; leave --multi-label out.")
+    return Path(names[0]), names[1]
 
 
-def _sentence(plan: dict[str, Any]) -> str:
-    """The plan as a line."""
-    if plan["refuses"] is not None:
-        return f"finetune would refuse: {plan['refuses']}"
-    columns = ""
-    if plan["text_column"] is not None:
-        texts = f"the texts of the column {plan['text_column']!r}"
-        if plan["text_pair_column"] is not None:
-            texts = f"the pairs of texts of the columns {plan['text_column']!r} and {plan['text_pair_column']!r}"
-        columns = f"{texts} and the labels of {plan['label_column']!r}: "
-    left_out = f"{plan['left_out']:,} rows are left out" if plan["left_out"] else "no row is left out"
-    return (
-        f"finetune would take {columns}{plan['texts']:,} texts, {plan['classes']:,} classes ({plan['labels']}); "
-        f"{left_out}"
-    )
+def _kind(checkpoint: Path) -> Kind:
+    """What data the classifier takes.
+
+    Raises
+    ------
+    UsageError
+        If texts may have several labels.
+    """
+    from ..classifier.checkpoint import kind_of
+
+    kind = kind_of(checkpoint)
+    if kind.label_separator is not None:
+        raise UsageError(
+            f"{checkpoint}: its texts may have several labels, which are not checked with a classifier; check the data "
+            "alone: pyllmclf validate DATA --multi-label."
+        )
+    return kind
+
+
+def _read(source: str, test: Sequence[str], options: dict[str, Any], pairs: bool | None) -> dict[str, TextData]:
+    """The parts of the data, and the test files, by name; rows that can't be used are collected in them."""
+    from ..data.label_types import settle_types
+    from ..data.named import is_named
+    from ..data.readers import ReadOptions
+    from ..data.sources import applicable, check_applicable, read_named, read_source, split_sources
+
+    reading = ReadOptions(**options, pairs=pairs)
+    check_applicable(reading, [source, *test])
+
+    def read(part: Any, pairs: bool | None) -> TextData:
+        return read_source(part, applicable(replace(reading, pairs=pairs), part), default_split="test")
+
+    splits: dict[str, TextData] = {}
+    if is_named(source):
+        splits |= read_named(source, ReadOptions(pairs=pairs))
+    else:
+        for name, part in (split_sources(source) or {"train": source}).items():
+            splits[name] = read(part, next(iter(splits.values())).has_pairs if splits else pairs)
+    has_pairs = next(iter(splits.values())).has_pairs
+    splits |= {path: read(path, has_pairs) for path in test}
+    settled = settle_types(list(splits.values()))
+    return {name: split for name, split in zip(splits, settled, strict=True) if split is not None}
+
+
+def _near_duplicates(splits: dict[str, TextData]) -> dict[tuple[int, int], list[NearDuplicate]] | None:
+    """Near-duplicates across the parts; ``None``, with a line that says so, where datasketch is not installed."""
+    from ..data.near_duplicates import INSTALL, is_available, near_duplicates
+    from ..progress import progress_bar, say
+
+    if len(splits) < 2:
+        return {}
+    if not is_available():
+        say(f"only equal texts are found across parts: near-duplicates need datasketch, {INSTALL}", progress=True)
+        return None
+    with progress_bar(sum(map(len, splits.values())), "text", True) as bar:
+        return near_duplicates(list(splits.values()), bar.update)
+
+
+def _check_labels(checkpoint: Path, splits: dict[str, TextData]) -> LabelCheck:
+    from ..classifier import load
+    from ..tuning.label_check import check_labels
+
+    return check_labels(checkpoint, load(checkpoint), splits)
 
 
 def _reading(model: str, prompt: str | None, has_pairs: bool) -> tuple[Tokenizer, int]:

@@ -31,8 +31,6 @@ class LabelIssue:
     ----------
     part : str
         Name of its part of the data.
-    row : int
-        Its index there.
     where : str
         Its line or row in the source.
     text : str or TextPair
@@ -45,7 +43,6 @@ class LabelIssue:
     """
 
     part: str
-    row: int
     where: str
     text: Text
     label: Any
@@ -163,7 +160,6 @@ def _issues(
     return [
         LabelIssue(
             part=name,
-            row=row,
             where=part.where(row),
             text=part.texts[row],
             label=classes[labels[row]],

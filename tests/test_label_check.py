@@ -22,7 +22,7 @@ from pyllmclf.evaluation.confused_pairs import confused_pairs
 from pyllmclf.evaluation.metrics import evaluate_logits
 
 WORDS = {"cat": ("purrs", "mews", "scratches"), "dog": ("barks", "fetches", "growls")}
-TEXTS = [f"the animal {verb} number {i}" for i in range(12) for verbs in WORDS.values() for verb in verbs]
+TEXTS = [f"number {i}, the animal {verb}" for i in range(12) for verbs in WORDS.values() for verb in verbs]
 LABELS = [name for _ in range(12) for name, verbs in WORDS.items() for _ in verbs]
 WRONG = (4, 40, 63)
 GIVEN = [{"cat": "dog", "dog": "cat"}[label] if i in WRONG else label for i, label in enumerate(LABELS)]
@@ -36,7 +36,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "train.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *zip(TEXTS, GIVEN, strict=True)])
     pyllmclf.tune(
-        "bert-nano", folder / "train.csv", candidates=[{"trainable": "head"}], weights="random", progress=False,
+        "gpt2-nano", folder / "train.csv", candidates=[{"trainable": "head"}], weights="random", progress=False,
         output_dir=folder / "run",
     )  # fmt: skip
     return folder
@@ -74,7 +74,7 @@ def test_the_saved_probabilities_are_those_of_the_result(tmp_path: Path) -> None
         (several, {"multi_label": True}),
     ):
         result = pyllmclf.tune(
-            "bert-nano", (TEXTS, labels), candidates=[{"trainable": "head", "epochs": 1}], weights="random", folds=2,
+            "gpt2-nano", (TEXTS, labels), candidates=[{"trainable": "head", "epochs": 1}], weights="random", folds=2,
             progress=False, output_dir=tmp_path, overwrite=True, **more,
         )  # fmt: skip
         saved = pyllmclf.tuning.out_of_fold.read_out_of_fold(tmp_path)
@@ -90,7 +90,7 @@ def test_texts_without_saved_probabilities(tuned: Path, cli: Callable[..., Any],
     assert checked == {"out_of_fold": len(TEXTS), "classifier": 2, "unknown_label": 1}
     shown = cli("validate", tuned / "run", tuned / "train.csv", "--test", data)
     assert "2 texts are checked with the classifier's own probabilities" in shown.out
-    assert "3 labels to look at" in shown.out or "labels to look at" in shown.out
+    assert "labels to look at" in shown.out
     assert "1 texts are not checked: the classifier lacks their label" in shown.out
 
 
@@ -116,7 +116,8 @@ def test_the_rows_to_look_at(tuned: Path, cli: Callable[..., Any], tmp_path: Pat
 
 
 def test_wrong_use(tuned: Path, cli: Callable[..., Any], tmp_path: Path) -> None:
-    data, folder = tuned / "train.csv", tuned / "run"
+    data, folder, test = tuned / "train.csv", tuned / "run", tmp_path / "test.csv"
+    test.write_text(data.read_text())
     for arguments, sentence in [
         ((folder,), "name the data behind it"),
         ((data, folder), "swapped"),
@@ -125,6 +126,7 @@ def test_wrong_use(tuned: Path, cli: Callable[..., Any], tmp_path: Path) -> None
         ((folder, data, "--multi-label"), "leave --multi-label out"),
         ((folder, data, "--output", tmp_path / "rows.txt"), "must end in .csv or .jsonl"),
         ((folder, data, "--output", data), "written over the data"),
+        ((folder, data, "--test", test, "--output", test), "written over the data"),
     ]:
         found = cli("validate", *arguments)
         assert found.code == 2 and sentence in found.err and not found.out, (arguments, found.err)

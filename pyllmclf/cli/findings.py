@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = ("reason", "part", "where", "text", "text_pair", "label", "suggested", "score", "similar_to", "similarity")
 
 
-def check_output(path: Path, data: str, checkpoint: Path | None) -> None:
+def check_output(path: Path, data: Sequence[str], checkpoint: Path | None) -> None:
     """Checks, before the work, that findings can be written.
 
     Raises
@@ -34,7 +34,8 @@ def check_output(path: Path, data: str, checkpoint: Path | None) -> None:
 
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise UsageError(f"--output {path}: its name must end in .csv or .jsonl.")
-    check_outputs({"--output": path}, Path(data), [] if checkpoint is None else [checkpoint])
+    for source in data:
+        check_outputs({"--output": path}, Path(source), [] if checkpoint is None else [checkpoint])
     check_writable(path)
 
 

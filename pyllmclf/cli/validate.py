@@ -95,11 +95,11 @@ def validate(
     check_label_separator(label_separator, several=multi_label)
     checkpoint, source = _checkpoint_and_data(data, multi_label)
     if output is not None:
-        check_output(output, source, checkpoint)
+        check_output(output, [source, *(test or ())], checkpoint)
     kind = None if checkpoint is None else _kind(checkpoint)
     separator = label_separator if multi_label else None
     picked: list[Columns] = []
-    options = {
+    options: dict[str, Any] = {
         "text_column": text_column,
         "text_pair_column": text_pair_column,
         "label_column": label_column,

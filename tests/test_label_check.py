@@ -36,8 +36,8 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "train.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("text", "label"), *zip(TEXTS, GIVEN, strict=True)])
     pyllmclf.tune(
-        "gpt2-nano", folder / "train.csv", candidates=[{"trainable": "head"}], weights="random", progress=False,
-        output_dir=folder / "run",
+        "gpt2-nano", folder / "train.csv", candidates=[{"trainable": "all", "epochs": 12, "learning_rate": 3e-3}],
+        weights="random", folds=3, progress=False, output_dir=folder / "run",
     )  # fmt: skip
     return folder
 
@@ -97,7 +97,7 @@ def test_texts_without_saved_probabilities(tuned: Path, cli: Callable[..., Any],
 @pytest.mark.parametrize("ending", [".csv", ".jsonl"])
 def test_the_rows_to_look_at(tuned: Path, cli: Callable[..., Any], tmp_path: Path, ending: str) -> None:
     test = tmp_path / "test.csv"
-    test.write_text(f"text,label\n{TEXTS[3]},{GIVEN[3]}\n{TEXTS[9].upper()}!,{GIVEN[9]}\n")
+    test.write_text(f'text,label\n"{TEXTS[3]}",{GIVEN[3]}\n"{TEXTS[9].upper()}!",{GIVEN[9]}\n')
     path = tmp_path / f"rows{ending}"
     found = cli("validate", tuned / "run", tuned / "train.csv", "--test", test, "--output", path)
     assert found.code == 0, found.err

@@ -36,7 +36,7 @@ def is_available() -> bool:
 
 
 def suspicious_labels(labels: np.ndarray, probabilities: np.ndarray) -> SuspiciousLabels:
-    """Finds labels that are probably wrong.
+    """Finds labels that are probably wrong; none where all texts have the same one, which nothing is compared with.
 
     Parameters
     ----------
@@ -56,6 +56,9 @@ def suspicious_labels(labels: np.ndarray, probabilities: np.ndarray) -> Suspicio
             from cleanlab.rank import get_label_quality_scores
     except ImportError as error:
         raise UsageError("label_issues needs cleanlab: pip install 'pyllmclf[labels]'.") from error
+    if len(np.unique(labels)) < 2:
+        nothing = np.zeros(0, dtype=np.int64)
+        return SuspiciousLabels(nothing, nothing, np.zeros(0))
     with keeps_random_state():
         found = find_label_issues(labels, probabilities, return_indices_ranked_by=RANKED_BY, n_jobs=1)
         scores = get_label_quality_scores(labels, probabilities, method=RANKED_BY)[found]

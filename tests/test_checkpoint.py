@@ -206,6 +206,7 @@ COMMON = {
     "pyllmclf.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "training_rows.safetensors",
     "training_state/state.json",
 }
 FULL = COMMON | {"config.json", "model.safetensors"}
@@ -419,9 +420,9 @@ def test_manifest_that_lacks_a_file(copied: Saved, file: str) -> None:
 
 def test_later_format(copied: Saved) -> None:
     folder = copied("gpt2")
-    edit_json(folder / "pyllmclf.json", format_version=5, pooling={"kind": "attention"})
+    edit_json(folder / "pyllmclf.json", format_version=6, pooling={"kind": "attention"})
     rehash(folder)
-    with pytest.raises(ModelError, match=r"format version 5 .*update pyllmclf"):
+    with pytest.raises(ModelError, match=r"format version 6 .*update pyllmclf"):
         pyllmclf.load(folder)
 
 

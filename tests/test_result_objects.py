@@ -142,6 +142,6 @@ def test_bases_are_abstract() -> None:
 
     assert Shown.__abstractmethods__ == {"parts", "brief"}
     assert Writer.__abstractmethods__ == {"write_batch"}
-    assert Predictor.__abstractmethods__ == {"packer", "packed_logits", "decide"}
+    assert Predictor.__abstractmethods__ == {"packer", "packed_logits", "answers", "decisions_of", "outputs"}
     with pytest.raises(TypeError, match="abstract"):
         Shown()  # type: ignore[abstract]

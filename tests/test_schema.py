@@ -121,7 +121,7 @@ def test_every_field_is_read_or_refused_by_name(saved: dict[str, Path], kind: st
         ("tokenizer", {"kind": "tokenizers", "pad_token": "[PAD]", "prompt": "a"}),
         ("tokenizer", {"kind": "tokenizers", "pad_token": "[PAD]", "prompt": "a, " * 30}),
         ("format_version", True),
-        ("format_version", 5),
+        ("format_version", 6),
     ],
 )
 def test_forged_field_ends_with_exit_code_4(

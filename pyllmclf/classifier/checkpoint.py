@@ -31,10 +31,13 @@ from ..models.hub import fetch_revision, follow_architecture, pair_tokenizer, re
 from ..models.sequence_classifier import HeadSpec, SequenceClassifier
 from ..models.weight_files import WEIGHTS_FILE, WEIGHTS_INDEX, check_size
 from ..models.weights import backbone_state, load_weights
+from .decisions import Decisions
+from .held_out import HeldOut, TrainingRows
 from .huggingface import model_files, parameter_bytes, tensor_writer
 from .replaceable import HELD_OUT
 from .schema import (
     FORMAT_VERSION,
+    WITH_DECISIONS,
     WITH_PAIRS,
     WITH_PROMPT,
     WITHOUT_POOLER,
@@ -48,6 +51,8 @@ from .state import ClassifierState, Int8Layers
 SPEC_FILE = "pyllmclf.json"
 # Factors of the rows of layers in int8.
 INT8_FILE = "int8.safetensors"
+# Scores of held-out texts, and statistics of the training texts' rows.
+SCORES_FILE, ROWS_FILE = "held_out.safetensors", "training_rows.safetensors"
 STATE_FILE = "training_state/state.json"
 OPTIMIZER_FILE = "training_state/optimizer.safetensors"
 # A folder with one of these files is damaged unless its manifest lists the file.
@@ -60,6 +65,8 @@ COVERED = (
     ADAPTER_CONFIG,
     ADAPTER_FILE,
     INT8_FILE,
+    SCORES_FILE,
+    ROWS_FILE,
     "base/config.json",
     f"base/{WEIGHTS_FILE}",
     f"base/{WEIGHTS_INDEX}",
@@ -112,6 +119,11 @@ def save_checkpoint(
         files[INT8_FILE] = tensor_writer(state.int8.factors)
     files[STATE_FILE] = text_writer(json.dumps(dict(training_state or {}), indent=2))
     size = parameter_bytes(state)
+    for name, part in ((SCORES_FILE, state.held_out), (ROWS_FILE, state.training_rows)):
+        if part is not None:
+            tensors = part.tensors()
+            files[name] = tensor_writer(tensors)
+            size += sum(tensor.nbytes for tensor in tensors.values())
     if optimizer:
         files[OPTIMIZER_FILE] = tensor_writer(optimizer)
         size += sum(tensor.nbytes for tensor in optimizer.values())
@@ -257,7 +269,47 @@ def _read_state(folder: Path, spec: CheckpointSpec) -> ClassifierState:
         temperature=spec.temperature,
         metrics=spec.metrics,
         int8=_int8_layers(spec.int8, folder),
+        held_out=read_held_out(folder, spec),
+        training_rows=read_training_rows(folder, spec, config.width),
+        decisions=_decisions(folder, spec),
     )
+
+
+def read_held_out(folder: Path, spec: CheckpointSpec) -> HeldOut | None:
+    """The scores of held-out texts in a checkpoint, if it has any.
+
+    Raises
+    ------
+    ModelError
+        If their file is missing, damaged or doesn't fit the classes.
+    """
+    if spec.held_out is None:
+        return None
+    several = spec.label_separator is not None
+    return HeldOut.read(folder / SCORES_FILE, spec.held_out, len(spec.classes), several=several)
+
+
+def read_training_rows(folder: Path, spec: CheckpointSpec, width: int) -> TrainingRows | None:
+    """The statistics of the training texts' rows in a checkpoint, if it has any.
+
+    Raises
+    ------
+    ModelError
+        If their file is missing, damaged or doesn't fit the model.
+    """
+    if spec.training_rows is None:
+        return None
+    return TrainingRows.read(folder / ROWS_FILE, spec.training_rows, width)
+
+
+def _decisions(folder: Path, spec: CheckpointSpec) -> Decisions:
+    try:
+        found = Decisions.from_record(spec.decisions, len(spec.classes), several=spec.label_separator is not None)
+    except ValueError as error:
+        raise ModelError(f"{folder / SPEC_FILE}: decisions: {error}.") from error
+    if found.unlike is not None and spec.training_rows is None:
+        raise ModelError(f"{folder / SPEC_FILE}: decisions: unlike needs training_rows, which are missing.")
+    return found
 
 
 def _read_tokenizer(folder: Path, spec: CheckpointSpec, config: ModelConfig) -> Tokenizer:
@@ -354,11 +406,16 @@ def _spec(state: ClassifierState) -> CheckpointSpec:
         base=BaseSpec(state.hub_id, state.revision, None if state.lora is None else state.base_sha256),
         settings=state.settings,
         int8=None if state.int8 is None else state.int8.record(),
+        held_out=None if state.held_out is None else state.held_out.record(),
+        training_rows=None if state.training_rows is None else state.training_rows.record(),
+        decisions=state.decisions.to_record(),
     )
 
 
 def _format_version(state: ClassifierState) -> int:
     """The oldest version of the format that can express the classifier."""
+    if state.decisions:
+        return WITH_DECISIONS
     if state.has_pairs:
         return WITH_PAIRS
     if state.tokenizer.prompt:

@@ -24,23 +24,26 @@ from ..data.token_store import TokenStore
 from ..distributed import ProcessGroup
 from ..errors import DataError, UsageError
 from ..evaluation.metrics import EvaluationResult, evaluate_logits
-from ..evaluation.multi_label import THRESHOLD, MultiLabelResult, evaluate_multi_label
+from ..evaluation.multi_label import MultiLabelResult, evaluate_multi_label
 from ..paths import user_path
 from ..progress import warn
 from ..random_state import keeps_random_state
 from ..text_pair import Text, TextPair
 from ..torch_state import own_torch_state
 from .checkpoint import is_run_checkpoint, save_checkpoint
+from .deciding import Deciding
+from .decision_figures import decision_figures
+from .decision_options import DecisionOptions
+from .decisions import Decisions
 from .export import check_export, export_classifier, merged_state
-from .inference import ActivationLookup, predict_logits
+from .inference import ActivationLookup, RowMeasure, predict_logits
 from .inputs import calibration_texts
 from .int8 import choose_layers, use_int8
-from .predictor import Predictor
 from .replaceable import check_replaceable, is_run
 from .state import ClassifierState
 
 
-class Classifier(Predictor):
+class Classifier(Deciding):
     """Predicts the classes of texts; :func:`pyllmclf.finetune` and :func:`pyllmclf.load` return one.
 
     Attributes
@@ -124,12 +127,9 @@ class Classifier(Predictor):
         store.check(self.state.model.config.vocab_size)
         return Packer(store, self.state.tokenizer, self.state.layout, labels)
 
-    def decide(self, probabilities: np.ndarray) -> list[Any]:
-        """The labels that :meth:`predict` returns for probabilities [texts, classes]."""
-        encoder = self.state.encoder
-        if isinstance(encoder, MultiLabelEncoder):
-            return encoder.decode(probabilities >= THRESHOLD)
-        return encoder.decode(probabilities.argmax(axis=1))
+    def decide(self, probabilities: np.ndarray, distances: np.ndarray | None = None) -> list[Any]:
+        """The labels that :meth:`predict` returns for probabilities [texts, classes] and distances [texts]."""
+        return self.answers(probabilities, distances)[0]
 
     def evaluate(
         self,
@@ -145,9 +145,13 @@ class Classifier(Predictor):
         encoding: str = "auto",
         delimiter: str | None = None,
         header: bool = True,
+        abstain: Any = None,
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
         """Computes metrics on labelled data.
+
+        Metrics are those of all texts, also of those that get no answer; the result's ``decisions`` has the figures of
+        the classifier's rules.
 
         Parameters
         ----------
@@ -166,6 +170,8 @@ class Classifier(Predictor):
             As for :func:`pyllmclf.finetune`.
         missing : {"error", "skip"}
             Whether rows whose text or label is missing raise, or are left out and counted in ``lengths``.
+        abstain : mapping, str or False, optional
+            As for :meth:`predict`.
         progress : bool
             Whether a bar is shown.
 
@@ -177,7 +183,10 @@ class Classifier(Predictor):
         ------
         DataError
             If the data can't be read, or a label is not one of the classes.
+        UsageError
+            If ``abstain`` is malformed, or can't be reached on the held-out texts.
         """
+        decisions = self.decisions_of(DecisionOptions(abstain=abstain))
         labelled_texts = read_data(
             data,
             split=split,
@@ -194,10 +203,20 @@ class Classifier(Predictor):
             delimiter=delimiter,
             header=header,
         )
-        return self.evaluate_texts(labelled_texts, progress=progress)
+        return self.evaluate_texts(labelled_texts, decisions=decisions, progress=progress)
 
-    def evaluate_texts(self, data: TextData, *, progress: bool = False) -> EvaluationResult | MultiLabelResult:
+    def evaluate_texts(
+        self, data: TextData, *, decisions: Decisions | None = None, progress: bool = False
+    ) -> EvaluationResult | MultiLabelResult:
         """Computes metrics on labelled texts.
+
+        Parameters
+        ----------
+        data : TextData
+        decisions : Decisions, optional
+            Other rules than the classifier's.
+        progress : bool
+            Whether a bar is shown.
 
         Raises
         ------
@@ -207,7 +226,9 @@ class Classifier(Predictor):
         labels = self.state.encoder.encode(data)
         started = time.perf_counter()
         packer = self.packer(data.texts, labels)
-        return self.evaluate_packed(packer, skipped=data.skipped, started=started, progress=progress)
+        return self.evaluate_packed(
+            packer, skipped=data.skipped, started=started, decisions=decisions, progress=progress
+        )
 
     @keeps_random_state()
     def evaluate_packed(
@@ -218,6 +239,7 @@ class Classifier(Predictor):
         started: float | None = None,
         lookup: ActivationLookup | None = None,
         group: ProcessGroup | None = None,
+        decisions: Decisions | None = None,
         progress: bool = False,
     ) -> EvaluationResult | MultiLabelResult:
         """Computes metrics on tokenized texts.
@@ -232,19 +254,38 @@ class Classifier(Predictor):
             Value of ``time.perf_counter`` when the work on the texts began; now by default.
         lookup, group
             As for :func:`pyllmclf.classifier.inference.predict_logits`.
+        decisions : Decisions, optional
+            Other rules than the classifier's.
         progress : bool
             Whether a bar is shown.
         """
-        assert packer.text_labels is not None
         started = time.perf_counter() if started is None else started
-        logits = self.packed_logits(packer, lookup=lookup, group=group, progress=progress)
-        multi_label = isinstance(self.state.encoder, MultiLabelEncoder)
-        return (evaluate_multi_label if multi_label else evaluate_logits)(
+        decisions = self.decisions if decisions is None else decisions
+        rows = self.state.training_rows
+        measure = None if decisions.unlike is None or rows is None else rows.statistics.distances
+        found = self.packed_logits(packer, lookup=lookup, group=group, progress=progress, measure=measure)
+        return self.evaluate_outputs(found, packer, skipped=skipped, started=started, decisions=decisions)
+
+    def evaluate_outputs(
+        self, found: np.ndarray, packer: Packer, *, skipped: int, started: float, decisions: Decisions
+    ) -> EvaluationResult | MultiLabelResult:
+        """Metrics of what :meth:`packed_logits` has returned; arguments as for :meth:`evaluate_packed`."""
+        assert packer.text_labels is not None
+        several = isinstance(self.state.encoder, MultiLabelEncoder)
+        logits, distances = self.split_outputs(found)
+        labels, figures, predictions = packer.text_labels, None, None
+        if decisions:
+            probabilities = self.probabilities_of(logits)
+            predictions = decisions.predictions(probabilities, several=several)
+            figures = decision_figures(decisions, probabilities, labels, distances, self.state.encoder.names)
+        return (evaluate_multi_label if several else evaluate_logits)(
             logits,
-            packer.text_labels,
+            labels,
             self.classes_,
             seconds=time.perf_counter() - started,
             lengths=LengthReport.of(packer, self.state.tokenizer, skipped).to_dict(),
+            predictions=predictions,
+            decisions=figures,
         )
 
     @keeps_random_state()
@@ -354,6 +395,7 @@ class Classifier(Predictor):
         lookup: ActivationLookup | None = None,
         group: ProcessGroup | None = None,
         progress: bool = False,
+        measure: RowMeasure | None = None,
     ) -> np.ndarray:
         """Logits of tokenized texts; see :func:`pyllmclf.classifier.inference.predict_logits`.
 
@@ -363,4 +405,6 @@ class Classifier(Predictor):
         if packer.cut and group is None and (progress or not self._warned_of_truncation):
             warn(truncation(packer), progress)
             self._warned_of_truncation = True
-        return predict_logits(self.state.model, packer, self.compute, lookup=lookup, group=group, progress=progress)
+        return predict_logits(
+            self.state.model, packer, self.compute, lookup=lookup, group=group, progress=progress, measure=measure
+        )

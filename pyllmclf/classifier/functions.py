@@ -16,6 +16,8 @@ from ..suggestions import checked_names
 from ..torch_state import own_torch_state
 from .checkpoint import load_checkpoint
 from .classifier import Classifier
+from .decision_options import DecisionOptions
+from .decisions import Decisions
 from .export import merged_state
 from .inputs import calibration_texts
 from .int8 import choose_layers, use_int8
@@ -34,6 +36,11 @@ def load(
     dtype: str = "auto",
     backend: str = "auto",
     calibration: Any = None,
+    abstain: Any = None,
+    conformal: Any = None,
+    thresholds: Any = None,
+    costs: Any = None,
+    held_out: Any = None,
 ) -> Classifier:
     """Opens a checkpoint, the newest one in the folder of a run, or a classifier of another library.
 
@@ -54,6 +61,24 @@ def load(
         With ``dtype="int8"``: texts like those that will be classified, of which up to 512 are read. At least 99.5 % of
         their labels must be those of float32; layers that change the logits most are left out until they are. By
         default the layers that a classifier was saved with.
+    abstain : mapping, str or False, optional
+        When a text gets no answer (``None``). One of ``{"accuracy": 0.98}``: the threshold of the predicted class's
+        probability that answers most texts, while at least this share of the answers is right with a probability of
+        95 % (``"level"``), see :func:`pyllmclf.evaluation.selective.threshold_of_accuracy`; ``{"answered": 0.9}``: the
+        threshold that answers this share; ``{"probability": 0.8}``: this threshold. Beside it or alone
+        ``{"unlike": 0.99}``: also texts that are farther from the training texts than this share of the held-out ones
+        get none, see :meth:`Classifier.distance`. Also as text: ``"accuracy=0.98,unlike=0.99"``.
+    conformal : float, mapping, str or False, optional
+        Error rate of :meth:`Classifier.predict_sets`: 0.1, or ``{"error": 0.1, "by_class": True}`` for each class.
+    thresholds : float, str, mapping or False, optional
+        Where texts may have several labels, the least probability of each: ``"f1"`` for the largest F1 of each class,
+        ``"precision=0.9"`` for the largest recall with at least this precision, a number, or numbers by class.
+    costs : mapping or False, optional
+        Where texts have one label: ``{("ham", "spam"): 5}`` is what predicting spam for a ham costs, (true, predicted);
+        other errors cost 1. The class of least expected cost is predicted.
+    held_out : data, optional
+        Labelled texts that the classifier was not trained on, as for :meth:`Classifier.set_held_out`. By default
+        thresholds are chosen on the scores that the training has left in the checkpoint.
 
     Returns
     -------
@@ -64,9 +89,10 @@ def load(
     ModelError
         If there is no complete, undamaged checkpoint, or int8 changes too many labels.
     UsageError
-        If an argument is unknown, or int8 has no calibration or another device than a CPU.
+        If an argument is unknown, or int8 has no calibration or another device than a CPU; if a rule needs held-out
+        texts and there are none, or can't be reached on them.
     DataError
-        If the calibration texts can't be read.
+        If the calibration texts or the held-out texts can't be read.
     ResourceError
         If the device is unavailable.
     """
@@ -77,8 +103,18 @@ def load(
     folder = Path(user_path(path))
     state = load_third_party(folder) if is_third_party(folder) else load_checkpoint(folder)
     if dtype != "int8":
-        return Classifier(state, device=device, dtype=dtype, backend=backend)
-    return _in_int8(state, device, backend, calibration)
+        classifier = Classifier(state, device=device, dtype=dtype, backend=backend)
+    else:
+        classifier = _in_int8(state, device, backend, calibration)
+    if held_out is not None and held_out is not False:
+        before, classifier.state.decisions = classifier.decisions, Decisions()
+        classifier.set_held_out(held_out)
+        classifier.state.decisions = before
+        options = DecisionOptions(abstain, conformal, thresholds, costs)
+        classifier.state.decisions = classifier.decisions_of(options, anew=True)
+    else:
+        classifier.set_decisions(abstain=abstain, conformal=conformal, thresholds=thresholds, costs=costs)
+    return classifier
 
 
 def _in_int8(state: ClassifierState, device: str, backend: str, calibration: Any) -> Classifier:
@@ -118,6 +154,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "auto",
     backend: str = "auto",
+    abstain: Any = None,
     progress: bool = False,
 ) -> EvaluationResult | MultiLabelResult:
     """Metrics of a checkpoint on labelled data.
@@ -127,7 +164,7 @@ def evaluate(
     checkpoint : path or Classifier
         A :class:`Classifier` has its device, dtype and backend already.
     data, split, text_column, text_pair_column, label_column, empty_texts, encoding_errors, missing, encoding,
-    delimiter, header, progress
+    delimiter, header, abstain, progress
         As for :meth:`Classifier.evaluate`.
     device, dtype, backend : str
         As for :func:`load`; ``"int8"`` for a classifier that was saved in it.
@@ -163,5 +200,6 @@ def evaluate(
         encoding=encoding,
         delimiter=delimiter,
         header=header,
+        abstain=abstain,
         progress=progress,
     )

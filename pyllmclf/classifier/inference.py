@@ -18,6 +18,8 @@ from ..sharding import is_sharded
 from ..torch_state import own_torch_state
 
 ActivationLookup = Callable[[Packer, np.ndarray], tuple[int, torch.Tensor] | None]
+# Takes what the head reads, [texts, width]; returns a number for each text, float64, shape [texts].
+RowMeasure = Callable[[np.ndarray], np.ndarray]
 
 # Maximum rows of a batch: enough for matmuls to run at full rate, few enough for caches and memory. On a CPU the widest
 # tensor of a small model then has less than 32 MB, which malloc reuses; larger ones are fresh pages each time.
@@ -54,6 +56,29 @@ def inference_batch(model: SequenceClassifier, packer: Packer, texts: np.ndarray
     return (batch.share_prefixes() if model.can_share_prefixes else batch).to(device)
 
 
+def model_outputs(
+    model: SequenceClassifier,
+    batch: PackedBatch,
+    dtype: torch.dtype,
+    cached: tuple[int, torch.Tensor] | None,
+    measure: RowMeasure | None,
+) -> torch.Tensor:
+    """Logits of a batch, fp32, shape [texts, classes]; with ``measure`` a further column, its number for each text.
+
+    Parameters
+    ----------
+    model, batch, dtype, cached
+        As for :meth:`.sequence_classifier.SequenceClassifier.forward`.
+    measure : callable, optional
+    """
+    if measure is None:
+        return model(batch, dtype=dtype, cached=cached)
+    rows = model(batch, dtype=dtype, cached=cached, head=False)
+    logits = model(batch, dtype=dtype, cached=(model.depth, rows))
+    measured = torch.from_numpy(measure(rows.cpu().numpy())).to(logits)
+    return torch.cat([logits, measured[:, None]], dim=1)
+
+
 @own_torch_state()
 def predict_logits(
     model: SequenceClassifier,
@@ -63,6 +88,7 @@ def predict_logits(
     lookup: ActivationLookup | None = None,
     group: ProcessGroup | None = None,
     progress: bool = False,
+    measure: RowMeasure | None = None,
 ) -> np.ndarray:
     """Logits of every text of a packer, in its order; those of a text in windows are their mean.
 
@@ -82,10 +108,12 @@ def predict_logits(
         Processes that share the work. Each computes some of the batches, so that all get the bits of a single process.
     progress : bool
         Whether a bar is shown.
+    measure : callable, optional
+        Gives a further column, its number for what the head reads of each text.
 
     Returns
     -------
-    ndarray of float32, shape [texts, classes]
+    ndarray of float32, shape [texts, classes], or [texts, classes + 1] with ``measure``
 
     Raises
     ------
@@ -93,7 +121,8 @@ def predict_logits(
         If a logit is not a finite number.
     """
     group = group or ProcessGroup()
-    logits = np.zeros((len(packer), model.head.weight.shape[0]), dtype=np.float32)
+    columns = model.head.weight.shape[0] + (measure is not None)
+    logits = np.zeros((len(packer), columns), dtype=np.float32)
     first = packer.store.first_equal_texts(packer.layout.max_length)
     distinct = np.flatnonzero(first == np.arange(len(first)))
     batches = inference_batches(model, packer, distinct, TOKEN_BUDGET[compute.device.type])
@@ -110,7 +139,7 @@ def predict_logits(
             cached = None if lookup is None else lookup(packer, ids)
             device = compute.device
             batch = inference_batch(model, packer, ids, device) if cached is None else packer.batch(ids).to(device)
-            batch_logits = model(batch, dtype=compute.dtype, cached=cached).cpu().numpy()
+            batch_logits = model_outputs(model, batch, compute.dtype, cached, measure).cpu().numpy()
             if turn < len(local_batches):
                 logits[ids] = batch_logits
                 bar.update(len(ids))
@@ -120,3 +149,38 @@ def predict_logits(
         text = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
         raise NonFiniteError(f"the logits of text {text} are not finite; the model is damaged or diverged in training.")
     return logits
+
+
+@torch.no_grad()
+def read_rows(
+    model: SequenceClassifier,
+    packer: Packer,
+    compute: Compute,
+    texts: np.ndarray,
+    lookup: ActivationLookup | None = None,
+) -> torch.Tensor:
+    """What the head reads of some texts: fp32, shape [texts, width], on the device of the computation.
+
+    Parameters
+    ----------
+    model : SequenceClassifier
+    packer : Packer
+    compute : Compute
+    texts : int64 array, shape [texts]
+        Their numbers, increasing; a text in windows has a number for each.
+    lookup : callable, optional
+        As for :func:`predict_logits`.
+    """
+    rows = torch.empty(len(texts), model.config.width, device=compute.device)
+    with ops.use_backend(compute.backend):
+        for ids in inference_batches(model, packer, texts, TOKEN_BUDGET[compute.device.type]):
+            found = None if lookup is None else lookup(packer, ids)
+            if found is None or found[0] < model.depth:
+                batch = model.read(inference_batch(model, packer, ids, compute.device))
+                start, x = found or (0, None)
+                pooled = model.advance(x, batch, start, model.depth, dtype=compute.dtype)
+            else:
+                pooled = found[1]
+            places = np.searchsorted(texts, ids)
+            rows[torch.from_numpy(places).to(compute.device)] = pooled.float()
+    return rows

@@ -71,14 +71,19 @@ class TextInput:
         import pandas as pd
 
         index = pd.RangeIndex(len(self.texts)) if self.index is None else self.index
-        return pd.DataFrame(columns, index=index)
+        # pandas would make NaN of None, and floats of the integers beside it.
+        kept = {
+            name: pd.array(values, dtype=object) if isinstance(values, list) and None in values else values
+            for name, values in columns.items()
+        }
+        return pd.DataFrame(kept, index=index)
 
     def series(self, values: list[Any], name: str) -> Any:
         """A Series with a value for each text, and the index of the caller's Series or DataFrame."""
         import pandas as pd
 
-        dtype = object if not values or isinstance(values[0], (list, tuple)) else None
-        return pd.Series(values, index=self.index, name=name, dtype=dtype)
+        as_they_are = not values or isinstance(values[0], (list, tuple)) or None in values
+        return pd.Series(values, index=self.index, name=name, dtype=object if as_they_are else None)
 
     def scores(self, scores: np.ndarray, classes: Sequence[Label], as_frame: bool | None) -> Any:
         """Scores [texts, classes] in the form of :attr:`texts`: a row of one text, an array, or a DataFrame.

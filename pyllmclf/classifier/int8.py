@@ -18,6 +18,7 @@ from ..evaluation.multi_label import sigmoid
 from ..models.layers import Linear
 from ..models.sequence_classifier import SequenceClassifier
 from ..text_pair import Text
+from .decisions import Decisions
 from .inference import predict_logits
 from .predictor import Predictor
 from .state import Int8Layers
@@ -202,8 +203,9 @@ def _exact_logits(model: SequenceClassifier, packer: Packer, compute: Compute) -
 
 
 def labels_of(classifier: Predictor, logits: np.ndarray) -> list[object]:
-    """The labels that the classifier decides on."""
-    return list(classifier.decide((softmax if classifier.state.label_separator is None else sigmoid)(logits)))
+    """The labels of logits, without rules that leave texts unanswered."""
+    probabilities = (softmax if classifier.state.label_separator is None else sigmoid)(logits)
+    return list(classifier.answers(probabilities, decisions=Decisions())[0])
 
 
 def _by_error(

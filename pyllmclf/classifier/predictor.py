@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from ..compute import Compute
-from ..evaluation.metrics import softmax
-from ..evaluation.multi_label import sigmoid
 from ..explain import STEPS, Explainer, Explanations
 from ..random_state import keeps_random_state
 from ..torch_state import own_torch_state
+from .decision_options import DecisionOptions
+from .decisions import Decisions
 from .inputs import TextInput, check_as_frame, check_top_k, class_indices, most_probable
 from .state import ClassifierState
+
+ABSTAINED = "abstained"
+"""Name, in tables and JSON, of why a text has no answer."""
 
 
 class Predictor(ABC):
@@ -32,8 +35,20 @@ class Predictor(ABC):
         """Logits of tokenized texts; see :meth:`.classifier.Classifier.packed_logits`."""
 
     @abstractmethod
-    def decide(self, probabilities: np.ndarray) -> list[Any]:
-        """Labels of probabilities; see :meth:`.classifier.Classifier.decide`."""
+    def answers(
+        self, probabilities: np.ndarray, distances: np.ndarray | None = None, decisions: Decisions | None = None
+    ) -> tuple[list[Any], list[str | None]]:
+        """Labels and reasons of probabilities; see :meth:`.deciding.Deciding.answers`."""
+
+    @abstractmethod
+    def decisions_of(self, options: DecisionOptions, *, anew: bool = False) -> Decisions:
+        """Rules with options; see :meth:`.deciding.Deciding.decisions_of`."""
+
+    @abstractmethod
+    def outputs(
+        self, inputs: TextInput, progress: bool = False, *, distances: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities and distances of texts; see :meth:`.deciding.Deciding.outputs`."""
 
     def logits(self, texts: Any, *, as_frame: bool | None = None, progress: bool = False) -> Any:
         """Computes the logits of texts.
@@ -72,12 +87,18 @@ class Predictor(ABC):
             Rows sum to 1; where texts may have several labels, each class has a probability of its own.
         """
         inputs = TextInput.of(texts, pairs=self.state.has_pairs)
-        return inputs.scores(self._probabilities(inputs, progress), self.state.encoder.classes, as_frame)
+        return inputs.scores(self.outputs(inputs, progress)[0], self.state.encoder.classes, as_frame)
 
     def predict(
-        self, texts: Any, *, top_k: int | None = None, as_frame: bool | None = None, progress: bool = False
+        self,
+        texts: Any,
+        *,
+        top_k: int | None = None,
+        abstain: Any = None,
+        as_frame: bool | None = None,
+        progress: bool = False,
     ) -> Any:
-        """Predicts the labels of texts.
+        """Predicts the labels of texts, or ``None`` where the classifier :func:`abstains <pyllmclf.load>`.
 
         Parameters
         ----------
@@ -86,34 +107,43 @@ class Predictor(ABC):
         top_k : int, optional
             Instead of its label, the most probable classes of each text: a list of that many pairs
             ``(label, probability)``, the most probable first.
+        abstain : mapping, str or False, optional
+            When no answer is given, as for :func:`pyllmclf.load`; by default as the classifier was loaded.
         as_frame : bool, optional
             ``True``: a DataFrame with the columns ``label`` (``labels`` where texts may have several) and
             ``probability_CLASS`` for each class; with ``top_k`` instead ``label_1``, ``probability_1``, ``label_2`` and
-            so on. By default a Series, with the same index, of a Series or a DataFrame.
+            so on. Where the classifier abstains, ``abstained`` says why, for each text that has no label. By default a
+            Series, with the same index, of a Series or a DataFrame.
         progress : bool
             Whether a bar is shown.
 
         Returns
         -------
         list of str or int; the label for one text; a Series or a DataFrame
-            The most probable label of each text. Where texts may have several labels, a list for each text: those with
-            a probability of at least 0.5.
+            The most probable label of each text, or that of least expected cost. Where texts may have several labels, a
+            list for each text: those with a probability of at least 0.5, or their threshold.
 
         Raises
         ------
         DataError
             If a text is not a string.
         UsageError
-            If ``texts`` are bytes or another object that holds no texts, or ``top_k`` is not a positive integer.
+            If ``texts`` are bytes or another object that holds no texts, or ``top_k`` is not a positive integer; if
+            ``abstain`` is malformed, or can't be reached on the held-out texts.
         """
         check_top_k(top_k)
         check_as_frame(as_frame)
         inputs = TextInput.of(texts, pairs=self.state.has_pairs)
-        probabilities = self._probabilities(inputs, progress)
-        labels: list[Any] = self.decide(probabilities)
+        decisions = self.decisions_of(DecisionOptions(abstain=abstain))
+        probabilities, distances = self.outputs(inputs, progress, distances=decisions.unlike is not None)
+        labels, reasons = self.answers(probabilities, distances, decisions)
         if as_frame:
-            return inputs.frame({self.label_name: labels} | self.columns(probabilities, top_k))
-        results = labels if top_k is None else most_probable(probabilities, self.state.encoder.classes, top_k)
+            why = {ABSTAINED: reasons} if decisions.abstains else {}
+            return inputs.frame({self.label_name: labels} | why | self.columns(probabilities, top_k))
+        results = labels
+        if top_k is not None:
+            best = most_probable(probabilities, self.state.encoder.classes, top_k)
+            results = [None if reason else row for row, reason in zip(best, reasons, strict=True)]
         if inputs.index is not None and as_frame is None:
             return inputs.series(results, self.label_name if top_k is None else "top_k")
         return results[0] if inputs.single else results
@@ -219,7 +249,3 @@ class Predictor(ABC):
         if not inputs.texts:
             return np.zeros((0, len(self.state.encoder.classes)), dtype=np.float32)
         return self.packed_logits(self.packer(inputs.texts), progress=progress)
-
-    def _probabilities(self, inputs: TextInput, progress: bool = False) -> np.ndarray:
-        logits = self._logits(inputs, progress)
-        return softmax(logits) if self.state.label_separator is None else sigmoid(logits)

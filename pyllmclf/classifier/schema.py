@@ -23,6 +23,7 @@ from ..errors import ModelError, UsageError
 from ..lora_config import LoRAConfig
 from ..models.config import MOST, is_number
 from ..settings import Settings, check_argument
+from .held_out import WHOSE
 
 FORMAT_VERSION = 1
 # Of classifiers that skip the pooler, so that versions that know no such ones refuse them.
@@ -31,7 +32,9 @@ WITHOUT_POOLER = 2
 WITH_PROMPT = 3
 # Of classifiers of pairs of texts, likewise.
 WITH_PAIRS = 4
-VERSIONS = (FORMAT_VERSION, WITHOUT_POOLER, WITH_PROMPT, WITH_PAIRS)
+# Of classifiers with rules by which texts get no answer, or another one than the most probable class, likewise.
+WITH_DECISIONS = 5
+VERSIONS = (FORMAT_VERSION, WITHOUT_POOLER, WITH_PROMPT, WITH_PAIRS, WITH_DECISIONS)
 # Takes a value; returns what it must be, where it is not.
 Check = Callable[[Any], "str | None"]
 
@@ -104,6 +107,11 @@ def _int8(value: Any) -> str | None:
     if not (_is_count(value.get("texts")) and is_number(value.get("agreement")) and 0 <= value["agreement"] <= 1):
         return "an object with a number of texts and the share of equal labels"
     return None
+
+
+def _measured(value: Any) -> str | None:
+    right = isinstance(value, dict) and value.get("classifier") in WHOSE and _is_count(value.get("texts"))
+    return None if right else "an object with a number of texts, and which classifier measured them"
 
 
 def _as_float(value: float) -> bool:
@@ -265,6 +273,9 @@ class CheckpointSpec(_Record):
     pooler: bool = field(metadata=_is(_FLAG), default=True)
     pair_truncation: str = field(metadata=_is(_one_of(words(PairTruncation))), default="longest_first")
     int8: dict[str, Any] | None = field(metadata=_is(_or_none(_int8)), default=None)
+    held_out: dict[str, Any] | None = field(metadata=_is(_or_none(_measured)), default=None)
+    training_rows: dict[str, Any] | None = field(metadata=_is(_or_none(_measured)), default=None)
+    decisions: dict[str, Any] | None = field(metadata=_is(_or_none(_OBJECT)), default=None)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file; first what identifies it."""

@@ -15,6 +15,8 @@ from ..models.architecture import Architecture
 from ..models.architectures.registry import architecture_of
 from ..models.pooling import Pooling
 from ..models.sequence_classifier import SequenceClassifier
+from .decisions import Decisions
+from .held_out import HeldOut, TrainingRows
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class ClassifierState:
         Main figures by split, for the model card.
     int8 : Int8Layers or None
         The layers that classify in int8, where they were chosen.
+    held_out : HeldOut or None
+        Scores of texts that the classifier was not trained on.
+    training_rows : TrainingRows or None
+        Statistics of what the head reads of the training texts.
+    decisions : Decisions
+        How probabilities become answers.
     """
 
     model: SequenceClassifier
@@ -88,6 +96,9 @@ class ClassifierState:
     temperature: float | None = None
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     int8: Int8Layers | None = None
+    held_out: HeldOut | None = None
+    training_rows: TrainingRows | None = None
+    decisions: Decisions = field(default_factory=Decisions)
 
     @property
     def has_pairs(self) -> bool:

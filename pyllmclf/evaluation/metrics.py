@@ -59,6 +59,9 @@ class EvaluationResult(Shown):
         Time for tokenizing and computing.
     lengths : dict
         Lengths of the texts in tokens; see :class:`pyllmclf.data.lengths.LengthReport`.
+    decisions : dict or None
+        Figures of the classifier's rules, where it has any: ``"abstain"``, ``"conformal"``, ``"costs"`` and
+        ``"thresholds"``.
     """
 
     accuracy: float
@@ -71,6 +74,7 @@ class EvaluationResult(Shown):
     predictions: np.ndarray = field(repr=False)
     seconds: float = 0.0
     lengths: dict[str, Any] = field(default_factory=dict, repr=False)
+    decisions: dict[str, Any] | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON can hold them, without those of single texts.
@@ -88,7 +92,7 @@ class EvaluationResult(Shown):
             "confusions": self._confusion_rows(),
             "seconds": self.seconds,
             "lengths": self.lengths,
-        }
+        } | ({} if self.decisions is None else {"decisions": self.decisions})
 
     @cached_property
     def confusion_matrix(self) -> np.ndarray:
@@ -119,7 +123,7 @@ class EvaluationResult(Shown):
 
     def parts(self) -> list[Part]:
         """Headline metrics, metrics per class, and the confusion matrix: of many classes, its largest numbers."""
-        figures = self.headline() | {"classes": self.classes, "seconds": self.seconds}
+        figures = self.headline() | {"classes": self.classes, "seconds": self.seconds, "decisions": self.decisions}
         figures["per_class"] = {name: vars(m) for name, m in self.per_class.items()}
         # The whole matrix of thousands of classes takes gigabytes.
         if len(self.classes) <= SHOWN_MATRIX:
@@ -187,6 +191,8 @@ def evaluate_logits(
     *,
     seconds: float = 0.0,
     lengths: dict[str, Any] | None = None,
+    predictions: np.ndarray | None = None,
+    decisions: dict[str, Any] | None = None,
 ) -> EvaluationResult:
     """Metrics of logits.
 
@@ -197,12 +203,14 @@ def evaluate_logits(
         Class indices.
     classes : list of str, int or bool
         Labels in the order of the class indices.
-    seconds, lengths
+    seconds, lengths, decisions
         As in :class:`EvaluationResult`.
+    predictions : ndarray of int64, shape [texts], optional
+        Class indices; by default the most probable ones.
     """
     from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-    predictions = logits.argmax(axis=1)
+    predictions = logits.argmax(axis=1) if predictions is None else predictions
     indices = np.arange(len(classes))
     precision, recall, f1, support = precision_recall_fscore_support(
         labels, predictions, labels=indices, zero_division=0.0
@@ -222,4 +230,5 @@ def evaluate_logits(
         predictions=predictions,
         seconds=seconds,
         lengths=lengths or {},
+        decisions=decisions,
     )

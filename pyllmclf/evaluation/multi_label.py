@@ -41,11 +41,14 @@ class MultiLabelResult(Shown):
         Labels in the order of the columns.
     probabilities : ndarray of float64, shape [texts, classes]
     labels, predictions : ndarray of bool, shape [texts, classes]
-        Whether a text has a class, and whether its probability is at least 0.5.
+        Whether a text has a class, and whether its probability is at least 0.5, or the class's threshold.
     seconds : float
         Time for tokenizing and computing.
     lengths : dict
         Lengths of the texts in tokens; see :class:`pyllmclf.data.lengths.LengthReport`.
+    decisions : dict or None
+        Figures of the classifier's rules, where it has any: ``"abstain"``, ``"conformal"``, ``"costs"`` and
+        ``"thresholds"``.
     """
 
     accuracy: float
@@ -60,6 +63,7 @@ class MultiLabelResult(Shown):
     predictions: np.ndarray = field(repr=False)
     seconds: float = 0.0
     lengths: dict[str, Any] = field(default_factory=dict, repr=False)
+    decisions: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def right(self) -> np.ndarray:
@@ -91,12 +95,13 @@ class MultiLabelResult(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON can hold them, without those of single texts."""
-        return self.headline() | {
+        figures = self.headline() | {
             "per_class": {str(label): vars(m) for label, m in self.per_class.items()},
             "classes": list(map(str, self.classes)),
             "seconds": self.seconds,
             "lengths": self.lengths,
         }
+        return figures | ({} if self.decisions is None else {"decisions": self.decisions})
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -131,6 +136,8 @@ def evaluate_multi_label(
     *,
     seconds: float = 0.0,
     lengths: dict[str, Any] | None = None,
+    predictions: np.ndarray | None = None,
+    decisions: dict[str, Any] | None = None,
 ) -> MultiLabelResult:
     """Metrics of logits.
 
@@ -141,13 +148,16 @@ def evaluate_multi_label(
         1 where a text has a class, else 0.
     classes : list of str, int or bool
         Labels in the order of the columns.
-    seconds, lengths
+    seconds, lengths, decisions
         As in :class:`MultiLabelResult`.
+    predictions : ndarray of bool, shape [texts, classes], optional
+        By default classes with a probability of at least 0.5.
     """
     from sklearn.metrics import f1_score, precision_recall_fscore_support
 
     probabilities = sigmoid(logits)
-    true, predictions = labels > 0.5, probabilities >= THRESHOLD
+    true = labels > 0.5
+    predictions = probabilities >= THRESHOLD if predictions is None else predictions
     precision, recall, f1, support = precision_recall_fscore_support(true, predictions, zero_division=0.0)
     per_class = {
         label: ClassMetrics(float(precision[i]), float(recall[i]), float(f1[i]), int(support[i]))
@@ -166,4 +176,5 @@ def evaluate_multi_label(
         predictions=predictions,
         seconds=seconds,
         lengths=lengths or {},
+        decisions=decisions,
     )

@@ -14,7 +14,7 @@ SHOWN_MATRIX = 12
 
 
 def evaluation_parts(metrics: dict[str, Any], title: str = "") -> list[Part]:
-    """Headline metrics, metrics per class, and the confusion matrix: of many classes, its largest numbers.
+    """Headline metrics, metrics per class, the confusion matrix (of many classes its largest numbers), rules.
 
     Parameters
     ----------
@@ -24,6 +24,11 @@ def evaluation_parts(metrics: dict[str, Any], title: str = "") -> list[Part]:
     title : str
         What was evaluated.
     """
+    return _metrics_parts(metrics, title) + decision_lines(metrics.get("decisions") or {})
+
+
+def _metrics_parts(metrics: dict[str, Any], title: str) -> list[Part]:
+    """:func:`evaluation_parts` without the figures of rules."""
     classes = list(map(str, metrics["classes"]))
     headline = (
         f"accuracy {metrics['accuracy']:.2%}, macro-F1 {metrics['macro_f1']:.4f}, log-loss {metrics['log_loss']:.4f} "
@@ -49,6 +54,28 @@ def evaluation_parts(metrics: dict[str, Any], title: str = "") -> list[Part]:
     if not rows:
         return [*parts, Line("no wrong predictions")]
     return [*parts, Line("most frequent wrong predictions:"), Table(("class", "predicted", "texts"), rows, left=2)]
+
+
+def decision_lines(figures: dict[str, Any]) -> list[Part]:
+    """The figures of a classifier's rules, as :attr:`pyllmclf.EvaluationResult.decisions` has them."""
+    lines = list[str]()
+    if found := figures.get("abstain"):
+        low, high = found["interval"]
+        line = f"answered: {found['answered']:.1%} of the texts"
+        if found["accuracy"] is not None:
+            line += f", {found['accuracy']:.2%} of these right (95 % interval {low:.2%} to {high:.2%})"
+        lines.append(line)
+        lines += [f"not answered: {count:,} texts {reason}" for reason, count in found["reasons"].items()]
+    if found := figures.get("conformal"):
+        lines.append(
+            f"label sets: {found['coverage']:.2%} hold the true label (promised {1 - found['error']:.4g}), with "
+            f"{found['mean_labels']:.2f} labels on average; {found['one_label']:.1%} have one"
+        )
+    if found := figures.get("costs"):
+        lines.append(
+            f"mean cost {found['mean_cost']:.4f}, by the most probable class {found['mean_cost_of_most_probable']:.4f}"
+        )
+    return [Line(line) for line in lines]
 
 
 def per_class_frame(per_class: dict[Any, Any]) -> pd.DataFrame:

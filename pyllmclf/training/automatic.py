@@ -10,10 +10,12 @@ from typing import Any
 import torch
 
 from ..argument_checks import AUTO
+from ..classifier.held_out import BEFORE_REFIT
 from ..errors import UsageError
 from ..progress import say
 from ..settings import CONTRASTIVE, Settings
 from .callbacks import resolve_callbacks
+from .held_out import before_refit
 from .prepare import prepare_run
 from .recipes import HELD_OUT, MAY_TAKE_HEAD, MEASURE, PHASE, REFIT, STEPS, Phase
 from .result import FinetuneResult, Measured
@@ -22,7 +24,6 @@ from .session import Session, open_session
 from .shared_rows import sharing_rows
 from .texts import Data, holds_out, read_texts
 
-BEFORE_REFIT = "before_refit"
 PREEMPTED_BETWEEN = "preempted between two trainings; start it again with resume=True (--resume)."
 
 
@@ -75,7 +76,9 @@ def train(settings: Settings) -> FinetuneResult:
             result = run.execute()
         if not refits:
             return result
-        measured = Measured(result.metrics["validation"] | {"classifier": BEFORE_REFIT}, result.baselines)
+        metrics, held_out = result.metrics["validation"], before_refit(result.classifier.state)
+        measured = Measured(metrics | {"classifier": BEFORE_REFIT}, result.baselines, held_out)
+        del metrics, held_out
         del run, result
         _release(session)
         say(f"training on all {len(data.texts['train']):,} texts (--no-refit leaves this out)", asked.progress)

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import as_json, is_number
+from ..classifier.checkpoint import SPEC_FILE, read_held_out
 from ..classifier.classifier import Classifier
+from ..classifier.schema import read_spec
 from ..compute import DTYPES, Compute
 from ..data.label_types import about_names, about_number
 from ..data.labels import LabelEncoder, MultiLabelEncoder
@@ -26,7 +28,7 @@ from ..distributed import ProcessGroup
 from ..errors import ModelError, UsageError
 from ..evaluation.tables import evaluation_parts
 from ..models.build import reuses_head
-from ..models.hub import ModelSource, find_model, pair_tokenizer, with_own_tokenizer
+from ..models.hub import ModelSource, find_model, pair_tokenizer, read_json, with_own_tokenizer
 from ..paths import user_path
 from ..progress import say, warn
 from ..settings import CONTRASTIVE, Settings, with_recorded
@@ -300,9 +302,12 @@ def _recorded_measured(saved: Saved | None, group: ProcessGroup) -> Measured | N
         found = Measured(dict(measured["metrics"]), dict(measured["baselines"]))
         evaluation_parts(found.metrics, "validation")
         accuracies(found.baselines)
-        return found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder}: the record of its held-out texts is malformed ({error!r}).") from error
+    if saved is not None:
+        file = saved.folder / SPEC_FILE
+        found = replace(found, held_out=read_held_out(saved.folder, read_spec(read_json(file), file)))
+    return found
 
 
 def _known_baselines(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..classifier.classifier import Classifier
+from ..classifier.held_out import HeldOut
 from ..data.lengths import LengthReport
 from ..evaluation.tables import evaluation_parts
 from ..tables import Line, Part, Shown
@@ -123,10 +124,17 @@ class Measured:
         On the held-out texts.
     baselines : dict of str to dict
         As :attr:`FinetuneResult.baselines`.
+    held_out : HeldOut or None
+        Scores of the held-out texts.
     """
 
     metrics: dict[str, Any]
     baselines: dict[str, dict[str, Any]]
+    held_out: HeldOut | None = field(default=None, compare=False)
+
+    def record(self) -> dict[str, Any]:
+        """What JSON can hold of it; the scores are in a file of the checkpoint."""
+        return {"metrics": self.metrics, "baselines": self.baselines}
 
     @property
     def headline(self) -> dict[str, Any]:

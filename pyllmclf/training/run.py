@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..classifier.calibration import calibrate_head
 from ..classifier.checkpoint import SPEC_FILE, STATE_FILE, save_checkpoint
 from ..classifier.classifier import Classifier
+from ..classifier.decisions import Decisions
+from ..classifier.held_out import MOST_ROWS, THIS, HeldOut, TrainingRows
 from ..data.lengths import LengthReport
 from ..data.packing import Packer
 from ..data.readers import TextData
@@ -25,6 +27,7 @@ from ..sharding import full_tensors
 from ..tables import Table
 from .baselines import REMEDIES, SOLVED_HEAD, Baseline, accuracies, complaints, measure_baselines
 from .classifier_folder import classifier_folder
+from .held_out import MOST_ROWS_OF_AN_EPOCH, measure_rows
 from .hints import hints
 from .preemption import PREEMPTED
 from .recipes import MEASURE, ResolvedSettings
@@ -34,6 +37,8 @@ from .resume import numerics, optimizer_tensors
 from .run_folder import RunFolder
 from .trainer import Trainer
 
+# Seconds from which a line says how long measuring the training texts took.
+SLOW_SECONDS = 1.0
 PREEMPTED_EARLY = "preempted before training began; start it again with resume=True (--resume)."
 
 
@@ -95,11 +100,14 @@ class Run:
         self.metrics: dict[str, dict[str, Any]] = {}
         self._results: dict[str, EvaluationResult | MultiLabelResult] = {}
         self._best: EvaluationResult | MultiLabelResult | None = None
+        self._best_measured: tuple[HeldOut | None, TrainingRows | None] = None, None
+        self._gives_classifier = False
         self._session_started = session_started
         self.baselines, self.measured, self.prefers_head = baselines, measured, False
         if measured is not None:
             self.metrics["validation"] = measured.metrics
             self.state.metrics["validation"] = measured.headline
+            self.state.held_out = measured.held_out
         self._seconds = {"prepare": time.perf_counter() - started, "evaluate": 0.0, "save": 0.0}
 
     def execute(self) -> FinetuneResult:
@@ -118,6 +126,7 @@ class Run:
         """
         output_dir = self.settings.output_dir
         kept_in = classifier_folder() if self.trainer.group.is_first else None
+        self._gives_classifier = True
         try:
             self.fit()
             self.compare()
@@ -188,12 +197,14 @@ class Run:
             self.measure_baselines()
         trainer.fit(self._validate if validates else None, self._on_epoch, self._save, self.settings.save_every_steps)
         self.state.model = trainer.gather().requires_grad_(False)
-        if not validates:
-            return
         if self.settings.early_stopping is not None and self._best is not None:
             self._record("validation", self._best)
-        elif "validation" not in self._results or self.settings.early_stopping is not None:
+            self.state.held_out, self.state.training_rows = self._best_measured
+        elif validates and ("validation" not in self._results or self.settings.early_stopping is not None):
             self.evaluate("validation")  # the run was resumed after its last validation
+            self.state.training_rows = None
+        if self.state.training_rows is None:
+            self._measure_rows()
 
     @property
     def _compares_baselines(self) -> bool:
@@ -264,13 +275,16 @@ class Run:
         """
         started = time.perf_counter()
         cache = None if split == "test" else self.trainer.cache  # test texts are read once
-        result = self.classifier.evaluate_packed(
-            self.packers[split],
-            skipped=self.skipped[split],
-            lookup=None if cache is None else cache.lookup,
-            group=self.trainer.group,
+        packer = self.packers[split]
+        lookup = None if cache is None else cache.lookup
+        logits = self.classifier.packed_logits(packer, lookup=lookup, group=self.trainer.group)
+        result = self.classifier.evaluate_outputs(
+            logits, packer, skipped=self.skipped[split], started=started, decisions=Decisions()
         )
         self._record(split, result)
+        if split == "validation":
+            assert packer.text_labels is not None
+            self.state.held_out = HeldOut.sampled(logits, packer.text_labels, THIS, self.settings.seed)
         self._seconds["evaluate"] += time.perf_counter() - started
         return result
 
@@ -329,12 +343,33 @@ class Run:
         return result.log_loss, result.accuracy
 
     def _on_epoch(self, record: EpochRecord) -> None:
-        if self.trainer.last_is_best:
+        trainer = self.trainer
+        if trainer.finished or (trainer.last_is_best and self.settings.early_stopping is not None):
+            self._measure_rows()
+        if trainer.last_is_best:
             self._best = self._results["validation"]
+            self._best_measured = self.state.held_out, self.state.training_rows
         say(_epoch_line(record, self.settings.epochs), self.settings.progress)
-        self._save(is_best=self.trainer.last_is_best)
+        self._save(is_best=trainer.last_is_best, ends_epoch=True)
 
-    def _save(self, *, is_best: bool = False) -> None:
+    def _measure_rows(self) -> None:
+        """Measures what the head reads of the training texts, by which unlike texts are recognised.
+
+        Nothing is measured of a model in shards, or in a training of a search.
+        """
+        trainer, started = self.trainer, time.perf_counter()
+        if trainer.sharded or not self._gives_classifier:
+            return
+        most = MOST_ROWS if self.settings.early_stopping is None else MOST_ROWS_OF_AN_EPOCH
+        self.state.training_rows = measure_rows(trainer, self.packers.get("validation"), self.state.held_out, most)
+        seconds = time.perf_counter() - started
+        if self.state.training_rows is None:
+            say("unlike texts can't be told: the model is too wide, or a row is not finite", self.settings.progress)
+        elif seconds >= SLOW_SECONDS:
+            say(f"training texts measured, to tell unlike ones ({seconds:.1f} s)", self.settings.progress)
+        self._seconds["evaluate"] += seconds
+
+    def _save(self, *, is_best: bool = False, ends_epoch: bool = False) -> None:
         trainer = self.trainer
         # Only the first process has the folder; the others contribute their shards of a sharded model.
         saves = trainer.group.any(self.folder is not None) if trainer.sharded else self.folder is not None
@@ -343,6 +378,8 @@ class Run:
         started, state = time.perf_counter(), self.state
         if trainer.head_is_stale:  # whoever loads the checkpoint finds a classifier
             trainer.solve_head()
+        if not ends_epoch:  # what was measured is of the epoch before
+            state = replace(state, training_rows=None, held_out=state.held_out if self.measured else None)
         if trainer.sharded:
             parameters = full_tensors(dict(trainer.model.named_parameters()), "cpu", keep=self.folder is not None)
             if self.folder is not None:
@@ -357,7 +394,7 @@ class Run:
                 "baselines": [each.record() for each in self.baselines],
             }
             if self.measured is not None:
-                run_state["measured"] = asdict(self.measured)
+                run_state["measured"] = self.measured.record()
             self.folder.save(state, trainer.step, trainer.state_dict() | run_state, moments, is_best=is_best)
         self._seconds["save"] += time.perf_counter() - started
 

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..classifier.inference import TOKEN_BUDGET, inference_batch, inference_batches
+from ..classifier.inference import read_rows
 from ..data.packing import Packer
-from ..ops import use_backend
 from ..progress import say
 from .objective import MultiLabelObjective, Objective
 from .records import EpochRecord, not_finite, per_second
@@ -19,7 +18,6 @@ from .solved_head import CONTRASTED_PENALTY, SolvedHead, solve_head
 from .steps import StepTrainer
 
 
-@torch.no_grad()
 def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tensor:
     """What the head reads of each text: fp32, shape [texts, width], on the trainer's device.
 
@@ -30,21 +28,8 @@ def pooled_rows(trainer: StepTrainer, packer: Packer, texts: np.ndarray) -> Tens
     texts : int64 array, shape [texts]
         Their numbers, in order; a text in windows has a number for each.
     """
-    model, compute = trainer.model, trainer.compute
-    rows = torch.empty(len(texts), model.config.width, device=compute.device)
-    budget = TOKEN_BUDGET[compute.device.type]
-    with use_backend(compute.backend):
-        for ids in inference_batches(model, packer, texts, budget):
-            found = None if trainer.cache is None else trainer.cache.lookup(packer, ids)
-            if found is None or found[0] < model.depth:
-                batch = model.read(inference_batch(model, packer, ids, compute.device))
-                start, x = found or (0, None)
-                pooled = model.advance(x, batch, start, model.depth, dtype=compute.dtype)
-            else:
-                pooled = found[1]
-            places = np.searchsorted(texts, ids)
-            rows[torch.from_numpy(places).to(compute.device)] = pooled.float()
-    return rows
+    lookup = None if trainer.cache is None else trainer.cache.lookup
+    return read_rows(trainer.model, packer, trainer.compute, texts, lookup)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import is_number, plain
+from ..classifier.held_out import OUT_OF_FOLD, HeldOut
 from ..classifier.replaceable import TUNE
 from ..compute import Compute
 from ..errors import PreemptedError, UnknownArgumentError, UsageError
@@ -46,7 +47,6 @@ from .suspicious_labels import label_issues
 if TYPE_CHECKING:
     import pandas as pd
 
-OUT_OF_FOLD = "out_of_fold"
 TRIALS = 20
 """Candidates that are drawn from a space, where neither ``trials`` nor ``time_limit`` is given."""
 MOST_FOLDS = 100
@@ -318,8 +318,8 @@ def _train_winner(session: Session, search: Search, winner: Candidate, data: Dat
     leaderboard = _leaderboard(search, winner)
     out_of_fold, measured = None, None
     if search.cross_validates:
-        out_of_fold, metrics = _out_of_fold(search, winner, data)
-        measured = Measured(metrics | {"classifier": OUT_OF_FOLD}, {})
+        out_of_fold, metrics, held_out = _out_of_fold(search, winner, data)
+        measured = Measured(metrics | {"classifier": OUT_OF_FOLD}, {}, held_out)
     say(f"the best is candidate {winner.number} ({winner}); training it on all training texts", asked.progress)
     with session.preemption.at_once(_preempted(session, search.evaluations)):
         settings = replace(asked, baselines="off", report=False, **winner.arguments)
@@ -361,8 +361,8 @@ def _leaderboard(search: Search, winner: Candidate) -> list[dict[str, Any]]:
     return [row | {"rank": rank} for rank, row in enumerate(rows, 1)]
 
 
-def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The winner's probabilities of the texts of the folds it was evaluated on, and their metrics."""
+def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.DataFrame, dict[str, Any], HeldOut]:
+    """The winner's probabilities of the texts of the folds it was evaluated on, their metrics, and their scores."""
     import pandas as pd
 
     numbers = [n for n in range(len(search.folds)) if (winner.number, n) in search.evaluations.found]
@@ -383,4 +383,5 @@ def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.Data
         "label": [train.labels[row] for row in rows],
     }
     columns |= {f"{PROBABILITY}{name}": probabilities[:, number] for number, name in enumerate(classes)}
-    return pd.DataFrame(columns, index=rows), metrics
+    held_out = HeldOut.sampled(logits, labels, OUT_OF_FOLD, search.session.settings.seed)
+    return pd.DataFrame(columns, index=rows), metrics, held_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -15,9 +16,13 @@ from ..printable import printable
 from ..text_pair import Text, named_parts, parts_of
 from .csv_rows import row_writer
 from .formulas import without_formulas
+from .loading import open_classifier
 from .options import (
+    Abstain,
     Backend,
     Calibration,
+    Conformal,
+    Costs,
     Debug,
     Delimiter,
     Device,
@@ -25,6 +30,7 @@ from .options import (
     Encoding,
     EncodingErrors,
     Header,
+    HeldOutTexts,
     Json,
     LabelColumn,
     LoadDtype,
@@ -32,6 +38,7 @@ from .options import (
     Progress,
     TextColumn,
     TextPairColumn,
+    Thresholds,
     Version,
     print_json,
     user_paths,
@@ -77,6 +84,11 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Compare with this checkpoint on the same texts by McNemar's test; can be repeated."),
     ] = None,
+    abstain: Abstain = None,
+    conformal: Conformal = None,
+    thresholds: Thresholds = None,
+    cost: Costs = None,
+    held_out: HeldOutTexts = None,
     device: Device = "auto",
     dtype: LoadDtype = "auto",
     calibration: Calibration = None,
@@ -87,7 +99,6 @@ def evaluate(
     version: Version = False,
 ) -> None:
     """Measure a classifier on labelled texts."""
-    from ..classifier import Classifier, load
     from ..classifier.checkpoint import find_checkpoint, kind_of, training_history
     from ..classifier.swapped import check_checkpoint_and_data
     from ..classifier.third_party import is_third_party
@@ -95,7 +106,6 @@ def evaluate(
     from ..data.sources import read_data
     from ..evaluation.metrics import EvaluationResult
     from ..evaluation.report import provenance, write_report
-    from ..progress import say
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas changes the file of --predictions; give --predictions, or leave it out.")
@@ -122,15 +132,23 @@ def evaluate(
     folders = [path if is_third_party(path) else find_checkpoint(path) for path in (checkpoint, *(compare or ()))]
     outputs = {"--predictions": predictions, "--report": report}
     check_outputs(outputs, Path(data), [*folders, checkpoint, *(compare or ())])
-    if calibration is not None:
-        check_outputs(outputs, Path(calibration), [])
+    for read in (calibration, held_out):
+        if read is not None:
+            check_outputs(outputs, Path(read), [])
 
-    def opened(folder: Path) -> Classifier:
-        classifier = load(folder, device=device, dtype=dtype, backend=backend, calibration=calibration)
-        if dtype == "int8":
-            say(str(classifier.state.int8), progress)
-        return classifier
-
+    opened = partial(
+        open_classifier,
+        progress=progress,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        calibration=calibration,
+        abstain=abstain,
+        conformal=conformal,
+        thresholds=thresholds,
+        costs=cost,
+        held_out=held_out,
+    )
     classifier = opened(folders[0])
     if report is not None and classifier.state.label_separator is not None:
         raise UsageError("--report is only for classifiers with one label for each text; leave it out.")
@@ -160,12 +178,7 @@ def evaluate(
     print_evaluation(result.to_dict(), title=f"{checkpoint} on {texts.origin}")
     for name, other in others.items():
         print_evaluation(other.to_dict(), title=f"{name} on {texts.origin}")
-        counts = _compare(result, other)
-        first, name = printable(checkpoint), printable(name)
-        print(
-            f"only {first} is right on {counts['only_first']:,} texts, only {name} on {counts['only_second']:,}; "
-            f"McNemar's test: p = {counts['p']:.4g}\n"
-        )
+        _print_comparison(printable(checkpoint), printable(name), _compare(result, other))
 
 
 def _check_alike(kinds: list[Kind]) -> None:
@@ -224,6 +237,13 @@ def _compare(
         raise UsageError(f"--compare: the checkpoints have different classes: {classes}.")
     only_first, only_second, p = mcnemar(first, second)
     return {"only_first": only_first, "only_second": only_second, "p": p}
+
+
+def _print_comparison(first: str, second: str, counts: dict[str, float]) -> None:
+    print(
+        f"only {first} is right on {counts['only_first']:,} texts, only {second} on {counts['only_second']:,}; "
+        f"McNemar's test: p = {counts['p']:.4g}\n"
+    )
 
 
 def _write_predictions(

@@ -116,6 +116,43 @@ Calibration = Annotated[
     ),
 ]
 Backend = _settings_option("backend")
+ANSWERS = "Answers"
+Abstain = Annotated[
+    str | None,
+    typer.Option(
+        help="When a text gets no answer: accuracy=0.98, answered=0.9 or probability=0.8, and unlike=0.99; off.",
+        rich_help_panel=ANSWERS,
+    ),
+]
+Conformal = Annotated[
+    str | None,
+    typer.Option(
+        help="Error rate of label sets, such as 0.1; 0.1,by_class for each class; off.", rich_help_panel=ANSWERS
+    ),
+]
+Thresholds = Annotated[
+    str | None,
+    typer.Option(
+        help="Where texts may have several labels: f1, precision=0.9, 0.4, or CLASS=0.4,OTHER=0.6; off.",
+        rich_help_panel=ANSWERS,
+    ),
+]
+Costs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cost",
+        help="TRUE:PREDICTED=5: what predicting a class for another costs; other errors 1. Can be repeated; off.",
+        rich_help_panel=ANSWERS,
+    ),
+]
+HeldOutTexts = Annotated[
+    str | None,
+    typer.Option(
+        "--held-out",
+        help="Labelled texts that the classifier was not trained on, which --abstain and the others are chosen on.",
+        rich_help_panel=ANSWERS,
+    ),
+]
 Progress = _settings_option("progress")
 Version = Annotated[
     bool,

@@ -10,20 +10,26 @@ import typer
 
 from ..errors import UsageError
 from ..file_types import listed
-from ..progress import progress_bar, say
+from ..progress import progress_bar
+from .loading import open_classifier
 from .options import (
+    Abstain,
     Backend,
     Calibration,
+    Conformal,
+    Costs,
     Debug,
     Delimiter,
     Device,
     Encoding,
     EncodingErrors,
     Header,
+    HeldOutTexts,
     LoadDtype,
     Progress,
     TextColumn,
     TextPairColumn,
+    Thresholds,
     user_paths,
 )
 from .prediction_input import check_output, open_source, texts_of_options
@@ -113,6 +119,11 @@ def predict(
     proba: Proba = False,
     keep_columns: KeepColumns = True,
     escape_formulas: EscapeFormulas = False,
+    abstain: Abstain = None,
+    conformal: Conformal = None,
+    thresholds: Thresholds = None,
+    cost: Costs = None,
+    held_out: HeldOutTexts = None,
     device: Device = "auto",
     dtype: LoadDtype = "auto",
     calibration: Calibration = None,
@@ -131,7 +142,7 @@ def predict(
 
     texts = texts_of_options(text, text_pair)
     check_checkpoint_and_data(checkpoint, data)
-    check_output(output, checkpoint, data, calibration, reads_standard_input=not text)
+    check_output(output, checkpoint, data, calibration, held_out, reads_standard_input=not text)
     options = ReadOptions(
         text_column=text_column,
         text_pair_column=text_pair_column,
@@ -143,16 +154,27 @@ def predict(
         header=header,
     )
     stream = open_source(data, texts, input_format, options, progress)
-    from ..classifier import load
+    from ..classifier.inputs import TextInput
 
-    classifier = load(checkpoint, device=device, dtype=dtype, backend=backend, calibration=calibration)
-    if dtype == "int8":
-        say(str(classifier.state.int8), progress)
+    classifier = open_classifier(
+        checkpoint,
+        progress=progress,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        calibration=calibration,
+        abstain=abstain,
+        conformal=conformal,
+        thresholds=thresholds,
+        costs=cost,
+        held_out=held_out,
+    )
+    distances = classifier.decisions.unlike is not None
     # On a terminal the bar would stand among the predictions.
     shown = progress and (output is not None or sys.stdout is None or not sys.stdout.isatty())
     with progress_bar(None, "text", shown) as bar, open_writer(output, shape, classifier, stream) as writer:
         for rows in stream.batches:
-            writer.write(rows, classifier.predict_proba(rows.texts))
+            writer.write(rows, *classifier.outputs(TextInput(list(rows.texts)), distances=distances))
             bar.update(len(rows.texts))
 
 

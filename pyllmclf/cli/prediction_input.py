@@ -43,11 +43,10 @@ def check_output(
     output: Path | None,
     checkpoint: Path,
     data: str | None,
-    calibration: str | None = None,
-    *,
+    *others: str | None,
     reads_standard_input: bool,
 ) -> None:
-    """Raises :class:`UsageError` if an output would replace the data or the calibration texts, or be in a checkpoint.
+    """Raises :class:`UsageError` if an output would replace the data or another file, or be in a checkpoint.
 
     Parameters
     ----------
@@ -55,14 +54,16 @@ def check_output(
     checkpoint : Path
     data : str or None
         File of the texts.
-    calibration : str or None
+    others : str or None
+        Other files that are read, such as calibration texts.
     reads_standard_input : bool
         Whether standard input is read where ``data`` is none.
     """
     if output is None:
         return
-    if calibration is not None:
-        check_outputs({"--output": output}, Path(calibration), [])
+    for other in others:
+        if other is not None:
+            check_outputs({"--output": output}, Path(other), [])
     folders = [checkpoint, *(checkpoint / name for name in ("last", "best") if (checkpoint / name).exists())]
     check_outputs({"--output": output}, Path(data or STANDARD_INPUT), folders)
     if data in (None, STANDARD_INPUT) and reads_standard_input:

@@ -96,26 +96,29 @@ def open_writer(output: Path | None, shape: Shape, classifier: Classifier, strea
 
 
 class JsonLines(Writer):
-    """An object per line: the input's columns, ``text``, ``label``, ``probabilities``."""
+    """An object per line: the input's columns, ``text``, ``label``, ``probabilities``, and what rules add."""
 
     def begin(self) -> None:
         super().begin()
         texts = {"text", "text_pair"} if self.classifier.state.has_pairs else {"text"}
         taken = set(self.input_columns()) | texts
-        self.names = [free_name(name, taken) for name in (self.classifier.label_name, "probabilities")]
+        added = (self.classifier.label_name, "probabilities", *self.by_rules())
+        self.names = [free_name(name, taken) for name in added]
 
     def write_batch(self, rows: Rows, labels: list[Any], probabilities: np.ndarray) -> None:
         from ..classifier.inputs import most_probable
 
         classes, top_k = self.classifier.state.encoder.names, self.shape.top_k
         best = None if top_k is None else most_probable(probabilities, classes, top_k)
+        by_rules = list(self.by_rules().values())
         for i, (label, row) in enumerate(zip(labels, probabilities.tolist(), strict=True)):
             values = {name: _jsonable(value) for name, value in self.input_values(rows, i).items()}
             check_free(values, self.names, rows, i)
             for name, part in named_parts(rows.texts[i]).items():
                 values.setdefault(name, part)
             shown = zip(classes, row, strict=True) if best is None else best[i]
-            self.write_object(values | {self.names[0]: label, self.names[1]: dict(shown)})
+            ruled = [column[i] for column in by_rules]
+            self.write_object(values | dict(zip(self.names, (label, dict(shown), *ruled), strict=True)))
 
     def write_object(self, value: dict[str, Any]) -> None:
         """Writes the object of a row."""

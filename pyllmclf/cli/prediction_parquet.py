@@ -94,5 +94,7 @@ class ParquetWriter(Writer):
         own = original_name(name)
         if own.startswith("prob"):
             return pa.float64()
+        if own == "abstained":
+            return pa.string()
         label = pa.array(self.classifier.classes_).type
         return pa.list_(label) if own == "labels" else label

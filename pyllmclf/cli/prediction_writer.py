@@ -58,12 +58,17 @@ class Writer(ABC):
     def __init__(self, file: Any, shape: Shape, classifier: Classifier, stream: RowStream) -> None:
         self.file, self.shape, self.classifier, self.stream = file, shape, classifier, stream
         self.started = False
+        self._reasons: list[str | None] = []
+        self._sets: list[list[Any]] = []
 
-    def write(self, rows: Rows, probabilities: np.ndarray) -> None:
-        """Writes a batch of rows with their probabilities [rows, classes]."""
+    def write(self, rows: Rows, probabilities: np.ndarray, distances: np.ndarray | None = None) -> None:
+        """Writes a batch of rows with probabilities [rows, classes], and distances [rows] where rules read them."""
         if not self.started:
             self.begin()
-        self.write_batch(rows, self.classifier.decide(probabilities), probabilities)
+        labels, self._reasons = self.classifier.answers(probabilities, distances)
+        if self.classifier.decisions.conformal is not None:
+            self._sets = self.classifier.label_sets(probabilities)
+        self.write_batch(rows, labels, probabilities)
         if hasattr(self.file, "flush"):
             self.file.flush()
 
@@ -94,14 +99,22 @@ class Writer(ABC):
             return dict(named_parts(rows.texts[row]))
         return rows.records[row]
 
+    def by_rules(self) -> dict[str, list[Any]]:
+        """What the classifier's rules add to each row of the batch, by name."""
+        decisions = self.classifier.decisions
+        found: dict[str, list[Any]] = {"abstained": self._reasons} if decisions.abstains else {}
+        return found | ({"labels": self._sets} if decisions.conformal is not None else {})
+
     def added(self, labels: list[Any], probabilities: np.ndarray) -> dict[str, Any]:
         """Columns that a table gets, by names that the input has not."""
         name = self.classifier.label_name
-        columns: dict[str, Any] = {name: labels}
+        columns: dict[str, Any] = {name: labels} | {
+            key: values if labels else [] for key, values in self.by_rules().items()
+        }
         if self.shape.top_k is not None or self.shape.proba:
             columns |= self.classifier.columns(probabilities, self.shape.top_k)
         elif name == "label":
-            columns["probability"] = probabilities.max(axis=1) if len(labels) else probabilities[:, 0]
+            columns["probability"] = self.classifier.decisions.confidence(probabilities)
         taken = set(self.input_columns())
         return {free_name(name, taken): values for name, values in columns.items()}
 

@@ -9,7 +9,20 @@ import typer
 
 from ..errors import UsageError
 from ..progress import say
-from .options import Backend, Calibration, Debug, Device, LoadDtype, Progress, user_paths
+from .options import (
+    Abstain,
+    Backend,
+    Calibration,
+    Conformal,
+    Costs,
+    Debug,
+    Device,
+    HeldOutTexts,
+    LoadDtype,
+    Progress,
+    Thresholds,
+    user_paths,
+)
 
 NETWORK, BATCHES, LIMITS = "Network", "Batches", "Limits"
 KEY_VARIABLE = "PYLLMCLF_API_KEY"
@@ -57,6 +70,11 @@ def serve(
         float, _option(LIMITS, "Interval at which newer checkpoints are looked for; 0: never.")
     ] = 2.0,
     drain_seconds: Annotated[float, _option(LIMITS, "Most seconds that requests have to finish after SIGTERM.")] = 30.0,
+    abstain: Abstain = None,
+    conformal: Conformal = None,
+    thresholds: Thresholds = None,
+    cost: Costs = None,
+    held_out: HeldOutTexts = None,
     device: Device = "auto",
     dtype: LoadDtype = "auto",
     calibration: Calibration = None,
@@ -88,6 +106,8 @@ def serve(
         access_log=access_log,
     )
     load_options = {"device": device, "dtype": dtype, "calibration": calibration, "backend": backend}
+    load_options |= {"abstain": abstain, "conformal": conformal, "thresholds": thresholds, "costs": cost}
+    load_options["held_out"] = held_out
     serving = Serving(named_folders(classifiers), options, load_options, drain_seconds)
     serve_folders(serving, host, port, workers, lambda line: say(line, progress))
 

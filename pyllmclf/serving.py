@@ -20,6 +20,11 @@ def serve(
     dtype: str = "auto",
     backend: str = "auto",
     calibration: Any = None,
+    abstain: Any = None,
+    conformal: Any = None,
+    thresholds: Any = None,
+    costs: Any = None,
+    held_out: Any = None,
     drain_seconds: float = 30.0,
     progress: bool = True,
     **options: Any,
@@ -37,7 +42,7 @@ def serve(
     workers : int
         Number of processes, which share the weights' memory. With more than one, a script calls this under
         ``if __name__ == "__main__"``.
-    device, dtype, backend, calibration
+    device, dtype, backend, calibration, abstain, conformal, thresholds, costs, held_out
         As for :func:`pyllmclf.load`.
     drain_seconds : float
         Most seconds that requests in flight have after SIGTERM.
@@ -67,5 +72,7 @@ def serve(
         paths = named_folders([os.fspath(classifiers)])
     options.setdefault("allowed_hosts", allowed_hosts(host, []))
     load_options = {"device": device, "dtype": dtype, "backend": backend, "calibration": calibration}
+    load_options |= {"abstain": abstain, "conformal": conformal, "thresholds": thresholds, "costs": costs}
+    load_options["held_out"] = held_out
     serving = Serving(paths, server_options(options), load_options, drain_seconds)
     serve_folders(serving, host, port, workers, lambda line: say(line, progress))

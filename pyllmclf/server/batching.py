@@ -48,7 +48,7 @@ class Request:
     Attributes
     ----------
     logits : ndarray of fp32, shape [rows, classes]
-        A row for each text or window.
+        A row for each text or window; with a further column of distances where the classifier's rules read them.
     missing : int
         Number of rows of ``logits`` that are not computed yet.
     done : callable
@@ -204,8 +204,9 @@ class Batcher:
         Stopped
             If :meth:`stop` was called.
         """
-        classes = group.classifiers[member].state.model.head.weight.shape[0]
-        request = Request(np.empty((len(packer), classes), dtype=np.float32), len(packer), done)
+        classifier = group.classifiers[member]
+        columns = classifier.state.model.head.weight.shape[0] + (classifier.measure is not None)
+        request = Request(np.empty((len(packer), columns), dtype=np.float32), len(packer), done)
         with self._condition:
             if self._stopping:
                 raise Stopped("the server is shutting down")

@@ -32,6 +32,7 @@ class Metrics:
         self.truncated = self._counter("truncated_texts", "Texts that were longer than the model reads.", "model")
         self.labels = self._counter("labels", "Labels of texts.", "model", "label")
         self.without_label = self._counter("texts_without_label", "Texts of which no label was sure.", "model")
+        self.abstained = self._counter("abstained_texts", "Texts that got no answer, by the rules.", "model")
         self.shared = self._counter("texts_in_flight_shared", "Texts that waited for an identical one.")
         self.batch_tokens = self._histogram("batch_tokens", "Tokens of a batch.", TOKENS)
         self.batch_fill = self._histogram(

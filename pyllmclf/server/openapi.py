@@ -40,17 +40,19 @@ CLASSIFIED = _object(
         "items": _object(
             "index label probs num_classes",
             index={"type": "integer"},
-            label={"type": "string"},
+            label={"type": ["string", "null"]},
             probs=NUMBERS,
             num_classes={"type": "integer"},
-            labels=STRINGS,
+            labels={"type": ["array", "null"], "items": {"type": "string"}},
+            abstained={"type": ["string", "null"]},
+            label_set=STRINGS,
         ),
     },
     usage=_object("prompt_tokens total_tokens", prompt_tokens={"type": "integer"}, total_tokens={"type": "integer"}),
 )
 SCORES = {
     "type": "array",
-    "items": _object("score label", score={"type": "number"}, label={"type": "string"}),
+    "items": _object("score label", score={"type": "number"}, label={"type": "string"}, abstained={"type": "string"}),
 }
 PREDICT = _object(
     "inputs",
@@ -74,6 +76,7 @@ MODELS = _object(
             classes=STRINGS,
             several_labels={"type": "boolean"},
             reads_pairs={"type": "boolean"},
+            decisions=STRINGS,
             model_type={"type": "string"},
             dtype={"type": "string"},
             shares_layers_with=STRINGS,

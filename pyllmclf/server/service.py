@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from ..classifier.classifier import Classifier
 from ..classifier.inference import TOKEN_BUDGET
 from ..data.packing import Packer
 from ..errors import DataError, ModelError, PyllmclfError
-from ..evaluation.metrics import softmax
-from ..evaluation.multi_label import sigmoid
 from ..printable import shown
 from ..text_pair import Text, TextPair, characters
 from .batching import Abandoned, Batcher, DeadlineExceeded, QueueFull, Stopped, logits_of
@@ -51,9 +49,14 @@ class Answer:
     logits : ndarray of fp32, shape [texts, classes]
     probabilities : ndarray of float64, shape [texts, classes]
     labels : list of str, or of list of str where texts may have several labels
+        ``None`` for a text without an answer.
     tokens : ndarray of int, shape [texts]
     truncated : int
         Number of texts that were longer than the classifier reads.
+    reasons : list of str or None
+        Why a text has no answer.
+    sets : list of list of str, or None
+        Label sets, the most probable label first, where the classifier was loaded with ``conformal``.
     """
 
     served: Served
@@ -62,6 +65,8 @@ class Answer:
     labels: list[Any]
     tokens: np.ndarray
     truncated: int
+    reasons: list[str | None] = field(default_factory=list)
+    sets: list[list[str]] | None = None
 
     @cached_property
     def classes(self) -> list[str]:
@@ -217,22 +222,29 @@ class Service:
 
     def _answer(self, served: Served, packer: Packer, logits: np.ndarray) -> Answer:
         classifier, metrics = served.classifier, self.metrics
-        several = classifier.state.label_separator is not None
-        probabilities = (sigmoid if several else softmax)(logits)
-        names = classifier.state.encoder.names
-        if several:
-            labels: list[Any] = [list(map(str, found)) for found in classifier.decide(probabilities)]
-            flat = [label for found in labels for label in found]
-            metrics.without_label.labels(served.name).inc(sum(not found for found in labels))
+        logits, distances = classifier.split_outputs(logits)
+        probabilities = classifier.probabilities_of(logits)
+        found, reasons = classifier.answers(probabilities, distances)
+        labels: list[Any]
+        if classifier.state.label_separator is not None:
+            labels = [None if each is None else list(map(str, each)) for each in found]
+            flat = [label for each in labels for label in each or ()]
+            metrics.without_label.labels(served.name).inc(sum(each == [] for each in labels))
         else:
-            flat = labels = [names[i] for i in probabilities.argmax(axis=1)]
+            labels = [None if label is None else str(label) for label in found]
+            flat = [label for label in labels if label is not None]
+        if classifier.decisions.abstains:
+            metrics.abstained.labels(served.name).inc(sum(reason is not None for reason in reasons))
+        sets = None
+        if classifier.decisions.conformal is not None:
+            sets = [list(map(str, each)) for each in classifier.label_sets(probabilities)]
         for label, count in Counter(flat).items():
             metrics.labels.labels(served.name, label).inc(count)
         tokens = packer.tokens_by_text
         metrics.texts.labels(served.name).inc(len(labels))
         metrics.tokens.labels(served.name).inc(int(tokens.sum()))
         metrics.truncated.labels(served.name).inc(packer.cut)
-        return Answer(served, logits, probabilities, labels, tokens, packer.cut)
+        return Answer(served, logits, probabilities, labels, tokens, packer.cut, reasons, sets)
 
     def _measured_budget(self) -> int:
         """Tokens of a batch of about :data:`BATCH_SECONDS` of the slowest group; each group is computed once before."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..classifier.checkpoint import content_hash
 from ..classifier.classifier import Classifier
-from ..classifier.inference import inference_batch
+from ..classifier.inference import inference_batch, model_outputs
 from ..data.packing import PackedBatch, Packer
 from ..models.config import canonical_fields
 from ..models.layers import Linear
@@ -118,6 +118,7 @@ class ClassifierGroup:
         Returns
         -------
         list of (fp32 tensor, shape [texts that want the classifier, classes], or None if none does)
+            With a further column of distances where the classifier's rules read them.
         """
         found: list[Tensor | None] = [None] * len(self.classifiers)
         with torch.inference_mode(), ops.use_backend(self.compute.backend):
@@ -152,7 +153,8 @@ class ClassifierGroup:
                 if len(chosen) < len(texts):
                     own = inference_batch(model, packer, texts[chosen], self.compute.device)
                 cached = None if rows is None else (span.end, rows)
-                found[member] = model(own, dtype=self.compute.dtype, cached=cached)
+                measure = self.classifiers[member].measure
+                found[member] = model_outputs(model, own, self.compute.dtype, cached, measure)
 
 
 def _rows_of(span: SharedSpan, x: Tensor | None, batch: PackedBatch, chosen: np.ndarray) -> Tensor | None:

@@ -228,14 +228,17 @@ def _rows(work: _Work, first: int, answer: Answer, tally: Tally) -> Iterator[byt
             "length": len(work.upload.texts[row]),
             "text": work.upload.texts[row],
         }
+        if answer.reasons[i] is not None:
+            found["abstained"] = answer.reasons[i]
         if work.upload.columns:
             found["cells"] = work.upload.cells(row)
         given = None if work.given is None else work.given.rows[row]
         if given is not None:
-            predicted = [places[one] for one in ([label] if isinstance(label, str) else label)]
+            predicted = [places[one] for one in ([label] if isinstance(label, str) else label or [])]
             tally.add(given, predicted)
             names = [classes[k] for k in given]
-            found |= {"given": names[0] if isinstance(label, str) else names, "right": set(given) == set(predicted)}
+            several = work.served.classifier.state.label_separator is not None
+            found |= {"given": names if several else names[0], "right": set(given) == set(predicted)}
         yield _line(found)
 
 

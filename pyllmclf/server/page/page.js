@@ -57,10 +57,10 @@
     return paragraph;
   }
 
-  const labelsOf = (label) => (Array.isArray(label) ? label : [label]);
-  const badges = (label) => labelsOf(label).length
+  const labelsOf = (label) => (Array.isArray(label) ? label : label === null ? [] : [label]);
+  const badges = (label, abstained) => labelsOf(label).length
     ? labelsOf(label).map((one) => element("bdi", { class: "label" }, shown(one)))
-    : [element("span", { class: "note" }, "no label")];
+    : [element("span", { class: "note" }, abstained ? `no answer: ${shown(abstained)}` : "no label")];
   const same = (a, b) => JSON.stringify(labelsOf(a).toSorted()) === JSON.stringify(labelsOf(b).toSorted());
 
   // Shows the first items of a list, and the next ones at a click.
@@ -194,6 +194,7 @@
   function showResults(all, names, answers) {
     const items = all.map((text, i) => ({ text, answers: answers[i].map((answer, k) => ({
       label: answer.labels ?? answer.label,
+      abstained: answer.abstained,
       classes: ranked(models.get(names[k]).classes.map((name, c) => [name, answer.probs[c]])),
     })) }));
     for (const item of items) item.differs = item.answers.length > 1 && !same(item.answers[0].label, item.answers[1].label);
@@ -217,7 +218,7 @@
   function resultOf(item, names) {
     const answers = item.answers.map((answer, i) => element("div", { class: "answer" },
       element("h3", {}, element("bdi", {}, shown(names[i]))),
-      element("p", { class: "labels" }, ...badges(answer.label)), ...allBars(answer.classes)));
+      element("p", { class: "labels" }, ...badges(answer.label, answer.abstained)), ...allBars(answer.classes)));
     const article = element("article", { class: "card result" + (item.differs ? " differs" : "") }, textOf(item.text));
     if (item.differs) article.append(element("p", { class: "differ" }, "The classifiers disagree."));
     article.append(element("div", { class: "answers" }, ...answers));
@@ -382,7 +383,7 @@
 
   function rowOf(row) {
     const fact = (name, ...value) => element("span", {}, element("span", { class: "key" }, name + " "), ...value);
-    const facts = [fact("predicted", ...badges(row.label)), fact("", percent(row.confidence))];
+    const facts = [fact("predicted", ...badges(row.label, row.abstained)), fact("", percent(row.confidence))];
     if (row.given !== undefined) facts.splice(row.right ? 2 : 0, 0, fact("given", ...badges(row.given)));
     facts.push(fact("row", count(row.row)), fact("", count(row.length) + (row.length === 1 ? " character" : " characters")));
     return element("li", {}, textOf(row.text), element("p", { class: "facts" }, ...facts));

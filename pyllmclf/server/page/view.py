@@ -104,7 +104,8 @@ def _result(answer: Answer, explanation: Explanation | None) -> Mapping[str, Any
     order = (-row).argsort(kind="stable")
     bars = [(answer.classes[i], float(row[i])) for i in order]
     return {
-        "labels": [label] if isinstance(label, str) else label,
+        "labels": [label] if isinstance(label, str) else label or [],
+        "abstained": answer.reasons[0],
         "bars": bars[:SHOWN_CLASSES],
         "more": bars[SHOWN_CLASSES:],
         "truncated": answer.truncated > 0,

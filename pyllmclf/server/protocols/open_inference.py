@@ -20,6 +20,9 @@ from ..service import Answer, Service
 
 HEADER = "inference-header-content-length"
 INPUT = "text"
+ABSTAINED = "abstained"
+# Those of a request that names none; a classifier that abstains adds why.
+OUTPUTS = ("label", "probabilities", "logits")
 
 
 async def live(request: Request, service: Service) -> Json:
@@ -40,7 +43,7 @@ async def server(request: Request, service: Service) -> Json:
 async def model(request: Request, service: Service) -> Json:
     """Inputs and outputs of a model."""
     served = service.find(request.path_params["name"])
-    classes = len(served.classifier.classes_)
+    classes, abstains = len(served.classifier.classes_), served.classifier.decisions.abstains
     return Json(
         {
             "name": served.name,
@@ -53,6 +56,7 @@ async def model(request: Request, service: Service) -> Json:
                 {"name": "label", "datatype": "BYTES", "shape": [-1]},
                 {"name": "probabilities", "datatype": "FP64", "shape": [-1, classes]},
                 {"name": "logits", "datatype": "FP32", "shape": [-1, classes]},
+                *([{"name": ABSTAINED, "datatype": "BYTES", "shape": [-1]}] if abstains else []),
             ],
         }
     )
@@ -72,7 +76,7 @@ async def infer(request: Request, service: Service) -> Response:
     content = parsed(body if size is None else body[:size])
     served = service.find(request.path_params["name"])
     texts = _texts(content, b"" if size is None else body[size:], pairs=served.classifier.state.has_pairs)
-    wanted = _wanted_outputs(content)
+    wanted = _wanted_outputs(content, abstains=served.classifier.decisions.abstains)
     answer = await service.classify(served.name, texts, abandoned=until_gone(request))
     facts = {"model": served.name, "texts": len(texts), "tokens": int(answer.tokens.sum())}
     request.scope["pyllmclf"].update(facts)
@@ -153,13 +157,13 @@ def _strings(binary: bytes, size: Any) -> Iterator[str]:
         place = end
 
 
-def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
+def _wanted_outputs(content: dict[str, Any], *, abstains: bool) -> dict[str, bool]:
     """Names of the outputs that a request wants, and whether each is binary."""
-    names = ("label", "probabilities", "logits")
+    names = (*OUTPUTS, ABSTAINED)
     default = _parameters(content).get("binary_data_output") is True
     listed = content.get("outputs")
     if not listed:
-        return dict.fromkeys(names, default)
+        return dict.fromkeys(names if abstains else OUTPUTS, default)
     wanted = {}
     for output in listed if isinstance(listed, list) else [None]:
         name = output.get("name") if isinstance(output, dict) else None
@@ -171,9 +175,10 @@ def _wanted_outputs(content: dict[str, Any]) -> dict[str, bool]:
 
 def _output(answer: Answer, name: str, binary: bool) -> tuple[dict[str, Any], bytes]:
     """One output as JSON, and its binary data."""
-    if name == "label":
+    if name in ("label", ABSTAINED):
         separator = answer.served.classifier.state.label_separator or ","
-        labels = [label if isinstance(label, str) else separator.join(label) for label in answer.labels]
+        labels = [label if isinstance(label, str) else separator.join(label or ()) for label in answer.labels]
+        labels = labels if name == "label" else [reason or "" for reason in answer.reasons]
         output: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": [len(labels)]}
         encoded = [label.encode() for label in labels]
         blob = b"".join(len(each).to_bytes(4, "little") + each for each in encoded)

@@ -60,4 +60,7 @@ def _inputs(content: dict[str, Any]) -> tuple[list[Text], bool]:
 def _scores(answer: Answer, i: int, raw: bool) -> list[dict[str, Any]]:
     scores = (answer.logits if raw else answer.probabilities)[i]
     order = (-scores).argsort(kind="stable")
-    return [{"score": scores[k], "label": answer.classes[k]} for k in order]
+    found = [{"score": scores[k], "label": answer.classes[k]} for k in order]
+    if answer.reasons[i] is not None:  # not TEI's, whose answer is scores alone
+        found[0]["abstained"] = answer.reasons[i]
+    return found

@@ -39,14 +39,19 @@ async def classify(request: Request, service: Service) -> Json:
 
 
 def _entry(answer: Answer, i: int) -> dict[str, Any]:
-    entry = {
+    state, label, reason = answer.served.classifier.state, answer.labels[i], answer.reasons[i]
+    several = state.label_separator is not None
+    entry: dict[str, Any] = {
         "index": i,
-        "label": answer.best[i],
+        # vLLM's label may be null.
+        "label": None if reason else answer.best[i] if several else label,
         "probs": answer.probabilities[i],
         "num_classes": len(answer.classes),
     }
-    # Not vLLM's: which of several labels a text has.
-    return entry if isinstance(answer.labels[i], str) else entry | {"labels": answer.labels[i]}
+    # Not vLLM's: which of several labels a text has, why it has no answer, and its label set.
+    entry |= {"labels": label} if several else {}
+    entry |= {"abstained": reason} if answer.served.classifier.decisions.abstains else {}
+    return entry if answer.sets is None else entry | {"label_set": answer.sets[i]}
 
 
 async def models(request: Request, service: Service) -> Json:
@@ -66,6 +71,7 @@ def _card(service: Service, name: str) -> dict[str, Any]:
         "classes": state.encoder.names,
         "several_labels": state.label_separator is not None,
         "reads_pairs": state.has_pairs,
+        "decisions": served.classifier.decisions.lines(state.encoder.names),
         "model_type": state.model.config.model_type,
         "dtype": served.classifier.compute.dtype_name if state.int8 is None else "int8",
         "shares_layers_with": [

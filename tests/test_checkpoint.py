@@ -284,7 +284,7 @@ def test_export_for_transformers(trained: Trained, tmp_path: Path, name: str) ->
     classifier, target = trained(name), tmp_path / "export"
     expected = classifier.logits(TEXTS)
     classifier.export(target)
-    assert set(files_in(target)) == FULL - {"pyllmclf.json", "training_state/state.json"}
+    assert set(files_in(target)) == FULL - {"pyllmclf.json", "training_rows.safetensors", "training_state/state.json"}
     model = AutoModelForSequenceClassification.from_pretrained(target)
     assert relative_error(padded_logits(model, target), expected) <= 1e-5
     np.testing.assert_array_equal(classifier.logits(TEXTS), expected)
@@ -295,7 +295,11 @@ def test_export_for_transformers(trained: Trained, tmp_path: Path, name: str) ->
 def test_export_for_peft(trained: Trained, tmp_path: Path, name: str) -> None:
     target = tmp_path / "export"
     trained(name).export(target, format="peft")
-    assert set(files_in(target)) == ADAPTER - {"pyllmclf.json", "training_state/state.json"}
+    assert set(files_in(target)) == ADAPTER - {
+        "pyllmclf.json",
+        "training_rows.safetensors",
+        "training_state/state.json",
+    }
     assert relative_error(padded_logits(with_adapter(target, target), target), trained(name).logits(TEXTS)) <= 1e-5
 
 

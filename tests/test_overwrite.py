@@ -308,7 +308,7 @@ def test_what_is_trained_is_saved_before_an_error(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(pyllmclf.Classifier, "evaluate_packed", fail)
+    monkeypatch.setattr(pyllmclf.Classifier, "evaluate_outputs", fail)
     assert run(app, "pyllmclf", [*NANO, "--train", str(table), "--validation", str(table)]) == 5
     assert "until step 1" in capsys.readouterr().err
     assert pyllmclf.load("pyllmclf-runs/table-gpt2-nano-1").classes_ == ["billing", "delivery"]

@@ -533,7 +533,7 @@ def test_what_was_trained_is_saved_if_measuring_fails(tmp_path: Path, monkeypatc
     """And a resumed run measures first: the same bits, with each step taken once."""
     whole = pyllmclf.finetune(**NANO, validation=VALIDATION)
     run = {**NANO, "validation": VALIDATION, "output_dir": tmp_path / "run"}
-    measure, measured = pyllmclf.Classifier.evaluate_packed, []
+    measure, measured = pyllmclf.Classifier.evaluate_outputs, []
 
     def fails_in_the_second_epoch(self: Any, *arguments: Any, **options: Any) -> Any:
         measured.append(len(measured))
@@ -542,7 +542,7 @@ def test_what_was_trained_is_saved_if_measuring_fails(tmp_path: Path, monkeypatc
         return measure(self, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(pyllmclf.Classifier, "evaluate_packed", fails_in_the_second_epoch)
+        patched.setattr(pyllmclf.Classifier, "evaluate_outputs", fails_in_the_second_epoch)
         with pytest.raises(MemoryError, match="no room"):
             pyllmclf.finetune(**run)
     state = json.loads((tmp_path / "run" / "last" / "training_state" / "state.json").read_text())
@@ -563,7 +563,7 @@ def test_a_diverged_model_replaces_no_checkpoint(tmp_path: Path, monkeypatch: py
     def not_finite(self: Any, *arguments: Any, **options: Any) -> Any:
         raise pyllmclf.NonFiniteError("the logits of text 0 are not finite")
 
-    monkeypatch.setattr(pyllmclf.Classifier, "evaluate_packed", not_finite)
+    monkeypatch.setattr(pyllmclf.Classifier, "evaluate_outputs", not_finite)
     with pytest.raises(pyllmclf.NonFiniteError):
         pyllmclf.finetune(**NANO, validation=VALIDATION, output_dir=tmp_path / "run")
     assert not list((tmp_path / "run").glob("checkpoint-*"))

@@ -262,7 +262,7 @@ class Decisions:
 
 def by_whom(rule: Abstention | Unlike | Conformal) -> str:
     """Which classifier the held-out texts were measured by."""
-    names: dict[str, str] = {**WHOSE}
+    names = {str(name): words for name, words in WHOSE.items()}
     return names.get(rule.classifier or "", "an unknown classifier")
 
 

@@ -349,10 +349,6 @@ class Settings:
             raise UsageError("cache_budget has no effect with cache='off'; leave one of them out.")
         if self.report and self.output_dir is None:
             raise UsageError("report needs a folder: give output_dir.")
-        if self.report and self.multi_label:
-            raise UsageError(
-                "report is only for classifiers with one label for each text; leave it or multi_label out."
-            )
 
     def _check_contrastive(self) -> None:
         defaults = {each.name: each.default for each in fields(Settings)}

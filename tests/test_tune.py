@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from models import Folders
+from pages import Page
 
 import pyllmclf
 from pyllmclf import ModelError, PreemptedError, UsageError
@@ -403,9 +404,28 @@ def test_report(model_folder: Folders, tmp_path: Path) -> None:
     candidates = [{"trainable": "head"}, {"trainable": "last_9_blocks"}]
     arguments: dict[str, Any] = {"test": DATA, "output_dir": tmp_path, "report": True, "progress": False}
     pyllmclf.tune(model_folder("bert"), (TEXTS, labels), candidates=candidates, **arguments)
-    page = (tmp_path / "report.html").read_text()
-    assert "<h2>Candidates</h2>" in page and "trainable=last_9_blocks</td>" in page and ">failed</td>" in page
-    assert "<h2>Labels to look at</h2>" in page and f">{TEXTS[1]}</td>" in page
+    page = Page((tmp_path / "report.html").read_text())
+    page.check()
+    (best, _), candidates = page.text.split("trainable=head", 1), page.rows("leaderboard")
+    assert "Candidates" in best and [row[3] for row in candidates if "last_9_blocks" in row[1]] == ["failed"]
+    assert "Labels to look at" in page.text and TEXTS[1] in page.text
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_report_without_test_texts(model_folder: Folders, tmp_path: Path, several: bool) -> None:
+    """It is of the training texts, each by a classifier that was trained without it."""
+    labels: Any = [[label] for label in LABELS] if several else LABELS
+    candidates = [{"trainable": "head"}, {"trainable": "last_block", "epochs": 1}]
+    result = pyllmclf.tune(
+        model_folder("bert"), (TEXTS, labels), candidates=candidates, multi_label=several, output_dir=tmp_path,
+        report=True, progress=False, folds=2,
+    )  # fmt: skip
+    page = Page((tmp_path / "report.html").read_text())
+    page.check()
+    assert "trained without it" in page.text and "chart-leaderboard" in page.content
+    measured = result.metrics["validation"]
+    assert page.data["figures"]["accuracy"] == measured["accuracy"]
+    assert page.data["figures"]["per_class"] == measured["per_class"]
 
 
 def test_command(model_folder: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

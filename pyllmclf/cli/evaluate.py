@@ -100,11 +100,11 @@ def evaluate(
 ) -> None:
     """Measure a classifier on labelled texts."""
     from ..classifier.checkpoint import find_checkpoint, kind_of, training_history
+    from ..classifier.measured import training_baselines
     from ..classifier.swapped import check_checkpoint_and_data
     from ..classifier.third_party import is_third_party
     from ..data.atomic_folder import check_writable, new_file
     from ..data.sources import read_data
-    from ..evaluation.metrics import EvaluationResult
     from ..evaluation.report import provenance, write_report
 
     if escape_formulas and predictions is None:
@@ -150,8 +150,6 @@ def evaluate(
         held_out=held_out,
     )
     classifier = opened(folders[0])
-    if report is not None and classifier.state.label_separator is not None:
-        raise UsageError("--report is only for classifiers with one label for each text; leave it out.")
     # Files are opened first: a wrong path is reported before the work.
     with ExitStack() as stack:
         file = None if predictions is None else stack.enter_context(new_file(predictions))
@@ -161,11 +159,12 @@ def evaluate(
         if file is not None:
             _write_predictions(file, texts.texts, result, classifier.state.label_separator, escape_formulas)
     if report is not None:
-        assert isinstance(result, EvaluationResult)
         sources = provenance(folders[0], texts, str(classifier.device))
         tokens = classifier.packer(texts.texts).tokens_by_text
-        history = [] if is_third_party(folders[0]) else training_history(folders[0])
-        write_report(report, result, texts, tokens, sources, history)
+        history, baselines = [], None
+        if not is_third_party(folders[0]):
+            history, baselines = training_history(folders[0]), training_baselines(folders[0])
+        write_report(report, result, texts, tokens, sources, history, baselines=baselines)
     others = {
         str(path): opened(folder).evaluate_texts(texts, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)

@@ -114,7 +114,7 @@ def intervals(result: EvaluationResult) -> dict[str, Interval]:
 def calibration(result: EvaluationResult) -> Calibration:
     """Calibration of the predicted class's probability."""
     confidence = result.probabilities.max(axis=1)
-    counts, mean_confidence, mean_accuracy = _bins(confidence, result.right)
+    counts, mean_confidence, mean_accuracy = confidence_bins(confidence, result.right)
     differences = result.probabilities.copy()
     differences[np.arange(len(differences)), result.labels] -= 1.0
     return Calibration(
@@ -126,7 +126,7 @@ def calibration(result: EvaluationResult) -> Calibration:
     )
 
 
-def _bins(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def confidence_bins(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(count, mean confidence, accuracy) of each bin of confidence, each of shape [bins]; NaN in an empty bin."""
     index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     counts = np.bincount(index, minlength=BINS)
@@ -143,7 +143,7 @@ def expected_calibration_error(confidence: np.ndarray, right: np.ndarray) -> flo
         Probability of each decision, in [0, 1].
     right : ndarray of bool, shape [decisions]
     """
-    counts, mean_confidence, mean_accuracy = _bins(confidence, right)
+    counts, mean_confidence, mean_accuracy = confidence_bins(confidence, right)
     gaps = np.where(counts > 0, np.abs(mean_accuracy - mean_confidence), 0.0)
     return float((gaps * counts).sum() / counts.sum())
 

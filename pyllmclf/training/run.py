@@ -19,12 +19,11 @@ from ..data.readers import TextData
 from ..errors import NonFiniteError, PreemptedError
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
-from ..evaluation.report import provenance, write_report
+from ..evaluation.report import Search
 from ..models.hub import read_json
 from ..progress import say, warn
 from ..random_state import keeps_random_state
 from ..sharding import full_tensors
-from ..tables import Table
 from .baselines import REMEDIES, SOLVED_HEAD, Baseline, accuracies, complaints, measure_baselines
 from .classifier_folder import classifier_folder
 from .held_out import MOST_ROWS_OF_AN_EPOCH, measure_rows
@@ -32,6 +31,7 @@ from .hints import hints
 from .preemption import PREEMPTED
 from .recipes import MEASURE, ResolvedSettings
 from .records import EpochRecord, per_second
+from .report import Measurements, OutOfFold, write_run_report
 from .result import FinetuneResult, Measured
 from .resume import numerics, optimizer_tensors
 from .run_folder import RunFolder
@@ -171,7 +171,7 @@ class Run:
             None if output_dir is None else Path(output_dir),
             self.lengths,
             calibration,
-            _figures(self.baselines) if self.measured is None else self.measured.baselines,
+            self._all_baselines,
         )
 
     def _save_unfinished(self, folder: Path) -> None:
@@ -289,13 +289,18 @@ class Run:
         return result
 
     @keeps_random_state()
-    def report(self, leaderboard: Table | None = None, issues: Sequence[Mapping[str, Any]] = ()) -> None:
+    def report(
+        self,
+        search: Search | None = None,
+        issues: Sequence[Mapping[str, Any]] = (),
+        out_of_fold: OutOfFold | None = None,
+    ) -> None:
         """Writes the report of the training and its test texts, or the validation texts where there is no test split.
 
         Parameters
         ----------
-        leaderboard, issues
-            As for :func:`pyllmclf.evaluation.report.write_report`.
+        search, issues, out_of_fold
+            As for :func:`pyllmclf.training.report.write_run_report`.
 
         Raises
         ------
@@ -304,20 +309,24 @@ class Run:
         """
         if self.folder is None:  # only the first process has the folder
             return
-        split = "test" if "test" in self.packers else "validation"
-        data, result = self.texts[split], self._results[split]
-        assert isinstance(result, EvaluationResult)
-        link = "last" if self.settings.early_stopping is None else "best"
-        write_report(
-            self.folder.path / "report.html",
-            result,
-            data,
-            self.packers[split].tokens_by_text,
-            provenance((self.folder.path / link).resolve(), data, str(self.classifier.device)),
+        measured = Measurements(
+            self.texts,
+            self.packers,
+            self._results,
             [record.to_dict() for record in self.trainer.history],
-            leaderboard=leaderboard,
-            issues=issues,
+            self.lengths,
+            self.metrics.get("validation", {}).get("accuracy"),
+            self._all_baselines,
         )
+        link = "last" if self.settings.early_stopping is None else "best"
+        device = str(self.classifier.device)
+        more: dict[str, Any] = {"search": search, "issues": issues, "out_of_fold": out_of_fold}
+        write_run_report(self.folder.path, link, device, measured, **more)
+
+    @property
+    def _all_baselines(self) -> dict[str, dict[str, Any]]:
+        """Those of this training, or of the one before it that was measured on the held-out texts."""
+        return _figures(self.baselines) if self.measured is None else self.measured.baselines
 
     def timing(self) -> dict[str, float]:
         """Seconds, steps and tokens per second; training seconds include those before the run was resumed."""

@@ -30,6 +30,7 @@ from ..training.identity import data_sha256
 from ..training.preemption import PREEMPTED
 from ..training.prepare import prepare_run
 from ..training.recipes import PHASE, TUNED
+from ..training.report import OutOfFold
 from ..training.result import FinetuneResult, Measured
 from ..training.run import PREEMPTED_EARLY
 from ..training.session import Session, open_session
@@ -40,7 +41,8 @@ from ..training.trainable import last_blocks
 from .candidates import Candidate, default_candidates, fixed_arguments, is_space, listed_candidates
 from .evaluations import Evaluations
 from .out_of_fold import PROBABILITY, save_out_of_fold
-from .result import TuneResult, leaderboard_table
+from .report import search_section
+from .result import TuneResult
 from .search import Fold, Search, Tell, TimeLimit
 from .suspicious_labels import label_issues
 
@@ -169,7 +171,8 @@ def _tune(
                 f"output_dir {asked.output_dir} holds a training that is no winner of tune; choose another folder, or "
                 "replace it with overwrite=True (--overwrite)."
             )
-        data = read_texts(asked, recorded.get("classes"))
+        # The report is of the texts of the folds where there are no others.
+        data = read_texts(replace(asked, report=False), recorded.get("classes"))
         sources = {each: find_model(each, asked.weights, asked.revision) for each in models}
         fixed = fixed_arguments(vars(asked))
         parts, cross_validates = _folds(data, folds, asked.seed)
@@ -316,10 +319,10 @@ def _folds(data: Data, folds: int, seed: int) -> tuple[list[Fold], bool]:
 def _train_winner(session: Session, search: Search, winner: Candidate, data: Data, recorded: Any) -> TuneResult:
     asked = session.settings
     leaderboard = _leaderboard(search, winner)
-    out_of_fold, measured = None, None
+    out_of_fold, measured, unseen = None, None, None
     if search.cross_validates:
-        out_of_fold, metrics, held_out = _out_of_fold(search, winner, data)
-        measured = Measured(metrics | {"classifier": OUT_OF_FOLD}, {}, held_out)
+        out_of_fold, unseen, held_out = _out_of_fold(search, winner, data)
+        measured = Measured(unseen.result.to_dict() | {"classifier": OUT_OF_FOLD}, {}, held_out)
     say(f"the best is candidate {winner.number} ({winner}); training it on all training texts", asked.progress)
     with session.preemption.at_once(_preempted(session, search.evaluations)):
         settings = replace(asked, baselines="off", report=False, **winner.arguments)
@@ -330,13 +333,14 @@ def _train_winner(session: Session, search: Search, winner: Candidate, data: Dat
     values = {each.name: getattr(result, each.name) for each in fields(FinetuneResult)}
     tuned = TuneResult(**values | {"out_of_fold": out_of_fold}, leaderboard=leaderboard)
     if asked.report:
-        run.report(leaderboard_table(leaderboard), _issues(tuned))
+        run.report(search_section(leaderboard), _issues(tuned), unseen)
     return tuned
 
 
 def _issues(result: TuneResult) -> list[dict[str, Any]]:
-    """Labels to look at, for the report; none without cleanlab or out-of-fold probabilities."""
-    if result.out_of_fold is None or importlib.util.find_spec("cleanlab") is None:
+    """Labels to look at, for the report; none without cleanlab or out-of-fold probabilities, or of several labels."""
+    several = result.classifier.state.label_separator is not None
+    if several or result.out_of_fold is None or importlib.util.find_spec("cleanlab") is None:
         return []
     return label_issues(result).to_dict("records")
 
@@ -361,8 +365,8 @@ def _leaderboard(search: Search, winner: Candidate) -> list[dict[str, Any]]:
     return [row | {"rank": rank} for rank, row in enumerate(rows, 1)]
 
 
-def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.DataFrame, dict[str, Any], HeldOut]:
-    """The winner's probabilities of the texts of the folds it was evaluated on, their metrics, and their scores."""
+def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.DataFrame, OutOfFold, HeldOut]:
+    """The winner's probabilities of the texts of the folds it was evaluated on, their figures, and their scores."""
     import pandas as pd
 
     numbers = [n for n in range(len(search.folds)) if (winner.number, n) in search.evaluations.found]
@@ -372,7 +376,7 @@ def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.Data
     labels = np.concatenate([search.labels[n] for n in numbers])[order]
     several = labels.ndim == 2
     classes = list(data.encoder.classes)
-    metrics = (evaluate_multi_label if several else evaluate_logits)(logits, labels, classes).to_dict()
+    result = (evaluate_multi_label if several else evaluate_logits)(logits, labels, classes)
     probabilities = sigmoid(logits) if several else softmax(logits)
     train, rows = data.texts["train"], rows[order]
     assert train.labels is not None
@@ -384,4 +388,4 @@ def _out_of_fold(search: Search, winner: Candidate, data: Data) -> tuple[pd.Data
     }
     columns |= {f"{PROBABILITY}{name}": probabilities[:, number] for number, name in enumerate(classes)}
     held_out = HeldOut.sampled(logits, labels, OUT_OF_FOLD, search.session.settings.seed)
-    return pd.DataFrame(columns, index=rows), metrics, held_out
+    return pd.DataFrame(columns, index=rows), OutOfFold(result, rows), held_out

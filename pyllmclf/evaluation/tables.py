@@ -11,10 +11,14 @@ if TYPE_CHECKING:
 
 # Most classes whose confusion matrix is shown; of more, the most frequent wrong predictions.
 SHOWN_MATRIX = 12
+# Most classes whose figures are shown; of more, those with the lowest F1.
+SHOWN_CLASSES = 20
 
 
 def evaluation_parts(metrics: dict[str, Any], title: str = "") -> list[Part]:
     """Headline metrics, metrics per class, the confusion matrix (of many classes its largest numbers), rules.
+
+    Of more than :data:`SHOWN_CLASSES` classes, those with the lowest F1 are shown, the lowest first.
 
     Parameters
     ----------
@@ -34,13 +38,9 @@ def _metrics_parts(metrics: dict[str, Any], title: str) -> list[Part]:
         f"accuracy {metrics['accuracy']:.2%}, macro-F1 {metrics['macro_f1']:.4f}, log-loss {metrics['log_loss']:.4f} "
         f"({metrics['texts']:,} texts, {metrics['seconds']:.1f} s)"
     )
-    figures = [
-        (name, *(f"{each[key]:.4f}" for key in ("precision", "recall", "f1")), f"{each['support']:,}")
-        for name, each in zip(classes, metrics["per_class"].values(), strict=True)
-    ]
     parts: list[Part] = [
         Line(f": {headline}", title) if title else Line(headline),
-        Table(("class", "precision", "recall", "F1", "texts"), figures),
+        *_class_parts(classes, list(metrics["per_class"].values())),
     ]
     if "micro_f1" in metrics:
         micro = f"micro-F1 {metrics['micro_f1']:.4f}"
@@ -76,6 +76,25 @@ def decision_lines(figures: dict[str, Any]) -> list[Part]:
             f"mean cost {found['mean_cost']:.4f}, by the most probable class {found['mean_cost_of_most_probable']:.4f}"
         )
     return [Line(line) for line in lines]
+
+
+def _class_parts(classes: list[str], per_class: list[dict[str, Any]]) -> list[Part]:
+    """A table of the classes in their order, or of many those with the lowest F1; of equal ones, with most texts."""
+    chosen = list(range(len(classes)))
+    lines: list[Part] = []
+    if len(classes) > SHOWN_CLASSES:
+        chosen.sort(key=lambda c: (per_class[c]["support"] == 0, per_class[c]["f1"], -per_class[c]["support"]))
+        chosen = chosen[:SHOWN_CLASSES]
+        lines.append(Line(f"the {SHOWN_CLASSES} of {len(classes):,} classes with the lowest F1:"))
+    figures = [
+        (
+            classes[c],
+            *(f"{per_class[c][key]:.4f}" for key in ("precision", "recall", "f1")),
+            f"{per_class[c]['support']:,}",
+        )
+        for c in chosen
+    ]
+    return [*lines, Table(("class", "precision", "recall", "F1", "texts"), figures)]
 
 
 def per_class_frame(per_class: dict[Any, Any]) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import plain_pytorch
 import pytest
 import torch
 from models import Folders, make_trainer
+from pages import Page
 
 import pyllmclf.api
 from pyllmclf import UsageError
@@ -22,9 +23,10 @@ from pyllmclf.data.labels import LabelEncoder
 from pyllmclf.data.readers import TextData
 from pyllmclf.experiments import runner
 from pyllmclf.experiments.bag_of_words import run_bag_of_words
-from pyllmclf.experiments.results import COLUMNS, markdown, summary, write_results
+from pyllmclf.experiments.page import write_page
+from pyllmclf.experiments.results import COLUMNS, markdown, summaries, summary, write_results
 from pyllmclf.experiments.runner import RowResult, Runner, read_all_splits, replace_model
-from pyllmclf.experiments.table import choose_rows, published_rows, tables
+from pyllmclf.experiments.table import choose_rows, published_rows, tables, without_published
 from pyllmclf.models.weights import backbone_state, head_state
 from pyllmclf.settings import Settings
 from pyllmclf.text_pair import TextPair
@@ -213,6 +215,7 @@ def test_the_command(
     command = [
         "experiments", "--rows", "1,2,9,18,bow", "--model", str(model), "--data", str(csv_file), "--seeds", "2",
         "--epochs", "1", "--output-dir", str(out), "--no-progress",
+        "--report", str(tmp_path / "page.html"),
     ]  # fmt: skip
     ran = cli(*command, "--json")
     assert ran.code == 0, ran.err
@@ -224,7 +227,14 @@ def test_the_command(
     assert list(rows) == ["1", "2", "9", "18", "bow"]
     assert "gpt2-xl" in rows["9"]["skipped"]
     assert rows["9"]["test"] is None
-    assert rows["1"]["published_test"] == 95.0
+    assert all(row["published_test"] is None and row["differs"] is None for row in rows.values())  # other data
+    assert {name for name, row in rows.items() if row["best"]} == {
+        name for name, row in rows.items() if row["test"] == max(each["test"] or 0 for each in rows.values())
+    }
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    page.check()
+    assert [row[0] for row in page.rows("rows")] == list(rows) and "published" not in page.text
+    assert page.data["rows"] == json.loads(ran.out)["rows"]
     assert rows["1"]["seeds"] == [123, 124]
     assert rows["1"]["test_lowest"] <= rows["1"]["test"] <= rows["1"]["test_highest"]
     assert {name: rows["1"][name] for name in ("train", "test")} == {n: rows["18"][n] for n in ("train", "test")}
@@ -306,6 +316,30 @@ def test_errors(cli: Callable[..., Any], tmp_path: Path, options: list[str], cod
     ran = cli("experiments", *(option.replace("FILE", str(tmp_path / "file")) for option in options))
     assert ran.code == code
     assert said in ran.err
+
+
+def test_published_figures_are_beside_their_data_and_the_best_row_is_marked(tmp_path: Path) -> None:
+    rows = choose_rows("sms_spam", "1,2,5")
+
+    def run(test: float) -> dict[str, Any]:
+        accuracy = {"train": 0.9, "validation": 0.8, "test": test}
+        return {"seed": 123, "accuracy": accuracy, "train_seconds": 60.0, "tokens_per_second": 1e3}
+
+    results = [RowResult(row, [run(test)]) for row, test in zip(rows, (0.8, 0.9, 0.7), strict=True)]
+    table = markdown(results)
+    assert "published: train" in table and "| 95.00 |" in table
+    assert [line.split(" | ")[0] for line in table.splitlines() if "**90.00**" in line] == ["| 2"]
+    assert table.count("**") == 2
+    alone = [RowResult(without_published(row), result.runs) for row, result in zip(rows, results, strict=True)]
+    assert "published" not in markdown(alone) and "95.00" not in markdown(alone)
+    assert [row["best"] for row in summaries(results)] == [False, True, False]
+    assert [row["best"] for row in summaries(results[:1])] == [False]  # nothing is compared
+    write_page(tmp_path / "page.html", results, {"data": "<sms>"})
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    page.check()
+    assert "<sms>" in page.text and [row[3] for row in page.rows("rows")] == [
+        "–" if r.published.train is None else f"{r.published.train:.2f}" for r in rows
+    ]
 
 
 def test_results_are_escaped_and_said(tmp_path: Path) -> None:

@@ -49,6 +49,9 @@ def experiments(
             help="Compute frozen layers once for all rows; a row's seconds leave out what an earlier one has computed.",
         ),
     ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the table and a chart to this HTML file, after each row.")
+    ] = None,
     output_dir: Annotated[
         Path, typer.Option(help="Folder for tables, a plot and each run's result; a later call reuses stored results.")
     ] = Path("experiments"),
@@ -60,9 +63,11 @@ def experiments(
     debug: Debug = False,
 ) -> None:
     """Repeat the published experiments, on any model and data."""
-    from ..experiments.results import markdown, summary, write_results
+    from ..data.atomic_folder import check_writable
+    from ..experiments.page import write_page
+    from ..experiments.results import markdown, summaries, write_results
     from ..experiments.runner import Runner, read_all_splits, replace_model
-    from ..experiments.table import choose_rows, default_data, tables
+    from ..experiments.table import choose_rows, default_data, tables, without_published
 
     if table not in tables():
         raise UsageError(f"--table: there is no table {table!r}; choose one of {', '.join(tables())}.")
@@ -70,8 +75,13 @@ def experiments(
         raise UsageError(f"--seeds: {seeds} is not a positive number.")
     if weights not in (None, "pretrained", "random"):
         raise UsageError(f"--weights: {weights!r} is unknown; it is pretrained or random.")
-    data = default_data(table) if data is None else data
     chosen = choose_rows(table, rows)
+    if data is None or data == default_data(table):
+        data = default_data(table)
+    else:
+        chosen = [without_published(row) for row in chosen]
+    if report is not None:
+        check_writable(report)
     splits = read_all_splits(data, text_column, label_column, text_pair_column)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "progress": progress}
     overrides = {} if epochs is None else {"epochs": epochs}
@@ -91,8 +101,10 @@ def experiments(
     results = []
     for results in runner.run(to_run, range(123, 123 + seeds), lambda line: say(line, progress)):
         write_results(output_dir, results, about)
+        if report is not None:
+            write_page(report, results, about)
     if as_json:
-        print_json(about | {"rows": [summary(result) for result in results]})
+        print_json(about | {"rows": summaries(results)})
         return
     print(printable(markdown(results), keep="\n"))
     print(f"tables and plot in {printable(output_dir)}")

@@ -32,6 +32,7 @@ COLUMNS = (
     "tokens_per_second",
     "skipped",
     "differs",
+    "best",
 )
 
 
@@ -60,31 +61,52 @@ def summary(result: RowResult) -> dict[str, Any]:
     return figures
 
 
+def summaries(results: Sequence[RowResult]) -> list[dict[str, Any]]:
+    """:func:`summary` of each row; ``best`` says whether no other row has a higher test accuracy."""
+    rows = [summary(result) for result in results]
+    tests = [row["test"] for row in rows if row["test"] is not None]
+    # Where nothing is compared, no row is the best.
+    best = max(tests) if len(tests) > 1 else None
+    return [row | {"best": best is not None and row["test"] == best} for row in rows]
+
+
 def markdown(results: Sequence[RowResult]) -> str:
-    """Formats results as a Markdown table, with reasons of skipped rows and differences below it."""
-    lines = [
-        "| row | model | experiment | published: train | validation | test | minutes | "
-        "here: train | validation | test | minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    """Formats results as a Markdown table, with reasons of skipped rows and differences below it.
+
+    The test accuracy of the best row is bold, and published figures are there if any row has some.
+    """
+    rows = summaries(results)
+    published = any(row["published_test"] is not None for row in rows)
+    columns = ["published: train", "validation", "test", "minutes"] if published else []
+    columns += ["here: train" if published else "train", "validation", "test", "minutes"]
+    header = ["row", "model", "experiment", *columns]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    for f in rows:
+        ours = [_number(f["train"]), _number(f["validation"]), _spread(f), _number(f["minutes"])]
+        if f["best"]:
+            ours[2] = f"**{ours[2]}**"
+        if f["skipped"] is not None:
+            ours[2] = "skipped"
+        theirs = [_number(f[f"published_{name}"]) for name in ("train", "validation", "test", "minutes")]
+        cells = [f["row"], short_model(f), f["experiment"], *(theirs if published else []), *ours]
+        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+    return "\n".join([*lines, "", *(f"- {note}" for note in notes_of(results))]) + "\n"
+
+
+def short_model(figures: dict[str, Any]) -> str:
+    """The model of a row of :func:`summaries`: of a folder's path the end."""
+    model = "/".join(Path(figures["model"]).parts[-2:])
+    return f"{model}, random weights" if figures["weights"] == "random" else model
+
+
+def notes_of(results: Sequence[RowResult]) -> list[str]:
+    """Why rows are skipped, and in what others differ from the published ones: a sentence for each reason."""
     notes: dict[str, list[str]] = {}
     for result in results:
-        f = summary(result)
-        model = "/".join(Path(f["model"]).parts[-2:])  # of a folder's path, the end
-        if f["weights"] == "random":
-            model += ", random weights"
-        published = [_percent(f[f"published_{split}"]) for split in ("train", "validation", "test")]
-        ours = [_percent(f["train"]), _percent(f["validation"]), _spread(f)]
-        if result.skipped is not None:
-            ours[2] = "skipped"
-            notes.setdefault(f"skipped: {result.skipped.rstrip('.')}", []).append(f["row"])
-        for difference in result.row.differs if result.skipped is None else ():
-            notes.setdefault(difference, []).append(f["row"])
-        minutes = _minutes(f["published_minutes"]), _minutes(f["minutes"])
-        cells = [f["row"], model, f["experiment"], *published, minutes[0], *ours, minutes[1]]
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    items = [f"- {'Row' if len(rows) == 1 else 'Rows'} {', '.join(rows)}: {note}." for note, rows in notes.items()]
-    return "\n".join([*lines, "", *items]) + "\n"
+        reasons = result.row.differs if result.skipped is None else [f"skipped: {result.skipped.rstrip('.')}"]
+        for reason in reasons:
+            notes.setdefault(reason, []).append(result.row.name)
+    return [f"{'Row' if len(rows) == 1 else 'Rows'} {', '.join(rows)}: {note}." for note, rows in notes.items()]
 
 
 def write_results(folder: Path, results: Sequence[RowResult], about: dict[str, Any]) -> None:
@@ -102,7 +124,7 @@ def write_results(folder: Path, results: Sequence[RowResult], about: dict[str, A
     ResourceError
         If a file can't be written.
     """
-    rows = [summary(result) for result in results]
+    rows = summaries(results)
     runs = {result.row.name: result.runs for result in results}
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -145,18 +167,14 @@ def plot(results: Sequence[RowResult]) -> str:
     return file.getvalue()
 
 
-def _percent(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
 def _spread(figures: dict[str, Any]) -> str:
     if figures["test"] is None or len(figures["seeds"]) == 1:
-        return _percent(figures["test"])
+        return _number(figures["test"])
     return f"{figures['test']:.2f} ({figures['test_lowest']:.2f}–{figures['test_highest']:.2f})"
-
-
-def _minutes(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
 
 
 def _cell(value: str) -> str:

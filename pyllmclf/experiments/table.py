@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -110,6 +110,11 @@ def published_rows(table: str) -> list[TableRow]:
             )
         )
     return rows
+
+
+def without_published(row: TableRow) -> TableRow:
+    """A row without published figures and differences from them, for data that they are not of."""
+    return replace(row, published=Published(None, None, None, None), differs=())
 
 
 def choose_rows(table: str, wanted: str | None) -> list[TableRow]:

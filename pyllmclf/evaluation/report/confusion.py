@@ -24,7 +24,7 @@ LEVELS = 5
 """Shades of a cell."""
 OVERVIEW_CLASSES = 250
 """Classes above which a cell is smaller than three pixels where the image is shown whole."""
-PIXELS, CELL = 900, 14
+PIXELS, CELL = 704, 14
 """Width of the image as it is shown at first, and of a cell at the largest enlargement, about."""
 LEVELS_OF_ZOOM = (1, 2, 4, 8, 16, 32)
 RIGHT, WRONG = (46, 110, 200), (222, 96, 30)
@@ -164,7 +164,7 @@ def matrix_image(result: EvaluationResult) -> MatrixImage:
     pixels = np.zeros((count, count, 4), dtype=np.uint8)
     pixels[rows, columns, :3] = np.where((rows == columns)[:, None], RIGHT, WRONG)
     # The rarest confusion is visible, too.
-    pixels[rows, columns, 3] = np.rint(255 * (0.3 + 0.7 * texts / totals[rows]))
+    pixels[rows, columns, 3] = np.rint(255 * (0.45 + 0.55 * texts / totals[rows]))
     overview = _png(_enlarged(pixels)) if count > OVERVIEW_CLASSES else ""
     names = [str(result.classes[c]) for c in order]
     levels = [level for level in LEVELS_OF_ZOOM if level == 1 or level * PIXELS <= 2 * CELL * count]

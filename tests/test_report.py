@@ -190,7 +190,7 @@ def test_the_page(checkpoints: list[Path], data_file: str, tmp_path: Path, cli: 
     assert f"{printed['accuracy']:.2%}" in page.text
     assert [row[:5] for row in page.rows("class-table")] == [
         [name, *(f"{each[key]:.4f}" for key in ("precision", "recall", "f1")), ""]
-        for name, each in sorted(printed["per_class"].items(), key=lambda item: item[1]["f1"])
+        for name, each in sorted(printed["per_class"].items(), key=lambda item: (item[1]["f1"], -item[1]["support"]))
     ]
     for heading in ("Classes", "Confusion", "Curves", "Thresholds", "Accuracy by length", "Errors", "Training"):
         assert heading in page.text

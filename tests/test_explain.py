@@ -26,7 +26,7 @@ from pyllmclf.explain.baseline import Baseline
 from pyllmclf.explain.explainer import embedding_tables
 from pyllmclf.explain.gradients import integration_points
 
-# The last text of the list is read alone, without padding, by both sides.
+# Each is read alone, without padding, by transformers.
 SOME = [TEXTS[2], TEXTS[5], "x"]
 
 

@@ -54,8 +54,9 @@ def _chart(rows: list[dict[str, Any]]) -> Chart | None:
     for style, (key, name) in enumerate((("test", "here"), ("published_test", "published"))):
         known = [(places[row["row"]], row[key]) for row in shown if row[key] is not None]
         if known:
-            lines.append(Line(name, *map(list, zip(*known, strict=True)), style, marked=True, joined=False))
-            values += [value for _, value in known]
+            x, y = map(list, zip(*known, strict=True))
+            lines.append(Line(name, x, y, style, marked=True, joined=False))
+            values += y
     for row in shown:
         if row["test"] is not None and len(row["seeds"]) > 1:
             ranges.append(Range(places[row["row"]], row["test_lowest"], row["test_highest"]))

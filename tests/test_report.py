@@ -245,6 +245,20 @@ def test_nothing_of_the_call_is_written_over(
     assert all(path.read_bytes() == content for path, content in before.items())
 
 
+def test_words_of_errors_are_marked(checkpoints: list[Path], cli: Callable[..., Any], tmp_path: Path) -> None:
+    report, data_file = tmp_path / "r.html", tmp_path / "wrong.csv"
+    turned = dict(zip(sorted(set(LABELS)), sorted(set(LABELS), reverse=True), strict=True))
+    rows = [f'"{text}",{turned[label]}' for text, label in zip(TEXTS, LABELS, strict=True)]
+    data_file.write_text("\n".join(["text,label", *rows[:5]]), encoding="utf-8")
+    ran = cli("eval", checkpoints[0], data_file, "--report", report, "--explain-errors", "2", command=app)
+    assert ran.code == 0, ran.err
+    page = report.read_text(encoding="utf-8")
+    assert page.count('<span class="why">') == 2 and ".why mark{" in page
+    for wrong in (("--explain-errors", "2"), ("--report", report, "--explain-errors", "-1")):
+        ran = cli("eval", checkpoints[0], data_file, *wrong, command=app)
+        assert ran.code == 2 and "--explain-errors" in ran.err
+
+
 def test_a_report_beside_the_checkpoints(checkpoints: list[Path], data_file: str, cli: Callable[..., Any]) -> None:
     report = checkpoints[0] / "mine.html"
     assert cli("eval", checkpoints[0], data_file, "--report", report, "--no-progress", command=app).code == 0

@@ -13,12 +13,13 @@ from pages import Page
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score, roc_curve
 
 from pyllmclf.data.readers import TextData
+from pyllmclf.evaluation.confused_pairs import confused_pairs
 from pyllmclf.evaluation.metrics import EvaluationResult, evaluate_logits
 from pyllmclf.evaluation.multi_label import MultiLabelResult, evaluate_multi_label
 from pyllmclf.evaluation.multi_label_statistics import best_thresholds, decision_calibration, multi_label_intervals
-from pyllmclf.evaluation.report import Baselines, write_report
+from pyllmclf.evaluation.report import Baselines, find_near_duplicates, write_report
 from pyllmclf.evaluation.report.confidence import coverage_rows, slider_rows
-from pyllmclf.evaluation.report.confusion import confused_pairs, matrix_image
+from pyllmclf.evaluation.report.confusion import matrix_image
 from pyllmclf.evaluation.report.curves import curves_of, mean_curves
 from pyllmclf.evaluation.report.lengths import length_chart
 from pyllmclf.evaluation.selective import risk_coverage
@@ -159,17 +160,36 @@ def test_curves(digits: int) -> None:
     assert y[-1] == 1.0 and (np.diff(y) >= -1e-12).all()
 
 
+def test_texts_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasketch")
+    long = "the parcel has not arrived although it was promised for Monday"
+    train = TextData([long, "an equal text", "another text of the training"], ["a", "b", "a"], "train.csv")
+    data = TextData(["an equal text", long.upper() + "!", "nothing like it"], ["b", "a", "b"], "test.csv")
+    near = find_near_duplicates(train, data)
+    assert (near.equal, near.why_not) == (1, "")
+    assert [(row["where"], row["of_where"], row["similarity"]) for row in near.rows] == [("row 1", "row 0", 1.0)]
+    page = written(tmp_path, one_label(3, 2), near=near)
+    section = (tmp_path / "r.html").read_text().partition('id="near-duplicates"')[2].partition("</section>")[0]
+    assert "1 are equal to a training text. 1 more share" in section and long in section and long.upper() in section
+    assert page is not None
+    monkeypatch.setattr("pyllmclf.evaluation.report.near_duplicates.MOST_CHARACTERS", 20)
+    assert "not searched in more than" in find_near_duplicates(train, data).why_not
+    monkeypatch.setattr("pyllmclf.evaluation.report.near_duplicates.is_available", lambda: False)
+    assert "need datasketch" in find_near_duplicates(train, data).why_not
+
+
 def test_confused_pairs() -> None:
     result = one_label(500, 5, noise=2.0)
     data = TextData([f"text {i}" for i in range(500)], None, "data.csv")
     pairs = confused_pairs(result, data, limit=4, examples=2)
-    assert [(pair.true, pair.predicted, pair.texts) for pair in pairs] == result.confusions(4)
+    assert [(pair["true"], pair["predicted"], pair["texts"]) for pair in pairs] == result.confusions(4)
     for pair in pairs:
-        assert pair.of == result.per_class[pair.true].support and len(pair.examples) == 2
-        for number, where, _ in pair.examples:
-            assert where == f"row {number}"
-            assert result.classes[result.labels[number]] == pair.true
-            assert result.classes[result.predictions[number]] == pair.predicted
+        assert pair["of"] == result.per_class[pair["true"]].support and len(pair["examples"]) == 2
+        for each in pair["examples"]:
+            number = each["row"]
+            assert each["where"] == f"data.csv, row {number}"
+            assert result.classes[result.labels[number]] == pair["true"]
+            assert result.classes[result.predictions[number]] == pair["predicted"]
 
 
 def test_confused_pairs_of_several_labels() -> None:
@@ -177,7 +197,8 @@ def test_confused_pairs_of_several_labels() -> None:
     given = np.array([[0, 1, 0], [0, 1, 0], [1, 0, 1], [0, 0, 0]], dtype=np.float32)
     result = evaluate_multi_label(8 * given - 4, labels, ["a", "b", "c"])
     pairs = confused_pairs(result, TextData(["x"] * 4, None, "data.csv"))
-    assert [(pair.true, pair.predicted, pair.texts, pair.of) for pair in pairs] == [("a", "b", 2, 2), ("b", "a", 1, 1)]
+    found = [(pair["true"], pair["predicted"], pair["texts"], pair["of"]) for pair in pairs]
+    assert found == [("a", "b", 2, 2), ("b", "a", 1, 1)]
 
 
 def test_confused_classes_are_neighbours_in_the_image() -> None:

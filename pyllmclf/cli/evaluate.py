@@ -80,6 +80,10 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Write intervals, curves, errors and provenance to this HTML file.")
     ] = None,
+    explain_errors: Annotated[
+        int,
+        typer.Option(help="In --report, mark the words that weigh most in the most confident errors: this many."),
+    ] = 0,
     compare: Annotated[
         list[Path] | None,
         typer.Option(help="Compare with this checkpoint on the same texts by McNemar's test; can be repeated."),
@@ -100,15 +104,19 @@ def evaluate(
 ) -> None:
     """Measure a classifier on labelled texts."""
     from ..classifier.checkpoint import find_checkpoint, kind_of, training_history
+    from ..classifier.explained_errors import explained_errors
     from ..classifier.measured import training_baselines
     from ..classifier.swapped import check_checkpoint_and_data
     from ..classifier.third_party import is_third_party
     from ..data.atomic_folder import check_writable, new_file
     from ..data.sources import read_data
     from ..evaluation.report import provenance, write_report
+    from ..explain import HIGHLIGHT_CSS
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas changes the file of --predictions; give --predictions, or leave it out.")
+    if explain_errors < 0 or (explain_errors and report is None):
+        raise UsageError("--explain-errors is the number of errors whose words --report marks; give --report, too.")
     check_checkpoint_and_data(checkpoint, data)
     kind = kind_of(checkpoint)
     # Data are read first: errors in them are reported before weights are read.
@@ -164,7 +172,10 @@ def evaluate(
         history, baselines = [], None
         if not is_third_party(folders[0]):
             history, baselines = training_history(folders[0]), training_baselines(folders[0])
-        write_report(report, result, texts, tokens, sources, history, baselines=baselines)
+        marked = explained_errors(classifier, result, texts, explain_errors, progress=progress)
+        style = HIGHLIGHT_CSS if marked else ""
+        more: dict[str, Any] = {"baselines": baselines, "highlights": marked, "highlight_style": style}
+        write_report(report, result, texts, tokens, sources, history, **more)
     others = {
         str(path): opened(folder).evaluate_texts(texts, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from ..printable import printable
 from ..text_pair import parts_of
 from .record import Record, Weight
 
@@ -46,14 +47,14 @@ def highlight(explanation: Record) -> Markup:
     Returns
     -------
     markupsafe.Markup
-        Everything of the text is escaped.
+        Everything of the text is escaped; control characters are visible escapes.
     """
     largest = max((abs(word.weight) for word in explanation.words if word.weight is not None), default=0.0)
     parts = []
     for part, text in enumerate(parts_of(explanation.text)):
         words = [word for word in explanation.words if word.part == part]
         parts.append(Markup('<span class="why">{}</span>').format(Markup("").join(_pieces(text, words, largest))))
-    return Markup(" ").join(parts)
+    return Markup(printable(str(Markup(" ").join(parts)), keep="\n\r\t"))
 
 
 def _pieces(text: str, words: Iterable[Weight], largest: float) -> Iterable[Markup]:

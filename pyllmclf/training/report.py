@@ -14,7 +14,7 @@ from ..data.packing import Packer
 from ..data.readers import TextData
 from ..evaluation.metrics import EvaluationResult
 from ..evaluation.multi_label import MultiLabelResult
-from ..evaluation.report import Baselines, Search, provenance, write_report
+from ..evaluation.report import Baselines, Search, find_near_duplicates, provenance, write_report
 
 NAME = "report.html"
 OF_BASELINES = "the validation texts of the training"
@@ -116,5 +116,6 @@ def write_run_report(
         baselines=Baselines(OF_BASELINES, measured.accuracy, figures) if figures else None,
         search=search,
         issues=issues,
+        near=None if split == "train" else find_near_duplicates(measured.texts["train"], data),
         measured=note,
     )

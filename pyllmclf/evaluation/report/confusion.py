@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...data.readers import TextData
+from ..confused_pairs import confused_pairs
 from ..metrics import EvaluationResult
 from ..multi_label import MultiLabelResult
-from .errors import error_confidence, place_of
+from .errors import place_of
 from .shown_text import ShownText, shown_text
 
 TABLE_CLASSES = 20
@@ -79,57 +80,21 @@ class MatrixImage:
     levels: list[int]
 
 
-def confused_pairs(
-    result: EvaluationResult | MultiLabelResult, data: TextData, limit: int = PAIRS, examples: int = EXAMPLES
-) -> list[Pair]:
-    """The most frequent confusions, most frequent first.
-
-    With several labels for a text, the true class is one that the text has and that is not predicted, and the predicted
-    one is predicted though the text doesn't have it.
-
-    Parameters
-    ----------
-    result : EvaluationResult or MultiLabelResult
-    data : TextData
-        The evaluated texts.
-    limit, examples : int
-        Pairs, and texts of each, at most.
-    """
-    texts, true, predicted = _confusions(result)
-    if not len(texts):
-        return []
-    pairs, places, counts = np.unique(np.stack([true, predicted]), axis=1, return_inverse=True, return_counts=True)
-    places, confidence = places.reshape(-1), error_confidence(result)
-    support = [figures.support for figures in result.per_class.values()]
-    found = []
-    for pair in np.argsort(-counts, kind="stable")[:limit]:
-        rows = texts[places == pair]
-        surest = rows[np.argsort(-confidence[rows], kind="stable")][:examples]
-        first, second = pairs[:, pair].tolist()
-        shown = [
-            (int(row), place_of(data, int(row)), shown_text(data.texts[row], beginning=EXAMPLE_CHARACTERS))
-            for row in surest
-        ]
-        found.append(
-            Pair(str(result.classes[first]), str(result.classes[second]), int(counts[pair]), support[first], shown)
+def pairs_of(result: EvaluationResult | MultiLabelResult, data: TextData) -> list[Pair]:
+    """The most frequent confusions, most frequent first; see :func:`..confused_pairs.confused_pairs`."""
+    return [
+        Pair(
+            str(pair["true"]),
+            str(pair["predicted"]),
+            pair["texts"],
+            pair["of"],
+            [
+                (each["row"], place_of(data, each["row"]), shown_text(each["text"], beginning=EXAMPLE_CHARACTERS))
+                for each in pair["examples"]
+            ],
         )
-    return found
-
-
-def _confusions(result: EvaluationResult | MultiLabelResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Text, true class and predicted class of each confusion, int64, each of shape [confusions]."""
-    if isinstance(result, EvaluationResult):
-        wrong = np.flatnonzero(~result.right)
-        return wrong, result.labels[wrong], result.predictions[wrong]
-    missing, added = result.labels & ~result.predictions, result.predictions & ~result.labels
-    texts = np.flatnonzero(missing.any(axis=1) & added.any(axis=1))
-    rows, true, predicted = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for text in texts:
-        one, other = np.meshgrid(np.flatnonzero(missing[text]), np.flatnonzero(added[text]))
-        true.append(one.ravel())
-        predicted.append(other.ravel())
-        rows.append(np.full(one.size, text))
-    return np.concatenate(rows), np.concatenate(true), np.concatenate(predicted)
+        for pair in confused_pairs(result, data, PAIRS, EXAMPLES)
+    ]
 
 
 def matrix_rows(result: EvaluationResult) -> list[dict[str, Any]]:

@@ -91,8 +91,6 @@ def errors_of(
         Errors that are returned at most.
     """
     confidence = error_confidence(result)
-    wrong = np.flatnonzero(~result.right)
-    rows = wrong[np.argsort(-confidence[wrong], kind="stable")][:most]
     # As the page shows them, so that the script finds the names of the table in its data.
     names = [printable(name, keep="\n\r\t") for name in result.classes]
     return [
@@ -106,8 +104,14 @@ def errors_of(
             int(tokens[row]),
             _probabilities(result, row, names),
         )
-        for row in map(int, rows)
+        for row in surest_errors(result, most)
     ]
+
+
+def surest_errors(result: EvaluationResult | MultiLabelResult, most: int) -> list[int]:
+    """Numbers of the texts whose prediction is wrong, the most confident first, at most ``most``."""
+    wrong = np.flatnonzero(~result.right)
+    return wrong[np.argsort(-error_confidence(result)[wrong], kind="stable")][:most].tolist()
 
 
 def error_confidence(result: EvaluationResult | MultiLabelResult) -> np.ndarray:

@@ -28,10 +28,11 @@ from .confidence import (
     coverage_rows,
     slider_rows,
 )
-from .confusion import TABLE_CLASSES, confused_pairs, confusion_cells, matrix_image, matrix_rows
+from .confusion import TABLE_CLASSES, confusion_cells, matrix_image, matrix_rows, pairs_of
 from .curves import curve_charts, curve_data, curves_of, shown_curves
 from .errors import Error, errors_of
 from .lengths import accuracy_by_length, length_chart
+from .near_duplicates import SHOWN, NearDuplicates
 from .shown_text import shown_text
 from .summary import Baselines, headline, most_frequent
 from .training_curve import training_charts, training_rows
@@ -73,6 +74,7 @@ def write_report(
     baselines: Baselines | None = None,
     search: Search | None = None,
     issues: Sequence[Mapping[str, Any]] = (),
+    near: NearDuplicates | None = None,
     highlights: Mapping[int, Markup] | None = None,
     highlight_style: str = "",
     measured: str = "",
@@ -98,6 +100,8 @@ def write_report(
     issues : sequence of mapping
         Labels that are probably wrong: ``where``, ``text`` (of pairs ``text_pair``, too), ``label``, ``suggested`` and
         ``score``.
+    near : NearDuplicates, optional
+        Evaluated texts that are training texts, or nearly.
     highlights : mapping of int to Markup, optional
         Safe HTML that is shown instead of a wrongly classified text, by the text's number (from 0): the text with the
         words that weigh in its prediction inside of ``<mark>``, for example. It must have no ``style`` attributes,
@@ -133,6 +137,8 @@ def write_report(
         search=search,
         issues=[dict(issue) | {"shown": shown_text(_text_of(issue))} for issue in issues[:ISSUES]],
         all_issues=len(issues),
+        near=near,
+        near_shown=SHOWN,
         training=training_charts(history),
         training_rows=training_rows(history),
         **values,
@@ -149,7 +155,7 @@ def _common(
     shown = shown_curves(curves)
     values = {
         "classes": class_rows(result, curves),
-        "pairs": confused_pairs(result, data),
+        "pairs": pairs_of(result, data),
         "curves": shown,
         "curve_charts": curve_charts(shown),
         "curve_names": {c: each.name for c, each in curves.items()},

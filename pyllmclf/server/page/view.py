@@ -13,14 +13,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from ...explain import Explanation
+from ...explain import Explanation, highlight
 from ...printable import printable
 from ...version import __version__
 from ..errors import RequestError
 from ..http import body_of, until_gone
 from ..service import Answer, Service
 from .files import NO_PAIRS
-from .why import Why, shown_words
+from .why import Why
 
 # The page loads nothing from elsewhere, and nothing of it is inline.
 POLICY = (
@@ -110,7 +110,7 @@ def _result(answer: Answer, explanation: Explanation | None) -> Mapping[str, Any
         "more": bars[SHOWN_CLASSES:],
         "truncated": answer.truncated > 0,
         "why": explanation,
-        "words": None if explanation is None else shown_words(explanation),
+        "words": None if explanation is None else highlight(explanation),
     }
 
 

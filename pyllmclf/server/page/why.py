@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from markupsafe import Markup
-
 from ...errors import PyllmclfError
-from ...explain import Explanation, highlight
-from ...printable import printable
+from ...explain import Explanation
 from ..catalog import Served
 from ..errors import RequestError
 
@@ -53,8 +50,3 @@ class Why:
 
     def _done(self, work: asyncio.Future[Explanation]) -> None:
         self._busy = False
-
-
-def shown_words(explanation: Explanation) -> Markup:
-    """The highlighted text, with control characters as visible escapes."""
-    return Markup(printable(str(highlight(explanation)), keep="\n\r\t"))

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 ERRORS = 300
 """Wrong predictions in the page; of more, the most confident ones."""
-BARS = 6
-"""Classes whose probabilities are shown with an error: the likeliest ones, and those that it is about."""
+ALL_BARS, BARS = 20, 6
+"""Classes up to which an error has the probabilities of all; of more, of the likeliest, and those that it is about."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _classes(chosen: Any) -> np.ndarray:
 
 def _probabilities(result: EvaluationResult | MultiLabelResult, row: int, names: list[str]) -> list[tuple[str, float]]:
     values = result.probabilities[row]
-    best = np.argsort(-values, kind="stable")[:BARS]
+    best = np.argsort(-values, kind="stable")[: len(values) if len(values) <= ALL_BARS else BARS]
     about = np.concatenate([_classes(result.labels[row]), _classes(result.predictions[row])])
     shown = sorted({*best.tolist(), *about.tolist()}, key=lambda c: -values[c])
     return [(names[c], float(values[c])) for c in shown]

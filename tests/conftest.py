@@ -152,7 +152,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 # Files whose tests take minutes come first, so that no worker has one of them left when the other is done.
-LONGEST = ["triton", "distributed", "faults", "native_core", "documentation", "export", "frozen_prefix", "real_data"]
+LONGEST = ["triton", "tune", "distributed", "faults", "native_core", "documentation", "export", "real_data"]
 LONGEST_FIRST = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
 
 

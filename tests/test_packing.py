@@ -125,7 +125,8 @@ def test_dtypes_and_shapes(ids: list[int], make: Any) -> None:
     packer = Packer(store_of([[1, 2, 3], [4]]), FakeTokenizer(), RowLayout(8), np.array([0, 1], dtype=np.int32))
     batch = packer.batch(make(ids))
     rows = sum([3, 1][i] for i in ids)
-    assert {name: getattr(batch, name).dtype for name in TENSORS} == {
+    assert batch.token_rows is None
+    assert {name: getattr(batch, name).dtype for name in TENSORS if name != "token_rows"} == {
         "input_ids": torch.int32,
         "positions": torch.int32,
         "cu_seqlens": torch.int32,
@@ -179,7 +180,8 @@ def test_a_batch_on_another_device() -> None:
     packer = Packer(store_of([[1, 2], [3]]), FakeTokenizer(), RowLayout(4), np.array([1, 0]))
     batch = packer.batch([0, 1])
     moved = batch.to("meta")
-    for name in TENSORS:
+    assert moved.token_rows is None
+    for name in set(TENSORS) - {"token_rows"}:
         assert getattr(moved, name).device.type == "meta"
         assert getattr(moved, name).shape == getattr(batch, name).shape
     assert moved.max_seqlen == 2

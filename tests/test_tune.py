@@ -304,14 +304,17 @@ def test_a_training_without_time_ends_early() -> None:
             step(6, 15.0)
 
 
-@pytest.mark.parametrize("evaluations", [1, 6])
-@pytest.mark.parametrize("how", ["killed", "preempted"])
+@pytest.mark.parametrize(
+    ("how", "evaluations"),
+    [
+        ("killed", 1),
+        ("preempted", 6),
+        pytest.param("killed", 6, marks=pytest.mark.slow),
+        pytest.param("preempted", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_resumed(
-    model_folder: Folders,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    evaluations: int,
-    how: str,
+    model_folder: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, evaluations: int
 ) -> None:
     model, folder = model_folder("bert"), tmp_path / "run"
     whole = pyllmclf.tune(model, DATA, candidates=THREE, **QUICK)

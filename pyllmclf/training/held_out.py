@@ -25,7 +25,8 @@ from .solve import pooled_rows
 from .steps import StepTrainer
 
 MOST_ROWS_OF_AN_EPOCH = 1_000
-"""Training texts that are read in each epoch which may be the best, where early stopping chooses among them."""
+"""Training texts that are read in each epoch which may be the best, where early stopping chooses among them; and where
+no layers are frozen, so that reading them costs a third of training on them."""
 
 
 def measure_rows(
@@ -53,6 +54,8 @@ def measure_rows(
     if RowStatistics.nbytes(head.weight.shape[1], head.weight.shape[0]) > MOST_STATISTICS:
         return None
     assert packer.labels is not None
+    if trainer.cache is None:
+        most = min(most, MOST_ROWS_OF_AN_EPOCH)
     ids = sample(len(packer), most, seed)
     rows, labels = pooled_rows(trainer, packer, ids).cpu().numpy(), packer.labels.numpy()[ids]
     try:

@@ -14,17 +14,20 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 
 from pyllmclf.data.readers import TextData
 from pyllmclf.evaluation.confused_pairs import confused_pairs
-from pyllmclf.evaluation.metrics import EvaluationResult, evaluate_logits
+from pyllmclf.evaluation.metrics import EvaluationResult, evaluate_logits, softmax
 from pyllmclf.evaluation.multi_label import MultiLabelResult, evaluate_multi_label
 from pyllmclf.evaluation.multi_label_statistics import best_thresholds, decision_calibration, multi_label_intervals
 from pyllmclf.evaluation.report import Baselines, find_near_duplicates, write_report
 from pyllmclf.evaluation.report.confidence import coverage_rows, slider_rows
 from pyllmclf.evaluation.report.confusion import matrix_image
-from pyllmclf.evaluation.report.curves import curves_of, mean_curves
+from pyllmclf.evaluation.report.curves import class_curves, curves_of, mean_curves
 from pyllmclf.evaluation.report.lengths import length_chart
+from pyllmclf.evaluation.report.training_curve import training_charts
 from pyllmclf.evaluation.selective import risk_coverage
+from pyllmclf.evaluation.statistics import calibration
 from pyllmclf.pages.charts import numbers, thinned
 from pyllmclf.text_pair import TextPair
+from pyllmclf.tuning.report import search_section
 
 HOSTILE = '</script></td><script>alert(1)</script><img src=x onerror=alert(2)> & "it\'s" {{ 7 * 7 }} \x07\u202e'
 NAMES = ["مرحبا", "包裹 📦", "</script><b>x</b>", "a" * 300, "$\\alpha$"]
@@ -129,6 +132,57 @@ def test_several_labels(tmp_path: Path) -> None:
     )
 
 
+def test_with_costs_the_confidence_is_that_of_the_predicted_class(tmp_path: Path) -> None:
+    """Which is not the most probable one of each text."""
+    random = np.random.default_rng(0)
+    labels, logits = random.integers(0, 2, 200), random.normal(size=(200, 2))
+    predicted = (softmax(logits)[:, 1] >= 0.8).astype(np.int64)
+    result = evaluate_logits(
+        logits, labels, ["ham", "spam"], lengths=LENGTHS, predictions=predicted, decisions={"costs": {"mean_cost": 1.0}}
+    )
+    confidence = result.probabilities[np.arange(200), predicted]
+    assert confidence.min() < 0.5
+    page = written(tmp_path, result)
+    assert [error["confidence"] for error in page.data["errors"]] == sorted(confidence[~result.right], reverse=True)
+    assert page.data["coverage"][-1]["threshold"] == confidence.min()
+    bins, counts = np.unique(np.minimum((10 * confidence).astype(int), 9), return_counts=True)
+    found = calibration(result)
+    assert found.counts[bins].tolist() == counts.tolist() and found.counts.sum() == 200
+    assert found.confidence[bins[0]] == pytest.approx(confidence[(10 * confidence).astype(int) == bins[0]].mean())
+    assert "instead of by least expected cost" in page.text
+
+
+def test_with_thresholds_decisions_are_as_sure_as_they_are(tmp_path: Path) -> None:
+    """A label that is predicted from 0.1 on, at 0.2, and wrongly: 0.2, not 0.8."""
+    logits = np.log(np.array([[0.2, 0.9], [0.05, 0.7]]) / np.array([[0.8, 0.1], [0.95, 0.3]]))
+    labels, predicted = np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([[True, True], [False, True]])
+    decisions = {"thresholds": {"a": 0.1, "b": 0.5}}
+    result = evaluate_multi_label(
+        logits, labels, ["a", "b"], lengths=LENGTHS, predictions=predicted, decisions=decisions
+    )
+    page = written(tmp_path, result)
+    assert [error["confidence"] for error in page.data["errors"]] == pytest.approx([0.7, 0.2])
+    assert "predicted from its own threshold on" in page.text and "F1 as predicted" in page.text
+
+
+def test_a_search_says_what_it_measures_on(tmp_path: Path) -> None:
+    rows = [
+        {"rank": n, "trainable": name, "accuracy": 0.9, "std": None, "log_loss": 0.1, "seconds": 1.0, "folds": 1}
+        for n, name in ((1, "head"), (2, "all"))
+    ]
+    for folds in (True, False):
+        page = written(tmp_path, one_label(40, 2), search=search_section(rows, folds=folds))
+        assert ("cross-validation" in page.text) is folds
+        assert ("Accuracy on the validation texts." in page.text) is not folds
+        assert ("standard deviations" in page.content) is folds
+
+
+def test_the_chart_of_a_training_names_both_splits() -> None:
+    history = [{"epoch": e, "train_loss": 1 / e, "validation_loss": 2 / e} for e in (1, 2)]
+    (chart,) = training_charts(history)
+    assert chart.description == "train texts from 1.0000 to 0.5000; validation texts from 2.0000 to 1.0000."
+
+
 def test_pairs_and_highlights(tmp_path: Path) -> None:
     result = one_label(40, 2, noise=2.0)
     number = int(np.flatnonzero(~result.right)[0])
@@ -153,7 +207,11 @@ def test_curves(digits: int) -> None:
         assert each.roc_area == pytest.approx(roc_auc_score(has_class, rounded[:, c]))
         assert each.average_precision == pytest.approx(average_precision_score(has_class, rounded[:, c]))
         x, y, _ = roc_curve(has_class, rounded[:, c], drop_intermediate=False)
-        assert np.allclose(each.roc, (x, y))
+        # Points that are left out lie on the lines between the others.
+        along = each.roc[0] + each.roc[1]
+        assert np.allclose([np.interp(x + y, along, values) for values in each.roc], (x, y))
+        recall, precision = each.precision_recall
+        assert float((np.diff(recall) * precision[1:]).sum()) == pytest.approx(each.average_precision)
     mean = mean_curves(list(curves.values()))
     assert mean.roc_area == pytest.approx(np.mean([each.roc_area for each in curves.values()]))
     x, y = mean.roc
@@ -176,6 +234,17 @@ def test_texts_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "not searched in more than" in find_near_duplicates(train, data).why_not
     monkeypatch.setattr("pyllmclf.evaluation.report.near_duplicates.is_available", lambda: False)
     assert "need datasketch" in find_near_duplicates(train, data).why_not
+
+
+def test_curves_have_points_by_the_texts_of_their_class() -> None:
+    """So that those of many classes and texts fit into memory."""
+    result = one_label(3_000, 100)
+    for c, each in curves_of(result).items():
+        most = 2 * int((result.labels == c).sum()) + 3
+        assert max(len(each.roc[0]), len(each.precision_recall[0])) <= most
+    one_text_each = class_curves("a", np.array([True, False]), np.array([0.5, 0.5]))
+    assert one_text_each is not None and one_text_each.roc_area == 0.5
+    assert [values.tolist() for values in one_text_each.precision_recall] == [[0.0, 1.0], [0.5, 0.5]]
 
 
 def test_confused_pairs() -> None:

@@ -117,6 +117,14 @@ class EvaluationResult(Shown):
         """Whether the predicted class of each text is right, bool, shape [texts]."""
         return self.predictions == self.labels
 
+    @property
+    def confidence(self) -> np.ndarray:
+        """Probability of the predicted class of each text, float64, shape [texts].
+
+        With costs, the predicted class may be another than the most probable one.
+        """
+        return self.probabilities[np.arange(len(self.predictions)), self.predictions]
+
     def to_frame(self) -> pd.DataFrame:
         """Precision, recall, F1 and support by class, as a DataFrame of pandas."""
         return per_class_frame(self.per_class)

@@ -113,7 +113,7 @@ def intervals(result: EvaluationResult) -> dict[str, Interval]:
 
 def calibration(result: EvaluationResult) -> Calibration:
     """Calibration of the predicted class's probability."""
-    confidence = result.probabilities.max(axis=1)
+    confidence = result.confidence
     counts, mean_confidence, mean_accuracy = confidence_bins(confidence, result.right)
     differences = result.probabilities.copy()
     differences[np.arange(len(differences)), result.labels] -= 1.0

@@ -333,7 +333,7 @@ def _train_winner(session: Session, search: Search, winner: Candidate, data: Dat
     values = {each.name: getattr(result, each.name) for each in fields(FinetuneResult)}
     tuned = TuneResult(**values | {"out_of_fold": out_of_fold}, leaderboard=leaderboard)
     if asked.report:
-        run.report(search_section(leaderboard), _issues(tuned), unseen)
+        run.report(search_section(leaderboard, folds=search.cross_validates), _issues(tuned), unseen)
     return tuned
 
 

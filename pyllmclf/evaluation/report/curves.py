@@ -19,6 +19,8 @@ WORST = 3
 """Classes with the lowest average precision, whose curves are shown at first, beside the mean."""
 GRID = np.linspace(0.0, 1.0, 101)
 MEAN = "mean of all classes"
+BLOCK = 64
+"""Classes whose scores are copied at a time: a column of a large matrix is slow to read, and a copy of all is large."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,10 @@ class ClassCurves:
     roc_area, average_precision : float
         Area under the ROC curve (trapezoids), and mean precision weighted by the gains in recall.
     roc : (ndarray, ndarray), float64
-        False positive rate and true positive rate, from (0, 0) to (1, 1).
+        False positive rate and true positive rate, from (0, 0) to (1, 1); points between others on one line are left
+        out.
     precision_recall : (ndarray, ndarray), float64
-        Recall, from the lowest to 1, and precision.
+        Recall, from the lowest to 1, and precision; where the recall stays, the first and the last point.
     """
 
     name: str
@@ -70,19 +73,26 @@ def class_curves(name: str, has_class: np.ndarray, scores: np.ndarray) -> ClassC
     true_rate = np.concatenate([[0.0], recall])
     area = float((np.diff(false_rate) * (true_rate[1:] + true_rate[:-1])).sum() / 2)
     average = float((np.diff(recall, prepend=0.0) * precision).sum())
-    curve = np.concatenate([[0.0], recall]), np.concatenate([precision[:1], precision])
-    return ClassCurves(name, area, average, (false_rate, true_rate), curve)
+    # A thousand classes and 100,000 texts would have gigabytes of points; a class has few texts, and few corners.
+    turns = (np.diff(hits, 2, prepend=0) != 0) | (np.diff(predicted - hits, 2, prepend=0) != 0)
+    corners = np.concatenate([[True], turns, [True]])
+    found = np.diff(hits) != 0
+    steps = np.concatenate([[True], found[:-1] | found[1:], [True]])[: len(hits)]
+    curve = np.append(0.0, recall[steps]), np.append(precision[0], precision[steps])
+    return ClassCurves(name, area, average, (false_rate[corners], true_rate[corners]), curve)
 
 
 def curves_of(result: EvaluationResult | MultiLabelResult) -> dict[int, ClassCurves]:
     """Curves by index of the class; of two classes with one label per text, those of the second alone."""
     one = isinstance(result, EvaluationResult)
     classes = range(1, 2) if one and len(result.classes) == 2 else range(len(result.classes))
-    scores = np.ascontiguousarray(result.probabilities.T)
     found = {}
     for c in classes:
+        place = (c - classes.start) % BLOCK
+        if place == 0:
+            scores = np.ascontiguousarray(result.probabilities[:, c : c + BLOCK].T)
         has_class = result.labels == c if one else result.labels[:, c]
-        curves = class_curves(str(result.classes[c]), has_class, scores[c])
+        curves = class_curves(str(result.classes[c]), has_class, scores[place])
         if curves is not None:
             found[c] = curves
     return found

@@ -117,8 +117,9 @@ def surest_errors(result: EvaluationResult | MultiLabelResult, most: int) -> lis
 def error_confidence(result: EvaluationResult | MultiLabelResult) -> np.ndarray:
     """Probability of the predicted class; of several labels, of the surest wrong decision, or of the surest at all."""
     if isinstance(result, EvaluationResult):
-        return result.probabilities.max(axis=1)
-    sure = np.maximum(result.probabilities, 1.0 - result.probabilities)
+        return result.confidence
+    # Of the decision as it is: with a threshold of its own, a label may be predicted at a probability below 0.5.
+    sure = np.where(result.predictions, result.probabilities, 1.0 - result.probabilities)
     wrong = result.predictions != result.labels
     return np.where(wrong.any(axis=1), np.where(wrong, sure, 0.0).max(axis=1), sure.max(axis=1))
 

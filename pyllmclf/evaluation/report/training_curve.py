@@ -45,7 +45,7 @@ def _chart(name: str, history: Sequence[Mapping[str, Any]]) -> Chart | None:
     return Chart(
         f"training-{name}",
         f"{name.capitalize()} by epoch",
-        f"From {values[0]:.4f} to {lines[-1].y[-1]:.4f}.",
+        "; ".join(f"{line.name} from {line.y[0]:.4f} to {line.y[-1]:.4f}" for line in lines) + ".",
         numbers("epoch", min(epochs), max(epochs), integers=True),
         numbers(name, min(values) - 0.05 * spread, max(values) + 0.05 * spread),
         lines=lines,

@@ -56,11 +56,14 @@ class Search:
         What the best candidate is.
     chart : Chart or None
         Accuracies of the candidates with their spread over the folds.
+    folds : bool
+        Whether candidates are measured on folds of the training texts, rather than on validation texts.
     """
 
     leaderboard: Table
     winner: str
     chart: Chart | None = None
+    folds: bool = True
 
 
 def write_report(
@@ -130,6 +133,7 @@ def write_report(
         style=highlight_style,
         one=one,
         result=result,
+        rules=result.decisions or {},
         about=about,
         measured=measured,
         headline=headline(result, calibrated.ece, calibrated.brier, int(tokens.sum())),
@@ -178,7 +182,7 @@ def _common(
 def _of_one_label(result: EvaluationResult) -> tuple[dict[str, Any], dict[str, Any]]:
     calibrated = calibration(result)
     bins = calibration_bins(calibrated)
-    curve = risk_coverage(result.probabilities.max(axis=1), result.right)
+    curve = risk_coverage(result.confidence, result.right)
     slider = slider_rows(curve)
     many = len(result.classes) > TABLE_CLASSES
     image = matrix_image(result) if many else None

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from report_pages import many_classes
-from test_report_page import ABOUT, HOSTILE, NAMES, one_label, several_labels
+from test_report_page import ABOUT, HOSTILE, LENGTHS, NAMES, one_label, several_labels
 
 from pyllmclf.data.readers import TextData
+from pyllmclf.evaluation.metrics import EvaluationResult, evaluate_logits
 from pyllmclf.evaluation.report import write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra 'browser'")
@@ -27,6 +28,12 @@ Open = Callable[..., Any]
 HISTORY = [{"epoch": e, "train_loss": 1 / e, "train_accuracy": 1 - 1 / (e + 1)} for e in (1, 2, 3)]
 
 
+def rare_confusion() -> EvaluationResult:
+    """Of 400 texts of class a, b is predicted surely; of one of class c, a by a little."""
+    logits = np.array([[0.0, 9.0, 0.0]] * 400 + [[0.1, 0.0, 0.0]])
+    return evaluate_logits(logits, np.array([0] * 400 + [2]), ["a", "b", "c"], lengths=LENGTHS)
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Reports of 2, 6, 38 and 1,000 classes and of several labels."""
@@ -37,6 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "6": one_label(400, 6, [*NAMES, "six"], noise=1.5),
         "38": one_label(900, 38, noise=1.2),
         "several": several_labels(),
+        "rare": rare_confusion(),
     }
     for name, result in made.items():
         count = len(result.labels)
@@ -149,6 +157,14 @@ def test_errors_are_filtered(open_page: Open) -> None:
     last = data[-1]["number"]
     page.evaluate(f"location.hash = '#text-{last}'")
     page.wait_for_selector(f"#text-{last}")
+
+
+def test_a_cell_without_errors_in_the_list_shows_none(open_page: Open) -> None:
+    """Rather than all of them: the list has the most confident 300, and the rare confusion is none of these."""
+    page = open_page("rare")
+    assert page.locator("#error-list > li").count() == 300
+    page.locator("td[data-true=c] button").click()
+    assert page.input_value("#error-label") == "c" and page.inner_text("#error-count") == "0 errors."
 
 
 def test_curves_slider_and_matrix(open_page: Open) -> None:

@@ -53,6 +53,12 @@ if ($("error-list")) {
   }
   addEventListener("hashchange", reveal);
 
+  // Of a class without an error in this list there is no choice yet: an empty one would show all errors.
+  function choose(field, name) {
+    if (![...field.options].some((option) => option.value === name)) field.append(new Option(name, name));
+    field.value = name;
+  }
+
   for (const cell of document.querySelectorAll("td[data-true]")) {
     const button = document.createElement("button");
     button.type = "button";
@@ -60,8 +66,8 @@ if ($("error-list")) {
     button.setAttribute("aria-label", `${cell.textContent} errors: ${cell.dataset.true} as ${cell.dataset.predicted}`);
     button.addEventListener("click", () => {
       for (const [, field] of fields) field.value = "";
-      $("error-label").value = cell.dataset.true;
-      $("error-prediction").value = cell.dataset.predicted;
+      choose($("error-label"), cell.dataset.true);
+      choose($("error-prediction"), cell.dataset.predicted);
       shown = STEP;
       show();
       $("errors").scrollIntoView();

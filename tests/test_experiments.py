@@ -318,6 +318,14 @@ def test_errors(cli: Callable[..., Any], tmp_path: Path, options: list[str], cod
     assert said in ran.err
 
 
+def test_a_report_is_not_written_over_the_data(cli: Callable[..., Any], csv_file: Path, tmp_path: Path) -> None:
+    before = csv_file.read_bytes()
+    named = ("--report", str(csv_file), "--output-dir", str(tmp_path / "out"))
+    ran = cli("experiments", "--data", str(csv_file), "--rows", "bow", *named)
+    assert ran.code == 2 and "would be written over the data" in ran.err
+    assert csv_file.read_bytes() == before and not (tmp_path / "out").exists()
+
+
 def test_published_figures_are_beside_their_data_and_the_best_row_is_marked(tmp_path: Path) -> None:
     rows = choose_rows("sms_spam", "1,2,5")
 

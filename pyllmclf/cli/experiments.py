@@ -10,6 +10,7 @@ import typer
 from ..errors import UsageError
 from ..printable import printable
 from ..progress import say
+from .evaluate import check_outputs
 from .options import (
     Backend,
     Debug,
@@ -81,6 +82,7 @@ def experiments(
     else:
         chosen = [without_published(row) for row in chosen]
     if report is not None:
+        check_outputs({"--report": report}, Path(data), [])
         check_writable(report)
     splits = read_all_splits(data, text_column, label_column, text_pair_column)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "backend": backend, "progress": progress}

@@ -276,6 +276,7 @@ def test_forms(bert: Any) -> None:
     assert len(several[1:]) == 2 and list(several[1:].text_index) == ["y", "z"]
     mixed = bert.explain(SOME, target=["LABEL_0", "LABEL_2", "LABEL_1"], steps=2)
     assert [each.target for each in mixed] == ["LABEL_0", "LABEL_2", "LABEL_1"]
+    assert bert.explain(SOME[0], np.array("LABEL_0"), steps=1).target == "LABEL_0"
     assert len(bert.explain([])) == 0
     assert list(bert.explain([]).to_frame().columns) == list(frame.columns)
     tokens = single.to_frame("token")
@@ -332,6 +333,7 @@ def test_top_words(bert: Any) -> None:
     [
         ({"target": "nope"}, "target='nope' is no class; the classes are 'LABEL_0', 'LABEL_1', 'LABEL_2'"),
         ({"target": ["LABEL_0"]}, "target has 1 labels; give a label for each of 2 texts, or one for all"),
+        ({"target": [["LABEL_0"], ["LABEL_1"]]}, r"target=\['LABEL_0'\] is no class"),
         (
             {"method": "shap"},
             "method='shap' is unknown; it is one of integrated_gradients, gradient_x_input, occlusion",
@@ -341,7 +343,7 @@ def test_top_words(bert: Any) -> None:
         ({"batch_tokens": -1}, "batch_tokens=-1 must be a positive integer"),
         ({"baseline": "cls"}, "baseline='cls' is unknown; it is one of pad, mask, unk, zero"),
     ],
-    ids=["target", "targets", "method", "steps", "fraction", "batch_tokens", "baseline"],
+    ids=["target", "targets", "lists", "method", "steps", "fraction", "batch_tokens", "baseline"],
 )
 def test_bad_arguments(bert: Any, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):

@@ -129,18 +129,21 @@ def class_indices(target: Any, inputs: TextInput, names: Sequence[str]) -> np.nd
     UsageError
         If a label is no class, or there is not one for each text.
     """
+    if isinstance(target, np.ndarray) and target.ndim == 0:
+        target = target.item()
     several = not isinstance(target, (str, bytes)) and hasattr(target, "__iter__")
     labels = list(target) if several else [target] * len(inputs.texts)
     if several and (inputs.single or len(labels) != len(inputs.texts)):
         wanted = "one label" if inputs.single else f"a label for each of {len(inputs.texts)} texts, or one for all"
         raise UsageError(f"target has {len(labels)} labels; give {wanted}.")
-    find = class_finder(names)
-    found = {label: find(label) for label in dict.fromkeys([*labels] if several else [target])}
-    for label, index in found.items():
+    find, one = class_finder(names), [] if several else [target]
+    # By their spelling: lists of labels have no hash, and True is the key of 1.
+    found = {name: (label, find(label)) for name, label in {str(each): each for each in [*labels, *one]}.items()}
+    for label, index in found.values():
         if index is None:
             known = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
             raise UsageError(f"target={label!r} is no class; the classes are {known}.")
-    return np.array([found[label] for label in labels], dtype=np.int64)
+    return np.array([found[str(label)][1] for label in labels], dtype=np.int64)
 
 
 def most_probable(probabilities: np.ndarray, classes: Sequence[Label], top_k: int) -> list[list[tuple[Label, float]]]:

@@ -13,6 +13,7 @@ from ..classifier.checkpoint import SPEC_FILE, STATE_FILE, save_checkpoint
 from ..classifier.classifier import Classifier
 from ..classifier.decisions import Decisions
 from ..classifier.held_out import MOST_ROWS, THIS, HeldOut, TrainingRows
+from ..classifier.state import ClassifierState
 from ..data.lengths import LengthReport
 from ..data.packing import Packer
 from ..data.readers import TextData
@@ -186,7 +187,7 @@ class Run:
                 self.trainer.solve_head()
             except Exception:  # that of the training is raised
                 return
-        save_checkpoint(folder, self.state)
+        save_checkpoint(folder, self.state if self.trainer.finished else self._unmeasured_state)
         warn(f"the classifier, as trained until step {self.trainer.step}, is saved in {folder}.", progress=False)
 
     def fit(self) -> None:
@@ -353,6 +354,7 @@ class Run:
 
     def _on_epoch(self, record: EpochRecord) -> None:
         trainer = self.trainer
+        self.state.training_rows = None  # those of an epoch before are of other weights
         if trainer.finished or (trainer.last_is_best and self.settings.early_stopping is not None):
             self._measure_rows()
         if trainer.last_is_best:
@@ -378,6 +380,11 @@ class Run:
             say(f"training texts measured, to tell unlike ones ({seconds:.1f} s)", self.settings.progress)
         self._seconds["evaluate"] += seconds
 
+    @property
+    def _unmeasured_state(self) -> ClassifierState:
+        """The state within an epoch, without what was measured of the epoch before."""
+        return replace(self.state, training_rows=None, held_out=self.state.held_out if self.measured else None)
+
     def _save(self, *, is_best: bool = False, ends_epoch: bool = False) -> None:
         trainer = self.trainer
         # Only the first process has the folder; the others contribute their shards of a sharded model.
@@ -387,8 +394,8 @@ class Run:
         started, state = time.perf_counter(), self.state
         if trainer.head_is_stale:  # whoever loads the checkpoint finds a classifier
             trainer.solve_head()
-        if not ends_epoch:  # what was measured is of the epoch before
-            state = replace(state, training_rows=None, held_out=state.held_out if self.measured else None)
+        if not ends_epoch:
+            state = self._unmeasured_state
         if trainer.sharded:
             parameters = full_tensors(dict(trainer.model.named_parameters()), "cpu", keep=self.folder is not None)
             if self.folder is not None:

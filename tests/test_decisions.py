@@ -19,11 +19,14 @@ from pyllmclf.classifier.decisions import Decisions
 from pyllmclf.classifier.held_out import BEFORE_REFIT, OUT_OF_FOLD, THIS, TRAINING, HeldOut
 from pyllmclf.evaluation.metrics import softmax
 from pyllmclf.evaluation.selective import threshold_of_accuracy, threshold_of_share
+from pyllmclf.training.run_folder import RunFolder
+from pyllmclf.training.trainer import Trainer
 
 WORDS = {"good": "ham", "fine": "ham", "win": "spam", "cash": "spam"}
 TEXTS = [f"{word} {'very ' * (n % 3)}{n}" for n in range(15) for word in WORDS]
 LABELS = [WORDS[text.split()[0]] for text in TEXTS]
 QUICK: dict[str, Any] = {"weights": "random", "progress": False}
+ABSTENTION: dict[str, Any] = {"rule": "answered", "value": 0.9, "threshold": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,25 @@ def test_validation_texts_leave_their_scores(tmp_path: Path, calibrate: bool, ea
         rows = found.state.training_rows
         assert rows is not None and rows.classifier == THIS
         np.testing.assert_allclose(rows.reference, found.distance(validation[0])[0], rtol=1e-3, atol=1e-2)
+
+
+def test_no_checkpoint_has_statistics_of_another_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an epoch that is neither the best nor the last nothing is measured, nor kept of the best one before."""
+    scores, saved, fit, save = iter([0.5, 0.7, 0.6, 0.65]), list[Any](), Trainer.fit, RunFolder.save
+
+    def scored(self: Trainer, validate: Any, *rest: Any) -> Any:
+        return fit(self, lambda: (validate()[0], next(scores)), *rest)
+
+    def recorded(self: RunFolder, state: Any, *rest: Any, **options: Any) -> None:
+        saved.append(state.training_rows)
+        save(self, state, *rest, **options)
+
+    monkeypatch.setattr(Trainer, "fit", scored)
+    monkeypatch.setattr(RunFolder, "save", recorded)
+    given = QUICK | {"validation": (TEXTS, LABELS), "epochs": 4, "early_stopping": 9, "output_dir": tmp_path / "run"}
+    result = pyllmclf.finetune("gpt2-nano", (TEXTS, LABELS), **given)
+    assert [rows is None for rows in saved] == [False, False, True, False]
+    assert result.classifier.state.training_rows is saved[1]
 
 
 def test_a_training_without_held_out_texts_compares_distances_within_its_texts() -> None:
@@ -145,7 +167,9 @@ def test_abstain_at_an_accuracy(classifier: Classifier, value: Any) -> None:
     chosen = threshold_of_accuracy(confidence, held_out.logits.argmax(axis=1) == held_out.labels, 0.9)
     assert chosen is not None and rule.threshold == chosen.threshold
     assert (rule.texts, rule.answered, rule.right) == (600, chosen.answered, chosen.right)
-    assert "95 % interval" in str(rule)
+    # The interval of a single threshold isn't that of one which the labels have chosen.
+    assert "95 % interval" not in str(rule)
+    assert "(at least 90 % of all such texts, with a probability of 95 %)" in str(rule)
     check_answers(classifier, rule.threshold, f"below the threshold {rule.threshold:.4g} for 90 % accuracy")
 
 
@@ -155,6 +179,7 @@ def test_abstain_at_a_share_and_at_a_probability(classifier: Classifier) -> None
     classifier.set_decisions(abstain={"answered": 0.5})
     threshold = threshold_of_share(confidence, 0.5)
     assert classifier.decisions.abstention is not None and classifier.decisions.abstention.answered == 300
+    assert "95 % interval" in str(classifier.decisions.abstention)
     check_answers(classifier, threshold, f"below the threshold {threshold:.4g} for 50 % answered")
     classifier.set_decisions(abstain={"probability": 0.7})
     check_answers(classifier, 0.7, "below the threshold 0.7")
@@ -357,6 +382,15 @@ def test_held_out_texts_of_the_caller(classifier: Classifier, run_folder: Path) 
         ({"training_rows": {"classifier": "this", "texts": -1}}, "training_rows"),
         ({"decisions": {"abstention": {"rule": "x", "value": 1, "threshold": 1}}}, "abstention.rule"),
         ({"decisions": {"abstention": {"rule": "answered"}}}, "abstention is malformed"),
+        (
+            {"decisions": {"abstention": ABSTENTION | {"texts": 10, "answered": 5, "right": 7}}},
+            "abstention: 7 right of 5 answered of 10 texts",
+        ),
+        ({"decisions": {"abstention": ABSTENTION | {"texts": -1}}}, "abstention.texts"),
+        ({"decisions": {"abstention": ABSTENTION | {"threshold": 10**400}}}, "abstention.threshold"),
+        ({"decisions": {"abstention": ABSTENTION | {"value": 0}}}, "abstention.value"),
+        ({"decisions": {"conformal": {"error": 0, "by_class": False, "quantiles": [1], "texts": 1}}}, "error"),
+        ({"decisions": {"costs": [[0, 10**400], [1, 0]]}}, "costs has no 2 numbers"),
         ({"decisions": {"conformal": {"error": 0.1, "by_class": True, "quantiles": [1], "texts": 1}}}, "quantiles"),
         ({"decisions": {"costs": [[0, 1]]}}, "costs has no 2 rows"),
         ({"decisions": {"thresholds": [0.5, 0.5]}}, "thresholds is for classifiers with several labels"),
@@ -426,7 +460,7 @@ def test_bad_conformal(value: Any) -> None:
         parse_conformal(value)
 
 
-@pytest.mark.parametrize("value", [2.0, "best", "precision", {"c": 0.5}, {"a": 0.0}, [0.5, 0.5], "c=0.5"])
+@pytest.mark.parametrize("value", [2.0, "best", "precision", {"c": 0.5}, {"a": 0.0}, [0.5, 0.5], "c=0.5", np.ones(2)])
 def test_bad_thresholds(value: Any) -> None:
     with pytest.raises(UsageError, match="thresholds"):
         parse_thresholds(value, ["a", "b"])
@@ -434,7 +468,8 @@ def test_bad_thresholds(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [5, {}, {"ham": 5}, {("ham", "eggs"): 5}, {("ham", "spam"): -1}, ["ham:spam"], ["ham:eggs=2"], ["ham:spam=x"]],
+    [5, {}, {"ham": 5}, {("ham", "eggs"): 5}, {("ham", "spam"): -1}, ["ham:spam"], ["ham:eggs=2"], ["ham:spam=x"],
+     np.ones((2, 2)), []],
 )
 def test_bad_costs(value: Any) -> None:
     with pytest.raises(UsageError, match="costs"):

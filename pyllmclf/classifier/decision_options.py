@@ -179,7 +179,7 @@ def parse_thresholds(value: Any, classes: Sequence[Label]) -> tuple[tuple[float,
         If it is malformed.
     """
     value = plain(value)
-    if value is None or value is False or value == "off":
+    if value is None or value is False or (isinstance(value, str) and value.strip() == "off"):
         return None, None, 0.0
     if isinstance(value, str):
         name, equals, number = value.partition("=")
@@ -214,9 +214,9 @@ def parse_costs(value: Any, classes: Sequence[Label]) -> tuple[tuple[float, ...]
     UsageError
         If they are malformed, or name something that is no class.
     """
-    if value is False or value == "off" or (isinstance(value, (list, tuple)) and list(value) == ["off"]):
-        return None
     texts = [value] if isinstance(value, str) else value
+    if value is False or (isinstance(texts, (list, tuple)) and len(texts) == 1 and str(texts[0]).strip() == "off"):
+        return None
     if isinstance(texts, (list, tuple)):
         value = dict(_cost_of(each, classes) for each in texts)
     if not isinstance(value, Mapping) or not value:

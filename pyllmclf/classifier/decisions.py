@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..checks import is_number
+from ..checks import as_float, is_number
 from ..evaluation.conformal import label_sets
 from ..evaluation.multi_label import THRESHOLD
 from ..evaluation.selective import AnsweredTexts
@@ -67,9 +67,12 @@ class Abstention:
         if not self.answered:
             return line
         low, high = self.counts.interval()
+        interval = f"95 % interval {low:.2%} to {high:.2%}"
+        if self.rule == ACCURACY:  # chosen by the labels: the interval of one threshold would be too good
+            interval = f"at least {100 * self.value:g} % of all such texts, with a probability of {100 * self.level:g} %"
         return (
             f"{line}: of {self.texts:,} held-out texts {self.counts.share:.1%} are answered, "
-            f"{self.counts.accuracy:.2%} of these right (95 % interval {low:.2%} to {high:.2%}), by {by_whom(self)}"
+            f"{self.counts.accuracy:.2%} of these right ({interval}), by {by_whom(self)}"
         )
 
 
@@ -250,7 +253,7 @@ class Decisions:
             wanted = classes if conformal.by_class else 1
             if not isinstance(quantiles, (list, tuple)) or len(quantiles) != wanted:
                 raise ValueError(f"conformal.quantiles has no {wanted} numbers")
-            if not all(q is None or is_number(q) for q in quantiles):
+            if not all(q is None or _is_finite(q) for q in quantiles):
                 raise ValueError("conformal.quantiles holds something else than numbers")
             parts["conformal"] = replace(conformal, quantiles=tuple(quantiles))
         misplaced = [name for name in ("abstention", "conformal", "costs") if parts[name] is not None and several]
@@ -278,20 +281,35 @@ def _read(kind: type[Kind], record: Mapping[str, Any], name: str) -> Kind | None
     except TypeError as error:
         raise ValueError(f"{name} is malformed ({error})") from error
     for field, entry in vars(rule).items():
-        text = field in ("rule", "classifier")
-        is_right = isinstance(entry, (str, type(None))) if text else field == "quantiles" or isinstance(entry, bool)
-        if not is_right and (text or not is_number(entry) or not math.isfinite(entry)):
+        if not _fits(field, entry):
             raise ValueError(f"{name}.{field} is {entry!r}")
-        if field == "rule" and entry not in RULES:
-            raise ValueError(f"{name}.{field} is {entry!r}")
+    if isinstance(rule, Abstention) and not rule.right <= rule.answered <= rule.texts:
+        raise ValueError(f"{name}: {rule.right} right of {rule.answered} answered of {rule.texts} texts")
     return rule
+
+
+def _fits(field: str, entry: Any) -> bool:
+    """Whether a rule may have this value in a field; quantiles are checked with the classes."""
+    if field in ("rule", "classifier"):
+        return entry in RULES if field == "rule" else isinstance(entry, (str, type(None)))
+    if field in ("texts", "answered", "right"):
+        return type(entry) is int and entry >= 0
+    if field in ("by_class", "quantiles"):
+        return field == "quantiles" or isinstance(entry, bool)
+    if field in ("level", "error"):
+        return is_number(entry) and 0.0 < entry < 1.0
+    return _is_finite(entry) and (field not in ("value", "share") or 0.0 < entry <= 1.0)
+
+
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(as_float(value))
 
 
 def _numbers(value: Any, name: str, count: int) -> tuple[float, ...] | None:
     if value is None:
         return None
     right = isinstance(value, (list, tuple)) and len(value) == count
-    if not right or not all(is_number(each) and math.isfinite(each) for each in value):
+    if not right or not all(map(_is_finite, value)):
         raise ValueError(f"{name} has no {count} numbers")
     return tuple(map(float, value))
 

@@ -20,7 +20,7 @@ from ..version import __version__
 from .streams import print_json as print_json
 
 # Options whose text may be a path; those of type Path are known by it.
-_MAY_BE_PATHS = ("data", "model", "test", "calibration", "quantize")
+_MAY_BE_PATHS = ("data", "model", "test", "calibration", "quantize", "held_out")
 
 
 def user_paths(command: Callable[..., None]) -> Callable[..., None]:

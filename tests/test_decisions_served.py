@@ -127,6 +127,17 @@ def test_what_cannot_be_done_is_said(
         assert message in found.err and found.out == ""
 
 
+def test_held_out_texts_are_not_overwritten(
+    folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(data.parent))
+    before, texts = data.read_text(), data.with_name("texts.csv")
+    texts.write_text(before)
+    arguments = ["predict", str(folder), str(texts), "--held-out=~/data.csv", "--output", str(data)]
+    assert run(app, "pyllmclf", arguments) == 2
+    assert "written over the data" in capfd.readouterr().err and data.read_text() == before
+
+
 # --- the server -------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +191,20 @@ def test_metrics_count_texts_without_an_answer(client: TestClient, classifier: C
 def test_the_page_says_why_there_is_no_answer(client: TestClient, classifier: Classifier) -> None:
     text, reason = next((t, r) for t, (_, r) in zip(TEXTS, classifier.predict_with_reasons(TEXTS), strict=True) if r)
     assert f"no answer: {reason}" in client.post("/", data={"model": "mail", "text": text}).text
+
+
+def test_figures_of_a_file_are_those_of_an_evaluation(client: TestClient, classifier: Classifier, data: Path) -> None:
+    """Also of texts that get no answer, whose rows say why."""
+    labels = ["ham" if n % 3 else label for n, label in enumerate(LABELS)]
+    content = "text,label\n" + "".join(f"{t},{n}\n" for t, n in zip(TEXTS, labels, strict=True))
+    answer = client.post("/files", params={"name": "a.csv", "model": "mail"}, content=content.encode())
+    about, *rows, end = (json.loads(line) for line in answer.text.splitlines())
+    result = classifier.evaluate((TEXTS, labels))
+    assert (end["labelled"], end["accuracy"]) == (len(TEXTS), pytest.approx(result.accuracy))
+    assert end["macro_f1"] == pytest.approx(result.macro_f1)
+    assert [row["right"] for row in rows] == result.right.tolist()
+    assert about["abstains"] is True
+    assert [(row["label"], row.get("abstained")) for row in rows] == classifier.predict_with_reasons(TEXTS)
 
 
 def test_distances_in_batches_with_a_classifier_that_reads_none(folder: Path) -> None:

@@ -210,13 +210,16 @@ def _about(work: _Work) -> dict[str, Any]:
         "classes": classes,
         "best": None if len(classes) <= BEST else BEST,
         "label_separator": work.served.classifier.state.label_separator,
+        "abstains": work.served.classifier.decisions.abstains,
     }
 
 
 def _rows(work: _Work, first: int, answer: Answer, tally: Tally) -> Iterator[bytes]:
     """The lines of the texts of an answer, the first of which is in this row of the file."""
     classes = work.classes
-    places = {name: i for i, name in enumerate(classes)}
+    several = work.served.classifier.state.label_separator is not None
+    # Figures are those of all texts, as of an evaluation, also of those without an answer.
+    decided = answer.served.classifier.decisions.predictions(answer.probabilities, several=several)
     probabilities = answer.probabilities.round(6)
     order = None if len(classes) <= BEST else np.argsort(-probabilities, axis=1, kind="stable")[:, :BEST]
     for i, label in enumerate(answer.labels):
@@ -234,10 +237,9 @@ def _rows(work: _Work, first: int, answer: Answer, tally: Tally) -> Iterator[byt
             found["cells"] = work.upload.cells(row)
         given = None if work.given is None else work.given.rows[row]
         if given is not None:
-            predicted = [places[one] for one in ([label] if isinstance(label, str) else label or [])]
+            predicted = np.flatnonzero(decided[i]).tolist() if several else [int(decided[i])]
             tally.add(given, predicted)
             names = [classes[k] for k in given]
-            several = work.served.classifier.state.label_separator is not None
             found |= {"given": names if several else names[0], "right": set(given) == set(predicted)}
         yield _line(found)
 

@@ -418,9 +418,10 @@
   }
 
   function csv() {
-    const { classes, best, label_separator: separator } = work.about;
+    const { abstains, classes, best, label_separator: separator } = work.about;
     const taken = new Set(inputColumns());
     const added = [freeName(separator === null ? "label" : "labels", taken)];
+    if (abstains) added.push(freeName("abstained", taken));
     const places = Array.from({ length: best ?? 0 }, (_, i) => i + 1);
     const names = best === null ? classes.map((name) => "probability_" + name)
       : places.flatMap((place) => [`label_${place}`, `probability_${place}`]);
@@ -429,6 +430,7 @@
     for (const row of work.rows) {
       const own = best === null ? classes.map((name) => String(row.probabilities[name]))
         : ranked(Object.entries(row.probabilities)).flatMap(([name, p]) => [csvCell(name), String(p)]);
+      if (abstains) own.unshift(csvCell(row.abstained ?? ""));
       lines.push([...inputValues(row).map(csvCell), csvCell(labelsOf(row.label).join(separator ?? "")), ...own].join(",") + "\n");
     }
     // With the mark, spreadsheets read UTF-8.
@@ -437,12 +439,15 @@
 
   function jsonl() {
     const columns = inputColumns(), taken = new Set([...columns, "text"]);
-    const [label, probabilities] = [work.about.label_separator === null ? "label" : "labels", "probabilities"].map((name) => freeName(name, taken));
+    const own = [work.about.label_separator === null ? "label" : "labels", "probabilities", "abstained"];
+    const [label, probabilities, abstained] = own.map((name) => freeName(name, taken));
     return work.rows.map((row) => {
       const values = inputValues(row);
       const entries = columns.map((name, i) => [name, values[i]]);
       if (!columns.includes("text")) entries.push(["text", row.text]);
-      return JSON.stringify(Object.fromEntries([...entries, [label, row.label], [probabilities, row.probabilities]])) + "\n";
+      entries.push([label, row.label], [probabilities, row.probabilities]);
+      if (work.about.abstains) entries.push([abstained, row.abstained ?? null]);
+      return JSON.stringify(Object.fromEntries(entries)) + "\n";
     });
   }
 

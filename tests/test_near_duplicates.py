@@ -92,6 +92,25 @@ def test_every_pair_of_parts() -> None:
     assert set(found) == {(0, 1), (0, 2), (1, 2)} and all(len(each) == 3 for each in found.values())
 
 
+def test_messages_of_one_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are candidates of each other; the shingles of few are compared, and the nearest is among them."""
+    compared: list[int] = []
+    most_similar = module._most_similar
+
+    def counted(data: TextData, candidates: list[int], text: Text, row: int) -> list[module.NearDuplicate]:
+        compared.append(len(candidates))
+        return most_similar(data, candidates, text, row)
+
+    monkeypatch.setattr(module, "_most_similar", counted)
+    start = "Dear customer, the code for the login at our website is"
+    end = "do not share it with anybody, and do not answer to this message"
+    first = [f"{start} {1000 * i}, {end}" for i in range(200)]
+    second = [f"{text.upper()}!" for text in first]
+    found = near_duplicates([part(first), part(second)])[0, 1]
+    assert [(each.first, each.similarity) for each in found] == [(row, 1.0) for row in range(200)]
+    assert max(compared) == module._COMPARED
+
+
 def test_in_the_report() -> None:
     splits = {
         "train": part(["my parcel has not arrived yet", "how do I reset it"], "train", ["a", "b"]),

@@ -31,6 +31,9 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio,
 _SHIFT = np.uint64(32)
 # Least similarity that signatures must estimate for the shingles to be compared: five standard deviations below 0.7.
 _ESTIMATE = 0.5
+# Most candidates whose shingles are compared, those with the highest estimates: thousands of messages of one template
+# are candidates of each other.
+_COMPARED = 32
 
 
 @dataclass(frozen=True)
@@ -118,23 +121,31 @@ def near_duplicates(
     from datasketch import MinHashLSH
 
     rows = [_first_rows(part) for part in parts]
-    signatures = [dict(zip(each.values(), _signatures(list(each), advance), strict=True)) for each in rows]
+    signatures = [list(_signatures(list(each), advance)) for each in rows]
     found: dict[tuple[int, int], list[NearDuplicate]] = {}
     index: dict[int, Any] = {}
     for first, second in combinations(range(len(parts)), 2):
         if first not in index:
             index = {first: MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, ROWS))}
-            for row, signature in signatures[first].items():
-                index[first].insert(row, signature, check_duplication=False)
+            for place, signature in enumerate(signatures[first]):
+                index[first].insert(place, signature, check_duplication=False)
+            hashes = np.array([each.hashvalues for each in signatures[first]]).reshape(-1, PERMUTATIONS)
+            numbers = np.array(list(rows[first].values()), dtype=np.int64)
         matches = []
-        for text, row in rows[second].items():
+        for (text, row), signature in zip(rows[second].items(), signatures[second], strict=True):
             if text not in rows[first]:
-                signature = signatures[second][row]
-                candidates = index[first].query(signature)
-                likely = [each for each in candidates if signatures[first][each].jaccard(signature) >= _ESTIMATE]
-                matches += _most_similar(parts[first], sorted(likely), text, row)
+                places = _likely(index[first].query(signature), hashes, signature.hashvalues)
+                matches += _most_similar(parts[first], numbers[places].tolist(), text, row)
         found[first, second] = matches
     return found
+
+
+def _likely(candidates: Sequence[int], hashes: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Of candidates, increasing, those whose signature in ``hashes`` [texts, permutations] is most like ``own``."""
+    places = np.sort(np.array(candidates, dtype=np.int64))
+    estimates = (hashes[places] == own).mean(axis=1)
+    most = np.argsort(-estimates, kind="stable")[:_COMPARED]
+    return np.sort(places[most[estimates[most] >= _ESTIMATE]])
 
 
 def _most_similar(part: TextData, candidates: Sequence[int], text: Text, row: int) -> list[NearDuplicate]:

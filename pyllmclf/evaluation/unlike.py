@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 
@@ -60,10 +61,17 @@ class RowStatistics:
 
     def distances(self, rows: np.ndarray) -> np.ndarray:
         """Mahalanobis distances of rows [texts, width], float64, shape [texts]; larger is more unlike."""
-        factor = self.factor.astype(np.float64)
-        own, means = _of_length_1(rows) @ factor, self.class_means @ factor
-        squares = (own**2).sum(axis=1)[:, None] - 2.0 * own @ means.T + (means**2).sum(axis=1)
+        factor, means, squares_of_means = self._whitened
+        own = _of_length_1(rows) @ factor
+        squares = (own**2).sum(axis=1)[:, None] - 2.0 * own @ means.T + squares_of_means
         return np.sqrt(np.maximum(squares.min(axis=1), 0.0))
+
+    @cached_property
+    def _whitened(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The factor, the class means times it and their squares, float64: the same for each batch of rows."""
+        factor = self.factor.astype(np.float64)
+        means = self.class_means @ factor
+        return factor, means, (means**2).sum(axis=1)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The arrays by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,10 +68,6 @@ class HeldOut:
     def probabilities(self) -> np.ndarray:
         """Probabilities of the classes, float64, shape [texts, classes]."""
         return (sigmoid if self.labels.ndim == 2 else softmax)(self.logits)
-
-    def divided_by(self, temperature: float) -> HeldOut:
-        """The scores of the calibrated classifier."""
-        return replace(self, logits=self.logits / np.float32(temperature))
 
     def record(self) -> dict[str, Any]:
         """What ``pyllmclf.json`` says of it."""

@@ -106,7 +106,7 @@ def _unlike(asked: Asked, rows: TrainingRows | None) -> Unlike | None:
     if rows is None:
         raise UsageError(
             "abstain: unlike needs statistics of the training texts, which this checkpoint doesn't have; a training "
-            "with this version of pyllmclf writes them, except of very wide models and with FSDP."
+            "with this version of pyllmclf writes them at its end, except of very wide models and with FSDP."
         )
     if not len(rows.reference):
         raise UsageError(f"abstain: unlike compares with held-out texts, and there are too few; {_GIVE}.")

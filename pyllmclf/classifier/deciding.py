@@ -249,7 +249,7 @@ class Deciding(Predictor):
         if self.state.training_rows is None:
             raise UsageError(
                 "distance needs statistics of the training texts, which this checkpoint doesn't have; a training with "
-                "this version of pyllmclf writes them, except of very wide models and with FSDP."
+                "this version of pyllmclf writes them at its end, except of very wide models and with FSDP."
             )
         inputs = TextInput.of(texts, pairs=self.state.has_pairs)
         _, distances = self.outputs(inputs, progress, distances=True)

@@ -468,8 +468,18 @@ def test_bad_thresholds(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [5, {}, {"ham": 5}, {("ham", "eggs"): 5}, {("ham", "spam"): -1}, ["ham:spam"], ["ham:eggs=2"], ["ham:spam=x"],
-     np.ones((2, 2)), []],
+    [
+        5,
+        {},
+        {"ham": 5},
+        {("ham", "eggs"): 5},
+        {("ham", "spam"): -1},
+        ["ham:spam"],
+        ["ham:eggs=2"],
+        ["ham:spam=x"],
+        np.ones((2, 2)),
+        [],
+    ],
 )
 def test_bad_costs(value: Any) -> None:
     with pytest.raises(UsageError, match="costs"):

@@ -69,7 +69,9 @@ class Abstention:
         low, high = self.counts.interval()
         interval = f"95 % interval {low:.2%} to {high:.2%}"
         if self.rule == ACCURACY:  # chosen by the labels: the interval of one threshold would be too good
-            interval = f"at least {100 * self.value:g} % of all such texts, with a probability of {100 * self.level:g} %"
+            interval = (
+                f"at least {100 * self.value:g} % of all such texts, with a probability of {100 * self.level:g} %"
+            )
         return (
             f"{line}: of {self.texts:,} held-out texts {self.counts.share:.1%} are answered, "
             f"{self.counts.accuracy:.2%} of these right ({interval}), by {by_whom(self)}"

@@ -37,15 +37,10 @@ def confused_pairs(
         of these; ``examples``, those with the highest probability of the second class: ``row`` (in the data),
         ``where`` (its line or row in the source), ``text`` and ``probability``.
     """
-    rows, true, predicted = _confusions(result)
-    if not len(rows):
-        return []
-    pairs, place, counts = np.unique(np.stack([true, predicted]), axis=1, return_inverse=True, return_counts=True)
     support = [figures.support for figures in result.per_class.values()]
     found = []
-    for pair in np.argsort(-counts, kind="stable")[:limit]:
-        first, second = pairs[:, pair].tolist()
-        texts = rows[place.reshape(-1) == pair]
+    for first, second in _most_frequent(result, limit):
+        texts = _confused(result, first, second)
         probabilities = result.probabilities[texts, second]
         surest = np.argsort(-probabilities, kind="stable")[:examples]
         shown = [
@@ -65,17 +60,26 @@ def confused_pairs(
     return found
 
 
-def _confusions(result: EvaluationResult | MultiLabelResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Text, true class and predicted class of each confusion, int64, each of shape [confusions]."""
+def _most_frequent(result: EvaluationResult | MultiLabelResult, limit: int) -> list[tuple[int, int]]:
+    """Indices of the true and the predicted class of the most frequent confusions; of equal ones, the first classes."""
     if isinstance(result, EvaluationResult):
         wrong = np.flatnonzero(~result.right)
-        return wrong, result.labels[wrong], result.predictions[wrong]
-    missing, added = result.labels & ~result.predictions, result.predictions & ~result.labels
-    texts = np.flatnonzero(missing.any(axis=1) & added.any(axis=1))
-    rows, true, predicted = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for text in texts:
-        one, other = np.meshgrid(np.flatnonzero(missing[text]), np.flatnonzero(added[text]))
-        true.append(one.ravel())
-        predicted.append(other.ravel())
-        rows.append(np.full(one.size, text))
-    return np.concatenate(rows), np.concatenate(true), np.concatenate(predicted)
+        pairs, counts = np.unique(
+            np.stack([result.labels[wrong], result.predictions[wrong]]), axis=1, return_counts=True
+        )
+    else:
+        # A product of [classes, texts] and [texts, classes]: a list of confusions can be as long as texts x classes^2.
+        missing, added = result.labels & ~result.predictions, result.predictions & ~result.labels
+        matrix = missing.T.astype(np.float32) @ added.astype(np.float32)
+        pairs = np.stack(np.nonzero(matrix))
+        counts = matrix[pairs[0], pairs[1]]
+    most = np.argsort(-counts, kind="stable")[:limit]
+    return [(int(first), int(second)) for first, second in pairs[:, most].T]
+
+
+def _confused(result: EvaluationResult | MultiLabelResult, first: int, second: int) -> np.ndarray:
+    """Numbers of the texts of the first class that are taken for the second, int64, shape [texts]."""
+    if isinstance(result, EvaluationResult):
+        return np.flatnonzero((result.labels == first) & (result.predictions == second))
+    missing = result.labels[:, first] & ~result.predictions[:, first]
+    return np.flatnonzero(missing & result.predictions[:, second] & ~result.labels[:, second])

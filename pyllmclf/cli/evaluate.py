@@ -46,7 +46,9 @@ from .options import (
 from .tables import print_evaluation
 
 if TYPE_CHECKING:
+    from ..classifier import Classifier
     from ..classifier.checkpoint import Kind
+    from ..data.readers import TextData
     from ..evaluation.metrics import EvaluationResult
     from ..evaluation.multi_label import MultiLabelResult
 
@@ -103,15 +105,11 @@ def evaluate(
     version: Version = False,
 ) -> None:
     """Measure a classifier on labelled texts."""
-    from ..classifier.checkpoint import find_checkpoint, kind_of, training_history
-    from ..classifier.explained_errors import explained_errors
-    from ..classifier.measured import training_baselines
+    from ..classifier.checkpoint import find_checkpoint, kind_of
     from ..classifier.swapped import check_checkpoint_and_data
     from ..classifier.third_party import is_third_party
     from ..data.atomic_folder import check_writable, new_file
     from ..data.sources import read_data
-    from ..evaluation.report import provenance, write_report
-    from ..explain import HIGHLIGHT_CSS
 
     if escape_formulas and predictions is None:
         raise UsageError("--escape-formulas changes the file of --predictions; give --predictions, or leave it out.")
@@ -167,15 +165,7 @@ def evaluate(
         if file is not None:
             _write_predictions(file, texts.texts, result, classifier.state.label_separator, escape_formulas)
     if report is not None:
-        sources = provenance(folders[0], texts, str(classifier.device))
-        tokens = classifier.packer(texts.texts).tokens_by_text
-        history, baselines = [], None
-        if not is_third_party(folders[0]):
-            history, baselines = training_history(folders[0]), training_baselines(folders[0])
-        marked = explained_errors(classifier, result, texts, explain_errors, progress=progress)
-        style = HIGHLIGHT_CSS if marked else ""
-        more: dict[str, Any] = {"baselines": baselines, "highlights": marked, "highlight_style": style}
-        write_report(report, result, texts, tokens, sources, history, **more)
+        _report_of(folders[0], classifier, result, texts, report, explain_errors, progress)
     others = {
         str(path): opened(folder).evaluate_texts(texts, progress=progress)
         for path, folder in zip(compare or (), folders[1:], strict=True)
@@ -189,6 +179,34 @@ def evaluate(
     for name, other in others.items():
         print_evaluation(other.to_dict(), title=f"{name} on {texts.origin}")
         _print_comparison(printable(checkpoint), printable(name), _compare(result, other))
+
+
+def _report_of(
+    folder: Path,
+    classifier: Classifier,
+    result: EvaluationResult | MultiLabelResult,
+    texts: TextData,
+    path: Path,
+    explain_errors: int,
+    progress: bool,
+) -> None:
+    """Writes the report of an evaluation of a checkpoint, with the words of some errors marked."""
+    from ..classifier.checkpoint import training_history
+    from ..classifier.explained_errors import explained_errors
+    from ..classifier.measured import training_baselines
+    from ..classifier.third_party import is_third_party
+    from ..evaluation.report import provenance, write_report
+    from ..explain import HIGHLIGHT_CSS
+
+    sources = provenance(folder, texts, str(classifier.device))
+    tokens = classifier.packer(texts.texts).tokens_by_text
+    history, baselines = [], None
+    if not is_third_party(folder):
+        history, baselines = training_history(folder), training_baselines(folder)
+    marked = explained_errors(classifier, result, texts, explain_errors, progress=progress)
+    style = HIGHLIGHT_CSS if marked else ""
+    more: dict[str, Any] = {"baselines": baselines, "highlights": marked, "highlight_style": style}
+    write_report(path, result, texts, tokens, sources, history, **more)
 
 
 def _check_alike(kinds: list[Kind]) -> None:

@@ -73,6 +73,8 @@ class Explainer:
         if self.method not in METHODS:
             raise UsageError(f"method={self.method!r} is unknown; it is one of {', '.join(METHODS)}.")
         check_count("steps", self.steps, MOST_STEPS)
+        if self.method != INTEGRATED_GRADIENTS and self.steps != STEPS:
+            raise UsageError(f"steps are those of integrated gradients; leave them out with method={self.method!r}.")
         if self.batch_tokens is not None:
             check_count("batch_tokens", self.batch_tokens)
         self._baseline()

@@ -151,7 +151,8 @@ def test_command(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     page = tmp_path / "why.html"
     assert explained(capfd, *shared, "--output", page)[0] == 0
     assert len(re.findall("<section", page.read_text(encoding="utf-8"))) == 2
-    code, out, _ = explained(capfd, *shared, "--format", "terminal", "--method", "occlusion", "--baseline", "unk")
+    occluded = ("--method", "occlusion", "--baseline", "unk", "--limit", 2, "--no-progress")
+    code, out, _ = explained(capfd, folder, texts, "--target", "LABEL_1", "--format", "terminal", *occluded)
     assert code == 0 and "\x1b" not in out and out.count("LABEL_1 (probability") == 2
 
 

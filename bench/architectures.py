@@ -116,9 +116,13 @@ class Theirs:
         packer, source = ours.trainer.packer, ours.trainer.model
         self.rows = [packer.batch([i]).input_ids.long() for i in range(len(packer))]
         assert packer.labels is not None
-        self.labels, self.batches, self.pad = packer.labels, ours.batches, 50256
+        self.labels, self.batches = packer.labels, ours.batches
         config = AutoConfig.from_pretrained(folder)
-        config.num_labels, config.pad_token_id = 2, self.pad
+        # RoBERTa's kind counts positions from its padding token's id, among texts that may hold that token.
+        self.first_position = config.pad_token_id + 1 if "roberta" in config.model_type else None
+        if self.first_position is None:
+            config.pad_token_id = 50256
+        self.pad, config.num_labels = config.pad_token_id, 2
         if hasattr(config, "hidden_dropout_prob"):
             config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa")
@@ -161,9 +165,12 @@ class Theirs:
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.pad)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+        positions: dict[str, torch.Tensor] = {}
+        if self.first_position is not None:
+            positions["position_ids"] = self.first_position + torch.arange(padded.shape[1]).expand_as(padded)
         self.optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            logits = self.model(input_ids=padded, attention_mask=mask).logits.float()
+            logits = self.model(input_ids=padded, attention_mask=mask, **positions).logits.float()
         loss = F.cross_entropy(logits, self.labels[ids])
         loss.backward()
         self.optimizer.step()

@@ -3,7 +3,7 @@
 ``python bench/architectures.py RESULTS.jsonl --models smollm2-135m --trainable all lora last_block`` trains both sides
 in turns on batches of 8 texts of SMS or IMDb lengths and appends a line for each combination: medians of the step's
 seconds, their ratio, peak memory of each side (a process each), and seconds of a whole training by both rates. What is
-there already is not repeated; ``--table`` prints the results.
+there already is not repeated, what a line lacks is added; ``--table`` prints the results.
 
 Both sides start from the same weights (their first losses are compared), and read the same GPT-2 tokens of SMS Spam's
 and IMDb's texts, the latter up to 512 tokens. Hugging Face pads each batch to its longest text and uses SDPA, the fused
@@ -267,23 +267,25 @@ def combinations(arguments: argparse.Namespace) -> Iterator[tuple[str, str, str]
                 yield name, data, trainable
 
 
-def measure(name: str, data: str, trainable: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """A line of the results."""
-    row: dict[str, Any] = {"model": name, "data": data, "trainable": trainable}
-    row |= compare(name, data, trainable, arguments.rounds)
-    if not arguments.no_memory:
-        row |= peaks(name, data, trainable)
-    if trainable == "last_block" and not arguments.no_whole:
-        done = whole(name, data, EPOCHS)
-        row |= {"whole": done["seconds"], "whole_ratio": row["theirs"] * done["steps"] / done["seconds"]}
-    return row | {
-        "layers": LAYERS.get(name),
-        "rounds": arguments.rounds,
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "torch": torch.__version__,
-        "date": date.today().isoformat(),
-    }
+def measured(row: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """A line of the results, with what is asked for and not there yet."""
+    key = row["model"], row["data"], row["trainable"]
+    if "ratio" not in row:
+        row = row | compare(*key, arguments.rounds)
+        row |= {
+            "layers": LAYERS.get(key[0]),
+            "rounds": arguments.rounds,
+            "threads": torch.get_num_threads(),
+            "processor": processor(),
+            "torch": torch.__version__,
+            "date": date.today().isoformat(),
+        }
+    if not (arguments.no_memory or "ours_peak" in row):
+        row = row | peaks(*key)
+    if not (key[2] != "last_block" or arguments.no_whole or "whole" in row):
+        done = whole(key[0], key[1], EPOCHS)
+        row = row | {"whole": done["seconds"], "whole_ratio": row["theirs"] * done["steps"] / done["seconds"]}
+    return row
 
 
 def main() -> int:
@@ -303,20 +305,19 @@ def main() -> int:
             found = peak(*arguments.peak)
         print(found)
         return 0
-    done = (
-        [json.loads(line) for line in arguments.results.read_text().splitlines()] if arguments.results.exists() else []
-    )
+    path = arguments.results
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(row["model"], row["data"], row["trainable"]): row for row in rows}
     if arguments.table:
-        print(table(done))
+        print(table(list(done.values())))
         return 0
-    keys = {(row["model"], row["data"], row["trainable"]) for row in done}
     for key in combinations(arguments):
-        if key in keys:
-            continue
-        row = measure(*key, arguments)
-        with arguments.results.open("a") as file:
-            print(json.dumps(row), file=file)
-        print(table([row]).splitlines()[-1], file=sys.stderr)
+        found = done.get(key, dict(zip(("model", "data", "trainable"), key, strict=True)))
+        row = measured(found, arguments)
+        if row != found:
+            done[key] = row
+            path.write_text("".join(json.dumps(row) + "\n" for row in done.values()))
+            print(table([row]).splitlines()[-1], file=sys.stderr)
     return 0
 
 
